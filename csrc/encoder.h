@@ -1,0 +1,44 @@
+/* Pictures and texts to embeddings: preprocessing, batching, the model, rows in the caller's order.
+ */
+#ifndef CNCLIP_ENCODER_H
+#define CNCLIP_ENCODER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "image.h"
+#include "status.h"
+#include "tokenizer.h"
+#include "torch_shim.h"
+#include "vocab.h"
+
+/* What an encoder is made of; all borrowed, and to outlive the calls that use them. Nothing in it
+ * is written to, so threads may share one. */
+typedef struct {
+  cnclip_torch_model *model;
+  const cnclip_vocab *vocab;
+  const cnclip_image_processor *processor;
+  size_t context_length;  /* columns of the ids, at least 2 */
+  size_t embedding_width; /* columns of the embeddings */
+} cnclip_encoder;
+
+/* Asked before each batch: true ends the call with CNCLIP_ERROR_INTERRUPTED. May be NULL. */
+typedef bool cnclip_interrupt(void *context);
+
+/* One row of `embeddings` (the caller's float32 [count, embedding_width]) for each picture.
+ * batch_size: pictures that go through the model together, at least 1; memory grows with it, not
+ * with `count`. *ret_failed: where a picture failed, its index, else `count`. */
+cnclip_status cnclip_encoder_encode_images(const cnclip_encoder *encoder,
+                                           const cnclip_image *images, size_t count,
+                                           size_t batch_size, float *embeddings,
+                                           cnclip_interrupt *interrupt, void *context,
+                                           size_t *ret_failed, cnclip_error *error);
+
+/* One row of `embeddings` for each text. Texts of like length run together, without the columns
+ * that are padding in all of them. Memory is bounded whatever `count` is. */
+cnclip_status cnclip_encoder_encode_texts(const cnclip_encoder *encoder, const cnclip_text *texts,
+                                          size_t count, size_t batch_size, float *embeddings,
+                                          cnclip_interrupt *interrupt, void *context,
+                                          cnclip_error *error);
+
+#endif

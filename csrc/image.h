@@ -1,0 +1,46 @@
+/* A picture's pixels to the tensor that the vision tower takes: bicubic resampling to r x r, then
+ * scaling and normalising. Equal to the bit to Pillow's Image.resize((r, r), BICUBIC) on an RGB
+ * picture, torchvision's ToTensor and Normalize. */
+#ifndef CNCLIP_IMAGE_H
+#define CNCLIP_IMAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cpu.h"
+#include "status.h"
+
+/* Red, green and blue bytes of pixel (x, y) stand at
+ *   pixels + y * row_stride + x * pixel_stride + {0, 1, 2} * channel_stride.
+ * Borrowed; strides may be negative or 0. */
+typedef struct {
+  const uint8_t *pixels;
+  int width, height;
+  ptrdiff_t row_stride, pixel_stride, channel_stride;
+  bool four_bytes; /* pixel_stride is 4, channel_stride 1, and the fourth byte of every pixel may be
+                      read (its value does not matter): how Pillow stores RGB */
+} cnclip_image;
+
+typedef struct cnclip_image_processor cnclip_image_processor;
+
+/* resolution: 1 to 4096 pixels a side. mean, standard_deviation: per channel, of pixels scaled to
+ * 0..1. isa: from cnclip_isa_choose. Immutable once made, so threads may share it.
+ * New object in *ret_processor, freed with cnclip_image_processor_free.
+ * CNCLIP_ERROR_ARGUMENT for a resolution out of range or a standard deviation that is not positive
+ * and finite; CNCLIP_ERROR_MEMORY. */
+cnclip_status cnclip_image_processor_new(int resolution, const float mean[3],
+                                         const float standard_deviation[3], cnclip_isa isa,
+                                         cnclip_image_processor **ret_processor,
+                                         cnclip_error *error);
+void cnclip_image_processor_free(cnclip_image_processor *processor); /* NULL is allowed */
+
+int cnclip_image_processor_resolution(const cnclip_image_processor *processor);
+
+/* Writes float32 [3, r, r] to the caller's `tensor`. Needs working memory of about 16 bytes per row
+ * of a tall picture and 4 per column of a picture that is not stored in four bytes.
+ * CNCLIP_ERROR_ARGUMENT for a picture without pixels; CNCLIP_ERROR_MEMORY. */
+cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
+                                   const cnclip_image *image, float *tensor, cnclip_error *error);
+
+#endif
