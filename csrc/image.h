@@ -9,7 +9,21 @@
 #include <stdint.h>
 
 #include "cpu.h"
+#include "normalize.h"
+#include "resample.h"
 #include "status.h"
+
+/* What one instruction set brings to this module. */
+typedef struct {
+  cnclip_resample_widen *widen;
+  cnclip_resample_horizontal *horizontal;
+  cnclip_resample_vertical *vertical;
+  cnclip_normalize *normalize;
+} cnclip_image_kernels;
+
+/* Borrowed, static. NULL where this build has no kernels of `isa`; that the machine can run them is
+ * the caller's to ask (cnclip_isa_supported). */
+const cnclip_image_kernels *cnclip_image_kernels_get(cnclip_isa isa);
 
 /* Red, green and blue bytes of pixel (x, y) stand at
  *   pixels + y * row_stride + x * pixel_stride + {0, 1, 2} * channel_stride.
@@ -24,11 +38,14 @@ typedef struct {
 
 typedef struct cnclip_image_processor cnclip_image_processor;
 
-/* resolution: 1 to 4096 pixels a side. mean, standard_deviation: per channel, of pixels scaled to
- * 0..1. isa: from cnclip_isa_choose. Immutable once made, so threads may share it.
- * New object in *ret_processor, freed with cnclip_image_processor_free.
- * CNCLIP_ERROR_ARGUMENT for a resolution out of range or a standard deviation that is not positive
- * and finite; CNCLIP_ERROR_MEMORY. */
+enum { CNCLIP_IMAGE_MAX_RESOLUTION = 4096 };
+
+/* resolution: 1 to CNCLIP_IMAGE_MAX_RESOLUTION pixels a side. mean, standard_deviation: per
+ * channel, of pixels scaled to 0..1. isa: from cnclip_isa_choose. Immutable once made, so threads
+ * may share it. New object in *ret_processor, freed with cnclip_image_processor_free.
+ * CNCLIP_ERROR_ARGUMENT for a resolution out of range, a mean that is not finite, a standard
+ * deviation that is not positive and finite, or an instruction set that this machine or this build
+ * lacks; CNCLIP_ERROR_MEMORY. */
 cnclip_status cnclip_image_processor_new(int resolution, const float mean[3],
                                          const float standard_deviation[3], cnclip_isa isa,
                                          cnclip_image_processor **ret_processor,
@@ -37,8 +54,9 @@ void cnclip_image_processor_free(cnclip_image_processor *processor); /* NULL is 
 
 int cnclip_image_processor_resolution(const cnclip_image_processor *processor);
 
-/* Writes float32 [3, r, r] to the caller's `tensor`. Needs working memory of about 16 bytes per row
- * of a tall picture and 4 per column of a picture that is not stored in four bytes.
+/* Writes float32 [3, r, r] to the caller's `tensor`. Beside some rows of r pixels, needs working
+ * memory of about 48 bytes per row and 16 per column of a picture larger than r, and another 16 per
+ * column of one that is not stored in four bytes.
  * CNCLIP_ERROR_ARGUMENT for a picture without pixels; CNCLIP_ERROR_MEMORY. */
 cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
                                    const cnclip_image *image, float *tensor, cnclip_error *error);

@@ -9,19 +9,18 @@
 #include "status.h"
 #include "vocab.h"
 
-/* A text as Python stores it: `length` code points of `width` 1, 2 or 4 bytes each, borrowed.
- * Lone surrogates are allowed. */
+/* A text as Python stores it: `length` code points of `width` 1, 2 or 4 bytes each, aligned to
+ * them, borrowed. Lone surrogates are allowed. */
 typedef struct {
   const void *data;
   size_t length;
   int width;
 } cnclip_text;
 
-/* Working memory of one thread, grown as needed and reused from text to text.
+/* Working memory of one thread, reused from text to text: room for a word, of fixed size.
  * Start with `cnclip_tokenizer_scratch s = {0}`, end with cnclip_tokenizer_scratch_free(&s). */
 typedef struct {
-  uint32_t *word, *folded;
-  size_t word_capacity, folded_capacity;
+  uint32_t *word;
 } cnclip_tokenizer_scratch;
 
 void cnclip_tokenizer_scratch_free(cnclip_tokenizer_scratch *scratch);
@@ -31,7 +30,8 @@ void cnclip_tokenizer_scratch_free(cnclip_tokenizer_scratch *scratch);
  * *ret_length: the ids before the zeros, [CLS] and [SEP] counted, at most context_length.
  * ret_full_length, if not NULL: what that number would be without the cut; asking makes the
  * function read the whole of a text that is longer than the context. context_length is at least 2.
- * Fails only with CNCLIP_ERROR_MEMORY. Thread-safe as long as each thread has its own scratch. */
+ * Takes time in proportion to the text, and no memory but the scratch. Fails only with
+ * CNCLIP_ERROR_MEMORY. Thread-safe as long as each thread has its own scratch. */
 cnclip_status cnclip_tokenizer_encode(const cnclip_vocab *vocab, cnclip_text text,
                                       size_t context_length, cnclip_tokenizer_scratch *scratch,
                                       int64_t *ids, size_t *ret_length, size_t *ret_full_length,

@@ -1,0 +1,61 @@
+from collections.abc import Sequence
+from os import PathLike
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+def cuda_count() -> int: ...
+@final
+class Tokenizer:
+    def __new__(cls, vocabulary: bytes) -> Tokenizer: ...
+    def encode(
+        self, texts: Sequence[str], context_length: int = 52
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def largest_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def unk_id(self) -> int: ...
+    @property
+    def cls_id(self) -> int: ...
+    @property
+    def sep_id(self) -> int: ...
+
+@final
+class ImageProcessor:
+    def __new__(
+        cls,
+        resolution: int,
+        mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),
+        std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),
+    ) -> ImageProcessor: ...
+    def process(self, images: Sequence[Image | NDArray[np.uint8]], /) -> NDArray[np.float32]: ...
+    @property
+    def resolution(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+
+@final
+class Encoder:
+    def __new__(
+        cls,
+        path: str | PathLike[str],
+        tokenizer: Tokenizer,
+        image_processor: ImageProcessor,
+        embedding_width: int,
+        context_length: int,
+        device: str = "cpu",
+        precision: str = "fp32",
+        num_threads: int = 0,
+    ) -> Encoder: ...
+    def encode_images(
+        self, items: Sequence[Image | NDArray[np.uint8]], batch_size: int
+    ) -> NDArray[np.float32]: ...
+    def encode_texts(self, items: Sequence[str], batch_size: int) -> NDArray[np.float32]: ...
+    @property
+    def num_threads(self) -> int: ...

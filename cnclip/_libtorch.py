@@ -1,0 +1,75 @@
+"""Finds the installed torch, checks its version and loads its shared libraries.
+
+Python's `torch` package is not imported: the C core needs only the libraries, which load in a tenth
+of the time. Importing torch before or after is fine; the process has one copy either way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+from ._built_with import TORCH as BUILT_FOR
+
+_SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
+
+
+def torch_directory() -> Path:
+    """The installed torch package's directory, found without importing it.
+
+    Raises:
+        ImportError: torch is not installed.
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(
+            f"cnclip needs torch {BUILT_FOR}, which is not installed: "
+            f"pip install 'torch=={BUILT_FOR}.*'"
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def check_version(directory: Path) -> None:
+    """Refuse a torch whose C++ interface is not the one that the core was compiled against.
+
+    Raises:
+        ImportError: another minor version; says what to install.
+    """
+    text = (directory / "version.py").read_text(encoding="utf-8")
+    found = re.search(r"^__version__[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    version = found.group(1) if found else "unknown"
+    if version.split(".")[:2] != BUILT_FOR.split("."):
+        raise ImportError(
+            f"this cnclip was built for torch {BUILT_FOR}, but torch {version} is installed: "
+            f"pip install 'torch=={BUILT_FOR}.*', or reinstall cnclip to build it for this torch"
+        )
+
+
+def load() -> None:
+    """Load the libraries that `cnclip._core` links to.
+
+    By path, so that those of the checked torch are taken whatever the dynamic linker would find.
+    """
+    directory = torch_directory()
+    check_version(directory)
+    for name in ("libc10", "libtorch_cpu"):
+        ctypes.CDLL(str(directory / "lib" / (name + _SUFFIX)))
+
+
+def load_cuda() -> bool:
+    """Load torch's CUDA library if this torch has one.
+
+    Returns:
+        Whether it is loaded: False for a CPU-only torch or where a driver library is missing.
+    """
+    library = torch_directory() / "lib" / ("libtorch_cuda" + _SUFFIX)
+    if not library.exists():
+        return False
+    try:
+        ctypes.CDLL(str(library))
+    except OSError:
+        return False
+    return True

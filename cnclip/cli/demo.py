@@ -1,0 +1,150 @@
+"""`cnclip demo [TEXT ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import demo
+from ..demo.contact_sheet import draw_contact_sheet
+from ..demo.tables import format_table
+from ..errors import InvalidInputError
+from ..pipelines import MultiModalEmbeddingPipeline, pipeline
+from ..utils.constant import Tasks
+
+TABLE_COUNT = 5
+SHEET_COUNT = 8
+LARGEST_COUNT = 24
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "queries",
+        metavar="TEXT",
+        nargs="*",
+        help=f"Chinese texts to find pictures for (default: {' '.join(demo.QUERIES)})",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PNG",
+        type=Path,
+        default=Path("cnclip-demo.png"),
+        help="the contact sheet to write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-k",
+        metavar="N",
+        type=_count,
+        help=f"pictures to show for a text (default: {TABLE_COUNT} in the table, "
+        f"{SHEET_COUNT} on the sheet)",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        type=Path,
+        help="search this folder of pictures, not the gallery that ships",
+    )
+    parser.add_argument(
+        "--model",
+        default="emoji-cn",
+        help="an archive or a model directory (default: %(default)s, which ships)",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, gpu or cuda:N (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the tables, write the sheet; 1 if pictures had to be left out."""
+    _print_anything()
+    queries: list[str] = arguments.queries or list(demo.QUERIES)
+    if not all(query.strip() for query in queries):
+        raise InvalidInputError("TEXT: expected a text, got an empty one")
+    output: Path = arguments.output
+    _check_output(output)
+    gallery = demo.load_gallery()
+    pictures = (
+        gallery if arguments.images is None else demo.find_pictures(arguments.images, [output])
+    )
+    if not pictures:
+        raise InvalidInputError(f"{arguments.images}: holds no pictures")
+
+    embedder = pipeline(
+        task=Tasks.multi_modal_embedding, model=arguments.model, device=arguments.device
+    )
+    if arguments.images is None:
+        _print_example(embedder, gallery)
+    readable, images, unreadable = demo.embed_pictures(embedder, pictures, progress=_progress)
+    for item in unreadable:
+        print(f"cnclip demo: {item.picture.path}: {item.reason}", file=sys.stderr)
+    if not readable:
+        raise InvalidInputError(f"{arguments.images}: none of its pictures can be read")
+    answers = demo.find_matches(
+        demo.embed_texts(embedder, queries), readable, images, arguments.k or SHEET_COUNT
+    )
+    _print_matches(queries, answers, len(readable), arguments.k or TABLE_COUNT)
+    name = Path(arguments.model).name
+    subtitle = f"{name} · {len(readable)} pictures · cosine similarity"
+    draw_contact_sheet(queries, answers, subtitle).save(output, "PNG", optimize=True)
+    print(f"\nContact sheet: {output}")
+    return 1 if unreadable else 0
+
+
+def _print_example(embedder: MultiModalEmbeddingPipeline, gallery: Sequence[demo.Picture]) -> None:
+    """The model card's example: which of some texts belongs to which of some pictures."""
+    by_emoji = {picture.emoji: picture for picture in gallery}
+    some = [by_emoji[emoji] for emoji in demo.EXAMPLE_EMOJI]
+    pictures, images, _ = demo.embed_pictures(embedder, some)
+    texts = demo.embed_texts(embedder, demo.EXAMPLE_TEXTS)
+    probabilities = demo.match_probabilities(images, texts, float(embedder.model.temperature))
+    rows = [["picture", *demo.EXAMPLE_TEXTS]]
+    for picture, row in zip(pictures, probabilities, strict=True):
+        rows.append([f"{picture.path.name}  {picture.label}", *(f"{value:.1%}" for value in row)])
+    print("How likely each text is to belong to each picture (图文匹配概率)\n")
+    print(format_table(rows, [False] + [True] * len(demo.EXAMPLE_TEXTS)), end="\n\n")
+
+
+def _print_matches(
+    queries: Sequence[str], answers: Sequence[Sequence[demo.Match]], total: int, count: int
+) -> None:
+    """A line a text: the best pictures, each with its cosine."""
+    columns = min(count, total)
+    rows = [["text", *(str(rank + 1) for rank in range(columns))]]
+    for query, matches in zip(queries, answers, strict=True):
+        cells = [f"{match.score:.3f} {match.picture.label}" for match in matches[:columns]]
+        rows.append([query, *cells])
+    print(f"The best of {total} pictures for each text, with their cosine\n")
+    print(format_table(rows, [False] * (columns + 1)))
+
+
+def _check_output(output: Path) -> None:
+    """Refuse, before any work, an output that cannot be written."""
+    if output.is_dir():
+        raise InvalidInputError(f"{output}: is a directory, expected a file name")
+    if not output.parent.is_dir():
+        raise InvalidInputError(f"{output.parent}: no such directory")
+
+
+def _progress(done: int, total: int) -> None:
+    """A line on a terminal that counts the pictures; gone when all are done."""
+    if total > 500 and sys.stderr.isatty():
+        end = "\r\x1b[K" if done == total else ""
+        print(f"\r{done} of {total} pictures{end}", end="", file=sys.stderr, flush=True)
+
+
+def _print_anything() -> None:
+    """Let stdout replace what its encoding lacks: a C locale must not end the demo."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= LARGEST_COUNT:
+        raise argparse.ArgumentTypeError(
+            f"expected a number from 1 to {LARGEST_COUNT}, got {text!r}"
+        )
+    return number

@@ -1,0 +1,41 @@
+"""`cnclip info ARCHIVE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from ..archive import read_archive
+from ..convert import find_model, open_archive
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "archive", metavar="ARCHIVE", help="an archive; a model directory is converted first"
+    )
+    parser.add_argument("--json", action="store_true", help="print the metadata as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the metadata, a line each. Reads no weights and runs nothing of the archive."""
+    path = find_model(arguments.archive)
+    info = open_archive(path) if path.is_dir() else read_archive(path)
+    if arguments.json:
+        print(json.dumps(info.metadata, indent=1, ensure_ascii=False))
+        return 0
+    rows = {"archive": str(info.path), "bytes": info.path.stat().st_size}
+    for name, value in _flatten(rows | info.metadata).items():
+        print(f"{name:<32}{value}")
+    return 0
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

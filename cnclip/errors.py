@@ -1,0 +1,53 @@
+"""Every exception that cnclip raises on purpose.
+
+Each derives from CnclipError and from the built-in exception that it resembles, so that programs may
+catch either. This module imports nothing: the C core looks its classes up here.
+"""
+
+
+class CnclipError(Exception):
+    """Base of all exceptions below."""
+
+
+class InputTypeError(CnclipError, TypeError):
+    """An input is of a type that cannot be embedded; the message names the item."""
+
+
+class InvalidInputError(CnclipError, ValueError):
+    """An input or option has a value that cannot be used; the message names it."""
+
+
+class ImageError(CnclipError, OSError):
+    """A picture cannot be fetched, read or decoded; the message names it and says why."""
+
+
+class ImageNotFoundError(ImageError, FileNotFoundError):
+    """There is no file at a picture's path."""
+
+
+class ModelNotFoundError(CnclipError, FileNotFoundError):
+    """There is no model under the given name or path."""
+
+
+class CheckpointError(CnclipError, ValueError):
+    """A checkpoint is incomplete, damaged or of another architecture; the message names the part."""
+
+
+class VocabularyError(CheckpointError):
+    """A vocab.txt is not UTF-8 or lacks one of [PAD], [UNK], [CLS], [SEP]."""
+
+
+class ArchiveError(CnclipError, ValueError):
+    """A file is not a cnclip archive, is damaged, or is of another format version."""
+
+
+class DeviceError(CnclipError, RuntimeError):
+    """The device does not exist on this machine."""
+
+
+class ModelRunError(CnclipError, RuntimeError):
+    """libtorch failed while it ran the model."""
+
+
+class ForkedProcessError(CnclipError, RuntimeError):
+    """The model was used before a fork and again in the child, where its threads are gone."""

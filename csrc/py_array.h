@@ -1,0 +1,47 @@
+/* Between Python's objects and the core's plain arguments: arrays to fill, texts and pictures to
+ * read. Needs the GIL. */
+#ifndef CNCLIP_PY_ARRAY_H
+#define CNCLIP_PY_ARRAY_H
+
+#include "image.h"
+#include "py_state.h"
+#include "tokenizer.h"
+
+/* A new, uninitialised array, or NULL with an exception set; *ret_data: its memory, borrowed. */
+PyObject *cnclip_new_float_array(int dimensions, const Py_ssize_t *shape, float **ret_data);
+PyObject *cnclip_new_int64_array(int dimensions, const Py_ssize_t *shape, int64_t **ret_data);
+
+/* Texts borrowed from a sequence of str. The tuple keeps them alive whatever other threads do to
+ * the sequence while the GIL is dropped. */
+typedef struct {
+  PyObject *tuple;
+  cnclip_text *texts;
+  Py_ssize_t count;
+} cnclip_borrowed_texts;
+
+/* False, with an exception set that names the index, where `sequence` is a str or no sequence
+ * (TypeError) or an item is not a str. Release with cnclip_release_texts in either case. */
+int cnclip_borrow_texts(const cnclip_state *state, PyObject *sequence,
+                        cnclip_borrowed_texts *ret_texts);
+void cnclip_release_texts(cnclip_borrowed_texts *texts);
+
+/* Pictures borrowed from a sequence of RGB PIL.Image.Image and uint8 arrays [h, w, 3]. */
+typedef struct {
+  PyObject **owners; /* new references to what keeps each picture's pixels alive */
+  cnclip_image *images;
+  Py_ssize_t count;
+} cnclip_borrowed_images;
+
+/* As cnclip_borrow_texts. Pillow's pixels are used where they stand, through the Arrow C interface;
+ * a picture in several blocks (over 16 MiB) is copied once. */
+int cnclip_borrow_images(const cnclip_state *state, PyObject *sequence,
+                         cnclip_borrowed_images *ret_images);
+void cnclip_release_images(cnclip_borrowed_images *images);
+
+/* Reads a sequence of three floats. False with an exception set. */
+int cnclip_read_three_floats(PyObject *sequence, const char *name, float values[3]);
+
+/* Creates the NumPy API table. False with an exception set. Called once, by py_module.c. */
+int cnclip_import_numpy(void);
+
+#endif

@@ -1,0 +1,22 @@
+/* The objects behind the three types, for the encoder, which is made of the other two. */
+#ifndef CNCLIP_PY_ENCODER_H
+#define CNCLIP_PY_ENCODER_H
+
+#include "encoder.h"
+#include "py_state.h"
+
+typedef struct {
+  PyObject_HEAD cnclip_vocab *vocab;
+} cnclip_py_tokenizer;
+
+typedef struct {
+  PyObject_HEAD cnclip_isa isa;
+  cnclip_image_processor *processor;
+} cnclip_py_image_processor;
+
+typedef struct {
+  PyObject_HEAD cnclip_encoder encoder;
+  PyObject *tokenizer, *image_processor; /* new references: own what `encoder` borrows */
+} cnclip_py_encoder;
+
+#endif

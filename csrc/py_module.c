@@ -1,0 +1,115 @@
+/* The extension module cnclip._core: state, errors, types. */
+#include "py_array.h"
+#include "torch_shim.h"
+
+cnclip_state *cnclip_state_of(PyTypeObject *type) {
+  return PyType_GetModuleState(type);
+}
+
+void cnclip_raise(const cnclip_state *state, const cnclip_error *error, const char *prefix) {
+  if (error->code == CNCLIP_ERROR_INTERRUPTED) return;
+  PyObject *exception = state->exceptions[error->code];
+  if (exception == NULL) exception = PyExc_MemoryError;
+  /* A message may quote bytes of a path that are not UTF-8. */
+  PyObject *message =
+      PyUnicode_DecodeUTF8(error->message, (Py_ssize_t)strlen(error->message), "replace");
+  if (message == NULL) return;
+  if (prefix != NULL) {
+    PyErr_Format(exception, "%s: %U", prefix, message);
+  } else {
+    PyErr_SetObject(exception, message);
+  }
+  Py_DECREF(message);
+}
+
+static int load_exceptions(cnclip_state *state) {
+  static const struct {
+    cnclip_status status;
+    const char *name;
+  } classes[] = {
+      {CNCLIP_ERROR_ARGUMENT, "InvalidInputError"}, {CNCLIP_ERROR_VOCABULARY, "VocabularyError"},
+      {CNCLIP_ERROR_ARCHIVE, "ArchiveError"},       {CNCLIP_ERROR_DEVICE, "DeviceError"},
+      {CNCLIP_ERROR_MODEL, "ModelRunError"},        {CNCLIP_ERROR_FORKED, "ForkedProcessError"},
+  };
+  PyObject *errors = PyImport_ImportModule("cnclip.errors");
+  if (errors == NULL) return 0;
+  int complete =
+      (state->input_type_error = PyObject_GetAttrString(errors, "InputTypeError")) != NULL;
+  for (size_t i = 0; complete && i < sizeof classes / sizeof classes[0]; i++) {
+    PyObject *exception = PyObject_GetAttrString(errors, classes[i].name);
+    state->exceptions[classes[i].status] = exception;
+    complete = exception != NULL;
+  }
+  Py_DECREF(errors);
+  return complete;
+}
+
+static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type) {
+  *ret_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+  return *ret_type != NULL && PyModule_AddType(module, *ret_type) == 0;
+}
+
+static int module_exec(PyObject *module) {
+  cnclip_state *state = PyModule_GetState(module);
+  if (!cnclip_import_numpy() || !load_exceptions(state)) return -1;
+  if (!add_type(module, &cnclip_tokenizer_spec, &state->tokenizer_type)) return -1;
+  if (!add_type(module, &cnclip_image_processor_spec, &state->image_processor_type)) return -1;
+  if (!add_type(module, &cnclip_encoder_spec, &state->encoder_type)) return -1;
+  return 0;
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
+  cnclip_state *state = PyModule_GetState(module);
+  Py_VISIT(state->tokenizer_type);
+  Py_VISIT(state->image_processor_type);
+  Py_VISIT(state->encoder_type);
+  Py_VISIT(state->input_type_error);
+  for (size_t i = 0; i < sizeof state->exceptions / sizeof state->exceptions[0]; i++) {
+    Py_VISIT(state->exceptions[i]);
+  }
+  return 0;
+}
+
+static int module_clear(PyObject *module) {
+  cnclip_state *state = PyModule_GetState(module);
+  Py_CLEAR(state->tokenizer_type);
+  Py_CLEAR(state->image_processor_type);
+  Py_CLEAR(state->encoder_type);
+  Py_CLEAR(state->input_type_error);
+  for (size_t i = 0; i < sizeof state->exceptions / sizeof state->exceptions[0]; i++) {
+    Py_CLEAR(state->exceptions[i]);
+  }
+  return 0;
+}
+
+static PyObject *cuda_count(PyObject *module, PyObject *unused) {
+  (void)module;
+  (void)unused;
+  return PyLong_FromLong(cnclip_torch_cuda_count());
+}
+
+static PyMethodDef module_methods[] = {
+    {"cuda_count", cuda_count, METH_NOARGS,
+     "cuda_count()\n--\n\nCUDA devices that libtorch sees; 0 where its CUDA library is not "
+     "loaded."},
+    {0},
+};
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0}};
+
+static struct PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "cnclip._core",
+    .m_doc = "The C core of cnclip. Not a public interface: use cnclip.pipelines.",
+    .m_size = sizeof(cnclip_state),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+};
+
+PyMODINIT_FUNC PyInit__core(void);
+
+PyMODINIT_FUNC PyInit__core(void) {
+  return PyModuleDef_Init(&module_definition);
+}
