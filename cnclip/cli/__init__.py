@@ -1,23 +1,22 @@
-"""The command line: `cnclip COMMAND`. One file a command, each with `configure` and `run`.
+"""The command line: `cnclip COMMAND`. One file a command, with SUMMARY, `configure` and `run`.
 
-The uppermost room: may import everything. A command is imported when it is called.
+The uppermost room: may import everything. What a command alone needs is imported in its `run`, so
+that the others start without it.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
+import os
 import sys
+from typing import Any
 
 from .. import __version__
 from ..errors import CnclipError
+from . import convert, demo, info
 
-COMMANDS = {
-    "convert": "convert a model directory to an archive",
-    "info": "print what an archive or model directory holds",
-    "demo": "run the example on the pictures that ship",
-}
+COMMANDS: dict[str, Any] = {"convert": convert, "info": info, "demo": demo}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,16 +31,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"cnclip {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, summary in COMMANDS.items():
-        commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
-    chosen = next((word for word in arguments or sys.argv[1:] if word in COMMANDS), None)
-    if chosen is not None:
-        module = importlib.import_module(f"{__name__}.{chosen}")
-        module.configure(commands.choices[chosen])
+    for name, module in COMMANDS.items():
+        summary = module.SUMMARY
+        command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        module.configure(command)
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        return int(module.run(parsed))
+        status: int = COMMANDS[parsed.command].run(parsed)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has enough; Python's exit is not to flush again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (CnclipError, OSError) as error:
         print(f"cnclip {parsed.command}: {error}", file=sys.stderr)
         return 2

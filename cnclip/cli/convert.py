@@ -9,6 +9,8 @@ from .. import convert as conversion
 from ..archive import SUFFIX
 from ..errors import InvalidInputError
 
+SUMMARY = "convert a model directory to an archive"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""

@@ -1,4 +1,4 @@
-"""`cnclip demo [TEXT ...]`."""
+"""`cnclip demo [TEXT ...]`. Its help is ASCII, so that a C locale can print it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import demo
-from ..demo.contact_sheet import draw_contact_sheet
 from ..demo.tables import format_table
 from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
@@ -19,6 +18,8 @@ TABLE_COUNT = 5
 SHEET_COUNT = 8
 LARGEST_COUNT = 24
 
+SUMMARY = "run the example on the pictures that ship"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "queries",
         metavar="TEXT",
         nargs="*",
-        help=f"Chinese texts to find pictures for (default: {' '.join(demo.QUERIES)})",
+        help=f"Chinese texts to find pictures for (default: {len(demo.QUERIES)} examples)",
     )
     parser.add_argument(
         "-o",
@@ -59,6 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the tables, write the sheet; 1 if pictures had to be left out."""
+    from ..demo.contact_sheet import draw_contact_sheet
+
     _print_anything()
     queries: list[str] = arguments.queries or list(demo.QUERIES)
     if not all(query.strip() for query in queries):

@@ -9,6 +9,8 @@ from typing import Any
 from ..archive import read_archive
 from ..convert import find_model, open_archive
 
+SUMMARY = "print what an archive or model directory holds"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -25,9 +27,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(info.metadata, indent=1, ensure_ascii=False))
         return 0
-    rows = {"archive": str(info.path), "bytes": info.path.stat().st_size}
-    for name, value in _flatten(rows | info.metadata).items():
-        print(f"{name:<32}{value}")
+    rows: dict[str, Any] = {"archive": str(info.path), "bytes": info.path.stat().st_size}
+    rows = _flatten(rows | info.metadata)
+    width = max(map(len, rows)) + 2
+    for name, value in rows.items():
+        print(f"{name:<{width}}{value}")
     return 0
 
 

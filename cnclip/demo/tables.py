@@ -1,0 +1,47 @@
+"""Tables for a terminal, aligned although Chinese characters are two columns wide there."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+GAP = "  "
+
+
+def display_width(text: str) -> int:
+    """Columns that `text` takes in a terminal: 2 for a wide character, 0 for a combining one."""
+    return sum(map(_character_width, text))
+
+
+def pad(text: str, width: int, *, right: bool = False) -> str:
+    """`text` with spaces up to `width` columns, before it if `right`."""
+    spaces = " " * (width - display_width(text))
+    return spaces + text if right else text + spaces
+
+
+def format_table(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    """Rows of cells as aligned lines; the first row is the heading and is underlined.
+
+    Args:
+        rows: At least one; all of the same length.
+        right: For each column, whether it is set to the right.
+
+    Returns:
+        Lines joined by newlines, without spaces at their ends.
+    """
+    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        GAP.join(
+            pad(cell, width, right=to_the_right)
+            for cell, width, to_the_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, GAP.join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _character_width(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
