@@ -74,20 +74,16 @@ static cnclip_status token_rows_alloc(token_rows *rows, size_t count, size_t con
   return CNCLIP_OK;
 }
 
-static cnclip_status tokenize(const cnclip_encoder *encoder, const cnclip_text *texts, size_t count,
-                              cnclip_tokenizer_scratch *scratch, token_rows *rows,
-                              cnclip_error *error) {
+static void tokenize(const cnclip_encoder *encoder, const cnclip_text *texts, size_t count,
+                     token_rows *rows) {
   /* The ids behind a text's end are 0. Where that is [PAD] the model masks them and they may be
    * left out; in a vocabulary that has [PAD] elsewhere they are words like any other. */
   const int padding_is_masked = cnclip_vocab_pad(encoder->vocab) == 0;
   for (size_t i = 0; i < count; i++) {
-    const cnclip_status status = cnclip_tokenizer_encode(
-        encoder->vocab, texts[i], encoder->context_length, scratch,
-        rows->ids + i * encoder->context_length, &rows->lengths[i], NULL, error);
-    if (status != CNCLIP_OK) return status;
+    cnclip_tokenizer_encode(encoder->vocab, texts[i], encoder->context_length,
+                            rows->ids + i * encoder->context_length, &rows->lengths[i], NULL);
     if (!padding_is_masked) rows->lengths[i] = encoder->context_length;
   }
-  return CNCLIP_OK;
 }
 
 /* Counting sort by length: stable, and lengths are at most context_length. */
@@ -127,7 +123,6 @@ cnclip_status cnclip_encoder_encode_texts(const cnclip_encoder *encoder, const c
                                           cnclip_interrupt *interrupt, void *context,
                                           cnclip_error *error) {
   const size_t width = encoder->embedding_width;
-  cnclip_tokenizer_scratch scratch = {0};
   token_rows tokens = {0};
   cnclip_status status;
 
@@ -143,8 +138,7 @@ cnclip_status cnclip_encoder_encode_texts(const cnclip_encoder *encoder, const c
 
   for (size_t first = 0; first < count && status == CNCLIP_OK; first += at_once) {
     const size_t some = smaller(at_once, count - first);
-    status = tokenize(encoder, texts + first, some, &scratch, &tokens, error);
-    if (status != CNCLIP_OK) break;
+    tokenize(encoder, texts + first, some, &tokens);
     status = sort_by_length(&tokens, some, encoder->context_length, error);
     for (size_t start = 0; start < some && status == CNCLIP_OK; start += batch_size) {
       status = check_interrupt(interrupt, context, error);
@@ -156,7 +150,6 @@ cnclip_status cnclip_encoder_encode_texts(const cnclip_encoder *encoder, const c
   }
 
 done:
-  cnclip_tokenizer_scratch_free(&scratch);
   token_rows_free(&tokens);
   free(ids);
   free(rows);

@@ -92,6 +92,9 @@ def check(code_point: int, flags: int, combining_class: int) -> None:
     if combining_class and flags & (PUNCTUATION | SPACE | CJK):
         # tokenizer.c sorts non-starters inside a word, which these would end.
         raise SystemExit(f"U+{code_point:04X} splits words but is not a starter")
+    if flags & (SPACE | CJK) and flags & (CASED | CASE_IGNORABLE) and not flags & REMOVED:
+        # tokenizer.c looks for the neighbours of a sigma until such a character ends the word.
+        raise SystemExit(f"U+{code_point:04X} ends words but has a case")
     if flags & FOLDS and len(fold(chr(code_point))) > FOLD_CAPACITY:
         raise SystemExit(f"U+{code_point:04X} folds to more than {FOLD_CAPACITY} code points")
 

@@ -58,10 +58,11 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *arguments, PyObject *
   self->tokenizer = Py_NewRef(parsed.tokenizer);
   self->image_processor = Py_NewRef(parsed.image_processor);
 
-  Py_BEGIN_ALLOW_THREADS status =
-      cnclip_torch_model_load(PyBytes_AS_STRING(parsed.path), parsed.device, parsed.precision,
-                              parsed.num_threads, &model, &error);
-  Py_END_ALLOW_THREADS if (status != CNCLIP_OK) {
+  Py_BEGIN_ALLOW_THREADS
+  status = cnclip_torch_model_load(PyBytes_AS_STRING(parsed.path), parsed.device, parsed.precision,
+                                   parsed.num_threads, &model, &error);
+  Py_END_ALLOW_THREADS
+  if (status != CNCLIP_OK) {
     cnclip_raise(state, &error, PyBytes_AS_STRING(parsed.path));
     Py_CLEAR(self);
     goto done;
@@ -114,7 +115,7 @@ static int parse_call(const cnclip_state *state, PyObject *arguments, PyObject *
 }
 
 PyDoc_STRVAR(encode_images_doc,
-             "encode_images(items, batch_size)\n--\n\n"
+             "encode_images($self, items, batch_size)\n--\n\n"
              "Pictures of mode RGB and uint8 arrays [h, w, 3] to unit rows float32 [n, d].");
 
 static PyObject *encode_images(PyObject *object, PyObject *arguments, PyObject *keywords) {
@@ -153,7 +154,7 @@ done:
 }
 
 PyDoc_STRVAR(encode_texts_doc,
-             "encode_texts(items, batch_size)\n--\n\n"
+             "encode_texts($self, items, batch_size)\n--\n\n"
              "Texts to unit rows float32 [n, d], in the order of the texts.");
 
 static PyObject *encode_texts(PyObject *object, PyObject *arguments, PyObject *keywords) {

@@ -6,16 +6,19 @@
 #include "py_state.h"
 
 typedef struct {
-  PyObject_HEAD cnclip_vocab *vocab;
+  PyObject_HEAD
+  cnclip_vocab *vocab;
 } cnclip_py_tokenizer;
 
 typedef struct {
-  PyObject_HEAD cnclip_isa isa;
+  PyObject_HEAD
+  cnclip_isa isa;
   cnclip_image_processor *processor;
 } cnclip_py_image_processor;
 
 typedef struct {
-  PyObject_HEAD cnclip_encoder encoder;
+  PyObject_HEAD
+  cnclip_encoder encoder;
   PyObject *tokenizer, *image_processor; /* new references: own what `encoder` borrows */
 } cnclip_py_encoder;
 

@@ -43,7 +43,7 @@ static void processor_dealloc(PyObject *object) {
 }
 
 PyDoc_STRVAR(process_doc,
-             "process(images)\n--\n\n"
+             "process($self, images, /)\n--\n\n"
              "Pictures of mode RGB and uint8 arrays [h, w, 3] to float32 [n, 3, r, r].");
 
 static PyObject *processor_process(PyObject *object, PyObject *sequence) {
@@ -62,12 +62,14 @@ static PyObject *processor_process(PyObject *object, PyObject *sequence) {
                                   &tensors);
   if (result == NULL) goto done;
 
-  Py_BEGIN_ALLOW_THREADS for (; i < images.count; i++) {
+  Py_BEGIN_ALLOW_THREADS
+  for (; i < images.count; i++) {
     status = cnclip_image_process(processor, &images.images[i],
                                   tensors + i * 3 * resolution * resolution, &error);
     if (status != CNCLIP_OK) break;
   }
-  Py_END_ALLOW_THREADS if (status != CNCLIP_OK) {
+  Py_END_ALLOW_THREADS
+  if (status != CNCLIP_OK) {
     char prefix[40];
     snprintf(prefix, sizeof prefix, "img[%zd]", i);
     cnclip_raise(state, &error, prefix);

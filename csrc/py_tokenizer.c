@@ -29,24 +29,18 @@ static void tokenizer_dealloc(PyObject *object) {
 }
 
 /* Fills ids [count, context_length] and lengths [count]; touches no Python object. */
-static cnclip_status encode_all(const cnclip_vocab *vocab, const cnclip_borrowed_texts *texts,
-                                size_t context_length, int64_t *ids, int64_t *lengths,
-                                cnclip_error *error) {
-  cnclip_tokenizer_scratch scratch = {0};
-  cnclip_status status = CNCLIP_OK;
-  for (Py_ssize_t i = 0; i < texts->count && status == CNCLIP_OK; i++) {
+static void encode_all(const cnclip_vocab *vocab, const cnclip_borrowed_texts *texts,
+                       size_t context_length, int64_t *ids, int64_t *lengths) {
+  for (Py_ssize_t i = 0; i < texts->count; i++) {
     size_t length, full_length;
-    status =
-        cnclip_tokenizer_encode(vocab, texts->texts[i], context_length, &scratch,
-                                ids + (size_t)i * context_length, &length, &full_length, error);
+    cnclip_tokenizer_encode(vocab, texts->texts[i], context_length,
+                            ids + (size_t)i * context_length, &length, &full_length);
     lengths[i] = (int64_t)full_length;
   }
-  cnclip_tokenizer_scratch_free(&scratch);
-  return status;
 }
 
 PyDoc_STRVAR(encode_doc,
-             "encode(texts, context_length=52)\n--\n\n"
+             "encode($self, texts, context_length=52)\n--\n\n"
              "Token ids int64 [n, context_length], filled with 0, and int64 [n]: how many ids each "
              "text had before the cut, [CLS] and [SEP] counted.");
 
@@ -58,8 +52,6 @@ static PyObject *tokenizer_encode(PyObject *object, PyObject *arguments, PyObjec
   Py_ssize_t context_length = 52;
   cnclip_borrowed_texts texts = {0};
   int64_t *ids, *lengths;
-  cnclip_status status;
-  cnclip_error error;
 
   if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|n:encode", names, &sequence,
                                    &context_length)) {
@@ -75,12 +67,9 @@ static PyObject *tokenizer_encode(PyObject *object, PyObject *arguments, PyObjec
   lengths_array = cnclip_new_int64_array(1, &texts.count, &lengths);
   if (ids_array == NULL || lengths_array == NULL) goto done;
 
-  Py_BEGIN_ALLOW_THREADS status =
-      encode_all(vocab, &texts, (size_t)context_length, ids, lengths, &error);
-  Py_END_ALLOW_THREADS if (status != CNCLIP_OK) {
-    cnclip_raise(state, &error, NULL);
-    goto done;
-  }
+  Py_BEGIN_ALLOW_THREADS
+  encode_all(vocab, &texts, (size_t)context_length, ids, lengths);
+  Py_END_ALLOW_THREADS
   result = PyTuple_Pack(2, ids_array, lengths_array);
 
 done:
@@ -96,20 +85,21 @@ static PyObject *get_number(PyObject *object, void *closure) {
 }
 
 /* A getter's closure is a data pointer, which may not hold a function's address. */
-static int32_t (*read_size)(const cnclip_vocab *) = cnclip_vocab_size;
-static int32_t (*read_largest_id)(const cnclip_vocab *) = cnclip_vocab_largest_id;
-static int32_t (*read_pad)(const cnclip_vocab *) = cnclip_vocab_pad;
-static int32_t (*read_unknown)(const cnclip_vocab *) = cnclip_vocab_unknown;
-static int32_t (*read_classify)(const cnclip_vocab *) = cnclip_vocab_classify;
-static int32_t (*read_separate)(const cnclip_vocab *) = cnclip_vocab_separate;
+static int32_t (*const read_size)(const cnclip_vocab *) = cnclip_vocab_size;
+static int32_t (*const read_largest_id)(const cnclip_vocab *) = cnclip_vocab_largest_id;
+static int32_t (*const read_pad)(const cnclip_vocab *) = cnclip_vocab_pad;
+static int32_t (*const read_unknown)(const cnclip_vocab *) = cnclip_vocab_unknown;
+static int32_t (*const read_classify)(const cnclip_vocab *) = cnclip_vocab_classify;
+static int32_t (*const read_separate)(const cnclip_vocab *) = cnclip_vocab_separate;
 
 static PyGetSetDef getters[] = {
-    {"size", get_number, NULL, "Lines of the vocabulary.", &read_size},
-    {"largest_id", get_number, NULL, "Largest id of a token that is not empty.", &read_largest_id},
-    {"pad_id", get_number, NULL, "Id of [PAD].", &read_pad},
-    {"unk_id", get_number, NULL, "Id of [UNK].", &read_unknown},
-    {"cls_id", get_number, NULL, "Id of [CLS].", &read_classify},
-    {"sep_id", get_number, NULL, "Id of [SEP].", &read_separate},
+    {"size", get_number, NULL, "Lines of the vocabulary.", (void *)&read_size},
+    {"largest_id", get_number, NULL, "Largest id of a token that is not empty.",
+     (void *)&read_largest_id},
+    {"pad_id", get_number, NULL, "Id of [PAD].", (void *)&read_pad},
+    {"unk_id", get_number, NULL, "Id of [UNK].", (void *)&read_unknown},
+    {"cls_id", get_number, NULL, "Id of [CLS].", (void *)&read_classify},
+    {"sep_id", get_number, NULL, "Id of [SEP].", (void *)&read_separate},
     {0},
 };
 

@@ -3,7 +3,6 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "alloc.h"
 #include "unicode.h"
 
 /* One pass over the text, a character at a time, keeping no more than the current word: what
@@ -131,14 +130,13 @@ static uint32_t character_at(cnclip_text text, size_t index) {
   }
 }
 
-/* Whether the first character beyond `index` that is not case-ignorable, in the same word, is
- * cased. `step` is 1, or SIZE_MAX to walk back. Passes no other sigma, so that all the walks of one
- * text together read it twice at most. */
+/* Whether the first character beyond `index` that is not case-ignorable is cased. `step` is 1, or
+ * SIZE_MAX to walk back. It does not leave the word: what ends one is neither cased nor ignorable.
+ * Nor does it pass another sigma, so that all the walks of one text read it twice at most. */
 static bool reaches_cased(cnclip_text text, size_t index, size_t step) {
   for (index += step; index < text.length; index += step) {
     uint8_t flags = cnclip_unicode_flags(character_at(text, index));
     if (flags & CNCLIP_UNICODE_REMOVED) continue;
-    if (flags & (CNCLIP_UNICODE_SPACE | CNCLIP_UNICODE_CJK)) return false;
     if ((flags & CNCLIP_UNICODE_CASE_IGNORABLE) == 0) return (flags & CNCLIP_UNICODE_CASED) != 0;
   }
   return false;
@@ -180,21 +178,10 @@ static void read_character(id_writer *writer, cnclip_text text, size_t index) {
   }
 }
 
-void cnclip_tokenizer_scratch_free(cnclip_tokenizer_scratch *scratch) {
-  free(scratch->word);
-  scratch->word = NULL;
-}
-
-cnclip_status cnclip_tokenizer_encode(const cnclip_vocab *vocab, cnclip_text text,
-                                      size_t context_length, cnclip_tokenizer_scratch *scratch,
-                                      int64_t *ids, size_t *ret_length, size_t *ret_full_length,
-                                      cnclip_error *error) {
-  if (scratch->word == NULL) {
-    scratch->word = cnclip_alloc_array(CNCLIP_VOCAB_WORD_LIMIT, sizeof *scratch->word);
-    if (scratch->word == NULL) return cnclip_error_memory(error, "a word");
-  }
-  id_writer writer = {
-      .vocab = vocab, .ids = ids + 1, .capacity = context_length - 2, .word = scratch->word};
+void cnclip_tokenizer_encode(const cnclip_vocab *vocab, cnclip_text text, size_t context_length,
+                             int64_t *ids, size_t *ret_length, size_t *ret_full_length) {
+  uint32_t word[CNCLIP_VOCAB_WORD_LIMIT];
+  id_writer writer = {.vocab = vocab, .ids = ids + 1, .capacity = context_length - 2, .word = word};
   size_t enough = ret_full_length != NULL ? SIZE_MAX : writer.capacity;
   for (size_t i = 0; i < text.length && writer.count < enough; i++) {
     read_character(&writer, text, i);
@@ -206,5 +193,4 @@ cnclip_status cnclip_tokenizer_encode(const cnclip_vocab *vocab, cnclip_text tex
   memset(ids + written + 2, 0, (context_length - written - 2) * sizeof *ids);
   *ret_length = written + 2;
   if (ret_full_length != NULL) *ret_full_length = writer.count + 2;
-  return CNCLIP_OK;
 }

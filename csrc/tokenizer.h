@@ -6,7 +6,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "status.h"
 #include "vocab.h"
 
 /* A text as Python stores it: `length` code points of `width` 1, 2 or 4 bytes each, aligned to
@@ -17,24 +16,13 @@ typedef struct {
   int width;
 } cnclip_text;
 
-/* Working memory of one thread, reused from text to text: room for a word, of fixed size.
- * Start with `cnclip_tokenizer_scratch s = {0}`, end with cnclip_tokenizer_scratch_free(&s). */
-typedef struct {
-  uint32_t *word;
-} cnclip_tokenizer_scratch;
-
-void cnclip_tokenizer_scratch_free(cnclip_tokenizer_scratch *scratch);
-
 /* Writes [CLS], the text's ids cut to context_length - 2, [SEP], then zeros (ModelScope's filling,
  * whatever id [PAD] has) to the caller's `ids`, context_length of them.
  * *ret_length: the ids before the zeros, [CLS] and [SEP] counted, at most context_length.
  * ret_full_length, if not NULL: what that number would be without the cut; asking makes the
  * function read the whole of a text that is longer than the context. context_length is at least 2.
- * Takes time in proportion to the text, and no memory but the scratch. Fails only with
- * CNCLIP_ERROR_MEMORY. Thread-safe as long as each thread has its own scratch. */
-cnclip_status cnclip_tokenizer_encode(const cnclip_vocab *vocab, cnclip_text text,
-                                      size_t context_length, cnclip_tokenizer_scratch *scratch,
-                                      int64_t *ids, size_t *ret_length, size_t *ret_full_length,
-                                      cnclip_error *error);
+ * Takes time in proportion to the text and allocates nothing. Thread-safe. */
+void cnclip_tokenizer_encode(const cnclip_vocab *vocab, cnclip_text text, size_t context_length,
+                             int64_t *ids, size_t *ret_length, size_t *ret_full_length);
 
 #endif
