@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 def cuda_count() -> int: ...
+
 @final
 class Tokenizer:
     def __new__(cls, vocabulary: bytes) -> Tokenizer: ...
@@ -31,8 +32,8 @@ class ImageProcessor:
     def __new__(
         cls,
         resolution: int,
-        mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),
-        std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),
+        mean: Sequence[float] = ...,
+        std: Sequence[float] = ...,
     ) -> ImageProcessor: ...
     def process(self, images: Sequence[Image | NDArray[np.uint8]], /) -> NDArray[np.float32]: ...
     @property

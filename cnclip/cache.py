@@ -109,7 +109,7 @@ def _remembered_hash(file: Path) -> str:
 
 
 def _identity(file: Path) -> str:
-    """Changes whenever a file is written or replaced: the inode's change time cannot be set back."""
+    """Changes when a file is written or replaced: the inode's change time cannot be set back."""
     state = file.stat()
     parts = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
     return hashlib.sha256(f"{file.resolve()}\0{parts}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Checkpoint to archive: the one place where embedding needs Python's torch, once for each model."""
+"""Checkpoint to archive: the one place that needs Python's torch, once for each model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .version import __version__
 if TYPE_CHECKING:
     import torch
 
-    from .checkpoints import Checkpoint
+    from .checkpoints.checkpoint import Checkpoint
     from .modeling import ChineseClip
 
 logger = logging.getLogger("cnclip")
@@ -71,7 +71,9 @@ def open_archive(name: str | Path) -> ArchiveInfo:
     files = checkpoint_files(source)
     try:
         digest = cache.digest_of(files)
-        archive = cache.cached_archive(source.name, digest, lambda out: _convert(source, out, digest))
+        archive = cache.cached_archive(
+            source.name, digest, lambda out: _convert(source, out, digest)
+        )
     except OSError as error:
         logger.warning("the cache %s cannot be used (%s)", cache.cache_directory(), error)
         archive = _temporary_directory() / (source.name + SUFFIX)
@@ -149,7 +151,9 @@ def _check_weights(
     # Counts of training batches: BatchNorm has them, embedding does not use them.
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     problems = [f"no tensor {name}" for name in wanted.keys() - weights.keys() - counters]
-    problems += [f"a tensor {name} that this architecture has not" for name in weights.keys() - wanted.keys()]
+    problems += [
+        f"a tensor {name} that this architecture has not" for name in weights.keys() - wanted.keys()
+    ]
     checked = {name: torch.zeros((), dtype=torch.long) for name in counters}
     for name in wanted.keys() & weights.keys() - counters:
         expected, found = tuple(wanted[name].shape), tuple(weights[name].shape)
@@ -162,7 +166,9 @@ def _check_weights(
             checked[name] = weights[name] if half else weights[name].float()
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise CheckpointError(f"{source}: the checkpoint has {'; '.join(sorted(problems)[:5])}{more}")
+        raise CheckpointError(
+            f"{source}: the checkpoint has {'; '.join(sorted(problems)[:5])}{more}"
+        )
     return checked
 
 
@@ -200,7 +206,7 @@ def _save(model: ChineseClip, output: Path, metadata: dict[str, Any], vocabulary
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
-        torch.jit.script(model).save(
+        torch.jit.script(model).save(  # type: ignore[no-untyped-call]
             str(output),
             _extra_files={METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary},
         )

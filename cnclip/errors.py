@@ -1,7 +1,7 @@
 """Every exception that cnclip raises on purpose.
 
-Each derives from CnclipError and from the built-in exception that it resembles, so that programs may
-catch either. This module imports nothing: the C core looks its classes up here.
+Each derives from CnclipError and from the built-in exception that it resembles, so that programs
+may catch either. This module imports nothing: the C core looks its classes up here.
 """
 
 
@@ -30,7 +30,7 @@ class ModelNotFoundError(CnclipError, FileNotFoundError):
 
 
 class CheckpointError(CnclipError, ValueError):
-    """A checkpoint is incomplete, damaged or of another architecture; the message names the part."""
+    """A checkpoint is incomplete, damaged or of another architecture; the message says where."""
 
 
 class VocabularyError(CheckpointError):

@@ -161,7 +161,7 @@ class Encoder(nn.Module):
     def prepare(self, precision: str) -> None:
         """Make the layers ready."""
         for layer in self.layer:
-            layer.prepare(precision)
+            layer.prepare(precision)  # type: ignore[operator]
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Apply every layer."""

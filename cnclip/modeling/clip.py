@@ -21,7 +21,9 @@ class ChineseClip(nn.Module):
         tower = VisionTransformer if isinstance(config.vision.layers, int) else ModifiedResNet
         self.visual = tower(config.vision, config.embed_dim)
         self.bert = Bert(config.text)
-        self.text_projection = nn.Parameter(torch.empty(config.text.width, config.embed_dim))
+        self.text_projection: Tensor = nn.Parameter(
+            torch.empty(config.text.width, config.embed_dim)
+        )
         self.logit_scale = nn.Parameter(torch.empty([]))
 
     @torch.jit.export

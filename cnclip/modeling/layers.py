@@ -1,7 +1,8 @@
 """The layers that both towers are built of.
 
 Each is torch's own layer with a `prepare` that the C core calls once after loading an archive:
-archives keep weights as the checkpoint had them, often float16, and arithmetic on the CPU is float32.
+archives keep weights as the checkpoint had them, often float16, and arithmetic on the CPU is
+float32. Its `type: ignore` comments are for tensors that take the place of parameters there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Linear(nn.Linear):
         self.weight = self.weight.float()
         bias = self.bias  # TorchScript narrows the type of a local name only
         if bias is not None:
-            self.bias = bias.float()
+            self.bias = bias.float()  # type: ignore[assignment]
 
 
 class Conv2d(nn.Conv2d):
@@ -41,8 +42,8 @@ class BatchNorm2d(nn.BatchNorm2d):
     @torch.jit.export
     def prepare(self, precision: str) -> None:
         """Bring the weights and statistics to float32."""
-        self.weight = self.weight.float()
-        self.bias = self.bias.float()
+        self.weight = self.weight.float()  # type: ignore[assignment]
+        self.bias = self.bias.float()  # type: ignore[assignment]
         mean, variance = self.running_mean, self.running_var
         if mean is not None and variance is not None:
             self.running_mean = mean.float()
@@ -55,8 +56,8 @@ class LayerNorm(nn.LayerNorm):
     @torch.jit.export
     def prepare(self, precision: str) -> None:
         """Bring the weights to float32."""
-        self.weight = self.weight.float()
-        self.bias = self.bias.float()
+        self.weight = self.weight.float()  # type: ignore[assignment]
+        self.bias = self.bias.float()  # type: ignore[assignment]
 
 
 class Embedding(nn.Embedding):

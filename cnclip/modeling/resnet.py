@@ -41,7 +41,7 @@ class Bottleneck(nn.Module):
         self.conv3.prepare(precision)
         self.bn3.prepare(precision)
         for layer in self.downsample:
-            layer.prepare(precision)
+            layer.prepare(precision)  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [n, inplanes, h, w] to float [n, 4 planes, h / stride, w / stride]."""
@@ -62,7 +62,7 @@ class Stage(nn.ModuleList):
     def prepare(self, precision: str) -> None:
         """Make the blocks ready."""
         for block in self:
-            block.prepare(precision)
+            block.prepare(precision)  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply every block."""
@@ -77,7 +77,7 @@ class AttentionPool(nn.Module):
     def __init__(self, side: int, width: int, heads: int, embed_dim: int) -> None:
         super().__init__()
         self.heads = heads
-        self.positional_embedding = nn.Parameter(torch.empty(side**2 + 1, width))
+        self.positional_embedding: Tensor = nn.Parameter(torch.empty(side**2 + 1, width))
         self.k_proj = Linear(width, width)
         self.q_proj = Linear(width, width)
         self.v_proj = Linear(width, width)

@@ -1,4 +1,4 @@
-"""The vision transformer of CLIP (Radford et al. 2021, arXiv:2103.00020; Dosovitskiy et al. 2020)."""
+"""The vision transformer of CLIP (Radford et al. 2021, arXiv:2103.00020)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.in_proj_weight: Tensor = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias: Tensor = nn.Parameter(torch.empty(3 * width))
         self.out_proj = Linear(width, width)
 
     @torch.jit.export
@@ -88,7 +88,7 @@ class Transformer(nn.Module):
     def prepare(self, precision: str) -> None:
         """Make the layers ready."""
         for block in self.resblocks:
-            block.prepare(precision)
+            block.prepare(precision)  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply every layer."""
@@ -106,12 +106,12 @@ class VisionTransformer(nn.Module):
         assert patch_size is not None and isinstance(layers, int)
         rows = (config.resolution // patch_size) ** 2 + 1
         self.conv1 = Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
-        self.class_embedding = nn.Parameter(torch.empty(width))
-        self.positional_embedding = nn.Parameter(torch.empty(rows, width))
+        self.class_embedding: Tensor = nn.Parameter(torch.empty(width))
+        self.positional_embedding: Tensor = nn.Parameter(torch.empty(rows, width))
         self.ln_pre = LayerNorm(width)
         self.transformer = Transformer(width, layers, config.heads)
         self.ln_post = LayerNorm(width)
-        self.proj = nn.Parameter(torch.empty(width, embed_dim))
+        self.proj: Tensor = nn.Parameter(torch.empty(width, embed_dim))
 
     @torch.jit.export
     def prepare(self, precision: str) -> None:

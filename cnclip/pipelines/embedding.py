@@ -45,7 +45,7 @@ class EmbeddingModel:
 
     @property
     def temperature(self) -> Any:
-        """What similarities are divided by before a softmax: 0-d float32, of the pipeline's kind."""
+        """What similarities are divided by before a softmax: 0-d float32, array or tensor."""
         return _convert(np.array(self.info.temperature, np.float32), self._return_tensors)
 
 

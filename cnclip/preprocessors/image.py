@@ -73,7 +73,7 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
             return ImageOps.exif_transpose(picture).convert("RGB")
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them trip over
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
         raise ImageError(f"{name}: cannot be read as a picture: {error}") from error
 
 
