@@ -25,17 +25,17 @@ const cnclip_image_kernels *cnclip_image_kernels_get(cnclip_isa isa) {
   return kernel_table[isa].widen != NULL ? &kernel_table[isa] : NULL;
 }
 
-/* The rows of the picture, resampled to the processor's width, in rising order. A ring keeps the
- * last `ring_rows` of them, so that no intermediate picture is needed; where the picture's own rows
- * will do, they are lent and the ring stays empty. Rows are made GROUP at a time. */
-enum { GROUP = 4 };
+enum { GROUP = 4 }; /* rows that horizontal kernels like to take at a time */
 
+/* The picture's rows in four bytes a pixel, resampled to the processor's width if `horizontal` is
+ * set, in rising order. A ring keeps the last `ring_rows` of them, so that no intermediate picture
+ * is needed; where the picture's own rows will do, they are lent and there is no ring. */
 typedef struct {
   const cnclip_image *image;
   const cnclip_image_kernels *kernels;
-  const cnclip_resample_filter *horizontal; /* NULL: the width is right */
-  size_t row_bytes;                         /* of a resampled row */
-  int ring_rows, next; /* rows 0 .. next are made; the ring has the last of them */
+  const cnclip_resample_filter *horizontal; /* NULL: the rows keep their width */
+  size_t row_bytes;
+  int ring_rows, next; /* rows below `next` are made; the ring has the last of them */
   uint8_t *ring;       /* NULL: rows are lent */
   uint8_t *gathered;   /* GROUP rows of the picture in four bytes; NULL: not needed */
 } row_source;
@@ -52,7 +52,7 @@ static const uint8_t *source_row(const row_source *source, int y) {
   return source->ring == NULL ? picture_row(source->image, y) : ring_row(source, y);
 }
 
-/* Writes row y of the picture, which has no four bytes a pixel, in four bytes. */
+/* Writes row y of a picture that has no four bytes a pixel in four bytes. */
 static void gather_row(const cnclip_image *image, const cnclip_image_kernels *kernels, int y,
                        uint8_t *output) {
   const uint8_t *pixel = picture_row(image, y);
@@ -68,15 +68,15 @@ static void gather_row(const cnclip_image *image, const cnclip_image_kernels *ke
   }
 }
 
-/* Makes rows `next` .. `next` + GROUP, or up to the last. */
+/* Makes the next GROUP rows, or up to the last. */
 static void make_rows(row_source *source) {
   const cnclip_image *image = source->image;
-  int left = image->height - source->next;
-  int rows = left < GROUP ? left : GROUP;
+  const int left = image->height - source->next;
+  const int rows = left < GROUP ? left : GROUP;
   const uint8_t *inputs[GROUP];
   uint8_t *outputs[GROUP];
   for (int i = 0; i < rows; i++) {
-    int y = source->next + i;
+    const int y = source->next + i;
     outputs[i] = ring_row(source, y);
     if (source->horizontal == NULL) {
       gather_row(image, source->kernels, y, outputs[i]);
@@ -94,30 +94,30 @@ static void make_rows(row_source *source) {
   source->next += rows;
 }
 
-/* Makes what is missing before row `end`. Up to GROUP - 1 rows more may be made, for which the ring
+/* Makes what is missing below row `end`. Up to GROUP - 1 rows more may be made, for which the ring
  * has room beside a window that ends there. */
-static void make_rows_before(row_source *source, int end) {
+static void make_rows_below(row_source *source, int end) {
   if (source->ring == NULL) return;
   while (source->next < end) make_rows(source);
 }
 
-/* Allocates for windows of at most `window` rows. */
+/* `window`: rows below an `end` that are still asked for. Free the source even after a failure. */
 static cnclip_status row_source_init(row_source *source, const cnclip_image *image,
                                      const cnclip_image_kernels *kernels,
-                                     const cnclip_resample_filter *horizontal, int resolution,
-                                     size_t window, cnclip_error *error) {
+                                     const cnclip_resample_filter *horizontal, size_t window,
+                                     cnclip_error *error) {
   memset(source, 0, sizeof *source);
   source->image = image;
   source->kernels = kernels;
   source->horizontal = horizontal;
-  source->row_bytes = (size_t)resolution * 4;
+  source->row_bytes = (size_t)(horizontal == NULL ? image->width : horizontal->output_size) * 4;
   if (horizontal == NULL && image->four_bytes) return CNCLIP_OK;
 
   size_t ring_rows = window + GROUP - 1;
   if (ring_rows > (size_t)image->height) ring_rows = (size_t)image->height;
   source->ring_rows = (int)ring_rows;
   source->ring = cnclip_alloc_array(ring_rows, source->row_bytes);
-  if (source->ring == NULL) return cnclip_error_memory(error, "a picture's resampled rows");
+  if (source->ring == NULL) return cnclip_error_memory(error, "a picture's rows");
   if (horizontal != NULL && !image->four_bytes) {
     source->gathered = cnclip_alloc_array((size_t)image->width, (size_t)4 * GROUP);
     if (source->gathered == NULL) return cnclip_error_memory(error, "a picture's rows");
@@ -130,75 +130,127 @@ static void row_source_free(row_source *source) {
   free(source->gathered);
 }
 
-/* Rows of the answer from rows of the source, through the vertical filter. `window` is scratch for
- * the filter's capacity of pointers, `row` for one row. */
-static void resample_columns(const cnclip_image_processor *processor, row_source *source,
-                             const cnclip_resample_filter *vertical, const uint8_t **window,
-                             uint8_t *row, float *tensor) {
-  const cnclip_image_kernels *kernels = processor->kernels;
-  size_t side = (size_t)processor->resolution;
-  for (int y = 0; y < processor->resolution; y++) {
-    int first = vertical->first[y], count = vertical->count[y];
-    make_rows_before(source, first + count);
-    for (int i = 0; i < count; i++) window[i] = source_row(source, first + i);
-    kernels->vertical(vertical, y, window, source->row_bytes, row);
-    kernels->normalize(&processor->constants, row, side, tensor + (size_t)y * side, side * side);
+/* What one call owns. A direction whose size is right has no filter. */
+typedef struct {
+  const cnclip_image_processor *processor;
+  cnclip_resample_filter horizontal, vertical; /* arrays NULL: not needed */
+  row_source source;
+  const uint8_t **window; /* pointers to the rows of one vertical window */
+  uint8_t *tall_rows;     /* GROUP rows as the vertical filter leaves them */
+  uint8_t *wide_rows;     /* GROUP rows of r pixels, where the vertical pass comes first */
+  float *tensor;          /* the caller's */
+} work;
+
+/* Pillow 13's choice of the order; the order shows in the rounding. */
+static bool vertical_comes_first(const cnclip_image *image, int resolution) {
+  int64_t rows_lost = (int64_t)image->height - resolution;
+  int64_t columns_lost = (int64_t)image->width - resolution;
+  return rows_lost > 0 && rows_lost > 2 * columns_lost;
+}
+
+/* Row y of the answer, from its r pixels of four bytes. */
+static void write_row(const work *w, int y, const uint8_t *row) {
+  const size_t side = (size_t)w->processor->resolution;
+  w->processor->kernels->normalize(&w->processor->constants, row, side,
+                                   w->tensor + (size_t)y * side, side * side);
+}
+
+/* Applies the vertical filter for row y of the answer to the source's rows. */
+static void resample_column_window(work *w, int y, uint8_t *output) {
+  const int first = w->vertical.first[y], count = w->vertical.count[y];
+  make_rows_below(&w->source, first + count);
+  for (int i = 0; i < count; i++) w->window[i] = source_row(&w->source, first + i);
+  w->processor->kernels->vertical(&w->vertical, y, w->window, w->source.row_bytes, output);
+}
+
+static void run_source_only(work *w) {
+  for (int y = 0; y < w->processor->resolution; y++) {
+    make_rows_below(&w->source, y + 1);
+    write_row(w, y, source_row(&w->source, y));
   }
 }
 
-static void copy_columns(const cnclip_image_processor *processor, row_source *source,
-                         float *tensor) {
-  size_t side = (size_t)processor->resolution;
-  for (int y = 0; y < processor->resolution; y++) {
-    make_rows_before(source, y + 1);
-    processor->kernels->normalize(&processor->constants, source_row(source, y), side,
-                                  tensor + (size_t)y * side, side * side);
+/* The source's rows have their final width. */
+static void run_vertical_last(work *w) {
+  for (int y = 0; y < w->processor->resolution; y++) {
+    resample_column_window(w, y, w->tall_rows);
+    write_row(w, y, w->tall_rows);
   }
+}
+
+/* The source's rows have the picture's width. */
+static void run_vertical_first(work *w) {
+  const int resolution = w->processor->resolution;
+  const uint8_t *inputs[GROUP];
+  uint8_t *outputs[GROUP];
+  for (int i = 0; i < GROUP; i++) {
+    inputs[i] = w->tall_rows + (size_t)i * w->source.row_bytes;
+    outputs[i] = w->wide_rows + (size_t)i * (size_t)resolution * 4;
+  }
+  for (int start = 0; start < resolution; start += GROUP) {
+    const int rows = resolution - start < GROUP ? resolution - start : GROUP;
+    for (int i = 0; i < rows; i++) {
+      resample_column_window(w, start + i, w->tall_rows + (size_t)i * w->source.row_bytes);
+    }
+    w->processor->kernels->horizontal(&w->horizontal, inputs, outputs, rows);
+    for (int i = 0; i < rows; i++) write_row(w, start + i, outputs[i]);
+  }
+}
+
+/* Filters and memory for a picture of at least one pixel. Free the work even after a failure. */
+static cnclip_status work_init(work *w, const cnclip_image *image, bool vertical_first,
+                               cnclip_error *error) {
+  const int resolution = w->processor->resolution;
+  const bool wide = image->width != resolution, tall = image->height != resolution;
+  cnclip_status status = CNCLIP_OK;
+  if (wide) status = cnclip_resample_filter_init(&w->horizontal, image->width, resolution, error);
+  if (status != CNCLIP_OK) return status;
+  if (tall) status = cnclip_resample_filter_init(&w->vertical, image->height, resolution, error);
+  if (status != CNCLIP_OK) return status;
+
+  status = row_source_init(&w->source, image, w->processor->kernels,
+                           wide && !vertical_first ? &w->horizontal : NULL,
+                           tall ? w->vertical.capacity : 1, error);
+  if (status != CNCLIP_OK || !tall) return status;
+  w->window = cnclip_alloc_array(w->vertical.capacity, sizeof *w->window);
+  w->tall_rows = cnclip_alloc_array(w->source.row_bytes, GROUP);
+  w->wide_rows = cnclip_alloc_array((size_t)resolution, (size_t)4 * GROUP);
+  if (w->window == NULL || w->tall_rows == NULL || w->wide_rows == NULL) {
+    return cnclip_error_memory(error, "a picture's rows");
+  }
+  return CNCLIP_OK;
+}
+
+static void work_free(work *w) {
+  free(w->wide_rows);
+  free(w->tall_rows);
+  free(w->window);
+  row_source_free(&w->source);
+  cnclip_resample_filter_free(&w->vertical);
+  cnclip_resample_filter_free(&w->horizontal);
 }
 
 cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
                                    const cnclip_image *image, float *tensor, cnclip_error *error) {
-  cnclip_resample_filter horizontal = {0}, vertical = {0};
-  row_source source = {0};
-  const uint8_t **window = NULL;
-  uint8_t *row = NULL;
-  const int resolution = processor->resolution;
-  const bool wide = image->width != resolution, tall = image->height != resolution;
-  cnclip_status status = CNCLIP_OK;
   if (image->width < 1 || image->height < 1) {
-    status = cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT, "a picture of %d x %d has no pixels",
-                              image->width, image->height);
-    goto exit;
+    return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT, "a picture of %d x %d has no pixels",
+                            image->width, image->height);
   }
-  if (wide) {
-    status = cnclip_resample_filter_init(&horizontal, image->width, resolution, error);
-    if (status != CNCLIP_OK) goto exit;
-  }
-  if (tall) {
-    status = cnclip_resample_filter_init(&vertical, image->height, resolution, error);
-    if (status != CNCLIP_OK) goto exit;
-    window = cnclip_alloc_array(vertical.capacity, sizeof *window);
-    row = cnclip_alloc_array((size_t)resolution, 4);
-    if (window == NULL || row == NULL) {
-      status = cnclip_error_memory(error, "a picture's rows");
-      goto exit;
-    }
-  }
-  status = row_source_init(&source, image, processor->kernels, wide ? &horizontal : NULL,
-                           resolution, tall ? vertical.capacity : 1, error);
+  work w = {.processor = processor, .tensor = tensor};
+  const bool wide = image->width != processor->resolution;
+  const bool vertical_first = wide && vertical_comes_first(image, processor->resolution);
+  cnclip_status status = work_init(&w, image, vertical_first, error);
   if (status != CNCLIP_OK) goto exit;
-  if (tall) {
-    resample_columns(processor, &source, &vertical, window, row, tensor);
+  if (image->height == processor->resolution) {
+    run_source_only(&w);
+  } else if (vertical_first) {
+    run_vertical_first(&w);
   } else {
-    copy_columns(processor, &source, tensor);
+    run_vertical_last(&w);
   }
 
 exit:
-  row_source_free(&source);
-  free(row);
-  free(window);
-  cnclip_resample_filter_free(&vertical);
-  cnclip_resample_filter_free(&horizontal);
+  work_free(&w);
   return status;
 }
 

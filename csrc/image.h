@@ -1,6 +1,7 @@
 /* A picture's pixels to the tensor that the vision tower takes: bicubic resampling to r x r, then
- * scaling and normalising. Equal to the bit to Pillow's Image.resize((r, r), BICUBIC) on an RGB
- * picture, torchvision's ToTensor and Normalize. */
+ * scaling and normalising. Equal to the bit to Pillow 13's Image.resize((r, r), BICUBIC) on an RGB
+ * picture, torchvision's ToTensor and Normalize. (Before 13 Pillow resampled rows before columns
+ * always; now a picture that loses twice as many rows as columns has its columns done first.) */
 #ifndef CNCLIP_IMAGE_H
 #define CNCLIP_IMAGE_H
 
@@ -54,9 +55,10 @@ void cnclip_image_processor_free(cnclip_image_processor *processor); /* NULL is 
 
 int cnclip_image_processor_resolution(const cnclip_image_processor *processor);
 
-/* Writes float32 [3, r, r] to the caller's `tensor`. Beside some rows of r pixels, needs working
- * memory of about 48 bytes per row and 16 per column of a picture larger than r, and another 16 per
- * column of one that is not stored in four bytes.
+/* Writes float32 [3, r, r] to the caller's `tensor`. Working memory, for a picture of h x w that is
+ * larger than r: two filters, 16 bytes for each of h and w; the rows of one vertical window, at
+ * most about 16 * h bytes or, where columns come first and the picture is not stored in four bytes,
+ * 16 * h * w / r; a few rows.
  * CNCLIP_ERROR_ARGUMENT for a picture without pixels; CNCLIP_ERROR_MEMORY. */
 cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
                                    const cnclip_image *image, float *tensor, cnclip_error *error);

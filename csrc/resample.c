@@ -5,15 +5,13 @@
 
 #include "alloc.h"
 
-/* The cubic convolution kernel with a = -0.5. Both polynomials are evaluated, so that the loop
- * around the call has no branch and can be vectorised. Each step's rounding decides the result:
- * the order of the operations is Pillow's, and the build must not contract them. */
+/* The cubic convolution kernel with a = -0.5. Each step's rounding decides the result: the order of
+ * the operations is Pillow's, and the build must not contract them. */
 static inline double bicubic(double x) {
   x = fabs(x);
-  double near = (1.5 * x - 2.5) * x * x + 1;
-  double far = (((x - 5) * x + 8) * x - 4) * -0.5;
-  far = x < 2.0 ? far : 0.0;
-  return x < 1.0 ? near : far;
+  if (x < 1.0) return (1.5 * x - 2.5) * x * x + 1;
+  if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * -0.5;
+  return 0.0;
 }
 
 /* Where a window lies, in the doubles that Pillow computes. */
@@ -54,19 +52,26 @@ static int place_windows(cnclip_resample_filter *filter, const geometry *g) {
   return largest;
 }
 
-/* The coefficients of one tight window, in fixed point; weights is scratch of `count`. */
+/* The coefficients of one tight window, in fixed point. weights is scratch of `count`, rounded up
+ * to whole groups: the divisions, which cost most, are vectorised where the length is constant. */
 static void quantise_window(const geometry *g, int position, int first, int count, double *weights,
                             int32_t *coefficients) {
+  enum { GROUP = CNCLIP_RESAMPLE_TAP_GROUP };
   const double one = 1 << CNCLIP_RESAMPLE_PRECISION_BITS;
   double center = center_of(g, position);
   double inverse_scale = 1.0 / g->filter_scale;
   double sum = 0.0;
-  for (int j = 0; j < count; j++) weights[j] = bicubic((j + first - center + 0.5) * inverse_scale);
-  for (int j = 0; j < count; j++) sum += weights[j];
-  if (sum == 0.0) sum = 1.0;
   for (int j = 0; j < count; j++) {
-    double weight = weights[j] / sum;
-    coefficients[j] = (int32_t)((weight < 0 ? -0.5 : 0.5) + weight * one);
+    weights[j] = bicubic((j + first - center + 0.5) * inverse_scale);
+    sum += weights[j];
+  }
+  for (size_t j = (size_t)count; j % GROUP != 0; j++) weights[j] = 0.0;
+  if (sum == 0.0) sum = 1.0;
+  for (size_t j = 0; j < (size_t)count; j += GROUP) {
+    for (size_t t = 0; t < GROUP; t++) weights[j + t] = weights[j + t] / sum * one;
+  }
+  for (int j = 0; j < count; j++) {
+    coefficients[j] = (int32_t)(weights[j] + (weights[j] < 0 ? -0.5 : 0.5));
   }
 }
 

@@ -1,6 +1,6 @@
 /* A coefficient has 23 bits and a sign, too many for the 16-bit multiply-add. It is split,
- * k = low + (high << 15), low in 0..32767 and high within a few hundred of zero, and both halves
- * are summed apart. Either sum may wrap; low + (high << 15) is right modulo 2^32, and fits. */
+ * k = low + (high << 15), low in 0..32767 and high within a few hundred of zero. A sum may wrap on
+ * the way; in the end it is right modulo 2^32, and fits. */
 #include "resample.h"
 
 #if defined(__x86_64__)
@@ -37,24 +37,15 @@ static inline __m256i load_four_pixels(const uint8_t *pixels) {
   return _mm256_shuffle_epi8(broadcast128(pixels), pairs);
 }
 
-/* The sums of the products with either half. */
-typedef struct {
-  __m256i low, high;
-} sums;
-
-static inline __m256i combine(sums s) {
-  return _mm256_add_epi32(s.low, _mm256_slli_epi32(s.high, 15));
-}
-
-static inline void add_products(sums *row, __m256i words, taps k) {
-  row->low = _mm256_add_epi32(row->low, _mm256_madd_epi16(words, k.low));
-  row->high = _mm256_add_epi32(row->high, _mm256_madd_epi16(words, k.high));
+/* sum + words * k, for each pair of words. */
+static inline __m256i add_products(__m256i sum, __m256i words, taps k) {
+  __m256i high = _mm256_slli_epi32(_mm256_madd_epi16(words, k.high), 15);
+  return _mm256_add_epi32(_mm256_add_epi32(sum, _mm256_madd_epi16(words, k.low)), high);
 }
 
 /* Two rows' sums, their lanes added: the first row in the lower lane, the second in the upper. */
-static inline __m256i finish_two_rows(sums first, sums second) {
+static inline __m256i finish_two_rows(__m256i a, __m256i b) {
   const __m256i half = _mm256_set1_epi32(1 << (CNCLIP_RESAMPLE_PRECISION_BITS - 1));
-  __m256i a = combine(first), b = combine(second);
   __m256i sum = _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20),
                                  _mm256_permute2x128_si256(a, b, 0x31));
   return _mm256_srai_epi32(_mm256_add_epi32(sum, half), CNCLIP_RESAMPLE_PRECISION_BITS);
@@ -64,8 +55,8 @@ static inline void store_pixel(uint8_t *output, int32_t pixel) {
   memcpy(output, &pixel, 4);
 }
 
-static inline void store_four(sums a, sums b, sums c, sums d, uint8_t *const outputs[ROWS],
-                              size_t at) {
+static inline void store_four(__m256i a, __m256i b, __m256i c, __m256i d,
+                              uint8_t *const outputs[ROWS], size_t at) {
   __m256i words = _mm256_packs_epi32(finish_two_rows(a, b), finish_two_rows(c, d));
   __m256i bytes = _mm256_packus_epi16(words, words);
   __m128i ac = _mm256_castsi256_si128(bytes), bd = _mm256_extracti128_si256(bytes, 1);
@@ -78,18 +69,18 @@ static inline void store_four(sums a, sums b, sums c, sums d, uint8_t *const out
 static void horizontal_four(const cnclip_resample_filter *filter, const uint8_t *const inputs[ROWS],
                             uint8_t *const outputs[ROWS]) {
   const uint8_t *in0 = inputs[0], *in1 = inputs[1], *in2 = inputs[2], *in3 = inputs[3];
-  const sums zero = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  const __m256i zero = _mm256_setzero_si256();
   for (int i = 0; i < filter->output_size; i++) {
     const int32_t *coefficients = filter->coefficients + (size_t)i * filter->capacity;
     size_t offset = (size_t)filter->first[i] * 4;
     size_t end = offset + (size_t)filter->count[i] * 4;
-    sums a = zero, b = zero, c = zero, d = zero;
+    __m256i a = zero, b = zero, c = zero, d = zero;
     for (; offset < end; offset += 16, coefficients += 4) {
       taps k = load_four_taps(coefficients);
-      add_products(&a, load_four_pixels(in0 + offset), k);
-      add_products(&b, load_four_pixels(in1 + offset), k);
-      add_products(&c, load_four_pixels(in2 + offset), k);
-      add_products(&d, load_four_pixels(in3 + offset), k);
+      a = add_products(a, load_four_pixels(in0 + offset), k);
+      b = add_products(b, load_four_pixels(in1 + offset), k);
+      c = add_products(c, load_four_pixels(in2 + offset), k);
+      d = add_products(d, load_four_pixels(in3 + offset), k);
     }
     store_four(a, b, c, d, outputs, (size_t)i * 4);
   }
@@ -127,28 +118,27 @@ static inline taps load_two_taps(const int32_t *coefficients) {
   return result;
 }
 
-static inline __m256i finish(sums s) {
-  return _mm256_srai_epi32(combine(s), CNCLIP_RESAMPLE_PRECISION_BITS);
+static inline __m256i finish(__m256i sum) {
+  return _mm256_srai_epi32(sum, CNCLIP_RESAMPLE_PRECISION_BITS);
 }
 
 /* 32 output bytes, those at `at`. With an odd count the last row is paired with itself: the
  * coefficient behind the window is zero. */
-static inline void vertical_block(const int32_t *coefficients, int count,
+static inline void vertical_block(const int32_t *coefficients, size_t count,
                                   const uint8_t *const *rows, size_t at, uint8_t *output) {
   const __m256i zero = _mm256_setzero_si256();
   const __m256i half = _mm256_set1_epi32(1 << (CNCLIP_RESAMPLE_PRECISION_BITS - 1));
-  const sums start = {half, zero};
-  sums s0 = start, s1 = start, s2 = start, s3 = start;
-  for (int j = 0; j < count; j += 2) {
+  __m256i s0 = half, s1 = half, s2 = half, s3 = half;
+  for (size_t j = 0; j < count; j += 2) {
     const uint8_t *next = rows[j + 1 < count ? j + 1 : j];
     taps k = load_two_taps(coefficients + j);
     __m256i a = _mm256_loadu_si256((const __m256i *)(rows[j] + at));
     __m256i b = _mm256_loadu_si256((const __m256i *)(next + at));
     __m256i lower = _mm256_unpacklo_epi8(a, b), upper = _mm256_unpackhi_epi8(a, b);
-    add_products(&s0, _mm256_unpacklo_epi8(lower, zero), k);
-    add_products(&s1, _mm256_unpackhi_epi8(lower, zero), k);
-    add_products(&s2, _mm256_unpacklo_epi8(upper, zero), k);
-    add_products(&s3, _mm256_unpackhi_epi8(upper, zero), k);
+    s0 = add_products(s0, _mm256_unpacklo_epi8(lower, zero), k);
+    s1 = add_products(s1, _mm256_unpackhi_epi8(lower, zero), k);
+    s2 = add_products(s2, _mm256_unpacklo_epi8(upper, zero), k);
+    s3 = add_products(s3, _mm256_unpackhi_epi8(upper, zero), k);
   }
   __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(finish(s0), finish(s1)),
                                       _mm256_packs_epi32(finish(s2), finish(s3)));
@@ -158,7 +148,7 @@ static inline void vertical_block(const int32_t *coefficients, int count,
 void cnclip_resample_vertical_u8_avx2(const cnclip_resample_filter *filter, int position,
                                       const uint8_t *const *rows, size_t bytes, uint8_t *output) {
   const int32_t *coefficients = filter->coefficients + (size_t)position * filter->capacity;
-  int count = filter->count[position];
+  size_t count = (size_t)filter->count[position];
   if (bytes < 32) {
     cnclip_resample_vertical_u8_serial(filter, position, rows, bytes, output);
     return;

@@ -6,14 +6,14 @@
 
 static int check_passed, check_failed;
 
-#define CHECK(condition)                                                \
-  do {                                                                  \
-    if (condition) {                                                    \
-      check_passed++;                                                   \
-    } else {                                                            \
-      check_failed++;                                                   \
-      printf("%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);    \
-    }                                                                   \
+#define CHECK(condition)                                             \
+  do {                                                               \
+    if (condition) {                                                 \
+      check_passed++;                                                \
+    } else {                                                         \
+      check_failed++;                                                \
+      printf("%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
+    }                                                                \
   } while (0)
 
 static int check_summary(const char *name) {
