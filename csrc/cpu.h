@@ -1,4 +1,4 @@
-/* What this processor can run, asked once.
+/* What this processor can run.
  *
  * Kernels exist once per instruction set; a kernel table (cnclip_image_kernels_get) is chosen by
  * the value that this module answers. CNCLIP_FORCE_ISA in the environment chooses a lower one. */

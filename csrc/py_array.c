@@ -33,15 +33,17 @@ PyObject *cnclip_new_int64_array(int dimensions, const Py_ssize_t *shape, int64_
   return array;
 }
 
-/* A new tuple of the items of a sequence that is not a str: ["a"] is meant where "a" would be read
- * as its characters. */
+/* A new tuple of a sequence's items. A str is refused: "ab" is hardly meant as the texts "a", "b".
+ */
 static PyObject *tuple_of(const cnclip_state *state, PyObject *sequence, const char *expected) {
-  if (PyUnicode_Check(sequence) || PyBytes_Check(sequence)) {
+  PyObject *tuple = NULL;
+  const int is_string = PyUnicode_Check(sequence) || PyBytes_Check(sequence);
+  if (!is_string) tuple = PySequence_Tuple(sequence);
+  if (is_string || (tuple == NULL && PyErr_ExceptionMatches(PyExc_TypeError))) {
     PyErr_Format(state->input_type_error, "expected a sequence of %s, got %.100s", expected,
                  Py_TYPE(sequence)->tp_name);
-    return NULL;
   }
-  return PySequence_Tuple(sequence);
+  return tuple;
 }
 
 int cnclip_borrow_texts(const cnclip_state *state, PyObject *sequence,
@@ -74,7 +76,8 @@ int cnclip_borrow_texts(const cnclip_state *state, PyObject *sequence,
 
 void cnclip_release_texts(cnclip_borrowed_texts *texts) {
   free(texts->texts);
-  Py_CLEAR(texts->tuple);
+  Py_XDECREF(texts->tuple);
+  *texts = (cnclip_borrowed_texts){0};
 }
 
 /* The Arrow C data interface's structs, https://arrow.apache.org/docs/format/CDataInterface.html.

@@ -1,5 +1,5 @@
 /* _core.Encoder: pictures and texts to embeddings. */
-#include "py_encoder.h"
+#include "py_types.h"
 
 #include <limits.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
 #include <stdio.h>
 
 #include "py_array.h"
-#include "py_encoder.h"
+#include "py_types.h"
 
 static PyObject *processor_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
   static char *names[] = {"resolution", "mean", "std", NULL};

@@ -2,7 +2,7 @@
 #include <limits.h>
 
 #include "py_array.h"
-#include "py_encoder.h"
+#include "py_types.h"
 
 static PyObject *tokenizer_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
   static char *names[] = {"vocabulary", NULL};

@@ -14,11 +14,16 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
-#ifndef _WIN32
 #include <unistd.h>
-#endif
+
+/* Of the OpenMP library that libtorch brings and the build links to; omp.h may be another's. */
+extern "C" {
+int omp_get_max_threads(void);
+void omp_set_num_threads(int count);
+}
 
 struct cnclip_torch_model {
   torch::jit::Module module;
@@ -32,10 +37,13 @@ struct cnclip_torch_model {
 
 namespace {
 
-/* Refuses to go on in a child of the process that first used libtorch: its OpenMP workers did not
- * survive the fork, and the first parallel loop would wait for them for ever. */
+/* The process that loaded this library. A child of it has no OpenMP workers, whoever started them,
+ * and the first parallel loop on a thread that had some would wait for them for ever. */
+const pid_t loaded_in = getpid();
+
+/* Refuses to go on in a child of the process that first used this library: a fork while another
+ * thread was in libtorch leaves its locks held, and nobody can tell. */
 cnclip_status check_not_forked(cnclip_error *error) {
-#ifndef _WIN32
   static std::atomic<pid_t> first_user{0};
   pid_t nobody = 0;
   const pid_t self = getpid();
@@ -45,12 +53,11 @@ cnclip_status check_not_forked(cnclip_error *error) {
                             "threads do not survive a fork; start workers with the 'spawn' or "
                             "'forkserver' method, or open the first pipeline after the fork");
   }
-#endif
   return CNCLIP_OK;
 }
 
-/* libtorch's messages end with a C++ or TorchScript stack; people want the sentence before it. */
-std::string first_paragraph(const char *what) {
+/* libtorch's messages come with a C++ or TorchScript stack; people want the sentence. */
+std::string without_stack(const char *what) {
   std::string text(what);
   /* An error raised inside TorchScript carries its sentence behind the stack. */
   const std::string marker = "RuntimeError: ";
@@ -63,6 +70,11 @@ std::string first_paragraph(const char *what) {
   return end == std::string::npos ? std::string("unknown error") : text.substr(0, end + 1);
 }
 
+/* How libtorch's CPU allocator words it; it throws no class of its own. */
+bool is_out_of_memory(const std::string &message) {
+  return message.find("DefaultCPUAllocator") != std::string::npos;
+}
+
 /* Runs `body`, which returns a status, and turns whatever it throws into `code`. */
 template <typename Body>
 cnclip_status guarded(cnclip_status code, const char *doing, cnclip_error *error, Body body) {
@@ -70,26 +82,41 @@ cnclip_status guarded(cnclip_status code, const char *doing, cnclip_error *error
     return body();
   } catch (const std::bad_alloc &) {
     return cnclip_error_memory(error, doing);
-  } catch (const c10::Error &caught) {
-    return cnclip_error_set(error, code, "%s: %s", doing,
-                            first_paragraph(caught.what_without_backtrace()).c_str());
+  } catch (const c10::OutOfMemoryError &) {
+    return cnclip_error_memory(error, doing);
   } catch (const std::exception &caught) {
-    return cnclip_error_set(error, code, "%s: %s", doing, first_paragraph(caught.what()).c_str());
+    const auto *from_torch = dynamic_cast<const c10::Error *>(&caught);
+    const std::string message =
+        without_stack(from_torch != nullptr ? from_torch->what_without_backtrace() : caught.what());
+    if (is_out_of_memory(message)) return cnclip_error_memory(error, doing);
+    return cnclip_error_set(error, code, "%s: %s", doing, message.c_str());
   } catch (...) {
     return cnclip_error_set(error, code, "%s: an exception of an unknown type", doing);
   }
 }
 
-/* libtorch's thread count is a setting of the process; a run sets its model's and puts back what
- * the caller, who may use torch itself, had. */
+/* `guarded`, on a thread that has never had OpenMP workers where this process is a fork. */
+template <typename Body>
+cnclip_status guarded_parallel(cnclip_status code, const char *doing, cnclip_error *error,
+                               Body body) {
+  if (getpid() == loaded_in) return guarded(code, doing, error, body);
+  return guarded(code, doing, error, [&]() -> cnclip_status {
+    cnclip_status status = CNCLIP_OK;
+    std::thread([&] { status = guarded(code, doing, error, body); }).join();
+    return status;
+  });
+}
+
+/* Sets how many threads this thread's parallel loops use, and puts back what it was. OpenMP's own
+ * setting is the thread's; at::set_num_threads would change what other threads start with. */
 class ThreadCount {
  public:
-  explicit ThreadCount(int wanted) : before_(at::get_num_threads()) {
-    if (wanted > 0 && wanted != before_) at::set_num_threads(wanted);
+  explicit ThreadCount(int wanted) {
+    at::get_num_threads(); /* makes libtorch give this thread its count now, not in the run */
+    before_ = omp_get_max_threads();
+    if (wanted > 0) omp_set_num_threads(wanted);
   }
-  ~ThreadCount() {
-    if (at::get_num_threads() != before_) at::set_num_threads(before_);
-  }
+  ~ThreadCount() { omp_set_num_threads(before_); }
   ThreadCount(const ThreadCount &) = delete;
   ThreadCount &operator=(const ThreadCount &) = delete;
 
@@ -116,13 +143,14 @@ cnclip_status run(cnclip_torch_model *model, const torch::jit::Method &method, a
                   size_t count, size_t width, float *embeddings, cnclip_error *error) {
   const cnclip_status status = check_not_forked(error);
   if (status != CNCLIP_OK) return status;
-  return guarded(CNCLIP_ERROR_MODEL, "running the model", error, [&]() -> cnclip_status {
+  return guarded_parallel(CNCLIP_ERROR_MODEL, "running the model", error, [&]() -> cnclip_status {
     const c10::InferenceMode inference;
     const ThreadCount threads(model->num_threads);
     std::vector<c10::IValue> stack{input.to(model->device)};
     const at::Tensor rows = method(std::move(stack)).toTensor().to(at::kCPU).contiguous();
     if (rows.scalar_type() != at::kFloat || rows.dim() != 2 ||
-        rows.size(0) != static_cast<int64_t>(count) || rows.size(1) != static_cast<int64_t>(width)) {
+        rows.size(0) != static_cast<int64_t>(count) ||
+        rows.size(1) != static_cast<int64_t>(width)) {
       return cnclip_error_set(error, CNCLIP_ERROR_MODEL,
                               "the model answered a tensor of another shape or type than float32 "
                               "[%zu, %zu]",
@@ -144,7 +172,11 @@ cnclip_status cnclip_torch_model_load(const char *path, const char *device, cons
 
   std::optional<c10::Device> where;
   status = guarded(CNCLIP_ERROR_DEVICE, "choosing the device", error, [&]() -> cnclip_status {
-    where.emplace(std::string(device));
+    try {
+      where.emplace(std::string(device));
+    } catch (const c10::Error &) { /* its message lists every device that torch has heard of */
+      return cnclip_error_set(error, CNCLIP_ERROR_DEVICE, "%s is not the name of a device", device);
+    }
     if (where->is_cuda() && where->index() >= cnclip_torch_cuda_count()) {
       return cnclip_error_set(error, CNCLIP_ERROR_DEVICE,
                               "no device %s: libtorch sees %d CUDA devices", device,
@@ -155,30 +187,30 @@ cnclip_status cnclip_torch_model_load(const char *path, const char *device, cons
   if (status != CNCLIP_OK) return status;
 
   cnclip_torch_model *model = nullptr;
-  status = guarded(CNCLIP_ERROR_ARCHIVE, "reading the TorchScript archive", error,
-                   [&]() -> cnclip_status {
-                     choose_executor_once();
-                     const int threads = num_threads > 0 ? num_threads : at::get_num_threads();
-                     model = new cnclip_torch_model(torch::jit::load(std::string(path), *where),
-                                                    *where, threads);
-                     model->module.eval();
-                     model->encode_image = find_method(model->module, "encode_image");
-                     model->encode_text = find_method(model->module, "encode_text");
-                     const char *missing = !model->encode_image ? "encode_image"
-                                           : !model->encode_text ? "encode_text"
-                                           : !find_method(model->module, "prepare") ? "prepare"
-                                                                                    : nullptr;
-                     if (missing == nullptr) return CNCLIP_OK;
-                     return cnclip_error_set(error, CNCLIP_ERROR_ARCHIVE,
-                                             "the TorchScript archive has no method %s", missing);
-                   });
+  status = guarded_parallel(
+      CNCLIP_ERROR_ARCHIVE, "reading the TorchScript archive", error, [&]() -> cnclip_status {
+        choose_executor_once();
+        model = new cnclip_torch_model(torch::jit::load(std::string(path), *where), *where,
+                                       num_threads);
+        model->module.eval();
+        model->encode_image = find_method(model->module, "encode_image");
+        model->encode_text = find_method(model->module, "encode_text");
+        const char *missing = !model->encode_image                     ? "encode_image"
+                              : !model->encode_text                    ? "encode_text"
+                              : !find_method(model->module, "prepare") ? "prepare"
+                                                                       : nullptr;
+        if (missing == nullptr) return CNCLIP_OK;
+        return cnclip_error_set(error, CNCLIP_ERROR_ARCHIVE,
+                                "the TorchScript archive has no method %s", missing);
+      });
   if (status == CNCLIP_OK) {
-    status = guarded(CNCLIP_ERROR_MODEL, "preparing the model", error, [&]() -> cnclip_status {
-      const c10::InferenceMode inference;
-      const ThreadCount threads(model->num_threads);
-      model->module.get_method("prepare")({std::string(precision)});
-      return CNCLIP_OK;
-    });
+    status =
+        guarded_parallel(CNCLIP_ERROR_MODEL, "preparing the model", error, [&]() -> cnclip_status {
+          const c10::InferenceMode inference;
+          const ThreadCount threads(model->num_threads);
+          model->module.get_method("prepare")({std::string(precision)});
+          return CNCLIP_OK;
+        });
   }
   if (status != CNCLIP_OK) {
     cnclip_torch_model_free(model);
@@ -219,7 +251,9 @@ cnclip_status cnclip_torch_model_encode_text(cnclip_torch_model *model, const in
   });
 }
 
-int cnclip_torch_model_num_threads(const cnclip_torch_model *model) { return model->num_threads; }
+int cnclip_torch_model_num_threads(const cnclip_torch_model *model) {
+  return model->num_threads > 0 ? model->num_threads : at::get_num_threads();
+}
 
 int cnclip_torch_cuda_count(void) {
   try {

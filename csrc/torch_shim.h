@@ -19,7 +19,7 @@ typedef struct cnclip_torch_model cnclip_torch_model;
 /* Loads the archive at `path` (UTF-8, or the file system's bytes) onto `device` ("cpu", "cuda:0"),
  * checks that it has the methods encode_image, encode_text and prepare, and calls
  * prepare(`precision`).
- * num_threads: for this model's runs; 0 takes what libtorch would use by itself.
+ * num_threads: for this model's runs; 0 takes what libtorch would use by itself, in each thread.
  * New object in *ret_model, freed with cnclip_torch_model_free.
  * CNCLIP_ERROR_ARCHIVE: unreadable, truncated, not TorchScript, or a method is missing.
  * CNCLIP_ERROR_DEVICE: no such device. CNCLIP_ERROR_MODEL: prepare failed. CNCLIP_ERROR_FORKED. */
@@ -42,7 +42,7 @@ cnclip_status cnclip_torch_model_encode_text(cnclip_torch_model *model, const in
                                              size_t count, size_t length, float *embeddings,
                                              size_t width, cnclip_error *error);
 
-/* The number of threads that a run of `model` uses. */
+/* The number of threads that a run of `model` on this thread uses. */
 int cnclip_torch_model_num_threads(const cnclip_torch_model *model);
 
 /* How many CUDA devices libtorch sees; 0 where it has no CUDA. */

@@ -1,6 +1,6 @@
-/* The objects behind the three types, for the encoder, which is made of the other two. */
-#ifndef CNCLIP_PY_ENCODER_H
-#define CNCLIP_PY_ENCODER_H
+/* The objects behind the three types: an encoder is made of the other two. */
+#ifndef CNCLIP_PY_TYPES_H
+#define CNCLIP_PY_TYPES_H
 
 #include "encoder.h"
 #include "py_state.h"
