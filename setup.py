@@ -18,6 +18,10 @@ CSRC = Path("csrc")
 DEVELOPMENT = os.environ.get("CNCLIP_DEVELOPMENT") == "1"
 SANITIZE = os.environ.get("CNCLIP_SANITIZE", "")
 
+# What CPython looks up; the rest stays inside, so that no other library's symbol of the same name,
+# nor a weak C++ one of libtorch's headers, is shared across the process.
+EXPORTED = "PyInit__core"
+
 WARNINGS = ["-Wall", "-Wextra"] + (["-Werror"] if DEVELOPMENT else [])
 COMMON_FLAGS = ["-O2", "-g1", "-fvisibility=hidden", "-ffp-contract=off", *WARNINGS]
 C_FLAGS = ["-std=c11", "-Wstrict-prototypes", "-Wshadow"]
@@ -40,6 +44,24 @@ def flags_of(source: str) -> list[str]:
         suffixes = [flags for suffix, flags in ISA_FLAGS.items() if path.stem.endswith(suffix)]
         flags += suffixes[0] if suffixes else ["-march=x86-64-v2"]
     return flags
+
+
+def link_flags(generated: Path) -> list[str]:
+    """Linker flags: torch's libraries by a relative path, one exported symbol."""
+    if sys.platform == "darwin":
+        return ["-Wl,-rpath,@loader_path/../torch/lib", f"-Wl,-exported_symbol,_{EXPORTED}"]
+    script = generated / "exports.map"
+    script.write_text(f"{{ global: {EXPORTED}; local: *; }};\n", encoding="ascii")
+    return ["-Wl,-rpath,$ORIGIN/../torch/lib", f"-Wl,--version-script={script}"]
+
+
+def openmp_library(directories: list[str]) -> str:
+    """The OpenMP library that torch brings: the shim sets its thread count, the process has one."""
+    for pattern in ("libgomp*.so*", "libomp*", "libiomp*"):
+        for directory in directories:
+            for library in sorted(Path(directory).glob(pattern)):
+                return str(library)
+    sys.exit(f"building cnclip: torch has no OpenMP library in {', '.join(directories)}")
 
 
 class BuildCore(build_ext):
@@ -70,8 +92,7 @@ class BuildCore(build_ext):
         ]
         ext.library_dirs = cpp_extension.library_paths()
         ext.libraries = ["torch_cpu", "c10"]
-        origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
-        ext.extra_link_args = [f"-Wl,-rpath,{origin}/../torch/lib"]
+        ext.extra_link_args = [*link_flags(generated), openmp_library(ext.library_dirs)]
         if SANITIZE:
             ext.extra_link_args.append(f"-fsanitize={SANITIZE}")
 
