@@ -38,7 +38,8 @@ def check_version(directory: Path) -> None:
     Raises:
         ImportError: another minor version; says what to install.
     """
-    text = (directory / "version.py").read_text(encoding="utf-8")
+    file = directory / "version.py"
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
     found = re.search(r"^__version__[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
     version = found.group(1) if found else "unknown"
     if version.split(".")[:2] != BUILT_FOR.split("."):
@@ -52,11 +53,17 @@ def load() -> None:
     """Load the libraries that `cnclip._core` links to.
 
     By path, so that those of the checked torch are taken whatever the dynamic linker would find.
+
+    Raises:
+        ImportError: torch is missing, of another minor version, or incomplete.
     """
     directory = torch_directory()
     check_version(directory)
     for name in ("libc10", "libtorch_cpu"):
-        ctypes.CDLL(str(directory / "lib" / (name + _SUFFIX)))
+        try:
+            ctypes.CDLL(str(directory / "lib" / (name + _SUFFIX)))
+        except OSError as error:
+            raise ImportError(f"the libraries of torch cannot be loaded: {error}") from error
 
 
 def load_cuda() -> bool:

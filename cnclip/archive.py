@@ -8,7 +8,12 @@ archives whose origin you trust. This file needs no torch.
 from __future__ import annotations
 
 import json
+import math
+import struct
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +24,21 @@ FORMAT_VERSION = 1
 METADATA = "cnclip.json"
 VOCABULARY = "vocab.txt"
 SUFFIX = ".cnclip.pt"
+# Pixels a side; the core's preprocessing takes no more.
+LARGEST_RESOLUTION = 4096
 
 # Bounds on what is read from a file that may be hostile; the published vocabulary has 110 kB.
 _LARGEST = {METADATA: 1 << 20, VOCABULARY: 64 << 20}
+# What zipfile raises for a damaged or hostile zip.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -51,15 +68,6 @@ class ArchiveInfo:
     metadata: dict[str, Any]
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a file looks like a zip with our metadata in it."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return _find(file, METADATA) is not None
-    except (zipfile.BadZipFile, OSError):
-        return False
-
-
 def read_archive(path: Path) -> ArchiveInfo:
     """Read an archive's metadata and vocabulary.
 
@@ -67,37 +75,64 @@ def read_archive(path: Path) -> ArchiveInfo:
         ArchiveError: truncated, not an archive of ours, or of another format version.
         OSError: the file cannot be read.
     """
-    try:
-        with zipfile.ZipFile(path) as file:
-            text, vocabulary = _extra(path, file, METADATA), _extra(path, file, VOCABULARY)
-    except zipfile.BadZipFile as error:
-        raise ArchiveError(
-            f"{path}: truncated, or not a TorchScript archive: {str(error) or 'no zip'}"
-        ) from error
+    with _opened(path) as file:
+        text, vocabulary = _extra(path, file, METADATA), _extra(path, file, VOCABULARY)
     try:
         metadata = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArchiveError(f"{path}: its {METADATA} is damaged: {error}") from error
     version = metadata.get("format") if isinstance(metadata, dict) else None
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise ArchiveError(
             f"{path}: archive format {version!r}, this cnclip reads format {FORMAT_VERSION}; "
             "convert the checkpoint again"
         )
     try:
-        return ArchiveInfo(
+        info = ArchiveInfo(
             path=path,
             embed_dim=_positive(metadata["embed_dim"]),
             resolution=_positive(metadata["image_resolution"]),
-            context_length=_positive(metadata["context_length"]),
-            temperature=float(metadata["temperature"]),
+            context_length=_positive(metadata["context_length"], at_least=2),
+            temperature=_finite(metadata["temperature"]),
             mean=_three(metadata["mean"]),
             std=_three(metadata["std"]),
             vocabulary=vocabulary,
             metadata=metadata,
         )
-    except (KeyError, TypeError, ValueError) as error:
+        _check_sizes(info)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ArchiveError(f"{path}: its {METADATA} is damaged: {error!r}") from error
+    return info
+
+
+def check_archive(path: Path) -> None:
+    """Compare everything in an archive with its checksums, which libtorch does not look at.
+
+    Raises:
+        ArchiveError: a part was damaged after the archive was written; names the part.
+        OSError: the file cannot be read.
+    """
+    with _opened(path) as file:
+        damaged = file.testzip()
+    if damaged is not None:
+        part = damaged.partition("/")[2]
+        raise ArchiveError(f"{path}: damaged: {part} is not what was written")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive as a zip; what its reading raises becomes an ArchiveError."""
+    if not path.is_file():
+        raise ArchiveError(f"{path}: expected a file or a model directory")
+    try:
+        with zipfile.ZipFile(path) as file:
+            yield file
+    except ArchiveError:
+        raise
+    except _ZIP_ERRORS as error:
+        raise ArchiveError(
+            f"{path}: truncated, damaged, or not a TorchScript archive: {str(error) or 'no zip'}"
+        ) from error
 
 
 def _find(file: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
@@ -113,18 +148,33 @@ def _extra(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
         raise ArchiveError(f"{path}: not an archive of cnclip: it holds no extra file {name}")
     if entry.file_size > _LARGEST[name]:
         raise ArchiveError(f"{path}: {name} claims {entry.file_size} bytes, too many to be true")
-    try:
-        return file.read(entry)
-    except (NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise ArchiveError(f"{path}: {name} cannot be read: {error}") from error
+    return file.read(entry)
 
 
-def _positive(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**24:
+def _check_sizes(info: ArchiveInfo) -> None:
+    """Compare what is said once for the core and once for the towers, and what has bounds."""
+    towers = info.metadata["architecture"]
+    if info.embed_dim != towers["embed_dim"] or info.resolution != towers["vision"]["resolution"]:
+        raise ValueError("sizes that are not its architecture's")
+    if info.context_length > towers["text"]["max_positions"]:
+        raise ValueError("a context_length beyond its positions")
+    if info.resolution > LARGEST_RESOLUTION or min(info.std) <= 0:
+        raise ValueError("image_resolution or std out of range")
+
+
+def _positive(value: Any, at_least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value < 2**24:
         raise ValueError(value)
     return value
 
 
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
 def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
+    red, green, blue = (_finite(value) for value in values)
     return red, green, blue

@@ -1,37 +1,55 @@
 """Keeps converted archives, so that a checkpoint is converted once.
 
 Archives lie under `$CNCLIP_CACHE` (default: the platform's user cache directory), named by the
-checkpoint's content. Beside them stand small records of which content a file had when it was last
-seen, so that opening a converted directory reads none of its gigabytes. This file needs no torch.
+checkpoint's content. Beside them stand small records of what was found when a file was last read
+as a whole, so that opening a converted directory again reads none of its gigabytes, and the archive
+no more than once. This file needs no torch.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import hashlib
+import logging
 import os
+import re
+import secrets
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from .archive import FORMAT_VERSION, SUFFIX, is_archive
+from .archive import FORMAT_VERSION, SUFFIX, check_archive, read_archive
+from .errors import ArchiveError
+
+logger = logging.getLogger("cnclip")
 
 _CHUNK = 1 << 20
-_DIGEST_LENGTH = 64
+# What file systems round times to, at worst.
+_CLOCK_TICK_SECONDS = 2.0
 
 
 def cache_directory() -> Path:
-    """Where archives are kept: `$CNCLIP_CACHE`, or the platform's user cache directory."""
-    chosen = os.environ.get("CNCLIP_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    """Where archives are kept: `$CNCLIP_CACHE`, or the platform's user cache directory.
+
+    Raises:
+        OSError: neither is known, as for a user without a home directory.
+    """
+    try:
+        chosen = os.environ.get("CNCLIP_CACHE")
+        if chosen:
+            return Path(chosen).expanduser()
+        if sys.platform == "win32":
+            base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = str(Path.home() / "Library" / "Caches")
+        else:
+            base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    except RuntimeError as error:
+        raise OSError(f"{error}; set CNCLIP_CACHE to a directory") from error
     return Path(base) / "cnclip"
 
 
@@ -39,46 +57,77 @@ def digest_of(files: list[Path]) -> str:
     """SHA-256 over the names and contents of files, remembered by their identity on disk.
 
     Raises:
-        OSError: a file cannot be read, or the cache directory not be written.
+        OSError: a file cannot be read.
     """
-    return hash_files(files, _remembered_hash)
-
-
-def hash_files(files: list[Path], hash_file: Callable[[Path], str] | None = None) -> str:
-    """SHA-256 over the names and contents of files, read now unless `hash_file` knows better."""
     total = hashlib.sha256()
     for file in files:
-        total.update(f"{file.name}\0{(hash_file or _hash)(file)}\n".encode())
+        total.update(f"{file.name}\0{_remembered(file, 'sha256', _hash)}\n".encode())
     return total.hexdigest()
 
 
+def check_once(archive: Path) -> None:
+    """Compare an archive with its checksums, unless that was done since it was last written.
+
+    Raises:
+        ArchiveError: a part was damaged after the archive was written; names the part.
+        OSError: the file cannot be read.
+    """
+
+    def check(path: Path) -> str:
+        check_archive(path)
+        return "intact"
+
+    _remembered(archive, "checked", check)
+
+
 def cached_archive(name: str, digest: str, convert: Callable[[Path], None]) -> Path:
-    """The archive of a checkpoint's content, made by `convert` if it is not there.
+    """The archive of a checkpoint's content, made by `convert` if it is not there undamaged.
 
     Args:
         name: Begins the file's name, for people who look into the directory.
         digest: Of the checkpoint's content.
         convert: Writes the archive to the path that it is given.
 
-    Raises:
-        OSError: the cache directory cannot be written.
-
-    Safe when several processes do it at once: each writes a file of its own and renames it.
+    Safe when several processes do it at once: each writes a file of its own and renames it. Where
+    the cache directory cannot be used, the archive is written to a temporary one, which goes when
+    the process ends, and the log says so.
     """
-    directory = _private_directory("archives")
-    archive = directory / f"{name}-{digest[:32]}-v{FORMAT_VERSION}{SUFFIX}"
-    if not is_archive(archive):
-        with replaced_atomically(archive) as temporary:
-            convert(temporary)
+    # Short, and of characters that every file system and libtorch take.
+    safe_name = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:80]
+    file_name = f"{safe_name}-{digest[:32]}-v{FORMAT_VERSION}{SUFFIX}"
+    try:
+        archive = _private_directory("archives") / file_name
+        if not _is_intact(archive):
+            with replaced_atomically(archive) as temporary:
+                convert(temporary)
+    except OSError as error:
+        logger.warning("the cache directory cannot be used: %s", error)
+        directory = tempfile.mkdtemp(prefix="cnclip-")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        archive = Path(directory) / file_name
+        convert(archive)
     return archive
 
 
-@contextmanager
-def replaced_atomically(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends without an exception."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+def _is_intact(archive: Path) -> bool:
+    try:
+        read_archive(archive)
+        check_once(archive)
+    except (ArchiveError, FileNotFoundError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def replaced_atomically(path: Path, mode: int = 0o600) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends without an exception.
+
+    Args:
+        path: Where the file is to be.
+        mode: Its permissions, less those that the process's umask takes away.
+    """
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     try:
         yield temporary
         temporary.replace(path)
@@ -95,17 +144,22 @@ def _private_directory(name: str) -> Path:
     return directory
 
 
-def _remembered_hash(file: Path) -> str:
+def _remembered(file: Path, question: str, answer: Callable[[Path], str]) -> str:
+    """`answer(file)`, or what it was when the same file was last asked about."""
     identity = _identity(file)
-    record = _private_directory("digests") / identity
-    remembered = record.read_text(encoding="ascii") if record.exists() else ""
-    if len(remembered) == _DIGEST_LENGTH:
-        return remembered
-    digest = _hash(file)
-    if _identity(file) == identity:
-        with replaced_atomically(record) as temporary:
-            temporary.write_text(digest, encoding="ascii")
-    return digest
+    record = None
+    # Without a place for records, the answer is found anew each time.
+    with contextlib.suppress(OSError):
+        record = _private_directory("records") / f"{question}-{identity}"
+        if known := record.read_text(encoding="ascii", errors="replace"):
+            return known
+    found = answer(file)
+    # A file just written may be written again within the same tick of its file system's clock.
+    settled = time.time() - file.stat().st_ctime > _CLOCK_TICK_SECONDS
+    if record is not None and settled and _identity(file) == identity:
+        with contextlib.suppress(OSError), replaced_atomically(record) as temporary:
+            temporary.write_text(found, encoding="ascii")
+    return found
 
 
 def _identity(file: Path) -> str:

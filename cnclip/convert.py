@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import json
 import logging
-import shutil
-import tempfile
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import cache
-from .archive import FORMAT_VERSION, METADATA, SUFFIX, VOCABULARY, ArchiveInfo, read_archive
+from .archive import (
+    FORMAT_VERSION,
+    METADATA,
+    VOCABULARY,
+    ArchiveInfo,
+    read_archive,
+)
 from .checkpoints.files import checkpoint_files
-from .errors import CheckpointError, ModelNotFoundError
+from .errors import CheckpointError, InputTypeError, ModelNotFoundError
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -44,8 +48,15 @@ def find_model(name: str | Path) -> Path:
     """
     if str(name) in SHIPPED_MODELS:
         return SHIPPED_MODELS[str(name)]
-    path = Path(name).expanduser()
-    if not path.exists():
+    if not isinstance(name, str | os.PathLike):
+        raise InputTypeError(f"model: expected a name or path, got {type(name).__name__}")
+    path = Path(name)
+    try:
+        path = path.expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError):  # a name too long, or of a user who does not exist
+        exists = False
+    if not exists:
         raise ModelNotFoundError(
             f"no model {str(name)!r}: neither an existing path nor one of the shipped models "
             f"({', '.join(SHIPPED_MODELS)}); download the model's directory and give its path"
@@ -66,19 +77,14 @@ def open_archive(name: str | Path) -> ArchiveInfo:
     """
     path = find_model(name)
     if not path.is_dir():
-        return read_archive(path)
+        info = read_archive(path)
+        cache.check_once(path)
+        return info
     source = path.resolve()
-    files = checkpoint_files(source)
-    try:
-        digest = cache.digest_of(files)
-        archive = cache.cached_archive(
-            source.name, digest, lambda out: _convert(source, out, digest)
-        )
-    except OSError as error:
-        logger.warning("the cache %s cannot be used (%s)", cache.cache_directory(), error)
-        archive = _temporary_directory() / (source.name + SUFFIX)
-        _convert(source, archive, None)
-    return read_archive(archive)
+    digest = _digest_of(source)
+    return read_archive(
+        cache.cached_archive(source.name, digest, lambda out: _write_archive(source, out, digest))
+    )
 
 
 def convert(source: str | Path, output: str | Path) -> ArchiveInfo:
@@ -96,32 +102,32 @@ def convert(source: str | Path, output: str | Path) -> ArchiveInfo:
     path, target = find_model(source), Path(output)
     if not path.is_dir():
         raise CheckpointError(f"{path}: expected a model directory, found a file")
-    with cache.replaced_atomically(target) as temporary:
-        _convert(path.resolve(), temporary, None)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target}: there is no directory {target.parent}")
+    with cache.replaced_atomically(target, mode=0o666) as temporary:
+        _write_archive(path.resolve(), temporary, _digest_of(path))
     return read_archive(target)
 
 
-def _temporary_directory() -> Path:
-    """A directory that goes when the process ends."""
-    directory = tempfile.mkdtemp(prefix="cnclip-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return Path(directory)
+def _digest_of(source: Path) -> str:
+    """The digest of a checkpoint's content."""
+    files = checkpoint_files(source)
+    try:
+        return cache.digest_of(files)
+    except OSError as error:
+        raise CheckpointError(f"{source}: cannot be read: {error}") from error
 
 
-def _convert(source: Path, output: Path, digest: str | None) -> None:
+def _write_archive(source: Path, output: Path, digest: str) -> None:
     """Write the archive of a ModelScope directory to `output`."""
     from .checkpoints.modelscope import read_modelscope
 
-    logger.info("converting %s, once", source)
+    logger.info("converting %s", source)
     checkpoint = read_modelscope(source)
     model = _build(checkpoint, source)
-    metadata = _metadata(checkpoint, model)
-    metadata["source"] = {
-        "format": checkpoint.format,
-        "name": source.name,
-        "digest": digest or cache.hash_files(checkpoint_files(source)),
-    }
-    _save(model, output, metadata, checkpoint.vocabulary)
+    metadata = _metadata(checkpoint, model, source)
+    metadata["source"] = {"format": checkpoint.format, "name": source.name, "digest": digest}
+    output.write_bytes(_serialize(model, metadata, checkpoint.vocabulary))
 
 
 def _build(checkpoint: Checkpoint, source: Path) -> ChineseClip:
@@ -159,8 +165,8 @@ def _check_weights(
         expected, found = tuple(wanted[name].shape), tuple(weights[name].shape)
         if expected != found:
             problems.append(f"{name} of shape {list(found)}, expected {list(expected)}")
-        elif not weights[name].is_floating_point():
-            problems.append(f"{name} of type {weights[name].dtype}, expected floats")
+        elif not _is_dense_float(weights[name]):
+            problems.append(f"{name} of type {weights[name].dtype}, expected dense floats")
         else:
             half = weights[name].dtype == torch.float16
             checked[name] = weights[name] if half else weights[name].float()
@@ -172,7 +178,17 @@ def _check_weights(
     return checked
 
 
-def _metadata(checkpoint: Checkpoint, model: ChineseClip) -> dict[str, Any]:
+def _is_dense_float(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return (
+        tensor.is_floating_point()
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+    )
+
+
+def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[str, Any]:
     import torch
 
     from . import _core
@@ -181,8 +197,8 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip) -> dict[str, Any]:
     tokenizer = _core.Tokenizer(checkpoint.vocabulary)
     if tokenizer.largest_id >= config.text.vocab_size:
         raise CheckpointError(
-            f"the vocabulary has ids up to {tokenizer.largest_id}, the word embedding only "
-            f"{config.text.vocab_size} rows"
+            f"{source}: the vocabulary has ids up to {tokenizer.largest_id}, the word embedding "
+            f"only {config.text.vocab_size} rows"
         )
     stored = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
     return {
@@ -201,12 +217,13 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip) -> dict[str, Any]:
     }
 
 
-def _save(model: ChineseClip, output: Path, metadata: dict[str, Any], vocabulary: bytes) -> None:
+def _serialize(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes) -> bytes:
+    """The archive's content. libtorch does not write the file: it ends the process if it cannot."""
     import torch
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
-        torch.jit.script(model).save(  # type: ignore[no-untyped-call]
-            str(output),
-            _extra_files={METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary},
+        buffer: bytes = torch.jit.script(model).save_to_buffer(
+            _extra_files={METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}
         )
+    return buffer

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from .. import _core
+from ..archive import LARGEST_RESOLUTION
 from ..errors import CheckpointError
 from ..modeling import ClipConfig, TextConfig, VisionConfig
 from ..modeling.config import ACTIVATIONS
@@ -26,6 +27,9 @@ from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY, WEIGHTS, checkpoint_f
 PREFIXES = ("module.", "clip_model.")
 # Chinese-CLIP takes the hidden state of [CLS] and never uses BERT's pooler.
 UNUSED_PREFIX = "bert.pooler."
+# Far above any published model; what is larger is damage, and would take hours or all memory.
+LARGEST_SIZE = 1 << 24
+MOST_LAYERS = 1000
 
 
 def read_modelscope(directory: Path) -> Checkpoint:
@@ -54,7 +58,7 @@ class _Values:
         self.path = path
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: {error}") from error
         if not isinstance(values, dict):
             raise CheckpointError(f"{path}: expected a JSON object")
@@ -64,11 +68,11 @@ class _Values:
         found = repr(self.values[key]) if key in self.values else "nothing"
         return CheckpointError(f"{self.path}: {key}: expected {expected}, found {found:.100}")
 
-    def size(self, key: str, default: int | None = None) -> int:
+    def size(self, key: str, default: int | None = None, *, at_most: int = LARGEST_SIZE) -> int:
         """A positive integer."""
         value = self.values.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**24:
-            raise self.error(key, "a positive integer")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= at_most:
+            raise self.error(key, f"an integer from 1 to {at_most}")
         return value
 
 
@@ -81,28 +85,32 @@ def _read_config(directory: Path, pad_id: int) -> ClipConfig:
         text=_read_text(text),
         pad_id=pad_id,
     )
-    if config.vision.feature_width % config.vision.head_width:
-        raise vision.error("vision_head_width", f"a divisor of {config.vision.feature_width}")
+    width, heads = config.vision.feature_width, config.vision.heads
+    if heads < 1 or width % heads:
+        raise vision.error("vision_head_width", f"one that divides {width} columns among heads")
     if config.text.width % config.text.heads:
         raise text.error("text_num_attention_heads", f"a divisor of {config.text.width}")
     return config
 
 
 def _read_vision(values: _Values) -> VisionConfig:
-    resolution, width = values.size("image_resolution"), values.size("vision_width")
+    resolution = values.size("image_resolution", at_most=LARGEST_RESOLUTION)
+    width = values.size("vision_width")
     head_width = values.size("vision_head_width", 64)
     layers = values.values.get("vision_layers")
     if isinstance(layers, list):
-        if len(layers) != 4 or not all(type(n) is int and 1 <= n < 1000 for n in layers):
+        if len(layers) != 4 or not all(type(n) is int and 1 <= n <= MOST_LAYERS for n in layers):
             raise values.error("vision_layers", "an integer or four of them")
-        if resolution % 32:
-            raise values.error("image_resolution", "a multiple of 32, for a ResNet")
+        # The stem's first convolution rounds its half up, four poolings round theirs down.
+        if (resolution + 1) // 2 // 16 != resolution // 32:
+            raise values.error("image_resolution", "one that a ResNet halves five times")
         stages = (layers[0], layers[1], layers[2], layers[3])
         return VisionConfig(resolution, stages, width, None, head_width)
     patch_size = values.size("vision_patch_size")
     if patch_size > resolution:
         raise values.error("vision_patch_size", f"at most image_resolution {resolution}")
-    return VisionConfig(resolution, values.size("vision_layers"), width, patch_size, head_width)
+    depth = values.size("vision_layers", at_most=MOST_LAYERS)
+    return VisionConfig(resolution, depth, width, patch_size, head_width)
 
 
 def _read_text(values: _Values) -> TextConfig:
@@ -112,7 +120,7 @@ def _read_text(values: _Values) -> TextConfig:
     return TextConfig(
         vocab_size=values.size("vocab_size"),
         width=values.size("text_hidden_size"),
-        layers=values.size("text_num_hidden_layers"),
+        layers=values.size("text_num_hidden_layers", at_most=MOST_LAYERS),
         heads=values.size("text_num_attention_heads"),
         intermediate_width=values.size("text_intermediate_size"),
         max_positions=values.size("text_max_position_embeddings"),
@@ -131,12 +139,16 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: not read: it is damaged, or holds Python objects other than tensors, which "
             f"could run code ({_first_line(error)})"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises whatever a damaged file leads it to
         raise CheckpointError(f"{path}: damaged: {_first_line(error)}") from error
 
     weights = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{path}: expected a dict of tensors")
+    if not all(isinstance(name, str) for name in weights):
+        raise CheckpointError(f"{path}: expected tensors by their names")
     for prefix in PREFIXES:
         if str(next(iter(weights))).startswith(prefix):
             weights = {str(name).removeprefix(prefix): value for name, value in weights.items()}

@@ -1,12 +1,12 @@
 """The command line: `cnclip COMMAND`. One file a command, with SUMMARY, `configure` and `run`.
 
-The uppermost room: may import everything. What a command alone needs is imported in its `run`, so
-that the others start without it.
+The uppermost room: may import everything.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -36,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         module.configure(command)
     parsed = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A name that the terminal's encoding lacks is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         status: int = COMMANDS[parsed.command].run(parsed)

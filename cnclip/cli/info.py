@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the metadata, a line each. Reads no weights and runs nothing of the archive."""
+    """Print the metadata, a line each. Runs nothing of the archive."""
     path = find_model(arguments.archive)
     info = open_archive(path) if path.is_dir() else read_archive(path)
     if arguments.json:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from .. import _core, _libtorch
 from ..convert import open_archive
-from ..errors import InvalidInputError
+from ..errors import DeviceError, InputTypeError, InvalidInputError
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..utils.constant import Tasks
 from .embedding import EmbeddingModel, MultiModalEmbeddingPipeline
@@ -19,7 +19,9 @@ logger = logging.getLogger("cnclip")
 
 _TASKS = (Tasks.multi_modal_embedding, Tasks.image_text_retrieval)
 _PRECISIONS = ("fp32",)
-_CUDA = re.compile(r"(?:cuda|gpu)(?::(\d{1,3}))?")
+# OpenMP starts as many as it is told, and ends the process when the system refuses one.
+MOST_THREADS = 1024
+_GPU = re.compile(r"(cuda|gpu)(?::(\d{1,3}))?")
 
 
 def pipeline(
@@ -30,6 +32,7 @@ def pipeline(
     precision: str = "fp32",
     num_threads: int | None = None,
     return_tensors: Literal["np", "pt"] = "np",
+    model_revision: str | None = None,
 ) -> MultiModalEmbeddingPipeline:
     """Open a model for embedding, as `modelscope.pipelines.pipeline` does.
 
@@ -40,16 +43,18 @@ def pipeline(
             and imports torch; the archive is kept under `$CNCLIP_CACHE`.
             An archive holds code that runs when it is opened: open only those you trust.
         device: `'gpu'` takes a GPU if there is one, else the CPU, and says so in the log;
-            `'cuda:N'` takes that GPU or fails; `'cpu'`.
+            `'gpu:N'` is the same for that GPU; `'cuda:N'` takes that GPU or fails; `'cpu'`.
         precision: `'fp32'`, ModelScope's numbers.
         num_threads: Of the CPU, for each call; by default libtorch's choice, one a core.
         return_tensors: `'np'` for NumPy arrays, `'pt'` for torch tensors that share their memory.
+        model_revision: Taken because programs written for ModelScope give it. It chooses among a
+            hub's revisions of a model; what lies on disk has one.
 
     Raises:
         ModelNotFoundError: there is no such model.
         CheckpointError, ArchiveError: the model is damaged or of another kind.
         DeviceError: the GPU asked for does not exist.
-        InvalidInputError: another argument is not one of those above.
+        InvalidInputError, InputTypeError: another argument is not one of those above.
     """
     if task not in _TASKS:
         raise InvalidInputError(f"task: expected one of {', '.join(_TASKS)}, got {task!r}")
@@ -63,8 +68,7 @@ def pipeline(
         )
     if return_tensors not in ("np", "pt"):
         raise InvalidInputError(f"return_tensors: expected 'np' or 'pt', got {return_tensors!r}")
-    if num_threads is not None and (isinstance(num_threads, bool) or num_threads < 1):
-        raise InvalidInputError(f"num_threads: expected 1 or more, or None, got {num_threads!r}")
+    _check_num_threads(num_threads)
     where = choose_device(device)
     info = open_archive(model)
     preprocessor = CLIPPreprocessor(info)
@@ -83,19 +87,40 @@ def pipeline(
     )
 
 
+def _check_num_threads(num_threads: int | None) -> None:
+    if num_threads is None:
+        return
+    if not isinstance(num_threads, int) or isinstance(num_threads, bool):
+        raise InputTypeError(f"num_threads: expected int, got {type(num_threads).__name__}")
+    if not 1 <= num_threads <= MOST_THREADS:
+        raise InvalidInputError(
+            f"num_threads: expected 1 to {MOST_THREADS}, or None, got {num_threads}"
+        )
+
+
 def choose_device(device: str) -> str:
-    """The device that a `device` argument means here: `'cpu'` or `'cuda:N'`."""
+    """The device that a `device` argument means here: `'cpu'` or `'cuda:N'`.
+
+    Raises:
+        DeviceError: `'cuda:N'`, and there is no such GPU.
+        InvalidInputError: not the name of a device.
+    """
     if device == "cpu":
         return "cpu"
-    match = _CUDA.fullmatch(device) if isinstance(device, str) else None
+    match = _GPU.fullmatch(device) if isinstance(device, str) else None
     if match is None:
         raise InvalidInputError(f"device: expected 'cpu', 'gpu' or 'cuda:N', got {device!r}")
     available = _core.cuda_count() if _libtorch.load_cuda() else 0
-    if match.group(1) is not None or device == "cuda":
-        return f"cuda:{int(match.group(1) or 0)}"
-    if available == 0:
-        logger.warning("device 'gpu': no GPU that torch can use here, the CPU is taken")
-        return "cpu"
-    # One process a GPU is how launchers start them; ModelScope reads the same variable.
-    rank = os.environ.get("LOCAL_RANK", "0")
-    return f"cuda:{int(rank) if rank.isdecimal() else 0}"
+    kind, number = match.groups()
+    if number is None and kind == "gpu":
+        # One process a GPU is how launchers start them; ModelScope reads the same variable.
+        rank = os.environ.get("LOCAL_RANK", "0")
+        number = rank if rank.isdecimal() else "0"
+    index = int(number or 0)
+    if index < available:
+        return f"cuda:{index}"
+    found = f"torch finds {available} GPUs here"
+    if kind == "cuda":
+        raise DeviceError(f"no device {device!r}: {found}")
+    logger.warning("device %r: %s, the CPU is taken", device, found)
+    return "cpu"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -46,7 +48,7 @@ class EmbeddingModel:
     @property
     def temperature(self) -> Any:
         """What similarities are divided by before a softmax: 0-d float32, array or tensor."""
-        return _convert(np.array(self.info.temperature, np.float32), self._return_tensors)
+        return _as_returned(np.array(self.info.temperature, np.float32), self._return_tensors)
 
 
 class MultiModalEmbeddingPipeline:
@@ -79,7 +81,7 @@ class MultiModalEmbeddingPipeline:
             {'img': float32 [n, 3, r, r], 'text': int64 [n, 52]}, the keys that were given.
         """
         arrays = self.preprocessor(input)
-        return {key: _convert(array, self._return_tensors) for key, array in arrays.items()}
+        return {key: _as_returned(array, self._return_tensors) for key, array in arrays.items()}
 
     def forward(self, input: Mapping[str, Any], batch_size: int | None = None) -> dict[str, Any]:
         """Embed pictures, texts, or both.
@@ -133,7 +135,11 @@ class MultiModalEmbeddingPipeline:
             return self.forward(input, batch_size)
         _check_batch_size(batch_size)
         parts = [_split_numbered(index, item) for index, item in enumerate(input)]
-        images = self._embed_images([i for some, _ in parts for i in some or ()], batch_size)
+        images = self._embed_images(
+            [i for some, _ in parts for i in some or ()],
+            batch_size,
+            _names_in([len(some or ()) for some, _ in parts]),
+        )
         texts = self._embed_texts([t for _, some in parts for t in some or ()], batch_size)
         answers = []
         image_row = text_row = 0
@@ -150,25 +156,30 @@ class MultiModalEmbeddingPipeline:
         return answers
 
     def _embed_images(
-        self, images: list[ImageInput], batch_size: int | None
+        self,
+        images: list[ImageInput],
+        batch_size: int | None,
+        name_of: Callable[[int], str] = "img[{}]".format,
     ) -> NDArray[np.float32]:
-        size = batch_size or IMAGE_BATCH
+        size = min(batch_size or IMAGE_BATCH, len(images) or 1)
         rows = np.empty((len(images), self.model.info.embed_dim), np.float32)
         # Pictures are opened a batch at a time: a list of paths may be longer than memory.
         for start in range(0, len(images), size):
-            batch = list(self.preprocessor.open_images(images, start, start + size))
+            batch = list(self.preprocessor.open_images(images, start, start + size, name_of))
             rows[start : start + len(batch)] = self.model.encoder.encode_images(batch, size)
         return rows
 
     def _embed_texts(self, texts: list[str], batch_size: int | None) -> NDArray[np.float32]:
-        return self.model.encoder.encode_texts(texts, batch_size or TEXT_BATCH)
+        return self.model.encoder.encode_texts(
+            texts, min(batch_size or TEXT_BATCH, len(texts) or 1)
+        )
 
     def _answer(
         self, images: NDArray[np.float32] | None, texts: NDArray[np.float32] | None
     ) -> dict[str, Any]:
         return {
-            OutputKeys.IMG_EMBEDDING: _convert(images, self._return_tensors),
-            OutputKeys.TEXT_EMBEDDING: _convert(texts, self._return_tensors),
+            OutputKeys.IMG_EMBEDDING: _as_returned(images, self._return_tensors),
+            OutputKeys.TEXT_EMBEDDING: _as_returned(texts, self._return_tensors),
         }
 
 
@@ -181,6 +192,17 @@ def _split_numbered(
         raise type(error)(f"input[{index}]: {error}") from error
 
 
+def _names_in(counts: list[int]) -> Callable[[int], str]:
+    """Names pictures by their dict and their place in it; `counts` of them stand in each dict."""
+    ends = list(itertools.accumulate(counts))
+
+    def name_of(row: int) -> str:
+        index = bisect_right(ends, row)
+        return f"input[{index}]: img[{row - ends[index] + counts[index]}]"
+
+    return name_of
+
+
 def _check_batch_size(batch_size: int | None) -> None:
     if batch_size is None:
         return
@@ -190,7 +212,7 @@ def _check_batch_size(batch_size: int | None) -> None:
         raise InvalidInputError(f"batch_size: expected 1 or more, got {batch_size}")
 
 
-def _convert(
+def _as_returned(
     array: NDArray[Any] | None, return_tensors: Literal["np", "pt"]
 ) -> NDArray[Any] | torch.Tensor | None:
     if array is None or return_tensors == "np":

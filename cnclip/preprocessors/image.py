@@ -5,16 +5,14 @@ from __future__ import annotations
 import io
 import os
 import re
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import IO, TypeAlias
 
 from PIL import Image, ImageOps
 
 from ..errors import ImageError, ImageNotFoundError, InputTypeError
+from .download import download
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 
@@ -22,7 +20,6 @@ TIMEOUT_SECONDS = 10.0
 MAX_DOWNLOAD_BYTES = 64 << 20
 
 _URL = re.compile(r"(https?|file|data):", re.IGNORECASE)
-_CHUNK = 1 << 16
 
 
 def load_image(
@@ -48,15 +45,17 @@ def load_image(
         InputTypeError: the source is none of the above; also a TypeError.
     """
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(source), f"{len(source)} bytes")
+        content = bytes(source)
+        return _decode(io.BytesIO(content), f"{len(content)} bytes")
     if not isinstance(source, str | os.PathLike):
         raise InputTypeError(f"expected a path, URL or bytes, got {type(source).__name__}")
-    name = os.fspath(source)
-    if isinstance(source, str) and (scheme := _URL.match(source)):
-        if scheme.group(1).lower() != "file":
-            return _decode(io.BytesIO(_fetch(source, timeout, max_bytes)), _shorten(source))
-        name = urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
+    name = os.fsdecode(source)
+    scheme = _URL.match(source) if isinstance(source, str) else None
+    if scheme is not None and scheme.group(1).lower() != "file":
+        return _decode(io.BytesIO(_fetch(name, timeout, max_bytes)), _shorten(name))
     try:
+        if scheme is not None:
+            name = os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(name).path))
         with Path(name).open("rb") as file:
             return _decode(file, name)
     except FileNotFoundError as error:
@@ -64,7 +63,8 @@ def load_image(
     except ImageError:
         raise
     except (OSError, ValueError) as error:
-        raise ImageError(f"{_shorten(name)}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{_shorten(name)}: {reason}") from error
 
 
 def _decode(file: IO[bytes], name: str) -> Image.Image:
@@ -78,24 +78,10 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
 
 
 def _fetch(url: str, timeout: float, max_bytes: int) -> bytes:
-    deadline = time.monotonic() + timeout
-    content = bytearray()
-    request = urllib.request.Request(url, headers={"User-Agent": "cnclip"})
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            # read1 answers what has come, so that a server that drips bytes meets the deadline.
-            while chunk := response.read1(_CHUNK):
-                content += chunk
-                if len(content) > max_bytes:
-                    raise ImageError(f"{_shorten(url)}: larger than {max_bytes} bytes")
-                if time.monotonic() > deadline:
-                    raise ImageError(f"{_shorten(url)}: not there after {timeout:g} seconds")
-    except ImageError:
-        raise
-    except Exception as error:  # urllib, http.client, ssl and binascii each have their own
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise ImageError(f"{_shorten(url)}: cannot be fetched: {reason}") from error
-    return bytes(content)
+        return download(url, timeout, max_bytes)
+    except OSError as error:
+        raise ImageError(f"{_shorten(url)}: cannot be fetched: {error}") from error
 
 
 def _shorten(name: str) -> str:

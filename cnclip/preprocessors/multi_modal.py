@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -31,6 +31,8 @@ _IMAGE_TYPES = (
 )
 # Pictures in one go: those that are not yet arrays are held open in memory.
 _AT_ONCE = 16
+# Of an array: what the core counts pixels with.
+LARGEST_SIDE = 2**31 - 1
 
 
 class CLIPPreprocessor:
@@ -111,19 +113,30 @@ class CLIPPreprocessor:
             tensors[start : start + len(some)] = self.image_processor.process(some)
         return tensors
 
-    def open_images(self, images: list[ImageInput], start: int, stop: int) -> Iterator[Pixels]:
+    def open_images(
+        self,
+        images: list[ImageInput],
+        start: int,
+        stop: int,
+        name_of: Callable[[int], str] = "img[{}]".format,
+    ) -> Iterator[Pixels]:
         """Pictures of mode RGB, or arrays, for the items from `start` to before `stop`.
 
         What is not RGB is resized here, by Pillow, before it becomes RGB: the order of ModelScope,
-        whose numbers for palettes, transparency and 16 bits depend on it.
+        whose numbers for palettes, transparency and 16 bits depend on it. Messages name an item as
+        `name_of` its index does.
         """
         for index in range(start, min(stop, len(images))):
             try:
                 yield _to_rgb(_open(images[index]), self.image_resolution)
             except CnclipError as error:
-                raise type(error)(f"img[{index}]: {error}") from error
-            except (OSError, ValueError, SyntaxError) as error:
-                raise ImageError(f"img[{index}]: cannot be read as a picture: {error}") from error
+                raise type(error)(f"{name_of(index)}: {error}") from error
+            except MemoryError:
+                raise
+            except Exception as error:  # Pillow's plugins raise whatever a damaged file leads to
+                raise ImageError(
+                    f"{name_of(index)}: cannot be read as a picture: {error}"
+                ) from error
 
 
 def split_input(input: Mapping[str, Any]) -> tuple[list[ImageInput] | None, list[str] | None]:
@@ -158,10 +171,11 @@ def _list_of(value: Any, key: str, types: Any) -> list[Any] | None:
         raise InputTypeError(
             f"{key}: expected {expected}, or a list of them, got {type(value).__name__}"
         )
-    for index, item in enumerate(value):
+    items = list(value)  # our own: another thread may change the caller's
+    for index, item in enumerate(items):
         if not isinstance(item, types):
             raise InputTypeError(f"{key}[{index}]: expected {expected}, got {type(item).__name__}")
-    return list(value)
+    return items
 
 
 def _open(item: ImageInput) -> Pixels:
@@ -176,8 +190,10 @@ def _to_rgb(image: Pixels, resolution: int) -> Pixels:
             raise InvalidInputError(
                 f"expected a uint8 array [height, width, 3], got {image.dtype} {list(image.shape)}"
             )
-        if image.size == 0:
-            raise InvalidInputError(f"an array without pixels, {list(image.shape)}")
+        if image.size == 0 or max(image.shape) > LARGEST_SIDE:
+            raise InvalidInputError(
+                f"expected 1 to {LARGEST_SIDE} pixels a side, got {list(image.shape)}"
+            )
         return image
     if image.width == 0 or image.height == 0:
         raise InvalidInputError(f"a picture without pixels, {image.width} x {image.height}")

@@ -1,0 +1,165 @@
+"""Downloads that end in time, whatever the server does.
+
+A socket's own timeout begins anew with each byte: a server that drips its headers would hold us for
+hours. Here a timer ends the connections when the time for all of them is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import threading
+import urllib.error
+import urllib.request
+from types import TracebackType
+from typing import Any
+
+_CHUNK = 1 << 16
+
+
+def download(url: str, timeout: float, max_bytes: int) -> bytes:
+    """What stands behind an http, https or data URL, redirections followed.
+
+    Args:
+        url: The URL.
+        timeout: Seconds for all of it; finding the host's address is not counted.
+        max_bytes: Size at which it is given up.
+
+    Raises:
+        OSError: says why there is no answer.
+    """
+    with _Deadline(timeout) as deadline:
+        try:
+            content = _read(url, timeout, max_bytes, deadline)
+        except Exception as error:  # urllib, http.client, ssl and binascii each have their own
+            if deadline.passed:
+                raise TimeoutError(f"not there after {timeout:g} seconds") from error
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+                raise OSError(str(error)) from error
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            raise OSError(str(reason) or type(reason).__name__) from error
+    # An answer without a length ends where the connection does, be it by our timer.
+    if deadline.passed:
+        raise TimeoutError(f"not there after {timeout:g} seconds")
+    return content
+
+
+def _read(url: str, timeout: float, max_bytes: int, deadline: _Deadline) -> bytes:
+    request = urllib.request.Request(url, headers={"User-Agent": "cnclip"})
+    content = bytearray()
+    with _opener(deadline).open(request, timeout=timeout) as response:
+        while chunk := response.read1(_CHUNK):
+            content += chunk
+            if len(content) > max_bytes:
+                raise ValueError(f"larger than {max_bytes} bytes")
+    return bytes(content)
+
+
+def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
+    """Without handlers of files and FTP, so that no redirection leads there."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        _HTTPHandler(deadline),
+        _HTTPSHandler(deadline),
+        urllib.request.DataHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+class _Deadline:
+    """Ends the connections that it watches when its time is over.
+
+    Attributes:
+        passed: Whether it is over.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self._lock = threading.Lock()
+        self._connections: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+    def watch(self, connection: socket.socket) -> None:
+        """End a connection when the time is over, or now if it is."""
+        with self._lock:
+            # A descriptor of our own: TLS takes the connection's away from its socket object.
+            self._connections.append(connection.dup())
+            if self.passed:
+                _end_connection(self._connections[-1])
+
+    def _end(self) -> None:
+        with self._lock:
+            self.passed = True
+            for connection in self._connections:
+                _end_connection(connection)
+
+
+def _end_connection(connection: socket.socket) -> None:
+    """Wake whoever reads from the connection."""
+    with contextlib.suppress(OSError):  # it may be over already
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class _HTTPConnection(http.client.HTTPConnection):
+    deadline: _Deadline
+
+    def connect(self) -> None:
+        super().connect()
+        self.deadline.watch(self.sock)
+
+
+class _HTTPSConnection(http.client.HTTPSConnection, _HTTPConnection):
+    """Connects as `_HTTPConnection` does, so it is watched before the TLS handshake."""
+
+
+class _HTTPHandler(urllib.request.HTTPHandler):
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, req)
+
+    def _connection(self, host: str, **options: Any) -> http.client.HTTPConnection:
+        connection = _HTTPConnection(host, **options)
+        connection.deadline = self._deadline
+        return connection
+
+
+class _HTTPSHandler(urllib.request.HTTPSHandler):
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, req)
+
+    def _connection(self, host: str, **options: Any) -> http.client.HTTPConnection:
+        connection = _HTTPSConnection(host, **options)
+        connection.deadline = self._deadline
+        return connection
