@@ -63,7 +63,8 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *arguments, PyObject *
                                    parsed.num_threads, &model, &error);
   Py_END_ALLOW_THREADS
   if (status != CNCLIP_OK) {
-    cnclip_raise(state, &error, PyBytes_AS_STRING(parsed.path));
+    const bool of_process = status == CNCLIP_ERROR_FORKED || status == CNCLIP_ERROR_DEVICE;
+    cnclip_raise(state, &error, of_process ? NULL : PyBytes_AS_STRING(parsed.path));
     Py_CLEAR(self);
     goto done;
   }

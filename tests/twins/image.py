@@ -101,5 +101,5 @@ def pillow_tensor(picture: Pixels | Image.Image, resolution: int) -> Tensor:
     """The same by Pillow."""
     if not isinstance(picture, Image.Image):
         picture = Image.fromarray(np.ascontiguousarray(picture))
-    resized = picture.resize((resolution, resolution), Image.Resampling.BICUBIC)
+    resized = picture.resize((resolution, resolution), Image.Resampling.BICUBIC).convert("RGB")
     return normalize(np.asarray(resized))

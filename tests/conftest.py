@@ -1,0 +1,132 @@
+"""What the tests share: a cache, the golden models, pictures, a server, subprocesses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+# Before cnclip is imported, and inherited by subprocesses: no test touches the user's own cache.
+_CACHE = tempfile.mkdtemp(prefix="cnclip-tests-")
+os.environ["CNCLIP_CACHE"] = _CACHE
+os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline  # noqa: E402
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+
+Respond = Callable[[BaseHTTPRequestHandler], None]
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of the golden answers."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def vit_directory() -> Path:
+    return GOLDEN / "tiny-vit"
+
+
+@pytest.fixture(scope="session")
+def vit(vit_directory: Path) -> MultiModalEmbeddingPipeline:
+    return pipeline(model=vit_directory, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def archive(vit: MultiModalEmbeddingPipeline) -> Path:
+    """The archive of tiny-vit. Read-only: copy it before changing it."""
+    return vit.model.info.path
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    loaded: list[str] = json.loads((GOLDEN / "cases" / "texts.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def picture_paths() -> list[Path]:
+    """The golden pictures, in the order of the answers' rows."""
+    names = np.load(GOLDEN / "tiny-vit.npz")["image_names"]
+    return [GOLDEN / "cases" / "images" / str(name) for name in names]
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    """A picture of mode RGB that is larger than any model takes."""
+    with Image.open(GOLDEN / "cases" / "images" / "rgb_223x225.png") as picture:
+        picture.load()
+        return picture
+
+
+@pytest.fixture
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs code in a fresh interpreter; its exit status must be 0 unless `check` is False."""
+
+    def run(
+        code: str,
+        *arguments: object,
+        check: bool = True,
+        timeout: float = 120,
+        flags: tuple[str, ...] = (),
+        **environment: str,
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, *flags, "-c", code, *map(str, arguments)],
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+        )
+        if check:
+            assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Respond], str]]:
+    """Starts a server on this machine that answers every GET with a function; gives its URL."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(respond: Respond) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                try:
+                    respond(self)
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

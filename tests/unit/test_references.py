@@ -1,0 +1,178 @@
+"""Nothing that is called often keeps memory or references."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnclip import _core
+from cnclip.pipelines import MultiModalEmbeddingPipeline
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = pytest.mark.skipif(
+    "CNCLIP_SANITIZE" in os.environ, reason="a sanitizer's own memory grows with every call"
+)
+
+# Calls an entry point 10,000 times after a warm-up and prints by how many bytes the process grew.
+MEASURE = """
+import gc, io, sys, warnings
+from pathlib import Path
+import numpy as np, psutil
+from PIL import Image
+import cnclip
+from cnclip import _core
+
+golden, entry, calls = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+vocabulary = b"[PAD]\\n[UNK]\\n[CLS]\\n[SEP]\\na\\n##b\\n\\xe7\\x8c\\xab\\n"
+tokenizer = _core.Tokenizer(vocabulary)
+processor = _core.ImageProcessor(16)
+picture = Image.new("RGB", (20, 30), (1, 2, 3))
+palette = picture.convert("P")
+large = Image.new("RGB", (4100, 1030))  # in several blocks, so that it is copied
+pixels = np.asarray(picture)
+pipeline = cnclip.pipeline(model=golden / "tiny-vit", device="cpu", num_threads=1)
+encoder, info = pipeline.model.encoder, pipeline.model.info
+stream = io.BytesIO()
+picture.save(stream, "PNG")
+file = stream.getvalue()
+
+def expect(kind, call):
+    try:
+        call()
+    except kind:
+        return
+    raise AssertionError("no " + kind.__name__)
+
+def texts():
+    # Other texts in every call, in the same few shapes.
+    texts.number += 1
+    return [f"{texts.number:06} \\u732b", "a" * 40]
+texts.number = 0
+
+entries = {
+    "Tokenizer": lambda: _core.Tokenizer(vocabulary),
+    "Tokenizer refused": lambda: expect(ValueError, lambda: _core.Tokenizer(b"[PAD]")),
+    "Tokenizer.encode": lambda: tokenizer.encode(texts(), 8),
+    "Tokenizer.encode refused": lambda: expect(TypeError, lambda: tokenizer.encode(["a", 1], 8)),
+    "ImageProcessor": lambda: _core.ImageProcessor(16),
+    "ImageProcessor refused": lambda: expect(ValueError, lambda: _core.ImageProcessor(0)),
+    "ImageProcessor.process picture": lambda: processor.process([picture, picture]),
+    "ImageProcessor.process array": lambda: processor.process([pixels, pixels[::-1, ::2]]),
+    "ImageProcessor.process large": lambda: processor.process([large]),
+    "ImageProcessor.process refused": lambda: expect(
+        TypeError, lambda: processor.process([picture, 1])
+    ),
+    "Encoder": lambda: _core.Encoder(
+        info.path, pipeline.preprocessor.tokenizer, pipeline.preprocessor.image_processor,
+        info.embed_dim, info.context_length, num_threads=1,
+    ),
+    "Encoder refused": lambda: expect(
+        ValueError,
+        lambda: _core.Encoder(
+            golden / "tiny-vit" / "vocab.txt", tokenizer, processor, 64, 52, num_threads=1
+        ),
+    ),
+    "Encoder.encode_texts": lambda: encoder.encode_texts(texts(), 2),
+    "Encoder.encode_texts refused": lambda: expect(
+        ValueError, lambda: encoder.encode_texts(["a"], 0)
+    ),
+    "Encoder.encode_images": lambda: encoder.encode_images([picture, pixels], 2),
+    "Encoder.encode_images refused": lambda: expect(
+        ValueError, lambda: encoder.encode_images([picture, pixels[0]], 2)
+    ),
+    "forward": lambda: pipeline.forward({"img": [palette, pixels], "text": texts()}),
+    "forward file": lambda: pipeline.forward({"img": file}),
+    "forward refused": lambda: expect(OSError, lambda: pipeline.forward({"img": [file[:60]]})),
+    "preprocess": lambda: pipeline.preprocess({"img": picture, "text": texts()}),
+}
+
+call = entries[entry]
+process = psutil.Process()
+
+def run(count):
+    for _ in range(count):
+        call()
+    gc.collect()
+    return process.memory_info().rss
+
+run(calls // 5)
+before = run(calls // 20)
+print(run(calls) - before)
+"""
+
+MEBIBYTE = 1 << 20
+
+OFTEN = [
+    "Tokenizer",
+    "Tokenizer refused",
+    "Tokenizer.encode",
+    "Tokenizer.encode refused",
+    "ImageProcessor",
+    "ImageProcessor refused",
+    "ImageProcessor.process picture",
+    "ImageProcessor.process array",
+    "ImageProcessor.process refused",
+    "Encoder.encode_texts",
+    "Encoder.encode_texts refused",
+    "Encoder.encode_images",
+    "Encoder.encode_images refused",
+    "forward",
+    "forward file",
+    "forward refused",
+    "preprocess",
+]
+# Each call takes milliseconds.
+SELDOM = ["Encoder", "Encoder refused", "ImageProcessor.process large"]
+
+
+@pytest.mark.parametrize("entry", [*OFTEN, *SELDOM])
+def test_memory_stays(run_python: Run, golden: Path, entry: str) -> None:
+    calls = 10_000 if entry in OFTEN else 200
+    # One arena, so that a thread's memory is not counted as growth.
+    done = run_python(MEASURE, golden, entry, calls, MALLOC_ARENA_MAX="1")
+    assert int(done.stdout) < MEBIBYTE
+
+
+def test_inputs_are_let_go(vit: MultiModalEmbeddingPipeline, photo: Image.Image) -> None:
+    text = "猫" * 30
+    array = np.zeros((9, 9, 3), np.uint8)
+    items: list[object] = [text, array, photo]
+    before = [sys.getrefcount(item) for item in items]
+    for _ in range(20):
+        vit.forward({"text": [text, text], "img": [array, photo]})
+        vit.preprocess({"text": text, "img": [photo, array]})
+        with pytest.raises(ValueError, match="batch_size"):
+            vit.model.encoder.encode_texts([text], 0)
+        with pytest.raises(TypeError, match=r"\[1\]"):
+            vit.model.encoder.encode_texts([text, 1], 4)  # type: ignore[list-item]
+        with pytest.raises(TypeError, match=r"\[2\]"):
+            vit.model.encoder.encode_images([photo, array, None], 4)  # type: ignore[list-item]
+    assert [sys.getrefcount(item) for item in items] == before
+
+
+def test_an_encoder_owns_what_it_is_made_of(vit: MultiModalEmbeddingPipeline) -> None:
+    info = vit.model.info
+    tokenizer = _core.Tokenizer(info.vocabulary)
+    processor = _core.ImageProcessor(info.resolution)
+    before = sys.getrefcount(tokenizer), sys.getrefcount(processor)
+    encoder = _core.Encoder(
+        info.path, tokenizer, processor, info.embed_dim, info.context_length, num_threads=1
+    )
+    assert (sys.getrefcount(tokenizer), sys.getrefcount(processor)) == (before[0] + 1, before[1] + 1)
+    del tokenizer, processor
+    rows = encoder.encode_texts(["猫"], 1)
+    assert np.abs(rows - vit.forward({"text": "猫"})["text_embedding"]).max() < 2e-6
+    # A failed construction lets go as well.
+    tokenizer, processor = _core.Tokenizer(info.vocabulary), _core.ImageProcessor(16)
+    before = sys.getrefcount(tokenizer), sys.getrefcount(processor)
+    with pytest.raises(ValueError, match="no-such-file"):
+        _core.Encoder("/no-such-file", tokenizer, processor, 1, 2)
+    assert (sys.getrefcount(tokenizer), sys.getrefcount(processor)) == before
