@@ -166,7 +166,7 @@ def _identity(file: Path) -> str:
     """Changes when a file is written or replaced: the inode's change time cannot be set back."""
     state = file.stat()
     parts = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
-    return hashlib.sha256(f"{file.resolve()}\0{parts}".encode()).hexdigest()
+    return hashlib.sha256(f"{file.resolve()}\0{parts}".encode(errors="surrogateescape")).hexdigest()
 
 
 def _hash(file: Path) -> str:

@@ -59,12 +59,11 @@ cnclip_status check_not_forked(cnclip_error *error) {
 /* libtorch's messages come with a C++ or TorchScript stack; people want the sentence. */
 std::string without_stack(const char *what) {
   std::string text(what);
-  /* An error raised inside TorchScript carries its sentence behind the stack. */
-  const std::string marker = "RuntimeError: ";
-  if (text.find("TorchScript interpreter") != std::string::npos) {
-    const size_t at = text.rfind(marker);
-    if (at != std::string::npos) text = text.substr(at + marker.size());
-  }
+  /* An error raised inside TorchScript carries its class and sentence behind the stack. */
+  const std::string stack_end = "<--- HERE", class_end = "Error: ";
+  const size_t stack = text.rfind(stack_end);
+  const size_t at = stack == std::string::npos ? stack : text.find(class_end, stack);
+  if (at != std::string::npos) text = text.substr(at + class_end.size());
   text = text.substr(0, text.find("\nException raised from"));
   const size_t end = text.find_last_not_of(" \n\r\t");
   return end == std::string::npos ? std::string("unknown error") : text.substr(0, end + 1);

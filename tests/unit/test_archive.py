@@ -117,7 +117,7 @@ def test_without_an_extra_file(rewrite: Callable[..., Path], name: str) -> None:
 
 
 def test_without_parts_that_libtorch_needs(rewrite: Callable[..., Path]) -> None:
-    for name in ("data.pkl", "constants.pkl", "version", "data/0"):
+    for name in ("data.pkl", "constants.pkl", ".data/version", "data/0"):
         path = rewrite(lambda entries, name=name: entries.pop(name))
         refused(path, "TorchScript archive")
     path = rewrite(

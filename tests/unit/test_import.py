@@ -73,11 +73,15 @@ def test_torch_may_be_imported(
         "after": ["import cnclip\n", EMBED, use_torch],
     }[order]
     # One copy of each library: a second libtorch or OpenMP would be mapped from another path.
-    code = IMPORTS + "".join(parts) + (
-        "np.save(sys.argv[3], rows)\n"
-        "maps = {line.split()[-1] for line in open('/proc/self/maps') if '/' in line}\n"
-        "for name in ('libtorch_cpu', 'libc10.', 'libgomp'):\n"
-        "    print(name, sum(name in path for path in maps))\n"
+    code = (
+        IMPORTS
+        + "".join(parts)
+        + (
+            "np.save(sys.argv[3], rows)\n"
+            "maps = {line.split()[-1] for line in open('/proc/self/maps') if '/' in line}\n"
+            "for name in ('libtorch_cpu', 'libc10.', 'libgomp'):\n"
+            "    print(name, sum(name in path for path in maps))\n"
+        )
     )
     output = tmp_path / "rows.npy"
     done = run_python(code, vit_directory, picture_paths[0], output)

@@ -468,17 +468,19 @@ def test_without_a_gpu(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
         fallen_back = pipeline(model=archive)
     assert fallen_back.model.device == "cpu"
     assert len(caplog.records) == 1
-    assert "no GPU" in caplog.text
-    for device in ("cuda", "cuda:0", "gpu:1"):
-        with pytest.raises(cnclip.DeviceError, match="no device cuda:"):
-            pipeline(model=archive, device=device)
+    assert "torch finds 0 GPUs here, the CPU is taken" in caplog.text
+    assert choose_device("gpu:1") == "cpu"
+    for device in ("cuda", "cuda:0"):
+        # The device is refused before a model is looked for.
+        with pytest.raises(cnclip.DeviceError, match=f"no device '{device}': torch finds 0 GPUs"):
+            pipeline(model="nowhere", device=device)
 
 
 def test_devices_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnclip._libtorch.load_cuda", lambda: True)
     monkeypatch.setattr("cnclip.pipelines.builder._core", FakeCore)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    expected = {"gpu": "cuda:0", "gpu:1": "cuda:1", "cuda": "cuda:0", "cuda:7": "cuda:7"}
+    expected = {"gpu": "cuda:0", "gpu:1": "cuda:1", "cuda": "cuda:0", "cuda:1": "cuda:1"}
     assert {device: choose_device(device) for device in expected} == expected
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert choose_device("gpu") == "cuda:1"
@@ -486,6 +488,9 @@ def test_devices_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cpu") == "cpu"
     monkeypatch.setenv("LOCAL_RANK", "first")
     assert choose_device("gpu") == "cuda:0"
+    assert choose_device("gpu:2") == "cpu"
+    with pytest.raises(cnclip.DeviceError, match="no device 'cuda:2': torch finds 2 GPUs"):
+        choose_device("cuda:2")
 
 
 class FakeCore:

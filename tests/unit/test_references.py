@@ -166,7 +166,10 @@ def test_an_encoder_owns_what_it_is_made_of(vit: MultiModalEmbeddingPipeline) ->
     encoder = _core.Encoder(
         info.path, tokenizer, processor, info.embed_dim, info.context_length, num_threads=1
     )
-    assert (sys.getrefcount(tokenizer), sys.getrefcount(processor)) == (before[0] + 1, before[1] + 1)
+    assert (sys.getrefcount(tokenizer), sys.getrefcount(processor)) == (
+        before[0] + 1,
+        before[1] + 1,
+    )
     del tokenizer, processor
     rows = encoder.encode_texts(["猫"], 1)
     assert np.abs(rows - vit.forward({"text": "猫"})["text_embedding"]).max() < 2e-6
