@@ -1,0 +1,190 @@
+# What a developer runs. `make` alone lists the targets; CONTRIBUTING.md says more about them.
+#
+# Python and its packages stand in .venv, which the first target that needs it creates. All else
+# that is built goes to build/. Both may be removed at any time: `make clean`.
+
+PYTHON ?= python3
+FUZZ_SECONDS ?= 60
+PYTEST_OPTIONS ?=
+DEMO_OPTIONS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --no-input --disable-pip-version-check
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-print-directory
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+# --- The development environment -------------------------------------------------------------------
+# First what pyproject.toml builds with, torch of one exact version among it, so that nothing later
+# fetches another; then the package, editable, with warnings as errors. A stamp file stands for each.
+
+SOURCES := setup.py $(wildcard csrc/*.c csrc/*.cpp csrc/*.h csrc/*.py)
+read_pyproject = $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1))')
+requirements_of = $(call read_pyproject,["project"]["optional-dependencies"]["$(1)"])
+
+$(VENV)/.requirements: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("cnclip needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo 'installing torch and what builds the package into $(VENV)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install $(call read_pyproject,["build-system"]["requires"])
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
+	@echo 'building the package, installing it and what its tests need into $(VENV)'
+	@CNCLIP_DEVELOPMENT=1 $(PIP) install --no-build-isolation --editable '.[test]'
+	@touch $@
+
+$(VENV)/.lint $(VENV)/.notebooks: $(VENV)/.%: $(VENV)/.installed
+	@echo 'installing the tools of `make $*` into $(VENV)'
+	@$(PIP) install $(call requirements_of,$*)
+	@touch $@
+
+# --- Running and testing ---------------------------------------------------------------------------
+
+demo: $(VENV)/.installed ## install into .venv, run the example, write cnclip-demo.png (DEMO_OPTIONS)
+	$(BIN)/python -m cnclip.demo $(DEMO_OPTIONS)
+
+test: test-c $(VENV)/.installed ## the C unit tests, then pytest without what is slow (PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_OPTIONS)
+
+test-slow: $(VENV)/.installed ## what takes minutes: wheel and sdist in fresh environments, long runs
+	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
+
+# --- The core without Python -----------------------------------------------------------------------
+# KIND chooses how the core and its tests are compiled. The core becomes a library, so that a test
+# takes in only what it calls: none needs libtorch.
+
+KIND := plain
+CLANG ?= $(firstword $(foreach name,clang clang-19 clang-18 clang-17 clang-16 clang-15 clang-14,$(shell command -v $(name))))
+CC_asan := $(CC)
+CC_plain := $(CC)
+CC_fuzz := $(CLANG)
+OPTIONS_plain := -O1
+OPTIONS_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+OPTIONS_fuzz := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+C_FLAGS := -std=c11 -g -Wall -Wextra -Wstrict-prototypes -Wshadow -Werror -ffp-contract=off -MMD -MP
+ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
+BASELINE := -march=x86-64-v2
+AVX2 := -mavx2
+endif
+
+OUT = build/c/$(KIND)
+GENERATED := build/c/generated
+OBJECTS = $(patsubst csrc/%.c,$(OUT)/%.o,$(filter-out csrc/py_%,$(wildcard csrc/*.c)))
+C_TESTS = $(patsubst tests/c/%.c,$(OUT)/%,$(wildcard tests/c/test_*.c))
+FUZZERS = $(patsubst tests/fuzz/%.c,$(OUT)/%,$(wildcard tests/fuzz/fuzz_*.c))
+COMPILE = $(CC_$(KIND)) $(C_FLAGS) $(OPTIONS_$(KIND)) -Icsrc -I$(GENERATED)
+
+$(GENERATED)/unicode_tables.h: csrc/generate_unicode_tables.py
+	@mkdir -p $(@D)
+	@echo '  $(PYTHON): $@'; $(PYTHON) $< $@
+
+$(OUT)/%_avx2.o: csrc/%_avx2.c Makefile | $(GENERATED)/unicode_tables.h
+	@mkdir -p $(@D)
+	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(AVX2) -c $< -o $@
+
+$(OUT)/%.o: csrc/%.c Makefile | $(GENERATED)/unicode_tables.h
+	@mkdir -p $(@D)
+	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(BASELINE) -c $< -o $@
+
+$(OUT)/libcore.a: $(OBJECTS)
+	@rm -f $@
+	@$(AR) rcs $@ $^
+
+$(OUT)/test_%: tests/c/test_%.c $(OUT)/libcore.a
+	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(BASELINE) $< $(OUT)/libcore.a -lm -lpthread -o $@
+
+$(OUT)/fuzz_%: tests/fuzz/fuzz_%.c $(OUT)/libcore.a
+	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(BASELINE) -fsanitize=fuzzer $< $(OUT)/libcore.a -lm -lpthread -o $@
+
+-include $(wildcard build/c/*/*.d)
+
+run-c: $(C_TESTS)
+	@failed=0; for test in $(C_TESTS); do $$test || failed=1; done; exit $$failed
+
+test-c: ## the C unit tests, which need no Python package
+	@$(MAKE) run-c
+
+# --- Sanitizers and fuzzing ------------------------------------------------------------------------
+# The Python suite runs against a build of its own, in build/asan. Python is not built with ASan, so
+# its runtime comes first by LD_PRELOAD, and libstdc++ with it, whose __cxa_throw ASan looks up when
+# it starts. Python itself leaks on exit, so that leaks are not looked for: test_references.py does.
+
+SANITIZERS := address,undefined
+library = $(shell $(CC) -print-file-name=$(1))
+ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \
+  PYTHONPATH=$(CURDIR)/build/asan/lib:$(CURDIR) \
+  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+  LD_PRELOAD='$(call library,libasan.so) $(call library,libubsan.so) $(call library,libstdc++.so.6)'
+
+build/asan/.built: $(VENV)/.installed $(wildcard cnclip/*.py cnclip/*/*.py)
+	CNCLIP_DEVELOPMENT=1 CNCLIP_SANITIZE=$(SANITIZERS) $(BIN)/python setup.py --quiet \
+	  build --build-base build/asan --build-lib build/asan/lib
+	@touch $@
+
+asan: build/asan/.built ## the C unit tests and the Python suite under ASan and UBSan (PYTEST_OPTIONS)
+	@$(MAKE) run-c KIND=asan
+	@$(ASAN_ENVIRONMENT) $(BIN)/python -c 'import cnclip._core as core; print("under ASan:", core.__file__); assert "build/asan" in core.__file__'
+	$(ASAN_ENVIRONMENT) $(BIN)/python -m pytest -m 'not slow' -p no:cacheprovider -o pythonpath= $(PYTEST_OPTIONS)
+
+run-fuzz: $(FUZZERS)
+	@for fuzzer in $(FUZZERS); do \
+	  name=$$(basename $$fuzzer); log=build/fuzz/$$name.log; mkdir -p build/fuzz/$$name; \
+	  $$fuzzer -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+	    -artifact_prefix=build/fuzz/$$name- build/fuzz/$$name > $$log 2>&1 \
+	    || { tail -n 60 $$log; echo "$$name: a finding, see build/fuzz/$$name-* and $$log"; exit 1; }; \
+	  awk -v name=$$name '/number_of_executed_units/ {print name ": " $$2 " inputs, no finding"}' $$log; \
+	done
+
+fuzz: ## tokenizer, vocabulary and resampling under clang's libFuzzer, FUZZ_SECONDS each (60)
+	@test -n '$(CLANG)' || { echo 'make fuzz needs clang with its runtime: apt-get install clang libclang-rt-14-dev'; exit 1; }
+	@$(MAKE) run-fuzz KIND=fuzz
+
+# --- Style and types -------------------------------------------------------------------------------
+
+C_FILES := $(wildcard csrc/*.[ch] csrc/*.cpp tests/c/*.[ch] tests/fuzz/*.[ch])
+
+lint: $(VENV)/.lint ## ruff, clang-format and what `make typing` checks; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+	@$(MAKE) typing
+
+typing: $(VENV)/.lint ## mypy (strict) on the package, mypy and pyright on the stubs and their example
+	$(BIN)/mypy
+	$(BIN)/mypy tests/typing/example.py
+	$(BIN)/python -m mypy.stubtest cnclip._core
+	$(BIN)/pyright
+
+format: $(VENV)/.lint ## rewrite Python and C in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(C_FILES)
+
+# --- The rest --------------------------------------------------------------------------------------
+
+bench: $(VENV)/.installed ## run the scripts of benchmarks/
+	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script; done
+
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+ifeq ($(NOTEBOOKS),)
+notebooks: ## execute notebooks/*.ipynb, where there are any
+	@echo 'notebooks/ holds no notebook yet: nothing to execute'
+else
+notebooks: $(VENV)/.notebooks
+	$(BIN)/jupyter execute $(NOTEBOOKS)
+endif
+
+clean: ## remove .venv, build/ and every cache
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -f cnclip/_core*.so cnclip/_built_with.py
+	find cnclip tests benchmarks examples csrc -name __pycache__ -type d -exec rm -rf {} +
+
+.PHONY: help demo test test-slow run-c test-c asan run-fuzz fuzz lint typing format bench notebooks clean
