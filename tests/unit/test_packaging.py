@@ -49,7 +49,15 @@ def test_libtorch_is_found_beside_the_package() -> None:
     assert paths == ["$ORIGIN/../torch/lib"]
     needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic))
     assert {"libtorch_cpu.so", "libc10.so"} <= needed
-    assert not {name for name in needed if "python" in name or "cuda" in name or "gomp" in name}
+    assert not {name for name in needed if "python" in name or "cuda" in name}
+
+
+@needs_elf
+def test_the_process_has_one_openmp_library(tmp_path: Path) -> None:
+    code = "import cnclip; print(open('/proc/self/maps').read())"
+    maps = output_of(sys.executable, "-c", code, cwd=tmp_path)
+    mapped = {line.split()[-1] for line in maps.splitlines() if re.search(r"lib[gi]?omp", line)}
+    assert len(mapped) == 1 and "/torch/lib/" in mapped.pop()
 
 
 @needs_elf

@@ -1,0 +1,268 @@
+"""The cache: one conversion of a checkpoint, whatever else happens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cnclip import CheckpointError, cache, convert, pipeline
+from cnclip.archive import read_archive
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for one test."""
+    directory = tmp_path / "cache"
+    monkeypatch.setenv("CNCLIP_CACHE", str(directory))
+    return directory
+
+
+@pytest.fixture
+def model(tmp_path: Path, vit_directory: Path) -> Path:
+    """A copy of tiny-vit that a test may change, old enough for its digests to be remembered."""
+    directory = tmp_path / "model"
+    shutil.copytree(vit_directory, directory)
+    return directory
+
+
+@pytest.fixture
+def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Lists the sources that are converted."""
+    converted: list[Path] = []
+    write = convert._write_archive
+
+    def record(source: Path, output: Path, digest: str) -> None:
+        converted.append(source)
+        write(source, output, digest)
+
+    monkeypatch.setattr(convert, "_write_archive", record)
+    return converted
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as settled at once, without waiting for the clock to tick."""
+    monkeypatch.setattr(cache, "_CLOCK_TICK_SECONDS", -1.0)
+
+
+def archives(directory: Path) -> list[Path]:
+    return sorted((directory / "archives").iterdir())
+
+
+def test_the_second_opening_converts_nothing(
+    own_cache: Path, model: Path, conversions: list[Path]
+) -> None:
+    first, second = convert.open_archive(model), convert.open_archive(model)
+    assert first == second
+    assert conversions == [model]
+    assert archives(own_cache) == [first.path]
+    assert first.path.name.startswith("model-")
+
+
+@pytest.mark.usefixtures("settled")
+def test_the_second_opening_reads_no_weights(
+    own_cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = convert.open_archive(model)
+    convert.open_archive(model)
+    read: list[Path] = []
+    monkeypatch.setattr(cache, "_hash", lambda file: read.append(file) or "0" * 64)
+    monkeypatch.setattr(cache, "check_archive", read.append)
+    assert convert.open_archive(model) == info
+    assert read == []
+
+
+@pytest.mark.usefixtures("settled")
+def test_the_same_content_elsewhere_is_not_converted(
+    own_cache: Path, model: Path, tmp_path: Path, conversions: list[Path]
+) -> None:
+    shutil.copytree(model, tmp_path / "elsewhere" / "model")
+    assert convert.open_archive(model) == convert.open_archive(tmp_path / "elsewhere" / "model")
+    assert conversions == [model]
+
+
+@pytest.mark.usefixtures("settled")
+def test_changed_content_is_converted(
+    own_cache: Path, model: Path, conversions: list[Path]
+) -> None:
+    before = convert.open_archive(model)
+    vocabulary = model / "vocab.txt"
+    times = vocabulary.stat()
+    content = vocabulary.read_bytes()
+    # The same size and the same modification time.
+    vocabulary.write_bytes(content.replace("猫\n".encode(), "貓\n".encode()))
+    os.utime(vocabulary, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = convert.open_archive(model)
+    assert after.path != before.path
+    assert after.vocabulary != before.vocabulary
+    assert len(conversions) == 2
+
+
+def test_only_the_user_can_read_it(own_cache: Path, model: Path) -> None:
+    info = convert.open_archive(model)
+    for directory in (own_cache, own_cache / "archives", own_cache / "records"):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(info.path.stat().st_mode) == 0o600
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "garbage inside", "another version"])
+def test_a_damaged_archive_is_made_again(
+    own_cache: Path, model: Path, conversions: list[Path], damage: str
+) -> None:
+    archive = convert.open_archive(model).path
+    convert.open_archive(model)
+    good = archive.read_bytes()
+    archive.write_bytes(
+        {
+            "truncated": good[: len(good) // 2],
+            "emptied": b"",
+            "garbage inside": good[:300_000] + b"garbage" * 100 + good[300_700:],
+            "another version": good.replace(b'"format": 1', b'"format": 7'),
+        }[damage]
+    )
+    assert convert.open_archive(model).path == archive
+    assert len(conversions) == 2
+    pipeline(model=model, device="cpu").forward({"text": "猫"})
+    assert len(conversions) == 2
+
+
+@pytest.mark.parametrize("obstacle", ["file", "no home", "full"])
+def test_without_a_usable_cache(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    obstacle: str,
+) -> None:
+    if obstacle == "no home":
+        monkeypatch.delenv("CNCLIP_CACHE")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+        def no_home() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", no_home)
+    else:
+        monkeypatch.setenv("CNCLIP_CACHE", str(tmp_path / "blocked"))
+    if obstacle == "file":
+        (tmp_path / "blocked").touch()
+    if obstacle == "full":
+
+        def full(path: Path, mode: int = 0) -> None:
+            raise OSError(28, "No space left on device", str(path))
+
+        monkeypatch.setattr(cache, "replaced_atomically", full)
+    with caplog.at_level(logging.WARNING, logger="cnclip"):
+        p = pipeline(model=model, device="cpu")
+    assert p.forward({"text": "猫"})["text_embedding"].shape == (1, 64)
+    assert caplog.text.count("the cache directory cannot be used") == 1
+
+
+def test_a_place_for_records_is_not_needed(
+    own_cache: Path, model: Path, conversions: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    convert.open_archive(model)
+    shutil.rmtree(own_cache / "records")
+    (own_cache / "records").touch()
+    with caplog.at_level(logging.WARNING, logger="cnclip"):
+        convert.open_archive(model)
+    assert conversions == [model]
+    assert caplog.text == ""
+
+
+def test_an_unreadable_source_is_named(
+    own_cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(cache, "_hash", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*Permission denied.*bin"):
+        convert.open_archive(model)
+
+
+def test_a_failed_conversion_leaves_nothing(own_cache: Path, model: Path) -> None:
+    (model / "pytorch_model.bin").write_bytes(b"not weights")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
+        convert.open_archive(model)
+    assert archives(own_cache) == []
+
+
+# Opens the model as soon as a file appears, so that all processes convert at the same time.
+OPEN_AT_ONCE = """
+import pathlib, sys, time
+import torch
+import cnclip
+while not pathlib.Path(sys.argv[2]).exists():
+    time.sleep(0.005)
+p = cnclip.pipeline(model=sys.argv[1], device="cpu", num_threads=1)
+print(p.model.info.path.name, p.forward({"text": "a"})["text_embedding"].shape)
+"""
+
+
+def test_many_processes_at_once(own_cache: Path, model: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    command = [sys.executable, "-c", OPEN_AT_ONCE, str(model), str(start)]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") for _ in range(4)
+    ]
+    time.sleep(3)
+    start.touch()
+    answers = {process.communicate(timeout=120)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0] * 4
+    (archive,) = archives(own_cache)
+    assert answers == {f"{archive.name} (1, 64)\n"}
+    read_archive(archive)
+
+
+FULL_DISK = """
+import resource, signal, sys
+import cnclip
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+try:
+    cnclip.convert.convert(sys.argv[1], sys.argv[2])
+except OSError as error:
+    print("refused:", error)
+"""
+
+
+def test_a_full_disk_is_an_exception(run_python: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    done = run_python(FULL_DISK, model, tmp_path / "out" / "a.cnclip.pt")
+    assert done.stdout.startswith("refused: [Errno 27]")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("platform", "environment", "expected"),
+    [
+        ("linux", {"CNCLIP_CACHE": "/a/b"}, "/a/b"),
+        ("linux", {"CNCLIP_CACHE": "~/b", "HOME": "/h"}, "/h/b"),
+        ("linux", {"HOME": "/h"}, "/h/.cache/cnclip"),
+        ("linux", {"HOME": "/h", "XDG_CACHE_HOME": "/x"}, "/x/cnclip"),
+        ("darwin", {"HOME": "/h"}, "/h/Library/Caches/cnclip"),
+        ("win32", {"HOME": "/h", "LOCALAPPDATA": "/l"}, "/l/cnclip"),
+    ],
+)
+def test_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, platform: str, environment: dict[str, str], expected: str
+) -> None:
+    for name in ("CNCLIP_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert str(cache.cache_directory()) == expected

@@ -1,0 +1,152 @@
+"""The command line: what it prints where, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnclip import __version__, cli, pipeline
+from cnclip.archive import read_archive
+from cnclip.pipelines import MultiModalEmbeddingPipeline
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def cnclip(capsys: Captured) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command; gives its exit status, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as ended:  # argparse's way out
+            status = int(ended.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def test_version_and_help(cnclip: Command) -> None:
+    assert cnclip("--version") == (0, f"cnclip {__version__}\n", "")
+    status, out, _ = cnclip("--help")
+    assert status == 0
+    for name in cli.COMMANDS:
+        assert f"\n    {name} " in out
+        assert cnclip(name, "--help")[0] == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["convert"], ["info"], ["info", "a", "b"]])
+def test_bad_usage(cnclip: Command, arguments: list[str]) -> None:
+    status, out, err = cnclip(*arguments)
+    assert (status, out) == (2, "")
+    assert "usage: cnclip" in err
+
+
+def test_convert(
+    cnclip: Command, vit_directory: Path, vit: MultiModalEmbeddingPipeline, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.cnclip.pt"
+    output.write_text("what was there before")
+    status, out, _ = cnclip("convert", vit_directory, "-o", output)
+    assert status == 0
+    assert out == f"{output} (1.8 MB)\n"
+    umask = os.umask(0)
+    os.umask(umask)
+    assert output.stat().st_mode & 0o777 == 0o666 & ~umask
+    found = pipeline(model=output, device="cpu").forward({"text": "猫"})["text_embedding"]
+    assert np.array_equal(found, vit.forward({"text": "猫"})["text_embedding"])
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_convert_what_ships(cnclip: Command, tmp_path: Path) -> None:
+    # Names of commands are no commands where a file's name is meant.
+    assert cnclip("convert", "emoji-cn", "-o", tmp_path / "demo")[0] == 0
+    assert read_archive(tmp_path / "demo").embed_dim == 128
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "message"),
+    [
+        ("nowhere", "a.pt", "no model 'nowhere'"),
+        ("{data}/cases", "a.pt", "cases: not a ModelScope model directory: it has no pytorch"),
+        (
+            "{data}/tiny-vit/vocab.txt",
+            "a.pt",
+            "vocab.txt: expected a model directory, found a file",
+        ),
+        ("{data}/tiny-vit", "no/such/a.pt", "no/such"),
+        ("{data}/tiny-vit", ".", "is a directory, expected a file name"),
+    ],
+)
+def test_convert_refuses(
+    cnclip: Command,
+    golden: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    output: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = cnclip("convert", source.format(data=golden), "-o", output)
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith("cnclip convert: ")
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info(cnclip: Command, archive: Path, vit_directory: Path) -> None:
+    status, out, _ = cnclip("info", archive)
+    assert status == 0
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert rows["archive"] == str(archive)
+    assert rows["bytes"] == str(archive.stat().st_size)
+    assert rows["embed_dim"] == "64"
+    assert rows["architecture.vision.head_width"] == "16"
+    assert rows["source.name"] == "tiny-vit"
+    assert cnclip("info", vit_directory)[1] == out
+
+    status, out, _ = cnclip("info", archive, "--json")
+    assert json.loads(out) == read_archive(archive).metadata
+
+
+def test_info_refuses(cnclip: Command, vit_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04")
+    for path, message in {
+        vit_directory / "vocab.txt": "truncated, damaged, or not a TorchScript archive",
+        tmp_path / "cut.pt": "truncated, damaged, or not a TorchScript archive",
+        tmp_path / "nothing": "no model",
+    }.items():
+        status, out, err = cnclip("info", path)
+        assert (status, out) == (2, "")
+        assert err.startswith("cnclip info: ")
+        assert message in err
+        assert str(path) in err
+
+
+def test_a_reader_that_has_enough(archive: Path) -> None:
+    command = f'"{sys.executable}" -m cnclip.cli info "{archive}" --json | head -n 1'
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, encoding="utf-8", timeout=60
+    )
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+def test_interrupted(cnclip: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.info, "run", interrupt)
+    assert cnclip("info", "anything") == (130, "", "cnclip info: interrupted\n")
