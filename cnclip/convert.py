@@ -223,7 +223,7 @@ def _serialize(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes) 
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
-        buffer: bytes = torch.jit.script(model).save_to_buffer(
+        buffer: bytes = torch.jit.script(model).save_to_buffer(  # type: ignore[no-untyped-call]
             _extra_files={METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}
         )
     return buffer
