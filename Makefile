@@ -160,7 +160,7 @@ typing: $(VENV)/.lint ## mypy (strict) on the package, mypy and pyright on the s
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typing/example.py
 	$(BIN)/python -m mypy.stubtest cnclip._core
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.lint ## rewrite Python and C in the project's format
 	$(BIN)/ruff check --fix .
