@@ -17,6 +17,8 @@ from pathlib import Path
 _CACHE = tempfile.mkdtemp(prefix="cnclip-tests-")
 os.environ["CNCLIP_CACHE"] = _CACHE
 os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+# On a busy machine, threads that spin while they wait take the cores from those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
