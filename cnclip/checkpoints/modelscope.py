@@ -131,9 +131,12 @@ def _read_text(values: _Values) -> TextConfig:
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        # Mapped where that is possible: of zips, and by a name that libtorch can take.
+        mapped = zipfile.is_zipfile(path) and _is_utf8(path)
+        with path.open("rb") as file:
+            content = torch.load(
+                path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
+            )
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: not read: it is damaged, or holds Python objects other than tensors, which "
@@ -156,6 +159,14 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{path}: {name}: expected a tensor, found {type(value)}")
     return {name: value for name, value in weights.items() if not name.startswith(UNUSED_PREFIX)}
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _first_line(error: BaseException) -> str:

@@ -293,6 +293,13 @@ def test_the_format_before_zip(make: Make, picture: Image.Image, weights: Weight
     check(directory, picture, weights)
 
 
+@pytest.mark.parametrize("name", ["m\udcff", "模" * 80, "m\nn", "m" * 250], ids=ascii)
+def test_strange_names_of_directories(
+    make: Make, picture: Image.Image, weights: Weights, tmp_path: Path, name: str
+) -> None:
+    check(make(weights).rename(tmp_path / name), picture, weights)
+
+
 def test_a_resnets_counters_are_not_needed(
     golden: Path, tmp_path: Path, texts: list[str], picture: Image.Image
 ) -> None:
