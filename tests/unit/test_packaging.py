@@ -92,7 +92,7 @@ def package_files() -> set[str]:
     files = {path for path in package.rglob("*.py") if "__pycache__" not in path.parts}
     files |= {package / "py.typed", package / "_core.pyi"}
     for name in ("emoji-cn", "gallery", "fonts"):
-        files |= set(demo.data_path(name).iterdir())
+        files |= set((package / "demo" / name).iterdir())
     return {path.relative_to(package.parent).as_posix() for path in files} - {
         "cnclip/_built_with.py"
     }
