@@ -7,13 +7,18 @@
 
 #include "status.h"
 
+/* Each includes those before it. */
 typedef enum {
   CNCLIP_ISA_SERIAL = 0, /* plain C, every platform */
   CNCLIP_ISA_AVX2,       /* x86-64 with AVX2, and an operating system that saves its registers */
+  CNCLIP_ISA_AVX512,     /* and AVX-512 F, BW, DQ, VL */
+  CNCLIP_ISA_AVX512_VNNI,
+  CNCLIP_ISA_AVX512_BF16, /* VNNI and BF16: every processor that has BF16 has VNNI */
   CNCLIP_ISA_COUNT,
 } cnclip_isa;
 
-/* "serial", "avx2": the names that CNCLIP_FORCE_ISA takes. Borrowed, static. */
+/* "serial", "avx2", "avx512", "avx512_vnni", "avx512_bf16": the names that CNCLIP_FORCE_ISA takes.
+ * Borrowed, static. */
 const char *cnclip_isa_name(cnclip_isa isa);
 
 /* Whether this machine can run kernels of `isa`. Thread-safe. */

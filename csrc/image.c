@@ -22,7 +22,9 @@ static const cnclip_image_kernels kernel_table[CNCLIP_ISA_COUNT] = {
 
 const cnclip_image_kernels *cnclip_image_kernels_get(cnclip_isa isa) {
   if ((int)isa < 0 || isa >= CNCLIP_ISA_COUNT) return NULL;
-  return kernel_table[isa].widen != NULL ? &kernel_table[isa] : NULL;
+  int best = (int)isa;
+  while (kernel_table[best].widen == NULL) best--;
+  return &kernel_table[best];
 }
 
 enum { GROUP = 4 }; /* rows that horizontal kernels like to take at a time */

@@ -22,8 +22,9 @@ typedef struct {
   cnclip_normalize *normalize;
 } cnclip_image_kernels;
 
-/* Borrowed, static. NULL where this build has no kernels of `isa`; that the machine can run them is
- * the caller's to ask (cnclip_isa_supported). */
+/* The kernels of `isa`, or of the best set below it that has some. Borrowed, static; NULL for a
+ * number that is no set. That the machine can run them is the caller's to ask
+ * (cnclip_isa_supported). */
 const cnclip_image_kernels *cnclip_image_kernels_get(cnclip_isa isa);
 
 /* Red, green and blue bytes of pixel (x, y) stand at

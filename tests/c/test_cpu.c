@@ -12,6 +12,7 @@ static const char variable[] = "CNCLIP_FORCE_ISA";
 static void test_names(void) {
   CHECK(strcmp(cnclip_isa_name(CNCLIP_ISA_SERIAL), "serial") == 0);
   CHECK(strcmp(cnclip_isa_name(CNCLIP_ISA_AVX2), "avx2") == 0);
+  CHECK(strcmp(cnclip_isa_name(CNCLIP_ISA_AVX512_BF16), "avx512_bf16") == 0);
 }
 
 static void test_supported(void) {
@@ -20,6 +21,9 @@ static void test_supported(void) {
 #if defined(__x86_64__)
   /* The compiler's own CPUID reading, without the operating system's part. */
   CHECK(!cnclip_isa_supported(CNCLIP_ISA_AVX2) || __builtin_cpu_supports("avx2"));
+  CHECK(!cnclip_isa_supported(CNCLIP_ISA_AVX512) || __builtin_cpu_supports("avx512bw"));
+  CHECK(!cnclip_isa_supported(CNCLIP_ISA_AVX512_VNNI) || __builtin_cpu_supports("avx512vnni"));
+  CHECK(!cnclip_isa_supported(CNCLIP_ISA_AVX512_BF16) || __builtin_cpu_supports("avx512bf16"));
 #else
   CHECK(!cnclip_isa_supported(CNCLIP_ISA_AVX2));
 #endif
