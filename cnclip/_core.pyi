@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 def cuda_count() -> int: ...
+def measure_peak(precision: str, seconds: float, /) -> float | None: ...
 
 @final
 class Tokenizer:

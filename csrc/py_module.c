@@ -1,4 +1,7 @@
 /* The extension module cnclip._core: state, errors, types. */
+#include <math.h>
+
+#include "peak.h"
 #include "py_array.h"
 #include "torch_shim.h"
 
@@ -88,10 +91,37 @@ static PyObject *cuda_count(PyObject *module, PyObject *unused) {
   return PyLong_FromLong(cnclip_torch_cuda_count());
 }
 
+static PyObject *measure_peak(PyObject *module, PyObject *arguments) {
+  const cnclip_state *state = PyModule_GetState(module);
+  const char *name;
+  double seconds, rate;
+  if (!PyArg_ParseTuple(arguments, "sd:measure_peak", &name, &seconds)) return NULL;
+  int precision = 0;
+  while (precision < CNCLIP_PEAK_COUNT && strcmp(name, cnclip_peak_name(precision)) != 0) {
+    precision++;
+  }
+  if (precision == CNCLIP_PEAK_COUNT) {
+    return PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                        "precision: expected 'fp32', 'bf16' or 'int8', got '%.100s'", name);
+  }
+  if (!isfinite(seconds) || seconds <= 0 || seconds > 60) {
+    return PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                        "seconds: expected more than 0 and at most 60");
+  }
+  Py_BEGIN_ALLOW_THREADS;
+  rate = cnclip_peak_measure(precision, seconds);
+  Py_END_ALLOW_THREADS;
+  if (rate == 0) Py_RETURN_NONE;
+  return PyFloat_FromDouble(rate);
+}
+
 static PyMethodDef module_methods[] = {
     {"cuda_count", cuda_count, METH_NOARGS,
      "cuda_count()\n--\n\nCUDA devices that libtorch sees; 0 where its CUDA library is not "
      "loaded."},
+    {"measure_peak", measure_peak, METH_VARARGS,
+     "measure_peak(precision, seconds, /)\n--\n\nOperations a second that one thread computes in "
+     "registers, a multiply-add counted as two; None where the machine has no instruction for it."},
     {0},
 };
 
