@@ -43,7 +43,7 @@ def read_modelscope(directory: Path) -> Checkpoint:
     vocabulary = (directory / VOCABULARY).read_bytes()
     pad_id = _core.Tokenizer(vocabulary).pad_id
     return Checkpoint(
-        config=_read_config(directory, pad_id),
+        config=read_config(directory, pad_id),
         weights=_read_weights(directory / WEIGHTS),
         vocabulary=vocabulary,
         format="modelscope",
@@ -76,7 +76,12 @@ class _Values:
         return value
 
 
-def _read_config(directory: Path, pad_id: int) -> ClipConfig:
+def read_config(directory: Path, pad_id: int) -> ClipConfig:
+    """Read the two configuration files of a ModelScope model directory.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or a size is; names it.
+    """
     vision = _Values(directory / VISION_CONFIG)
     text = _Values(directory / TEXT_CONFIG)
     config = ClipConfig(

@@ -14,9 +14,14 @@ from typing import Any
 
 from .. import __version__
 from ..errors import CnclipError
-from . import convert, demo, info
+from . import bench, convert, demo, info
 
-COMMANDS: dict[str, Any] = {"convert": convert, "info": info, "demo": demo}
+COMMANDS: dict[str, Any] = {
+    "convert": convert,
+    "info": info,
+    "demo": demo,
+    "bench": bench,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,147 @@
+"""The answer of a benchmark: as data, as JSON, as a table of plain text."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row: what was measured, in which configuration, and the samples' spread.
+
+    Attributes:
+        name: What was measured, such as "picture 640 x 480".
+        unit: "seconds", for one item, or "bytes".
+        median: Of the samples, one a round.
+        p25: Their lower quartile.
+        p75: Their upper quartile.
+        samples: How many there were.
+        precision: "fp32", "bf16" or "int8"; None for what has none.
+        threads: Of the CPU.
+        batch_size: Items embedded in one call; None for what is no embedding.
+        tokens: Ids of each text; None for what is no text.
+        flops: Operations that one item needs, see `flops.py`; None for what is no embedding.
+        peak_share: Operations a second over the machine's peak, 0 to 1; None where either is
+            unknown.
+    """
+
+    name: str
+    unit: str
+    median: float
+    p25: float
+    p75: float
+    samples: int
+    precision: str | None = None
+    threads: int | None = None
+    batch_size: int | None = None
+    tokens: int | None = None
+    flops: int | None = None
+    peak_share: float | None = None
+
+    @property
+    def flops_per_second(self) -> float | None:
+        """Operations a second at the median."""
+        return self.flops / self.median if self.flops else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that one run found.
+
+    Attributes:
+        date: When it ended, ISO 8601 in UTC.
+        version: cnclip's.
+        machine: As `describe_machine` gives it.
+        model: The model's name, parameters and operations for each kind of item.
+        settings: The run's `Settings`.
+        peaks: {"precision", "threads", "flops_per_second"} of the machine, the best of the rounds;
+            None where it has no instruction for the precision.
+        results: The rows.
+        skipped: {"precision", "reason"} of what this machine or version cannot compute.
+    """
+
+    date: str
+    version: str
+    machine: dict[str, str | int]
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    peaks: list[dict[str, Any]]
+    results: list[Result]
+    skipped: list[dict[str, str]]
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as what `json.dumps` takes; `format` changes when a key changes meaning."""
+        return {"format": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+
+def spread(samples: Sequence[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile of at least one sample."""
+    if len(samples) == 1:
+        return samples[0], samples[0], samples[0]
+    lower, median, upper = statistics.quantiles(samples, n=4, method="inclusive")
+    return median, lower, upper
+
+
+def format_table(report: Report) -> str:
+    """The report as lines of plain text, columns aligned."""
+    machine, model = report.machine, report.model
+    lines = [
+        f"cnclip {report.version}, {report.date}",
+        f"{machine['processor']}, {machine['cores']} cores, {machine['isa']} kernels, "
+        f"torch {machine['torch']}, Python {machine['python']}",
+        f"model {model['name']}: {model['parameters'] / 1e6:.1f} million parameters, "
+        f"{model['picture_flops'] / 1e9:.3g} Gop a picture",
+    ]
+    for peak in report.peaks:
+        rate = peak["flops_per_second"]
+        found = f"{rate / 1e9:.0f} Gop/s" if rate else "no instruction for it"
+        lines.append(f"arithmetic peak {peak['precision']}, {peak['threads']} threads: {found}")
+    lines += [f"skipped {entry['precision']}: {entry['reason']}" for entry in report.skipped]
+    titles = ("", "precision", "threads", "batch", "median", "p25..p75", "Gop/s", "of peak")
+    return "\n".join([*lines, "", *_aligned([titles, *map(_cells, report.results)])])
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    rate, share = result.flops_per_second, result.peak_share
+    scale, unit = _scale(result)
+    digits = _digits(result.median * scale)
+    return (
+        result.name,
+        result.precision or "",
+        str(result.threads or ""),
+        str(result.batch_size or ""),
+        f"{result.median * scale:.{digits}f} {unit}",
+        f"{result.p25 * scale:.{digits}f}..{result.p75 * scale:.{digits}f}",
+        f"{rate / 1e9:.1f}" if rate else "",
+        f"{share:.0%}" if share is not None else "",
+    )
+
+
+def _scale(result: Result) -> tuple[float, str]:
+    if result.unit == "bytes":
+        return 1e-6, "MB"
+    if result.median >= 1:
+        return 1, "s"
+    return (1e3, "ms") if result.median >= 1e-3 else (1e6, "us")
+
+
+def _digits(value: float) -> int:
+    """Decimals that leave three digits or more."""
+    return 0 if value >= 100 else 1 if value >= 10 else 2
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as their widest cell, the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines

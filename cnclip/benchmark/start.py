@@ -1,0 +1,75 @@
+"""A fresh process's way to its first embeddings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from ..errors import CnclipError
+
+# What a user's program would do, and import, and no more. Not ru_maxrss on Linux: there it begins
+# with what the parent process had.
+_PROGRAM = """
+import json, sys, time
+import numpy as np
+from PIL import Image
+from cnclip import pipeline
+
+opened = pipeline(device="cpu", **json.loads(sys.argv[1]))
+opened.forward({"img": Image.fromarray(np.zeros((480, 640, 3), np.uint8))})
+picture = time.monotonic()
+opened.forward({"text": "一个在逛公园的女孩子"})
+text = time.monotonic()
+try:
+    with open("/proc/self/status") as file:
+        peak = next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM:"))
+except (OSError, StopIteration):
+    import resource
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+print(json.dumps([picture, text, peak]))
+"""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a fresh process did.
+
+    Attributes:
+        picture_seconds: From its creation to the first picture's embedding.
+        text_seconds: From its creation to the first text's embedding, behind the picture's.
+        peak_bytes: Most memory that was resident.
+    """
+
+    picture_seconds: float
+    text_seconds: float
+    peak_bytes: int
+
+
+def run_once(model: str, precision: str, num_threads: int) -> Start:
+    """Start a process that opens a model and embeds one picture, then one text.
+
+    Args:
+        model: As for `pipeline`; converted already, or the conversion is measured too.
+        precision: As for `pipeline`.
+        num_threads: As for `pipeline`.
+
+    Raises:
+        CnclipError: the process failed; holds the last line that it wrote.
+    """
+    arguments = json.dumps({"model": model, "precision": precision, "num_threads": num_threads})
+    created = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, arguments],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise CnclipError(f"a fresh process could not embed: {last}")
+    picture, text, peak_bytes = json.loads(done.stdout.splitlines()[-1])
+    return Start(picture - created, text - created, peak_bytes)

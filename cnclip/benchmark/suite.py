@@ -1,0 +1,288 @@
+"""Runs the cases by turns and collects their times."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from .. import _core
+from ..archive import ArchiveInfo
+from ..convert import open_archive
+from ..errors import CnclipError, InvalidInputError
+from ..pipelines import MultiModalEmbeddingPipeline, pipeline
+from ..version import __version__
+from . import inputs, start
+from .flops import picture_flops, text_flops
+from .machine import available_cores, describe_machine, measure_peak
+from .report import Report, Result, spread
+
+PRECISIONS = ("fp32", "bf16", "int8")
+MOST_THREADS, LARGEST_BATCH, MOST_ROUNDS = 1024, 4096, 10_000
+TITLES = 1000
+# A turn's timed calls go on for this long, so that short ones are timed more than once.
+_TURN_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and for how long.
+
+    Attributes:
+        precisions: Some of PRECISIONS.
+        batch_sizes: Items of a call.
+        threads: Of the CPU; None: as many as there are cores.
+        rounds: In each, every case has one turn.
+        seconds: No round starts after so long; the first is always run to its end.
+    """
+
+    precisions: tuple[str, ...] = PRECISIONS
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    threads: tuple[int, ...] | None = None
+    rounds: int = 7
+    seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Raise InvalidInputError for what cannot be measured."""
+        for precision in self.precisions:
+            if precision not in PRECISIONS:
+                known = ", ".join(PRECISIONS)
+                raise InvalidInputError(f"precision: expected {known}, got {precision!r}")
+        _check_range("batch size", self.batch_sizes, LARGEST_BATCH)
+        _check_range("threads", self.threads if self.threads is not None else (1,), MOST_THREADS)
+        _check_range("rounds", (self.rounds,), MOST_ROUNDS)
+        if not self.precisions or not self.batch_sizes or self.threads == ():
+            raise InvalidInputError(
+                "precisions, batch_sizes, threads: expected one or more of each"
+            )
+        if not self.seconds > 0:
+            raise InvalidInputError(f"seconds: expected more than 0, got {self.seconds}")
+
+
+class Case(NamedTuple):
+    """Something to measure. `turn` measures it once and gives a value for each of `rows`."""
+
+    rows: tuple[Result, ...]  # without their values
+    turn: Callable[[], tuple[float, ...]]
+
+
+def run_benchmark(
+    model: str,
+    settings: Settings | None = None,
+    *,
+    name: str | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Measure how fast a model embeds on this machine's CPU.
+
+    Args:
+        model: As for `pipeline`. Converted first if it has to be, which is not measured.
+        settings: What to measure; by default all precisions that the machine has.
+        name: The model's name in the report; by default `model`.
+        progress: Is given a line for each turn of a case.
+
+    Raises:
+        CnclipError: the model cannot be opened, or no precision can be computed.
+    """
+    settings = settings or Settings()
+    if settings.threads is None:
+        settings = dataclasses.replace(settings, threads=(available_cores(),))
+    info = open_archive(model)
+    opened, skipped = _open_all(model, settings)
+    peak_cases = {key: _peak_case(*key) for key in _configurations(settings)}
+    cases = [*peak_cases.values(), *_cases_without_model(info)]
+    for (precision, threads), embedder in opened.items():
+        cases += _cases_of(embedder, model, settings, precision, threads)
+    samples = _run_rounds(cases, settings, progress)
+    # Whatever else the machine does can only lower them.
+    peaks = {key: max(samples[case.rows[0]]) or None for key, case in peak_cases.items()}
+    return Report(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=__version__,
+        machine=describe_machine(),
+        model=_describe_model(name or model, info),
+        settings=dataclasses.asdict(settings),
+        peaks=[
+            {"precision": precision, "threads": threads, "flops_per_second": rate}
+            for (precision, threads), rate in peaks.items()
+        ],
+        results=[
+            _with_values(row, samples[row], peaks)
+            for case in cases[len(peak_cases) :]
+            for row in case.rows
+        ],
+        skipped=skipped,
+    )
+
+
+def _check_range(what: str, values: tuple[int, ...], most: int) -> None:
+    for value in values:
+        if not 1 <= value <= most:
+            raise InvalidInputError(f"{what}: expected 1 to {most}, got {value}")
+
+
+def _configurations(settings: Settings) -> Iterator[tuple[str, int]]:
+    assert settings.threads is not None
+    return itertools.product(settings.precisions, settings.threads)
+
+
+def _peak_case(precision: str, threads: int) -> Case:
+    row = _row("arithmetic peak", unit="operations a second", precision=precision, threads=threads)
+    return Case((row,), lambda: (measure_peak(precision, threads) or 0.0,))
+
+
+def _open_all(
+    model: str, settings: Settings
+) -> tuple[dict[tuple[str, int], MultiModalEmbeddingPipeline], list[dict[str, str]]]:
+    """A pipeline for each precision and number of threads, and why there is none for others."""
+    opened = {}
+    skipped: dict[str, str] = {}
+    for precision, threads in _configurations(settings):
+        if precision in skipped:
+            continue
+        try:
+            opened[precision, threads] = pipeline(
+                model=model, device="cpu", precision=precision, num_threads=threads
+            )
+        except CnclipError as error:
+            skipped[precision] = str(error)
+    if not opened:
+        raise CnclipError(f"no precision can be computed: {'; '.join(skipped.values())}")
+    return opened, [{"precision": p, "reason": reason} for p, reason in skipped.items()]
+
+
+def _cases_without_model(info: ArchiveInfo) -> Iterator[Case]:
+    pictures, titles = inputs.make_pictures(1), inputs.make_titles(TITLES)
+    processor = _core.ImageProcessor(info.resolution, info.mean, info.std)
+    tokenizer = _core.Tokenizer(info.vocabulary)
+    size = f"{inputs.WIDTH} x {inputs.HEIGHT}"
+    yield _timed(
+        _row(f"preprocessing, picture {size}", threads=1), lambda: processor.process(pictures), 1
+    )
+    yield _timed(
+        _row("tokenizing, title", threads=1),
+        lambda: tokenizer.encode(titles, info.context_length),
+        TITLES,
+    )
+
+
+def _cases_of(
+    embedder: MultiModalEmbeddingPipeline,
+    model: str,
+    settings: Settings,
+    precision: str,
+    threads: int,
+) -> Iterator[Case]:
+    """The cases of one precision and number of threads."""
+    info = embedder.model.info
+    architecture = info.metadata["architecture"]
+    configuration: dict[str, Any] = {"precision": precision, "threads": threads}
+    yield _start_case(model, configuration)
+    kinds: list[tuple[str, str, Callable[[int], list[Any]], dict[str, Any]]] = []
+    size = f"{inputs.WIDTH} x {inputs.HEIGHT}"
+    flops = {"flops": picture_flops(architecture)}
+    kinds.append((f"picture {size}", "img", inputs.make_pictures, flops))
+    for tokens in sorted({min(n, info.context_length) for n in inputs.TOKENS}):
+        flops = {"flops": text_flops(architecture, tokens), "tokens": tokens}
+        make = _text_maker(tokens)
+        kinds.append((f"text of {tokens} tokens", "text", make, flops))
+    for (name, key, make, more), batch_size in itertools.product(kinds, settings.batch_sizes):
+        row = _row(name, batch_size=batch_size, **configuration, **more)
+        yield _timed(row, _forward_call(embedder, key, make(batch_size)), batch_size)
+
+
+def _text_maker(tokens: int) -> Callable[[int], list[str]]:
+    return lambda count: inputs.make_texts(count, tokens)
+
+
+def _forward_call(
+    embedder: MultiModalEmbeddingPipeline, key: str, items: list[Any]
+) -> Callable[[], object]:
+    return lambda: embedder.forward({key: items}, batch_size=len(items))
+
+
+def _start_case(model: str, configuration: dict[str, Any]) -> Case:
+    rows = (
+        _row("start to first picture", **configuration),
+        _row("start to first picture and text", **configuration),
+        _row("peak memory of that process", unit="bytes", **configuration),
+    )
+
+    def turn() -> tuple[float, ...]:
+        fresh = start.run_once(
+            model, configuration["precision"], num_threads=configuration["threads"]
+        )
+        return fresh.picture_seconds, fresh.text_seconds, float(fresh.peak_bytes)
+
+    return Case(rows, turn)
+
+
+def _row(name: str, *, unit: str = "seconds", **configuration: Any) -> Result:
+    return Result(name, unit, 0.0, 0.0, 0.0, 0, **configuration)
+
+
+def _timed(row: Result, call: Callable[[], object], items: int) -> Case:
+    """A case whose turn calls once untimed, then for a while, and gives seconds for one item."""
+
+    def turn() -> tuple[float, ...]:
+        call()
+        calls, begin = 0, time.perf_counter()
+        while True:
+            call()
+            calls += 1
+            elapsed = time.perf_counter() - begin
+            if elapsed >= _TURN_SECONDS:
+                return (elapsed / calls / items,)
+
+    return Case((row,), turn)
+
+
+def _run_rounds(
+    cases: list[Case], settings: Settings, progress: Callable[[str], None]
+) -> dict[Result, list[float]]:
+    """Every case once a round, in turn, so that a change of the machine's pace meets all alike."""
+    samples: dict[Result, list[float]] = defaultdict(list)
+    begin = time.monotonic()
+    for number in range(1, settings.rounds + 1):
+        if number > 1 and time.monotonic() - begin > settings.seconds:
+            progress(f"{settings.seconds:g} seconds are over after {number - 1} rounds")
+            break
+        for case in cases:
+            progress(f"round {number} of {settings.rounds}: {_describe(case.rows[0])}")
+            for row, value in zip(case.rows, case.turn(), strict=True):
+                samples[row].append(value)
+    return samples
+
+
+def _describe(row: Result) -> str:
+    parts = [row.name, row.precision, f"{row.threads} threads" if row.threads else None]
+    parts.append(f"batch {row.batch_size}" if row.batch_size else None)
+    return ", ".join(filter(None, parts))
+
+
+def _with_values(
+    row: Result, samples: list[float], peaks: dict[tuple[str, int], float | None]
+) -> Result:
+    median, p25, p75 = spread(samples)
+    peak = peaks.get((row.precision or "", row.threads or 0))
+    share = row.flops / median / peak if row.flops and peak else None
+    return dataclasses.replace(
+        row, median=median, p25=p25, p75=p75, samples=len(samples), peak_share=share
+    )
+
+
+def _describe_model(name: str, info: ArchiveInfo) -> dict[str, Any]:
+    architecture = info.metadata["architecture"]
+    lengths = sorted({min(n, info.context_length) for n in inputs.TOKENS})
+    return {
+        "name": name,
+        "parameters": info.metadata["parameters"],
+        "architecture": architecture,
+        "picture_flops": picture_flops(architecture),
+        "text_flops": {str(n): text_flops(architecture, n) for n in lengths},
+    }

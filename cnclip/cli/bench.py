@@ -1,0 +1,103 @@
+"""`cnclip bench [MODEL]`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+from ..benchmark import (
+    ARCHITECTURES,
+    PRECISIONS,
+    Report,
+    Settings,
+    format_table,
+    random_archive,
+    run_benchmark,
+)
+
+SUMMARY = "measure how fast this machine embeds"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    defaults = Settings()
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument(
+        "model", metavar="MODEL", nargs="?", default="emoji-cn", help="default: %(default)s"
+    )
+    model.add_argument(
+        "--random",
+        metavar="ARCHITECTURE",
+        choices=ARCHITECTURES,
+        help=f"a model of a published size with random weights: {', '.join(ARCHITECTURES)}",
+    )
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="default: all"
+    )
+    parser.add_argument(
+        "--batch-sizes",
+        nargs="+",
+        type=int,
+        metavar="N",
+        default=defaults.batch_sizes,
+        help=f"items of a call; default: {' '.join(map(str, defaults.batch_sizes))}",
+    )
+    parser.add_argument(
+        "--threads", nargs="+", type=int, metavar="N", help="of the CPU; default: one a core"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        metavar="N",
+        default=defaults.rounds,
+        help="how often each case is measured; default: %(default)s",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        default=defaults.seconds,
+        help="start no further round after so long; default: %(default)g",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="also write the report as JSON; -: to stdout, and no table"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print the table, write the JSON."""
+    settings = Settings(
+        precisions=tuple(dict.fromkeys(arguments.precisions)),
+        batch_sizes=tuple(dict.fromkeys(arguments.batch_sizes)),
+        threads=tuple(dict.fromkeys(arguments.threads)) if arguments.threads else None,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+    )
+    if arguments.json not in (None, "-"):
+        Path(arguments.json).touch()  # a path that cannot be written fails now, not minutes later
+    with contextlib.ExitStack() as stack:
+        if arguments.random:
+            model = str(stack.enter_context(random_archive(arguments.random)))
+            name = f"{arguments.random} with random weights"
+        else:
+            model = name = arguments.model
+        report = run_benchmark(model, settings, name=name, progress=_print_progress)
+    _write(report, arguments.json)
+    return 0
+
+
+def _print_progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _write(report: Report, json_path: str | None) -> None:
+    content = json.dumps(report.as_json(), indent=1, ensure_ascii=False)
+    if json_path == "-":
+        print(content)
+        return
+    if json_path is not None:
+        Path(json_path).write_text(content + "\n", encoding="utf-8")
+    print(format_table(report))
