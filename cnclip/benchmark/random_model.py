@@ -139,8 +139,12 @@ def _random_weights(directory: Path) -> dict[str, torch.Tensor]:
             value.fill_(1)  # norms
         else:
             value.normal_(0, 0.02, generator=generator)
-        weights["module." + name] = value.half() if name in half else value
-    return weights
+        weights[name] = value.half() if name in half else value
+    # Embedding never uses the pooler, but ModelScope wants to find it.
+    width = model.text_projection.shape[0]
+    weights["bert.pooler.dense.weight"] = torch.zeros(width, width).half()
+    weights["bert.pooler.dense.bias"] = torch.zeros(width).half()
+    return {f"module.{name}": value for name, value in weights.items()}
 
 
 def vocabulary() -> bytes:
