@@ -7,6 +7,7 @@ PYTHON ?= python3
 FUZZ_SECONDS ?= 60
 PYTEST_OPTIONS ?=
 DEMO_OPTIONS ?=
+BENCH_OPTIONS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -174,8 +175,9 @@ format: $(VENV)/.lint ## rewrite Python and C in the project's format
 
 # --- The rest --------------------------------------------------------------------------------------
 
-bench: $(VENV)/.installed ## run the scripts of benchmarks/
+bench: $(VENV)/.installed ## the scripts of benchmarks/, then `cnclip bench` (BENCH_OPTIONS)
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script; done
+	$(BIN)/cnclip bench $(BENCH_OPTIONS)
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
