@@ -18,7 +18,6 @@ class Engine:
     """What worker.py asks for. `picture` and `text` give unit rows for the first `count` inputs.
 
     `abilities` are the cases that the engine can run: picture, text, start, preprocess, tokenize.
-    `end_to_end` engines are given open pictures and texts, the others the model's own input.
     """
 
     abilities: tuple[str, ...] = ("picture", "text", "start")
@@ -60,7 +59,7 @@ class Engine:
 class Cnclip(Engine):
     """End to end."""
 
-    abilities = ("picture", "text", "start", "preprocess", "tokenize")
+    abilities: tuple[str, ...] = ("picture", "text", "start", "preprocess", "tokenize")
     packages = ("cnclip", "torch", "pillow")
 
     def load(self) -> None:

@@ -80,7 +80,7 @@ def format_value(value: float) -> str:
 def scale_of(what: str, value: float) -> tuple[float, str]:
     if "memory" in what:
         return 1e-6, "MB"
-    if value >= 1:
+    if value >= 1 or what.startswith("start"):
         return 1, "s"
     return (1e3, "ms") if value >= 1e-3 else (1e6, "us")
 

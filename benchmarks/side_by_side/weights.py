@@ -79,8 +79,8 @@ def read_chinese_clip(directory: Path) -> ChineseCLIPModel:
 
 def configuration(vision: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
     width = vision["vision_width"]
-    text_names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    text_names += ("hidden_act", "max_position_embeddings", "type_vocab_size")
+    text_names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+    text_names += ["hidden_act", "max_position_embeddings", "type_vocab_size"]
     return {
         "projection_dim": vision["embed_dim"],
         "vision_config": {
@@ -145,4 +145,5 @@ def export_onnx(model: ChineseCLIPModel, data: Path) -> None:
             input_names=["input"],
             output_names=["rows"],
         )
+        assert program is not None
         program.save(data / f"{name}.onnx")

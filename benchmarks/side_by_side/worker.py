@@ -71,7 +71,8 @@ def answer_to(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
 
 def seconds_of_an_item(engine: Engine, case: dict[str, Any]) -> float:
     """Calls once untimed, then for a while."""
-    kind, items = case["kind"], case["batch"]
+    kind: str = case["kind"]
+    items: int = case["batch"]
     arguments = (case["tokens"], items) if kind == "text" else (items,)
     call = getattr(engine, kind)
     call(*arguments)
