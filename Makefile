@@ -71,6 +71,7 @@ C_FLAGS := -std=c11 -g -Wall -Wextra -Wstrict-prototypes -Wshadow -Werror -ffp-c
 ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
 BASELINE := -march=x86-64-v2
 AVX2 := -mavx2
+AVX512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
 endif
 
 OUT = build/c/$(KIND)
@@ -87,6 +88,10 @@ $(GENERATED)/unicode_tables.h: csrc/generate_unicode_tables.py
 $(OUT)/%_avx2.o: csrc/%_avx2.c Makefile | $(GENERATED)/unicode_tables.h
 	@mkdir -p $(@D)
 	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(AVX2) -c $< -o $@
+
+$(OUT)/%_avx512.o: csrc/%_avx512.c Makefile | $(GENERATED)/unicode_tables.h
+	@mkdir -p $(@D)
+	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(AVX512) -c $< -o $@
 
 $(OUT)/%.o: csrc/%.c Makefile | $(GENERATED)/unicode_tables.h
 	@mkdir -p $(@D)

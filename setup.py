@@ -26,7 +26,8 @@ WARNINGS = ["-Wall", "-Wextra"] + (["-Werror"] if DEVELOPMENT else [])
 COMMON_FLAGS = ["-O2", "-g1", "-fvisibility=hidden", "-ffp-contract=off", *WARNINGS]
 C_FLAGS = ["-std=c11", "-Wstrict-prototypes", "-Wshadow"]
 CXX_FLAGS = ["-std=c++20"]
-ISA_FLAGS = {"_avx2": ["-mavx2"]}
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"]
+ISA_FLAGS = {"_avx2": ["-mavx2"], "_avx512": AVX512}
 
 
 def is_x86() -> bool:

@@ -17,6 +17,8 @@ static const cnclip_image_kernels kernel_table[CNCLIP_ISA_COUNT] = {
 #if defined(__x86_64__)
     [CNCLIP_ISA_AVX2] = {cnclip_resample_widen_u8_avx2, cnclip_resample_horizontal_u8_avx2,
                          cnclip_resample_vertical_u8_avx2, cnclip_normalize_u8_avx2},
+    [CNCLIP_ISA_AVX512] = {cnclip_resample_widen_u8_avx2, cnclip_resample_horizontal_u8_avx2,
+                           cnclip_resample_vertical_u8_avx512, cnclip_normalize_u8_avx2},
 #endif
 };
 
