@@ -264,6 +264,53 @@ void cnclip_release_images(cnclip_borrowed_images *images) {
   *images = (cnclip_borrowed_images){0};
 }
 
+static bool are_pixels(PyArrayObject *array) {
+  return PyArray_TYPE(array) == NPY_FLOAT32 && PyArray_ISNOTSWAPPED(array) &&
+         PyArray_NDIM(array) == 4 && PyArray_DIM(array, 1) == 3 &&
+         PyArray_DIM(array, 2) == PyArray_DIM(array, 3);
+}
+
+int cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
+                         cnclip_borrowed_pixels *ret_pixels) {
+  *ret_pixels = (cnclip_borrowed_pixels){0};
+  if (!PyArray_Check(object)) {
+    PyErr_Format(state->input_type_error,
+                 "pixels: expected a float32 array [n, 3, r, r], got %.100s",
+                 Py_TYPE(object)->tp_name);
+    return 0;
+  }
+  PyArrayObject *array = (PyArrayObject *)object;
+  if (!are_pixels(array)) {
+    PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                 "pixels: expected a float32 array [n, 3, r, r], got %S with %d dimensions, %zd "
+                 "elements",
+                 PyArray_DESCR(array), PyArray_NDIM(array), (Py_ssize_t)PyArray_SIZE(array));
+    return 0;
+  }
+  PyArrayObject *contiguous = PyArray_GETCONTIGUOUS(array);
+  if (contiguous == NULL) return 0;
+  *ret_pixels = (cnclip_borrowed_pixels){
+      .owner = (PyObject *)contiguous,
+      .data = PyArray_DATA(contiguous),
+      .count = PyArray_DIM(contiguous, 0),
+      .resolution = PyArray_DIM(contiguous, 2),
+  };
+  return 1;
+}
+
+float *cnclip_borrow_output(const cnclip_state *state, PyObject *object, Py_ssize_t count,
+                            Py_ssize_t resolution) {
+  PyArrayObject *array = (PyArrayObject *)object;
+  if (!PyArray_Check(object) || !are_pixels(array) || !PyArray_ISCARRAY(array) ||
+      PyArray_DIM(array, 0) != count || PyArray_DIM(array, 2) != resolution) {
+    PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                 "out: expected a contiguous float32 array [%zd, 3, %zd, %zd] to write to", count,
+                 resolution, resolution);
+    return NULL;
+  }
+  return PyArray_DATA(array);
+}
+
 int cnclip_read_three_floats(PyObject *sequence, const char *name, float values[3]) {
   PyObject *tuple = PySequence_Tuple(sequence);
   if (tuple == NULL) return 0;

@@ -71,11 +71,10 @@ def pipeline(
     _check_num_threads(num_threads)
     where = choose_device(device)
     info = open_archive(model)
-    preprocessor = CLIPPreprocessor(info)
+    preprocessor = CLIPPreprocessor(info, num_threads)
     encoder = _core.Encoder(
         info.path,
         preprocessor.tokenizer,
-        preprocessor.image_processor,
         info.embed_dim,
         info.context_length,
         device=where,

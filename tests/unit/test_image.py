@@ -277,6 +277,21 @@ def test_unknown_isa(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         ImageProcessor(224)
 
 
+def test_given_memory() -> None:
+    processor = ImageProcessor(8)
+    pictures = [random_pixels(9, 9), random_pixels(30, 20)]
+    block = np.zeros((4, 3, 8, 8), np.float32)
+    assert processor.process(pictures, out=block[1:3]).base is block
+    assert_same_bits(block[1:3], processor.process(pictures))
+    assert not block[0].any()
+    assert not block[3].any()
+    read_only = np.zeros((2, 3, 8, 8), np.float32)
+    read_only.flags.writeable = False
+    for out in (block, block[::2, :, ::-1], block[:2].astype(np.float64), read_only, block[0], 5):
+        with pytest.raises(ValueError, match=r"out: expected .* float32 array \[2, 3, 8, 8\]"):
+            processor.process(pictures, out=out)  # type: ignore[arg-type]
+
+
 def test_mean_and_std(isa: str) -> None:
     mean, std = (0.0, 0.5, 0.485), (1.0, 0.25, 0.229)
     pixels = random_pixels(16, 16)
