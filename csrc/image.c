@@ -59,6 +59,10 @@ static const uint8_t *source_row(const row_source *source, int y) {
 /* Writes row y of a picture that has no four bytes a pixel in four bytes. */
 static void gather_row(const cnclip_image *image, const cnclip_image_kernels *kernels, int y,
                        uint8_t *output) {
+  if (image->read_row != NULL) {
+    image->read_row(image->context, y, output);
+    return;
+  }
   const uint8_t *pixel = picture_row(image, y);
   const ptrdiff_t next = image->pixel_stride, channel = image->channel_stride;
   if (next == 3 && channel == 1) {

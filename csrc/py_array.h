@@ -33,7 +33,8 @@ typedef struct {
 } cnclip_borrowed_images;
 
 /* As cnclip_borrow_texts. Pillow's pixels are used where they stand, through the Arrow C interface;
- * a picture in several blocks (over 16 MiB) is copied once. */
+ * of a picture in several blocks (over 16 MiB) a band is copied at a time, for which the processing
+ * takes the GIL; an exception that it meets there is set when the caller has the GIL again. */
 int cnclip_borrow_images(const cnclip_state *state, PyObject *sequence,
                          cnclip_borrowed_images *ret_images);
 void cnclip_release_images(cnclip_borrowed_images *images);

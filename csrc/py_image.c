@@ -86,8 +86,8 @@ static PyObject *processor_process(PyObject *object, PyObject *arguments, PyObje
     char prefix[40];
     snprintf(prefix, sizeof prefix, "img[%zd]", i);
     cnclip_raise(state, &error, prefix);
-    Py_CLEAR(result);
   }
+  if (PyErr_Occurred()) Py_CLEAR(result); /* perhaps of cnclip_borrow_images' pictures */
 
 done:
   cnclip_release_images(&images);

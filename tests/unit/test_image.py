@@ -277,6 +277,45 @@ def test_unknown_isa(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         ImageProcessor(224)
 
 
+class InBlocks:
+    """A picture that Pillow lends only in crops, of which the last may fail."""
+
+    mode = "RGB"
+
+    def __init__(self, picture: Image.Image, fails: bool) -> None:
+        self.size, self.picture, self.fails = picture.size, picture, fails
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> object:
+        raise ValueError("Image is in multiple array blocks")
+
+    def crop(self, box: tuple[int, int, int, int]) -> object:
+        if self.fails and box[3] == self.size[1]:
+            raise MemoryError("no room for it")
+        return self.picture.crop(box)
+
+
+@pytest.mark.parametrize("size", [(1000, 700), (3000, 400), (300, 4000), (224, 3000), (3000, 224)])
+def test_pictures_in_blocks(size: tuple[int, int], isa: str) -> None:
+    processor = make_processor(isa, 224)
+    picture = Image.fromarray(random_pixels(size[1], size[0]))
+    want = processor.process([picture])
+    in_blocks = InBlocks(picture, fails=False)
+    assert_same_bits(processor.process([in_blocks]), want)  # type: ignore[list-item]
+    out = np.empty_like(want)
+    with pytest.raises(MemoryError, match="no room"):
+        processor.process([picture, InBlocks(picture, fails=True)])  # type: ignore[list-item]
+    assert_same_bits(processor.process([picture], out=out), want)
+
+
+def test_large_pictures_on_threads() -> None:
+    picture = Image.fromarray(random_pixels(2300, 2000))
+    processor = ImageProcessor(64)
+    want = processor.process([np.asarray(picture)])
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(processor.process, [[picture]] * 12):
+            assert_same_bits(got, want)
+
+
 def test_given_memory() -> None:
     processor = ImageProcessor(8)
     pictures = [random_pixels(9, 9), random_pixels(30, 20)]

@@ -34,7 +34,7 @@ tokenizer = _core.Tokenizer(vocabulary)
 processor = _core.ImageProcessor(16)
 picture = Image.new("RGB", (20, 30), (1, 2, 3))
 palette = picture.convert("P")
-large = Image.new("RGB", (4100, 1030))  # in several blocks, so that it is copied
+large = Image.new("RGB", (4100, 1030))  # in several blocks
 pixels = np.asarray(picture)
 pipeline = cnclip.pipeline(model=golden / "tiny-vit", device="cpu", num_threads=1)
 encoder, info = pipeline.model.encoder, pipeline.model.info
