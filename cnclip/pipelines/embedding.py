@@ -86,7 +86,7 @@ class MultiModalEmbeddingPipeline:
         """The tensors that ModelScope's `preprocess` gives for the same input.
 
         Args:
-            input: As for `forward`.
+            input: As for `forward`; of an iterator, too, the tensors of all items.
 
         Returns:
             {'img': float32 [n, 3, r, r], 'text': int64 [n, 52]}, the keys that were given.
@@ -99,11 +99,15 @@ class MultiModalEmbeddingPipeline:
 
         Args:
             input: 'img': PIL.Image.Image, path, http(s), file or data URL, bytes of a picture file,
-                uint8 array [height, width, 3] (red, green, blue), or a list of any of them.
-                'text': str or a list of them. A key that is missing or None is left out.
+                uint8 array [height, width, 3] (red, green, blue), or an iterable of any of them.
+                'text': str or an iterable of them. A key that is missing or None is left out.
                 Paths, URLs and bytes are opened as `load_image` does; pictures given open are not
                 turned by their EXIF orientation.
-            batch_size: Items that go through the model together; bounds the memory.
+                All items of a list or tuple are checked before work begins. Other iterables are
+                consumed while the model runs, about a batch ahead of it, and never held as a
+                whole; what an iterator gives open may change once the next is asked for.
+            batch_size: Items that go through the model together at most. By default 8 pictures,
+                and as many texts as have 2,048 tokens.
 
         Returns:
             {'img_embedding': float32 [n, d] or None, 'text_embedding': float32 [n, d] or None}:
@@ -137,7 +141,7 @@ class MultiModalEmbeddingPipeline:
 
         Args:
             input: A dict as for `forward`, or a list of such dicts.
-            batch_size: Items that go through the model together, across the dicts of a list.
+            batch_size: As for `forward`; batches go across the dicts of a list.
 
         Returns:
             As `forward`; for a list, a list with an answer for each dict.

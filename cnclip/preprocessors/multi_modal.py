@@ -6,7 +6,7 @@ import io
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -144,11 +144,11 @@ class CLIPPreprocessor:
         images: list[ImageInput] | Iterator[ImageInput],
         size: int,
         name_of: Callable[[int], str] = "img[{}]".format,
-    ) -> Iterator[NDArray[np.float32]]:
+    ) -> Generator[NDArray[np.float32], None, None]:
         """Tensors of pictures, `size` at a time, the last ones perhaps fewer: float32 [m, 3, r, r].
 
-        While the caller works on a batch, threads make the next one. No more pictures than that
-        are taken from an iterator, and no more are in memory than there are threads.
+        While the caller works on a batch, threads make the next one. Nothing beyond that is taken
+        from an iterator. A picture that was opened here is let go once its tensor is made.
 
         Pictures that an iterator gives open are read before it is asked for the next, since it may
         use their memory again; threads do the rest: files, URLs, bytes, and all of a list.

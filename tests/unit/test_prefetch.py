@@ -166,8 +166,12 @@ def test_iterators_in_a_list_of_inputs(
     threaded: MultiModalEmbeddingPipeline, picture_paths: list[Path]
 ) -> None:
     words, paths = ["猫", "狗", "鸟"], picture_paths[:9]
-    as_lists = [{"img": paths[:4], "text": words[:1]}, {}, {"img": paths[4:], "text": words[1:]}]
-    given = [
+    as_lists: list[Any] = [
+        {"img": paths[:4], "text": words[:1]},
+        {},
+        {"img": paths[4:], "text": words[1:]},
+    ]
+    given: list[Any] = [
         {"img": iter(paths[:4]), "text": words[:1]},
         {},
         {"img": paths[4:], "text": iter(words[1:])},
