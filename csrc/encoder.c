@@ -6,48 +6,27 @@
 
 #include "alloc.h"
 
-/* Texts are tokenized and sorted by length this many at a time, which bounds the working memory. */
-enum { TEXTS_AT_ONCE = 4096 };
+enum {
+  /* Texts are tokenized and sorted by length this many at a time, which bounds the working memory.
+   */
+  TEXTS_AT_ONCE = 4096,
+  /* Ids that go through the model together, padding counted: enough to fill a matrix product, few
+   * enough that what the layers pass on stays in the caches. */
+  TOKENS_AT_ONCE = 2048,
+};
 
 static size_t smaller(size_t a, size_t b) {
   return a < b ? a : b;
+}
+
+static size_t larger(size_t a, size_t b) {
+  return a > b ? a : b;
 }
 
 static cnclip_status check_interrupt(cnclip_interrupt *interrupt, void *context,
                                      cnclip_error *error) {
   if (interrupt == NULL || !interrupt(context)) return CNCLIP_OK;
   return cnclip_error_set(error, CNCLIP_ERROR_INTERRUPTED, "interrupted");
-}
-
-cnclip_status cnclip_encoder_encode_images(const cnclip_encoder *encoder,
-                                           const cnclip_image *images, size_t count,
-                                           size_t batch_size, float *embeddings,
-                                           cnclip_interrupt *interrupt, void *context,
-                                           size_t *ret_failed, cnclip_error *error) {
-  const size_t resolution = (size_t)cnclip_image_processor_resolution(encoder->processor);
-  const size_t tensor_size = 3 * resolution * resolution;
-  cnclip_status status = CNCLIP_OK;
-  *ret_failed = count;
-
-  batch_size = smaller(batch_size, count);
-  float *pixels = cnclip_alloc_array(batch_size, tensor_size * sizeof *pixels);
-  if (pixels == NULL) return cnclip_error_memory(error, "a batch of pictures");
-
-  for (size_t first = 0; first < count && status == CNCLIP_OK; first += batch_size) {
-    const size_t size = smaller(batch_size, count - first);
-    status = check_interrupt(interrupt, context, error);
-    for (size_t i = 0; i < size && status == CNCLIP_OK; i++) {
-      status = cnclip_image_process(encoder->processor, &images[first + i],
-                                    pixels + i * tensor_size, error);
-      if (status != CNCLIP_OK) *ret_failed = first + i;
-    }
-    if (status != CNCLIP_OK) break;
-    status = cnclip_torch_model_encode_image(encoder->model, pixels, size, resolution,
-                                             embeddings + first * encoder->embedding_width,
-                                             encoder->embedding_width, error);
-  }
-  free(pixels);
-  return status;
 }
 
 /* The token ids of some texts, their lengths, and their order from short to long. */
@@ -74,16 +53,13 @@ static cnclip_status token_rows_alloc(token_rows *rows, size_t count, size_t con
   return CNCLIP_OK;
 }
 
-static void tokenize(const cnclip_encoder *encoder, const cnclip_text *texts, size_t count,
-                     token_rows *rows) {
-  /* The ids behind a text's end are 0. Where that is [PAD] the model masks them and they may be
-   * left out; in a vocabulary that has [PAD] elsewhere they are words like any other. */
-  const int padding_is_masked = cnclip_vocab_pad(encoder->vocab) == 0;
-  for (size_t i = 0; i < count; i++) {
-    cnclip_tokenizer_encode(encoder->vocab, texts[i], encoder->context_length,
-                            rows->ids + i * encoder->context_length, &rows->lengths[i], NULL);
-    if (!padding_is_masked) rows->lengths[i] = encoder->context_length;
-  }
+/* Writes a text's ids and answers how many of the columns it needs. The ids behind a text's end are
+ * 0. Where that is [PAD] the model masks them and they may be left out; in a vocabulary that has
+ * [PAD] elsewhere they are words like any other. */
+static size_t tokenize(const cnclip_encoder *encoder, cnclip_text text, int64_t *ids) {
+  size_t length;
+  cnclip_tokenizer_encode(encoder->vocab, text, encoder->context_length, ids, &length, NULL);
+  return cnclip_vocab_pad(encoder->vocab) == 0 ? length : encoder->context_length;
 }
 
 /* Counting sort by length: stable, and lengths are at most context_length. */
@@ -98,60 +74,106 @@ static cnclip_status sort_by_length(token_rows *rows, size_t count, size_t conte
   return CNCLIP_OK;
 }
 
-/* Runs the texts of order[0..size) through the model and puts their rows where they belong.
- * ids and rows are working memory for one batch. */
+/* How many of order[0..count) go through the model together: as many of those next in length as
+ * their ids, all rows as long as the last, stay within TOKENS_AT_ONCE. At least 1. */
+static size_t batch_rows(const token_rows *tokens, const size_t *order, size_t count,
+                         size_t most_rows) {
+  size_t rows = 1;
+  while (rows < smaller(count, most_rows) &&
+         (rows + 1) * tokens->lengths[order[rows]] <= TOKENS_AT_ONCE) {
+    rows++;
+  }
+  return rows;
+}
+
+/* Working memory for one batch. */
+typedef struct {
+  int64_t *ids; /* as many as any batch has */
+  float *rows;  /* embeddings of as many rows as any batch has */
+} batch_memory;
+
+static void batch_memory_free(batch_memory *memory) {
+  free(memory->ids);
+  free(memory->rows);
+}
+
+static cnclip_status batch_memory_alloc(batch_memory *memory, const cnclip_encoder *encoder,
+                                        size_t most_rows, cnclip_error *error) {
+  const size_t most_ids = larger(TOKENS_AT_ONCE, encoder->context_length);
+  memory->ids = cnclip_alloc_array(most_ids, sizeof *memory->ids);
+  memory->rows = cnclip_alloc_array(most_rows, encoder->embedding_width * sizeof *memory->rows);
+  if (memory->ids == NULL || memory->rows == NULL) {
+    return cnclip_error_memory(error, "a batch of texts");
+  }
+  return CNCLIP_OK;
+}
+
+/* Runs the texts of order[0..size) through the model and puts their rows where they belong. */
 static cnclip_status encode_batch(const cnclip_encoder *encoder, const token_rows *tokens,
-                                  const size_t *order, size_t size, int64_t *ids, float *rows,
+                                  const size_t *order, size_t size, const batch_memory *memory,
                                   float *embeddings, cnclip_error *error) {
   const size_t columns = tokens->lengths[order[size - 1]];
   const size_t width = encoder->embedding_width;
   for (size_t i = 0; i < size; i++) {
-    memcpy(ids + i * columns, tokens->ids + order[i] * encoder->context_length,
-           columns * sizeof *ids);
+    memcpy(memory->ids + i * columns, tokens->ids + order[i] * encoder->context_length,
+           columns * sizeof *memory->ids);
   }
-  const cnclip_status status =
-      cnclip_torch_model_encode_text(encoder->model, ids, size, columns, rows, width, error);
+  const cnclip_status status = cnclip_torch_model_encode_text(encoder->model, memory->ids, size,
+                                                              columns, memory->rows, width, error);
   if (status != CNCLIP_OK) return status;
   for (size_t i = 0; i < size; i++) {
-    memcpy(embeddings + order[i] * width, rows + i * width, width * sizeof *rows);
+    memcpy(embeddings + order[i] * width, memory->rows + i * width, width * sizeof(float));
   }
   return CNCLIP_OK;
+}
+
+/* A text on its own needs no order and no copies. */
+static cnclip_status encode_one(const cnclip_encoder *encoder, cnclip_text text, float *embedding,
+                                cnclip_error *error) {
+  int64_t *ids = cnclip_alloc_array(encoder->context_length, sizeof *ids);
+  if (ids == NULL) return cnclip_error_memory(error, "the token ids");
+  const size_t length = tokenize(encoder, text, ids);
+  const cnclip_status status = cnclip_torch_model_encode_text(
+      encoder->model, ids, 1, length, embedding, encoder->embedding_width, error);
+  free(ids);
+  return status;
 }
 
 cnclip_status cnclip_encoder_encode_texts(const cnclip_encoder *encoder, const cnclip_text *texts,
                                           size_t count, size_t batch_size, float *embeddings,
                                           cnclip_interrupt *interrupt, void *context,
                                           cnclip_error *error) {
-  const size_t width = encoder->embedding_width;
   token_rows tokens = {0};
-  cnclip_status status;
+  batch_memory memory = {0};
+  cnclip_status status = CNCLIP_OK;
 
-  batch_size = smaller(batch_size, count);
-  const size_t at_once = smaller(count, batch_size > TEXTS_AT_ONCE ? batch_size : TEXTS_AT_ONCE);
-  int64_t *ids = cnclip_alloc_array(batch_size, encoder->context_length * sizeof *ids);
-  float *rows = cnclip_alloc_array(batch_size, width * sizeof *rows);
-  if (ids == NULL || rows == NULL) {
-    status = cnclip_error_memory(error, "a batch of texts");
-    goto done;
+  if (count == 1) return encode_one(encoder, texts[0], embeddings, error);
+  const size_t at_once = smaller(count, TEXTS_AT_ONCE);
+  /* A text has an id at least. */
+  size_t most_rows = smaller(at_once, TOKENS_AT_ONCE);
+  if (batch_size != 0) most_rows = smaller(most_rows, batch_size);
+  status = batch_memory_alloc(&memory, encoder, most_rows, error);
+  if (status == CNCLIP_OK) {
+    status = token_rows_alloc(&tokens, at_once, encoder->context_length, error);
   }
-  status = token_rows_alloc(&tokens, at_once, encoder->context_length, error);
 
   for (size_t first = 0; first < count && status == CNCLIP_OK; first += at_once) {
     const size_t some = smaller(at_once, count - first);
-    tokenize(encoder, texts + first, some, &tokens);
+    for (size_t i = 0; i < some; i++) {
+      tokens.lengths[i] =
+          tokenize(encoder, texts[first + i], tokens.ids + i * encoder->context_length);
+    }
     status = sort_by_length(&tokens, some, encoder->context_length, error);
-    for (size_t start = 0; start < some && status == CNCLIP_OK; start += batch_size) {
+    for (size_t start = 0, rows; start < some && status == CNCLIP_OK; start += rows) {
+      const size_t *order = tokens.order + start;
+      rows = batch_rows(&tokens, order, some - start, most_rows);
       status = check_interrupt(interrupt, context, error);
       if (status != CNCLIP_OK) break;
-      status =
-          encode_batch(encoder, &tokens, tokens.order + start, smaller(batch_size, some - start),
-                       ids, rows, embeddings + first * width, error);
+      status = encode_batch(encoder, &tokens, order, rows, &memory,
+                            embeddings + first * encoder->embedding_width, error);
     }
   }
-
-done:
   token_rows_free(&tokens);
-  free(ids);
-  free(rows);
+  batch_memory_free(&memory);
   return status;
 }

@@ -1,12 +1,11 @@
-/* Pictures and texts to embeddings: preprocessing, batching, the model, rows in the caller's order.
- */
+/* Texts to embeddings: tokenizing, batching, the model, rows in the caller's order. (Pictures come
+ * as batches of pixels and need none of it.) */
 #ifndef CNCLIP_ENCODER_H
 #define CNCLIP_ENCODER_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "image.h"
 #include "status.h"
 #include "tokenizer.h"
 #include "torch_shim.h"
@@ -17,7 +16,6 @@
 typedef struct {
   cnclip_torch_model *model;
   const cnclip_vocab *vocab;
-  const cnclip_image_processor *processor;
   size_t context_length;  /* columns of the ids, at least 2 */
   size_t embedding_width; /* columns of the embeddings */
 } cnclip_encoder;
@@ -25,17 +23,10 @@ typedef struct {
 /* Asked before each batch: true ends the call with CNCLIP_ERROR_INTERRUPTED. May be NULL. */
 typedef bool cnclip_interrupt(void *context);
 
-/* One row of `embeddings` (the caller's float32 [count, embedding_width]) for each picture.
- * batch_size: pictures that go through the model together, at least 1; memory grows with it, not
- * with `count`. *ret_failed: where a picture failed, its index, else `count`. */
-cnclip_status cnclip_encoder_encode_images(const cnclip_encoder *encoder,
-                                           const cnclip_image *images, size_t count,
-                                           size_t batch_size, float *embeddings,
-                                           cnclip_interrupt *interrupt, void *context,
-                                           size_t *ret_failed, cnclip_error *error);
-
-/* One row of `embeddings` for each text. Texts of like length run together, without the columns
- * that are padding in all of them. Memory is bounded whatever `count` is. */
+/* One row of `embeddings` (the caller's float32 [count, embedding_width]) for each text. Texts of
+ * like length run together, without the columns that are padding in all of them.
+ * batch_size: texts that go through the model together at most; 0 sets no such bound, only that of
+ * the ids in a batch. Memory is bounded whatever `count` and the texts' lengths are. */
 cnclip_status cnclip_encoder_encode_texts(const cnclip_encoder *encoder, const cnclip_text *texts,
                                           size_t count, size_t batch_size, float *embeddings,
                                           cnclip_interrupt *interrupt, void *context,

@@ -17,6 +17,8 @@ static const cnclip_image_kernels kernel_table[CNCLIP_ISA_COUNT] = {
 #if defined(__x86_64__)
     [CNCLIP_ISA_AVX2] = {cnclip_resample_widen_u8_avx2, cnclip_resample_horizontal_u8_avx2,
                          cnclip_resample_vertical_u8_avx2, cnclip_normalize_u8_avx2},
+    [CNCLIP_ISA_AVX512] = {cnclip_resample_widen_u8_avx2, cnclip_resample_horizontal_u8_avx2,
+                           cnclip_resample_vertical_u8_avx512, cnclip_normalize_u8_avx2},
 #endif
 };
 
@@ -57,6 +59,10 @@ static const uint8_t *source_row(const row_source *source, int y) {
 /* Writes row y of a picture that has no four bytes a pixel in four bytes. */
 static void gather_row(const cnclip_image *image, const cnclip_image_kernels *kernels, int y,
                        uint8_t *output) {
+  if (image->read_row != NULL) {
+    image->read_row(image->context, y, output);
+    return;
+  }
   const uint8_t *pixel = picture_row(image, y);
   const ptrdiff_t next = image->pixel_stride, channel = image->channel_stride;
   if (next == 3 && channel == 1) {

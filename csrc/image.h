@@ -27,8 +27,14 @@ typedef struct {
  * (cnclip_isa_supported). */
 const cnclip_image_kernels *cnclip_image_kernels_get(cnclip_isa isa);
 
+/* Writes row y of a picture to `output`, four bytes a pixel, the fourth of any value. Asked for
+ * each row at most once, in rising order. It cannot fail: one that has nothing to write leaves the
+ * output alone, and says so to the caller in its own way. */
+typedef void cnclip_image_read_row(void *context, int y, uint8_t *output);
+
 /* Red, green and blue bytes of pixel (x, y) stand at
- *   pixels + y * row_stride + x * pixel_stride + {0, 1, 2} * channel_stride.
+ *   pixels + y * row_stride + x * pixel_stride + {0, 1, 2} * channel_stride
+ * or, where they do not stand in one place, are asked for by rows.
  * Borrowed; strides may be negative or 0. */
 typedef struct {
   const uint8_t *pixels;
@@ -36,6 +42,8 @@ typedef struct {
   ptrdiff_t row_stride, pixel_stride, channel_stride;
   bool four_bytes; /* pixel_stride is 4, channel_stride 1, and the fourth byte of every pixel may be
                       read (its value does not matter): how Pillow stores RGB */
+  cnclip_image_read_row *read_row; /* not NULL: in place of pixels and strides */
+  void *context;                   /* read_row's */
 } cnclip_image;
 
 typedef struct cnclip_image_processor cnclip_image_processor;

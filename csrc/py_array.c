@@ -159,21 +159,18 @@ static int read_size(PyObject *item, int *ret_width, int *ret_height) {
   return understood;
 }
 
-/* Borrows the pixels of a PIL.Image.Image of mode RGB; a new reference to what keeps them alive, or
- * NULL with an exception set. */
-static PyObject *borrow_pillow(const cnclip_state *state, PyObject *item, Py_ssize_t index,
-                               cnclip_image *ret_image) {
+/* Borrows the pixels of a PIL.Image.Image of mode RGB. A new reference to what keeps them alive, or
+ * NULL: with an exception set, or without one where Pillow does not lend them. */
+static PyObject *lend_pillow(PyObject *item, cnclip_image *ret_image) {
   PyObject *capsules = PyObject_CallMethod(item, "__arrow_c_array__", NULL);
   PyObject *owner = NULL;
   int width, height;
   if (capsules == NULL) {
     /* In several blocks, or a Pillow without the interface. */
-    if (!PyErr_ExceptionMatches(PyExc_ValueError) &&
-        !PyErr_ExceptionMatches(PyExc_AttributeError)) {
-      return NULL;
+    if (PyErr_ExceptionMatches(PyExc_ValueError) || PyErr_ExceptionMatches(PyExc_AttributeError)) {
+      PyErr_Clear();
     }
-    PyErr_Clear();
-    return copy_pixels(state, item, index, ret_image);
+    return NULL;
   }
   if (!PyTuple_Check(capsules) || PyTuple_GET_SIZE(capsules) != 2) {
     PyErr_SetString(PyExc_TypeError, "__arrow_c_array__ did not answer a pair");
@@ -187,10 +184,7 @@ static PyObject *borrow_pillow(const cnclip_state *state, PyObject *item, Py_ssi
   if (array == NULL || !read_size(item, &width, &height)) goto done;
 
   const uint8_t *pixels = arrow_pixels(schema, array, (int64_t)width * height);
-  if (pixels == NULL) {
-    owner = copy_pixels(state, item, index, ret_image);
-    goto done;
-  }
+  if (pixels == NULL) goto done;
   *ret_image = (cnclip_image){
       .pixels = pixels,
       .width = width,
@@ -204,6 +198,96 @@ static PyObject *borrow_pillow(const cnclip_state *state, PyObject *item, Py_ssi
 
 done:
   Py_DECREF(capsules);
+  return owner;
+}
+
+/* A picture that Pillow holds in several blocks, read by bands: each is cropped to an image of its
+ * own, which is in one block. */
+typedef struct {
+  PyObject *picture; /* new reference */
+  PyObject *owner;   /* of the band's pixels, a new reference; NULL: no band yet */
+  cnclip_image band;
+  int width, height;
+  int first; /* the band's first row in the picture */
+} banded_picture;
+
+enum { BAND_BYTES = 1 << 20 }; /* stays in a core's cache between the cropping and the reading */
+
+static const char banded_name[] = "cnclip.banded_picture";
+
+static void free_banded(PyObject *capsule) {
+  banded_picture *banded = PyCapsule_GetPointer(capsule, banded_name);
+  Py_XDECREF(banded->owner);
+  Py_DECREF(banded->picture);
+  PyMem_Free(banded);
+}
+
+/* Makes the band that begins at row y. False where Pillow does not lend it, perhaps with an
+ * exception set. */
+static int make_band(banded_picture *banded, int y) {
+  const int row_bytes = banded->width > BAND_BYTES / 4 ? BAND_BYTES : banded->width * 4;
+  const int rows = BAND_BYTES / row_bytes;
+  const int end = rows < banded->height - y ? y + rows : banded->height;
+  Py_CLEAR(banded->owner);
+  PyObject *band =
+      PyObject_CallMethod(banded->picture, "crop", "((iiii))", 0, y, banded->width, end);
+  if (band == NULL) return 0;
+  banded->owner = lend_pillow(band, &banded->band);
+  banded->first = y;
+  Py_DECREF(band);
+  if (banded->owner == NULL) return 0;
+  if (banded->band.width == banded->width && banded->band.height == end - y) return 1;
+  Py_CLEAR(banded->owner);
+  return 0;
+}
+
+/* A cnclip_image_read_row. Runs without the GIL and takes it for each band. An exception stays set
+ * for the caller to see once it has the GIL again. */
+static void read_banded_row(void *context, int y, uint8_t *output) {
+  banded_picture *banded = context;
+  if (banded->owner == NULL || y >= banded->first + banded->band.height) {
+    const PyGILState_STATE gil = PyGILState_Ensure();
+    if (!PyErr_Occurred() && !make_band(banded, y) && !PyErr_Occurred()) {
+      PyErr_SetString(PyExc_RuntimeError, "Pillow does not lend a part of a picture");
+    }
+    PyGILState_Release(gil);
+    if (banded->owner == NULL) return;
+  }
+  memcpy(output, banded->band.pixels + (y - banded->first) * banded->band.row_stride,
+         (size_t)banded->width * 4);
+}
+
+/* A picture in several blocks. A new capsule, or NULL: with an exception set, or without one where
+ * it cannot be had by bands either. */
+static PyObject *borrow_banded(PyObject *item, cnclip_image *ret_image) {
+  int width, height;
+  if (!read_size(item, &width, &height)) return NULL;
+  banded_picture *banded = PyMem_Calloc(1, sizeof *banded);
+  if (banded == NULL) return PyErr_NoMemory();
+  banded->picture = Py_NewRef(item);
+  banded->width = width;
+  banded->height = height;
+  PyObject *capsule = PyCapsule_New(banded, banded_name, free_banded);
+  if (capsule == NULL) {
+    Py_DECREF(banded->picture);
+    PyMem_Free(banded);
+    return NULL;
+  }
+  if (!make_band(banded, 0)) Py_CLEAR(capsule);
+  *ret_image = (cnclip_image){
+      .width = width, .height = height, .read_row = read_banded_row, .context = banded};
+  return capsule;
+}
+
+/* A PIL.Image.Image of mode RGB, in the best way there is; a new reference to what keeps its pixels
+ * alive, or NULL with an exception set. */
+static PyObject *borrow_pillow(const cnclip_state *state, PyObject *item, Py_ssize_t index,
+                               cnclip_image *ret_image) {
+  PyObject *owner = lend_pillow(item, ret_image);
+  if (owner == NULL && !PyErr_Occurred() && PyObject_HasAttrString(item, "__arrow_c_array__")) {
+    owner = borrow_banded(item, ret_image);
+  }
+  if (owner == NULL && !PyErr_Occurred()) owner = copy_pixels(state, item, index, ret_image);
   return owner;
 }
 
@@ -262,6 +346,53 @@ void cnclip_release_images(cnclip_borrowed_images *images) {
   free(images->owners);
   free(images->images);
   *images = (cnclip_borrowed_images){0};
+}
+
+static bool are_pixels(PyArrayObject *array) {
+  return PyArray_TYPE(array) == NPY_FLOAT32 && PyArray_ISNOTSWAPPED(array) &&
+         PyArray_NDIM(array) == 4 && PyArray_DIM(array, 1) == 3 &&
+         PyArray_DIM(array, 2) == PyArray_DIM(array, 3);
+}
+
+int cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
+                         cnclip_borrowed_pixels *ret_pixels) {
+  *ret_pixels = (cnclip_borrowed_pixels){0};
+  if (!PyArray_Check(object)) {
+    PyErr_Format(state->input_type_error,
+                 "pixels: expected a float32 array [n, 3, r, r], got %.100s",
+                 Py_TYPE(object)->tp_name);
+    return 0;
+  }
+  PyArrayObject *array = (PyArrayObject *)object;
+  if (!are_pixels(array)) {
+    PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                 "pixels: expected a float32 array [n, 3, r, r], got %S with %d dimensions, %zd "
+                 "elements",
+                 PyArray_DESCR(array), PyArray_NDIM(array), (Py_ssize_t)PyArray_SIZE(array));
+    return 0;
+  }
+  PyArrayObject *contiguous = PyArray_GETCONTIGUOUS(array);
+  if (contiguous == NULL) return 0;
+  *ret_pixels = (cnclip_borrowed_pixels){
+      .owner = (PyObject *)contiguous,
+      .data = PyArray_DATA(contiguous),
+      .count = PyArray_DIM(contiguous, 0),
+      .resolution = PyArray_DIM(contiguous, 2),
+  };
+  return 1;
+}
+
+float *cnclip_borrow_output(const cnclip_state *state, PyObject *object, Py_ssize_t count,
+                            Py_ssize_t resolution) {
+  PyArrayObject *array = (PyArrayObject *)object;
+  if (!PyArray_Check(object) || !are_pixels(array) || !PyArray_ISCARRAY(array) ||
+      PyArray_DIM(array, 0) != count || PyArray_DIM(array, 2) != resolution) {
+    PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                 "out: expected a contiguous float32 array [%zd, 3, %zd, %zd] to write to", count,
+                 resolution, resolution);
+    return NULL;
+  }
+  return PyArray_DATA(array);
 }
 
 int cnclip_read_three_floats(PyObject *sequence, const char *name, float values[3]) {

@@ -33,10 +33,29 @@ typedef struct {
 } cnclip_borrowed_images;
 
 /* As cnclip_borrow_texts. Pillow's pixels are used where they stand, through the Arrow C interface;
- * a picture in several blocks (over 16 MiB) is copied once. */
+ * of a picture in several blocks (over 16 MiB) a band is copied at a time, for which the processing
+ * takes the GIL; an exception that it meets there is set when the caller has the GIL again. */
 int cnclip_borrow_images(const cnclip_state *state, PyObject *sequence,
                          cnclip_borrowed_images *ret_images);
 void cnclip_release_images(cnclip_borrowed_images *images);
+
+/* Pixels as the vision tower takes them. */
+typedef struct {
+  PyObject *owner; /* a new reference to what keeps the data alive */
+  const float *data;
+  Py_ssize_t count, resolution;
+} cnclip_borrowed_pixels;
+
+/* Borrows float32 [count, 3, resolution, resolution]; an array that is not contiguous is copied.
+ * False with an exception set for anything else (no array: TypeError; another: ValueError). Release
+ * the owner. */
+int cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
+                         cnclip_borrowed_pixels *ret_pixels);
+
+/* Borrows the memory of an array to write to: float32 [count, 3, resolution, resolution],
+ * contiguous. NULL with an exception set for anything else. */
+float *cnclip_borrow_output(const cnclip_state *state, PyObject *object, Py_ssize_t count,
+                            Py_ssize_t resolution);
 
 /* Reads a sequence of three floats. False with an exception set. */
 int cnclip_read_three_floats(PyObject *sequence, const char *name, float values[3]);

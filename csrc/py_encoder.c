@@ -1,14 +1,13 @@
-/* _core.Encoder: pictures and texts to embeddings. */
+/* _core.Encoder: pixels and texts to embeddings. */
 #include "py_types.h"
 
 #include <limits.h>
-#include <stdio.h>
 
 #include "py_array.h"
 
 /* What the constructor was given. `path` is a new reference to bytes. */
 typedef struct {
-  PyObject *path, *tokenizer, *image_processor;
+  PyObject *path, *tokenizer;
   const char *device, *precision;
   Py_ssize_t embedding_width, context_length;
   int num_threads;
@@ -16,21 +15,13 @@ typedef struct {
 
 static int parse_arguments(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
                            encoder_arguments *parsed) {
-  static char *names[] = {"path",
-                          "tokenizer",
-                          "image_processor",
-                          "embedding_width",
-                          "context_length",
-                          "device",
-                          "precision",
-                          "num_threads",
-                          NULL};
+  static char *names[] = {"path",   "tokenizer", "embedding_width", "context_length",
+                          "device", "precision", "num_threads",     NULL};
   *parsed = (encoder_arguments){.device = "cpu", .precision = "fp32"};
   if (!PyArg_ParseTupleAndKeywords(
-          arguments, keywords, "O&O!O!nn|ssi:Encoder", names, PyUnicode_FSConverter, &parsed->path,
-          state->tokenizer_type, &parsed->tokenizer, state->image_processor_type,
-          &parsed->image_processor, &parsed->embedding_width, &parsed->context_length,
-          &parsed->device, &parsed->precision, &parsed->num_threads)) {
+          arguments, keywords, "O&O!nn|ssi:Encoder", names, PyUnicode_FSConverter, &parsed->path,
+          state->tokenizer_type, &parsed->tokenizer, &parsed->embedding_width,
+          &parsed->context_length, &parsed->device, &parsed->precision, &parsed->num_threads)) {
     return 0;
   }
   if (parsed->embedding_width < 1 || parsed->context_length < 2 ||
@@ -56,7 +47,6 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *arguments, PyObject *
   self = (cnclip_py_encoder *)type->tp_alloc(type, 0);
   if (self == NULL) goto done;
   self->tokenizer = Py_NewRef(parsed.tokenizer);
-  self->image_processor = Py_NewRef(parsed.image_processor);
 
   Py_BEGIN_ALLOW_THREADS
   status = cnclip_torch_model_load(PyBytes_AS_STRING(parsed.path), parsed.device, parsed.precision,
@@ -71,7 +61,6 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *arguments, PyObject *
   self->encoder = (cnclip_encoder){
       .model = model,
       .vocab = ((cnclip_py_tokenizer *)parsed.tokenizer)->vocab,
-      .processor = ((cnclip_py_image_processor *)parsed.image_processor)->processor,
       .context_length = (size_t)parsed.context_length,
       .embedding_width = (size_t)parsed.embedding_width,
   };
@@ -86,7 +75,6 @@ static void encoder_dealloc(PyObject *object) {
   cnclip_py_encoder *self = (cnclip_py_encoder *)object;
   cnclip_torch_model_free(self->encoder.model);
   Py_XDECREF(self->tokenizer);
-  Py_XDECREF(self->image_processor);
   type->tp_free(object);
   Py_DECREF(type);
 }
@@ -101,62 +89,59 @@ static bool signal_pending(void *context) {
   return pending;
 }
 
-/* Parses (sequence, batch_size). */
-static int parse_call(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
-                      const char *format, PyObject **ret_sequence, Py_ssize_t *ret_batch_size) {
-  static char *names[] = {"items", "batch_size", NULL};
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, format, names, ret_sequence,
-                                   ret_batch_size)) {
-    return 0;
-  }
-  if (*ret_batch_size >= 1) return 1;
-  PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT], "batch_size: expected 1 or more, got %zd",
-               *ret_batch_size);
-  return 0;
-}
+PyDoc_STRVAR(encode_pixels_doc,
+             "encode_pixels($self, pixels, /)\n--\n\n"
+             "What ImageProcessor makes of pictures, float32 [n, 3, r, r], to unit rows float32 "
+             "[n, d].\nAll of it goes through the model together.");
 
-PyDoc_STRVAR(encode_images_doc,
-             "encode_images($self, items, batch_size)\n--\n\n"
-             "Pictures of mode RGB and uint8 arrays [h, w, 3] to unit rows float32 [n, d].");
-
-static PyObject *encode_images(PyObject *object, PyObject *arguments, PyObject *keywords) {
+static PyObject *encode_pixels(PyObject *object, PyObject *argument) {
   const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
   const cnclip_encoder *encoder = &((cnclip_py_encoder *)object)->encoder;
-  PyObject *sequence, *result = NULL;
-  Py_ssize_t batch_size;
-  cnclip_borrowed_images images = {0};
+  const Py_ssize_t width = (Py_ssize_t)encoder->embedding_width;
+  cnclip_borrowed_pixels pixels = {0};
+  PyObject *result = NULL;
+  cnclip_status status = CNCLIP_OK;
   cnclip_error error;
-  size_t failed;
   float *embeddings;
 
-  if (!parse_call(state, arguments, keywords, "On:encode_images", &sequence, &batch_size)) {
-    return NULL;
-  }
-  if (!cnclip_borrow_images(state, sequence, &images)) goto done;
-  result = cnclip_new_float_array(
-      2, (const Py_ssize_t[]){images.count, (Py_ssize_t)encoder->embedding_width}, &embeddings);
-  if (result == NULL) goto done;
+  if (!cnclip_borrow_pixels(state, argument, &pixels)) return NULL;
+  result = cnclip_new_float_array(2, (const Py_ssize_t[]){pixels.count, width}, &embeddings);
+  if (result == NULL || pixels.count == 0) goto done;
 
-  PyThreadState *suspended = PyEval_SaveThread();
-  const cnclip_status status =
-      cnclip_encoder_encode_images(encoder, images.images, (size_t)images.count, (size_t)batch_size,
-                                   embeddings, signal_pending, &suspended, &failed, &error);
-  PyEval_RestoreThread(suspended);
+  Py_BEGIN_ALLOW_THREADS
+  status = cnclip_torch_model_encode_image(encoder->model, pixels.data, (size_t)pixels.count,
+                                           (size_t)pixels.resolution, embeddings,
+                                           encoder->embedding_width, &error);
+  Py_END_ALLOW_THREADS
   if (status != CNCLIP_OK) {
-    char prefix[40];
-    snprintf(prefix, sizeof prefix, "img[%zu]", failed);
-    cnclip_raise(state, &error, failed < (size_t)images.count ? prefix : NULL);
+    cnclip_raise(state, &error, NULL);
     Py_CLEAR(result);
   }
 
 done:
-  cnclip_release_images(&images);
+  Py_DECREF(pixels.owner);
   return result;
 }
 
+/* Parses (texts, batch_size). */
+static int parse_texts_call(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
+                            PyObject **ret_texts, Py_ssize_t *ret_batch_size) {
+  static char *names[] = {"items", "batch_size", NULL};
+  *ret_batch_size = 0;
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|n:encode_texts", names, ret_texts,
+                                   ret_batch_size)) {
+    return 0;
+  }
+  if (*ret_batch_size >= 0) return 1;
+  PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT], "batch_size: expected 0 or more, got %zd",
+               *ret_batch_size);
+  return 0;
+}
+
 PyDoc_STRVAR(encode_texts_doc,
-             "encode_texts($self, items, batch_size)\n--\n\n"
-             "Texts to unit rows float32 [n, d], in the order of the texts.");
+             "encode_texts($self, items, batch_size=0)\n--\n\n"
+             "Texts to unit rows float32 [n, d], in the order of the texts. At most batch_size go\n"
+             "through the model together; 0 leaves their number to the encoder.");
 
 static PyObject *encode_texts(PyObject *object, PyObject *arguments, PyObject *keywords) {
   const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
@@ -167,9 +152,7 @@ static PyObject *encode_texts(PyObject *object, PyObject *arguments, PyObject *k
   cnclip_error error;
   float *embeddings;
 
-  if (!parse_call(state, arguments, keywords, "On:encode_texts", &sequence, &batch_size)) {
-    return NULL;
-  }
+  if (!parse_texts_call(state, arguments, keywords, &sequence, &batch_size)) return NULL;
   if (!cnclip_borrow_texts(state, sequence, &texts)) goto done;
   result = cnclip_new_float_array(
       2, (const Py_ssize_t[]){texts.count, (Py_ssize_t)encoder->embedding_width}, &embeddings);
@@ -202,8 +185,7 @@ static PyGetSetDef getters[] = {
 };
 
 static PyMethodDef methods[] = {
-    {"encode_images", (PyCFunction)(void (*)(void))encode_images, METH_VARARGS | METH_KEYWORDS,
-     encode_images_doc},
+    {"encode_pixels", encode_pixels, METH_O, encode_pixels_doc},
     {"encode_texts", (PyCFunction)(void (*)(void))encode_texts, METH_VARARGS | METH_KEYWORDS,
      encode_texts_doc},
     {0},
@@ -211,9 +193,9 @@ static PyMethodDef methods[] = {
 
 static PyType_Slot slots[] = {
     {Py_tp_doc,
-     "Encoder(path, tokenizer, image_processor, embedding_width, context_length, device='cpu', "
-     "precision='fp32', num_threads=0)\n--\n\n"
-     "A TorchScript archive's two towers with what stands before them."},
+     "Encoder(path, tokenizer, embedding_width, context_length, device='cpu', precision='fp32', "
+     "num_threads=0)\n--\n\n"
+     "A TorchScript archive's two towers, and the tokenizer before that of texts."},
     {Py_tp_new, encoder_new},
     {Py_tp_dealloc, encoder_dealloc},
     {Py_tp_methods, methods},

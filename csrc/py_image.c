@@ -43,23 +43,36 @@ static void processor_dealloc(PyObject *object) {
 }
 
 PyDoc_STRVAR(process_doc,
-             "process($self, images, /)\n--\n\n"
-             "Pictures of mode RGB and uint8 arrays [h, w, 3] to float32 [n, 3, r, r].");
+             "process($self, images, /, out=None)\n--\n\n"
+             "Pictures of mode RGB and uint8 arrays [h, w, 3] to float32 [n, 3, r, r], written to\n"
+             "`out` if it is given.");
 
-static PyObject *processor_process(PyObject *object, PyObject *sequence) {
+/* The array for `count` pictures: a new reference to `out`, or a new array where that is None. */
+static PyObject *output_array(const cnclip_state *state, PyObject *out, Py_ssize_t count,
+                              Py_ssize_t resolution, float **ret_tensors) {
+  const Py_ssize_t shape[] = {count, 3, resolution, resolution};
+  if (out == Py_None) return cnclip_new_float_array(4, shape, ret_tensors);
+  *ret_tensors = cnclip_borrow_output(state, out, count, resolution);
+  return *ret_tensors == NULL ? NULL : Py_NewRef(out);
+}
+
+static PyObject *processor_process(PyObject *object, PyObject *arguments, PyObject *keywords) {
+  static char *names[] = {"", "out", NULL};
   const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
   const cnclip_image_processor *processor = ((cnclip_py_image_processor *)object)->processor;
   const Py_ssize_t resolution = cnclip_image_processor_resolution(processor);
-  PyObject *result = NULL;
+  PyObject *sequence, *out = Py_None, *result = NULL;
   cnclip_borrowed_images images = {0};
   cnclip_status status = CNCLIP_OK;
   cnclip_error error;
   Py_ssize_t i = 0;
   float *tensors;
 
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|O:process", names, &sequence, &out)) {
+    return NULL;
+  }
   if (!cnclip_borrow_images(state, sequence, &images)) goto done;
-  result = cnclip_new_float_array(4, (const Py_ssize_t[]){images.count, 3, resolution, resolution},
-                                  &tensors);
+  result = output_array(state, out, images.count, resolution, &tensors);
   if (result == NULL) goto done;
 
   Py_BEGIN_ALLOW_THREADS
@@ -73,8 +86,8 @@ static PyObject *processor_process(PyObject *object, PyObject *sequence) {
     char prefix[40];
     snprintf(prefix, sizeof prefix, "img[%zd]", i);
     cnclip_raise(state, &error, prefix);
-    Py_CLEAR(result);
   }
+  if (PyErr_Occurred()) Py_CLEAR(result); /* perhaps of cnclip_borrow_images' pictures */
 
 done:
   cnclip_release_images(&images);
@@ -99,7 +112,8 @@ static PyGetSetDef getters[] = {
 };
 
 static PyMethodDef methods[] = {
-    {"process", processor_process, METH_O, process_doc},
+    {"process", (PyCFunction)(void (*)(void))processor_process, METH_VARARGS | METH_KEYWORDS,
+     process_doc},
     {0},
 };
 

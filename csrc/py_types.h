@@ -1,8 +1,9 @@
-/* The objects behind the three types: an encoder is made of the other two. */
+/* The objects behind the three types. */
 #ifndef CNCLIP_PY_TYPES_H
 #define CNCLIP_PY_TYPES_H
 
 #include "encoder.h"
+#include "image.h"
 #include "py_state.h"
 
 typedef struct {
@@ -19,7 +20,7 @@ typedef struct {
 typedef struct {
   PyObject_HEAD
   cnclip_encoder encoder;
-  PyObject *tokenizer, *image_processor; /* new references: own what `encoder` borrows */
+  PyObject *tokenizer; /* a new reference: owns what `encoder` borrows */
 } cnclip_py_encoder;
 
 #endif

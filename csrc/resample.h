@@ -49,7 +49,8 @@ typedef void cnclip_resample_vertical(const cnclip_resample_filter *filter, int 
 typedef void cnclip_resample_widen(const uint8_t *input, size_t count, uint8_t *output);
 
 cnclip_resample_horizontal cnclip_resample_horizontal_u8_serial, cnclip_resample_horizontal_u8_avx2;
-cnclip_resample_vertical cnclip_resample_vertical_u8_serial, cnclip_resample_vertical_u8_avx2;
+cnclip_resample_vertical cnclip_resample_vertical_u8_serial, cnclip_resample_vertical_u8_avx2,
+    cnclip_resample_vertical_u8_avx512;
 cnclip_resample_widen cnclip_resample_widen_u8_serial, cnclip_resample_widen_u8_avx2;
 
 #endif

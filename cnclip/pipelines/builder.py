@@ -45,7 +45,8 @@ def pipeline(
         device: `'gpu'` takes a GPU if there is one, else the CPU, and says so in the log;
             `'gpu:N'` is the same for that GPU; `'cuda:N'` takes that GPU or fails; `'cpu'`.
         precision: `'fp32'`, ModelScope's numbers.
-        num_threads: Of the CPU, for each call; by default libtorch's choice, one a core.
+        num_threads: Of the CPU, for each run of the model, and as many for preparing pictures; by
+            default one a core.
         return_tensors: `'np'` for NumPy arrays, `'pt'` for torch tensors that share their memory.
         model_revision: Taken because programs written for ModelScope give it. It chooses among a
             hub's revisions of a model; what lies on disk has one.
@@ -71,11 +72,10 @@ def pipeline(
     _check_num_threads(num_threads)
     where = choose_device(device)
     info = open_archive(model)
-    preprocessor = CLIPPreprocessor(info)
+    preprocessor = CLIPPreprocessor(info, num_threads)
     encoder = _core.Encoder(
         info.path,
         preprocessor.tokenizer,
-        preprocessor.image_processor,
         info.embed_dim,
         info.context_length,
         device=where,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, overload
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +15,24 @@ from .. import _core
 from ..archive import ArchiveInfo
 from ..errors import InputTypeError, InvalidInputError
 from ..outputs import OutputKeys
-from ..preprocessors.multi_modal import CLIPPreprocessor, ImageInput, split_input
+from ..preprocessors.multi_modal import (
+    TEXTS_AT_ONCE,
+    CLIPPreprocessor,
+    ImageInput,
+    chunks_of_texts,
+    split_input,
+)
 
 if TYPE_CHECKING:
     import torch
 
 # Measured on two cores: larger batches cost memory and gain nothing there.
 IMAGE_BATCH = 8
-TEXT_BATCH = 32
+# Nothing gains from more, and memory is taken for a whole batch before its pictures are counted.
+LARGEST_IMAGE_BATCH = 256
+
+
+T = TypeVar("T")
 
 
 class EmbeddingModel:
@@ -75,7 +86,7 @@ class MultiModalEmbeddingPipeline:
         """The tensors that ModelScope's `preprocess` gives for the same input.
 
         Args:
-            input: As for `forward`.
+            input: As for `forward`; of an iterator, too, the tensors of all items.
 
         Returns:
             {'img': float32 [n, 3, r, r], 'text': int64 [n, 52]}, the keys that were given.
@@ -88,11 +99,15 @@ class MultiModalEmbeddingPipeline:
 
         Args:
             input: 'img': PIL.Image.Image, path, http(s), file or data URL, bytes of a picture file,
-                uint8 array [height, width, 3] (red, green, blue), or a list of any of them.
-                'text': str or a list of them. A key that is missing or None is left out.
+                uint8 array [height, width, 3] (red, green, blue), or an iterable of any of them.
+                'text': str or an iterable of them. A key that is missing or None is left out.
                 Paths, URLs and bytes are opened as `load_image` does; pictures given open are not
                 turned by their EXIF orientation.
-            batch_size: Items that go through the model together; bounds the memory.
+                All items of a list or tuple are checked before work begins. Other iterables are
+                consumed while the model runs, about a batch ahead of it, and never held as a
+                whole; what an iterator gives open may change once the next is asked for.
+            batch_size: Items that go through the model together at most. By default 8 pictures,
+                and as many texts as have 2,048 tokens.
 
         Returns:
             {'img_embedding': float32 [n, d] or None, 'text_embedding': float32 [n, d] or None}:
@@ -126,7 +141,7 @@ class MultiModalEmbeddingPipeline:
 
         Args:
             input: A dict as for `forward`, or a list of such dicts.
-            batch_size: Items that go through the model together, across the dicts of a list.
+            batch_size: As for `forward`; batches go across the dicts of a list.
 
         Returns:
             As `forward`; for a list, a list with an answer for each dict.
@@ -134,45 +149,61 @@ class MultiModalEmbeddingPipeline:
         if not isinstance(input, list):
             return self.forward(input, batch_size)
         _check_batch_size(batch_size)
-        parts = [_split_numbered(index, item) for index, item in enumerate(input)]
+        parts = [split_input(item, f"input[{index}]: ") for index, item in enumerate(input)]
+        image_counts, text_counts = [0] * len(parts), [0] * len(parts)
         images = self._embed_images(
-            [i for some, _ in parts for i in some or ()],
-            batch_size,
-            _names_in([len(some or ()) for some, _ in parts]),
+            _chain([some for some, _ in parts], image_counts), batch_size, _names_in(image_counts)
         )
-        texts = self._embed_texts([t for _, some in parts for t in some or ()], batch_size)
-        answers = []
-        image_row = text_row = 0
-        for some_images, some_texts in parts:
-            image_end = image_row + len(some_images or ())
-            text_end = text_row + len(some_texts or ())
-            answers.append(
-                self._answer(
-                    None if some_images is None else images[image_row:image_end],
-                    None if some_texts is None else texts[text_row:text_end],
-                )
+        texts = self._embed_texts(_chain([some for _, some in parts], text_counts), batch_size)
+        image_ends, text_ends = (
+            list(itertools.accumulate(counts)) for counts in (image_counts, text_counts)
+        )
+        return [
+            self._answer(
+                None if of[0] is None else images[image_end - image_count : image_end],
+                None if of[1] is None else texts[text_end - text_count : text_end],
             )
-            image_row, text_row = image_end, text_end
-        return answers
+            for of, image_end, image_count, text_end, text_count in zip(
+                parts, image_ends, image_counts, text_ends, text_counts, strict=True
+            )
+        ]
 
     def _embed_images(
         self,
-        images: list[ImageInput],
+        images: list[ImageInput] | Iterator[ImageInput],
         batch_size: int | None,
         name_of: Callable[[int], str] = "img[{}]".format,
     ) -> NDArray[np.float32]:
-        size = min(batch_size or IMAGE_BATCH, len(images) or 1)
-        rows = np.empty((len(images), self.model.info.embed_dim), np.float32)
-        # Pictures are opened a batch at a time: a list of paths may be longer than memory.
-        for start in range(0, len(images), size):
-            batch = list(self.preprocessor.open_images(images, start, start + size, name_of))
-            rows[start : start + len(batch)] = self.model.encoder.encode_images(batch, size)
-        return rows
+        size = min(batch_size or IMAGE_BATCH, LARGEST_IMAGE_BATCH)
+        if isinstance(images, list):
+            size = min(size, len(images) or 1)
+        encode = self.model.encoder.encode_pixels
+        with closing(self.preprocessor.batches(images, size, name_of)) as batches:
+            return self._collect(images, map(encode, batches))
 
-    def _embed_texts(self, texts: list[str], batch_size: int | None) -> NDArray[np.float32]:
-        return self.model.encoder.encode_texts(
-            texts, min(batch_size or TEXT_BATCH, len(texts) or 1)
-        )
+    def _embed_texts(
+        self, texts: list[str] | Iterator[str], batch_size: int | None
+    ) -> NDArray[np.float32]:
+        size = min(batch_size or 0, TEXTS_AT_ONCE)
+        encode = self.model.encoder.encode_texts
+        return self._collect(texts, (encode(chunk, size) for chunk in chunks_of_texts(texts)))
+
+    def _collect(
+        self, items: list[Any] | Iterator[Any], parts: Iterator[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """The embeddings of items, float32 [n, d], from those of a few of them at a time."""
+        shape = (len(items) if isinstance(items, list) else 0, self.model.info.embed_dim)
+        first = next(parts, None)
+        if first is None or len(first) == shape[0]:
+            return np.empty(shape, np.float32) if first is None else first
+        if not isinstance(items, list):
+            return np.concatenate([first, *parts])
+        rows = np.empty(shape, np.float32)
+        end = 0
+        for part in itertools.chain([first], parts):
+            rows[end : end + len(part)] = part
+            end += len(part)
+        return rows
 
     def _answer(
         self, images: NDArray[np.float32] | None, texts: NDArray[np.float32] | None
@@ -183,20 +214,26 @@ class MultiModalEmbeddingPipeline:
         }
 
 
-def _split_numbered(
-    index: int, item: Mapping[str, Any]
-) -> tuple[list[ImageInput] | None, list[str] | None]:
-    try:
-        return split_input(item)
-    except (InputTypeError, InvalidInputError) as error:
-        raise type(error)(f"input[{index}]: {error}") from error
+def _chain(parts: list[list[T] | Iterator[T] | None], counts: list[int]) -> list[T] | Iterator[T]:
+    """All items one after the other: a list if all parts are lists.
+
+    `counts` gets the number of each part's items, of iterators while they are consumed.
+    """
+
+    def draw() -> Iterator[T]:
+        for index, part in enumerate(parts):
+            for item in part or ():
+                counts[index] += 1
+                yield item
+
+    return draw() if any(isinstance(part, Iterator) for part in parts) else list(draw())
 
 
 def _names_in(counts: list[int]) -> Callable[[int], str]:
     """Names pictures by their dict and their place in it; `counts` of them stand in each dict."""
-    ends = list(itertools.accumulate(counts))
 
     def name_of(row: int) -> str:
+        ends = list(itertools.accumulate(counts))
         index = bisect_right(ends, row)
         return f"input[{index}]: img[{row - ends[index] + counts[index]}]"
 

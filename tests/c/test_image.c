@@ -131,16 +131,44 @@ static void check_image(const cnclip_image_processor *processor, const cnclip_im
   free(tensor);
 }
 
+/* A picture that lends no pixels, only rows. */
+typedef struct {
+  const uint8_t *pixels;
+  int width, next;
+} row_reader;
+
+static void read_row(void *context, int y, uint8_t *output) {
+  row_reader *reader = context;
+  CHECK(y >= reader->next);
+  reader->next = y + 1;
+  memcpy(output, reader->pixels + (size_t)y * (size_t)reader->width * 4, (size_t)reader->width * 4);
+}
+
+static void check_rows(const cnclip_image_processor *processor, const uint8_t *pixels, int width,
+                       int height, const float *want) {
+  row_reader reader = {.pixels = pixels, .width = width};
+  const cnclip_image image = {
+      .width = width, .height = height, .read_row = read_row, .context = &reader};
+  check_image(processor, &image, want);
+}
+
 static void test_size(const cnclip_image_processor *processor, int width, int height) {
   uint8_t *pixels = random_bytes((size_t)width * (size_t)height * 4);
   float *want = reference(pixels, width, height, cnclip_image_processor_resolution(processor));
-  const cnclip_image image = {pixels, width, height, (ptrdiff_t)width * 4, 4, 1, true};
+  const cnclip_image image = {.pixels = pixels,
+                              .width = width,
+                              .height = height,
+                              .row_stride = (ptrdiff_t)width * 4,
+                              .pixel_stride = 4,
+                              .channel_stride = 1,
+                              .four_bytes = true};
   check_image(processor, &image, want);
   for (int kind = 0; kind < LAYOUTS; kind++) {
     layout other = lay_out(pixels, width, height, kind);
     check_image(processor, &other.image, want);
     free(other.block);
   }
+  check_rows(processor, pixels, width, height, want);
   free(pixels);
   free(want);
 }
@@ -182,7 +210,8 @@ static void test_refusals(cnclip_isa isa) {
   const int empty[][2] = {{0, 5}, {5, 0}, {0, 0}, {-1, 5}};
   float tensor[12];
   for (size_t i = 0; i < sizeof empty / sizeof *empty; i++) {
-    const cnclip_image image = {pixel, empty[i][0], empty[i][1], 0, 0, 1, false};
+    const cnclip_image image = {
+        .pixels = pixel, .width = empty[i][0], .height = empty[i][1], .channel_stride = 1};
     CHECK(cnclip_image_process(processor, &image, tensor, &error) == CNCLIP_ERROR_ARGUMENT);
     CHECK(strstr(error.message, "no pixels") != NULL);
   }

@@ -19,9 +19,10 @@ def embed(model: Path) -> NDArray[np.float32]:
     )
     image: Image.Image = load_image("cat.png", timeout=3.0, max_bytes=1 << 20)
     answer: dict[str, Any] = p.forward({"img": [image, "cat.png", b"..."], "text": "猫"})
+    lazily: dict[str, Any] = p.forward({"img": Path("photos").glob("*.jpg")}, batch_size=16)
     answers: list[dict[str, Any]] = p([{"text": "猫"}, {"img": image}], batch_size=4)
     embedding: NDArray[np.float32] = answer[OutputKeys.IMG_EMBEDDING]
-    return embedding if answers else np.zeros((0, 0), np.float32)
+    return embedding if answers and lazily else np.zeros((0, 0), np.float32)
 
 
 def tokenize(model: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -37,8 +38,9 @@ def tokenize(model: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def use_core(vocabulary: bytes, path: Path) -> NDArray[np.float32]:
     tokenizer = core.Tokenizer(vocabulary)
     processor = core.ImageProcessor(224)
-    encoder = core.Encoder(path, tokenizer, processor, 512, 52, device="cpu", num_threads=1)
+    encoder = core.Encoder(path, tokenizer, 512, 52, device="cpu", num_threads=1)
     threads: int = encoder.num_threads + tokenizer.pad_id + processor.resolution
     pixels: NDArray[np.float32] = processor.process([np.zeros((4, 4, 3), np.uint8)])
+    processor.process([Image.new("RGB", (4, 4))], out=pixels)
     rows: NDArray[np.float32] = encoder.encode_texts(["猫"], batch_size=threads)
-    return rows if pixels.size else encoder.encode_images([Image.new("RGB", (4, 4))], 1)
+    return rows if pixels.size else encoder.encode_pixels(pixels)

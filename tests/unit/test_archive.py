@@ -479,15 +479,15 @@ def test_answers_in_another_layout(open_script: Open, kind: str, sums: float | N
 
 def test_the_core_alone(archive: Path, tmp_path: Path) -> None:
     info = read_archive(archive)
-    parts = _core.Tokenizer(info.vocabulary), _core.ImageProcessor(info.resolution)
+    tokenizer = _core.Tokenizer(info.vocabulary)
     for name in ("nowhere.pt", ".", "a\udcff.pt"):
         with pytest.raises(cnclip.ArchiveError, match="reading the TorchScript archive"):
-            _core.Encoder(tmp_path / name, *parts, 64, 52)
+            _core.Encoder(tmp_path / name, tokenizer, 64, 52)
     with pytest.raises(ValueError, match="null"):
-        _core.Encoder("a\0b", *parts, 64, 52)
+        _core.Encoder("a\0b", tokenizer, 64, 52)
     surrogates = tmp_path / "a\udcff.pt"
     surrogates.write_bytes(archive.read_bytes())
-    encoder = _core.Encoder(surrogates, *parts, 64, 52)
+    encoder = _core.Encoder(surrogates, tokenizer, 64, 52)
     assert encoder.encode_texts(["猫"], 1).shape == (1, 64)
     assert pipeline(model=surrogates, device="cpu").model.info.path == surrogates
 

@@ -34,10 +34,11 @@ tokenizer = _core.Tokenizer(vocabulary)
 processor = _core.ImageProcessor(16)
 picture = Image.new("RGB", (20, 30), (1, 2, 3))
 palette = picture.convert("P")
-large = Image.new("RGB", (4100, 1030))  # in several blocks, so that it is copied
+large = Image.new("RGB", (4100, 1030))  # in several blocks
 pixels = np.asarray(picture)
 pipeline = cnclip.pipeline(model=golden / "tiny-vit", device="cpu", num_threads=1)
 encoder, info = pipeline.model.encoder, pipeline.model.info
+tensors, output = np.zeros((2, 3, 32, 32), np.float32), np.zeros((2, 3, 16, 16), np.float32)
 stream = io.BytesIO()
 picture.save(stream, "PNG")
 file = stream.getvalue()
@@ -65,26 +66,28 @@ entries = {
     "ImageProcessor.process picture": lambda: processor.process([picture, picture]),
     "ImageProcessor.process array": lambda: processor.process([pixels, pixels[::-1, ::2]]),
     "ImageProcessor.process large": lambda: processor.process([large]),
+    "ImageProcessor.process out": lambda: processor.process([picture, pixels], out=output),
     "ImageProcessor.process refused": lambda: expect(
         TypeError, lambda: processor.process([picture, 1])
     ),
     "Encoder": lambda: _core.Encoder(
-        info.path, pipeline.preprocessor.tokenizer, pipeline.preprocessor.image_processor,
-        info.embed_dim, info.context_length, num_threads=1,
+        info.path, pipeline.preprocessor.tokenizer, info.embed_dim, info.context_length,
+        num_threads=1,
     ),
     "Encoder refused": lambda: expect(
         ValueError,
         lambda: _core.Encoder(
-            golden / "tiny-vit" / "vocab.txt", tokenizer, processor, 64, 52, num_threads=1
+            golden / "tiny-vit" / "vocab.txt", tokenizer, 64, 52, num_threads=1
         ),
     ),
     "Encoder.encode_texts": lambda: encoder.encode_texts(texts(), 2),
     "Encoder.encode_texts refused": lambda: expect(
-        ValueError, lambda: encoder.encode_texts(["a"], 0)
+        ValueError, lambda: encoder.encode_texts(["a"], -1)
     ),
-    "Encoder.encode_images": lambda: encoder.encode_images([picture, pixels], 2),
-    "Encoder.encode_images refused": lambda: expect(
-        ValueError, lambda: encoder.encode_images([picture, pixels[0]], 2)
+    "Encoder.encode_pixels": lambda: encoder.encode_pixels(tensors),
+    "Encoder.encode_pixels copied": lambda: encoder.encode_pixels(tensors[..., ::-1]),
+    "Encoder.encode_pixels refused": lambda: expect(
+        ValueError, lambda: encoder.encode_pixels(tensors[0])
     ),
     "forward": lambda: pipeline.forward({"img": [palette, pixels], "text": texts()}),
     "forward file": lambda: pipeline.forward({"img": file}),
@@ -121,11 +124,13 @@ OFTEN = [
     "ImageProcessor refused",
     "ImageProcessor.process picture",
     "ImageProcessor.process array",
+    "ImageProcessor.process out",
     "ImageProcessor.process refused",
     "Encoder.encode_texts",
     "Encoder.encode_texts refused",
-    "Encoder.encode_images",
-    "Encoder.encode_images refused",
+    "Encoder.encode_pixels",
+    "Encoder.encode_pixels copied",
+    "Encoder.encode_pixels refused",
     "forward",
     "forward file",
     "forward refused",
@@ -166,32 +171,28 @@ def test_inputs_are_let_go(vit: MultiModalEmbeddingPipeline, photo: Image.Image)
         vit.forward({"text": [text, text], "img": [array, photo]})
         vit.preprocess({"text": text, "img": [photo, array]})
         with pytest.raises(ValueError, match="batch_size"):
-            vit.model.encoder.encode_texts([text], 0)
+            vit.model.encoder.encode_texts([text], -1)
         with pytest.raises(TypeError, match=r"\[1\]"):
             vit.model.encoder.encode_texts([text, 1], 4)  # type: ignore[list-item]
         with pytest.raises(TypeError, match=r"\[2\]"):
-            vit.model.encoder.encode_images([photo, array, None], 4)  # type: ignore[list-item]
+            vit.preprocessor.image_processor.process([photo, array, None])  # type: ignore[list-item]
     assert [sys.getrefcount(item) for item in items] == before
 
 
 def test_an_encoder_owns_what_it_is_made_of(vit: MultiModalEmbeddingPipeline) -> None:
     info = vit.model.info
     tokenizer = _core.Tokenizer(info.vocabulary)
-    processor = _core.ImageProcessor(info.resolution)
-    before = sys.getrefcount(tokenizer), sys.getrefcount(processor)
+    before = sys.getrefcount(tokenizer)
     encoder = _core.Encoder(
-        info.path, tokenizer, processor, info.embed_dim, info.context_length, num_threads=1
+        info.path, tokenizer, info.embed_dim, info.context_length, num_threads=1
     )
-    assert (sys.getrefcount(tokenizer), sys.getrefcount(processor)) == (
-        before[0] + 1,
-        before[1] + 1,
-    )
-    del tokenizer, processor
+    assert sys.getrefcount(tokenizer) == before + 1
+    del tokenizer
     rows = encoder.encode_texts(["猫"], 1)
     assert np.abs(rows - vit.forward({"text": "猫"})["text_embedding"]).max() < 2e-6
     # A failed construction lets go as well.
-    tokenizer, processor = _core.Tokenizer(info.vocabulary), _core.ImageProcessor(16)
-    before = sys.getrefcount(tokenizer), sys.getrefcount(processor)
+    tokenizer = _core.Tokenizer(info.vocabulary)
+    before = sys.getrefcount(tokenizer)
     with pytest.raises(ValueError, match="no-such-file"):
-        _core.Encoder("/no-such-file", tokenizer, processor, 1, 2)
-    assert (sys.getrefcount(tokenizer), sys.getrefcount(processor)) == before
+        _core.Encoder("/no-such-file", tokenizer, 1, 2)
+    assert sys.getrefcount(tokenizer) == before
