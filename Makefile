@@ -73,6 +73,8 @@ ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
 BASELINE := -march=x86-64-v2
 AVX2 := -mavx2
 AVX512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
+AVX512_VNNI := $(AVX512) -mavx512vnni
+AVX512_BF16 := $(AVX512_VNNI) -mavx512bf16
 endif
 
 OUT = build/c/$(KIND)
@@ -93,6 +95,14 @@ $(OUT)/%_avx2.o: csrc/%_avx2.c Makefile | $(GENERATED)/unicode_tables.h
 $(OUT)/%_avx512.o: csrc/%_avx512.c Makefile | $(GENERATED)/unicode_tables.h
 	@mkdir -p $(@D)
 	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(AVX512) -c $< -o $@
+
+$(OUT)/%_avx512_vnni.o: csrc/%_avx512_vnni.c Makefile | $(GENERATED)/unicode_tables.h
+	@mkdir -p $(@D)
+	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(AVX512_VNNI) -c $< -o $@
+
+$(OUT)/%_avx512_bf16.o: csrc/%_avx512_bf16.c Makefile | $(GENERATED)/unicode_tables.h
+	@mkdir -p $(@D)
+	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(AVX512_BF16) -c $< -o $@
 
 $(OUT)/%.o: csrc/%.c Makefile | $(GENERATED)/unicode_tables.h
 	@mkdir -p $(@D)

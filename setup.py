@@ -27,7 +27,13 @@ COMMON_FLAGS = ["-O2", "-g1", "-fvisibility=hidden", "-ffp-contract=off", *WARNI
 C_FLAGS = ["-std=c11", "-Wstrict-prototypes", "-Wshadow"]
 CXX_FLAGS = ["-std=c++20"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"]
-ISA_FLAGS = {"_avx2": ["-mavx2"], "_avx512": AVX512}
+AVX512_VNNI = [*AVX512, "-mavx512vnni"]
+ISA_FLAGS = {
+    "_avx2": ["-mavx2"],
+    "_avx512": AVX512,
+    "_avx512_vnni": AVX512_VNNI,
+    "_avx512_bf16": [*AVX512_VNNI, "-mavx512bf16"],
+}
 
 
 def is_x86() -> bool:

@@ -81,9 +81,10 @@ def test_thread_counts_do_not_reach_other_pipelines(
 
 # Embeds for minutes unless it is interrupted; says when it starts and how it ended.
 ENDLESS = """
-import sys
+import signal, sys
 import cnclip
 from PIL import Image
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 p = cnclip.pipeline(model=sys.argv[1], device="cpu")
 p.forward({"text": "a", "img": Image.new("RGB", (8, 8))})
 items = {"text": ["\\u732b" * 40] * 2_000_000} if sys.argv[2] == "text" else {

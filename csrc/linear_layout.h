@@ -1,0 +1,65 @@
+/* Where things stand in packed weights and prepared rows: what linear.c and its kernels agree on. */
+#ifndef CNCLIP_LINEAR_LAYOUT_H
+#define CNCLIP_LINEAR_LAYOUT_H
+
+#include <stdint.h>
+
+#include "linear.h"
+
+/* Rows of one unit. Of float32, 768 columns wide, that many stay in a level-2 cache. */
+enum { LINEAR_BLOCK_ROWS = 224 };
+
+/* Steps that a unit does at a time, for the same reason. */
+enum { LINEAR_BLOCK_STEPS = 768 };
+
+/* Elements along the input in one 32-bit word. */
+static inline size_t linear_per_word(cnclip_linear_type type) {
+  return type == CNCLIP_LINEAR_BF16 ? 2 : type == CNCLIP_LINEAR_INT8 ? 4 : 1;
+}
+
+static inline size_t linear_steps(cnclip_linear_type type, size_t input_width) {
+  return input_width / linear_per_word(type);
+}
+
+static inline size_t linear_panels(size_t output_width) {
+  return (output_width + CNCLIP_LINEAR_PANEL - 1) / CNCLIP_LINEAR_PANEL;
+}
+
+static inline size_t linear_step_bytes(cnclip_linear_type type) {
+  return CNCLIP_LINEAR_PANEL * (type == CNCLIP_LINEAR_F16 ? sizeof(uint16_t) : sizeof(uint32_t));
+}
+
+static inline size_t linear_panel_bytes(cnclip_linear_type type, size_t input_width) {
+  return linear_steps(type, input_width) * linear_step_bytes(type);
+}
+
+/* Behind int8's panels: each column's scale, then the sum of its weights times the scale. */
+static inline float *linear_column_scales(const cnclip_linear_job *job) {
+  const size_t panels = linear_panels(job->output_width);
+  return (float *)((char *)job->weight + panels * linear_panel_bytes(job->type, job->input_width));
+}
+
+static inline float *linear_column_sums(const cnclip_linear_job *job) {
+  return linear_column_scales(job) + linear_panels(job->output_width) * CNCLIP_LINEAR_PANEL;
+}
+
+/* Words from one prepared row to the next: aligned, and never a multiple of a page, which would put
+ * the rows of a tile into the same sets of the cache. */
+static inline size_t linear_row_words(cnclip_linear_type type, size_t input_width) {
+  return (linear_steps(type, input_width) + 15) / 16 * 16 + 16;
+}
+
+/* Behind int8's rows: each row's scale, then its least value, which is 0 in uint8. */
+static inline float *linear_row_scales(const cnclip_linear_job *job) {
+  return (float *)job->operand + job->rows * linear_row_words(job->type, job->input_width);
+}
+
+static inline float *linear_row_minima(const cnclip_linear_job *job) {
+  return linear_row_scales(job) + job->rows;
+}
+
+static inline size_t linear_blocks(size_t rows) {
+  return (rows + LINEAR_BLOCK_ROWS - 1) / LINEAR_BLOCK_ROWS;
+}
+
+#endif
