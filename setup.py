@@ -25,7 +25,8 @@ EXPORTED = "PyInit__core"
 WARNINGS = ["-Wall", "-Wextra"] + (["-Werror"] if DEVELOPMENT else [])
 COMMON_FLAGS = ["-O2", "-g1", "-fvisibility=hidden", "-ffp-contract=off", *WARNINGS]
 C_FLAGS = ["-std=c11", "-Wstrict-prototypes", "-Wshadow"]
-CXX_FLAGS = ["-std=c++20"]
+# libtorch's parallel loops are templates: without OpenMP in their compiler they run on one thread.
+CXX_FLAGS = ["-std=c++20"] + (["-fopenmp"] if sys.platform == "linux" else [])
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"]
 AVX512_VNNI = [*AVX512, "-mavx512vnni"]
 ISA_FLAGS = {

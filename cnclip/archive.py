@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import ArchiveError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA = "cnclip.json"
 VOCABULARY = "vocab.txt"
 SUFFIX = ".cnclip.pt"

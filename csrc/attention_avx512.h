@@ -46,7 +46,8 @@ static attention_unit open_unit(const cnclip_attention_job *job, size_t index, v
   return unit;
 }
 
-/* --- Panels ------------------------------------------------------------------------------------- */
+/* --- Panels -------------------------------------------------------------------------------------
+ */
 
 /* Sixteen rows of sixteen words become sixteen columns. */
 static inline void transpose(__m512i rows[16]) {
@@ -117,13 +118,14 @@ static void pack_values(const attention_unit *unit, size_t stride, size_t steps)
     const bool whole = column + 16 < unit->width;
     for (size_t step = 0; step < steps; step++, to += ATTENTION_PANEL) {
       _mm512_store_si512(to, load_values(unit, stride, step, column));
-      _mm512_store_si512(to + 16, whole ? load_values(unit, stride, step, column + 16)
-                                        : _mm512_setzero_si512());
+      _mm512_store_si512(
+          to + 16, whole ? load_values(unit, stride, step, column + 16) : _mm512_setzero_si512());
     }
   }
 }
 
-/* --- Queries ------------------------------------------------------------------------------------ */
+/* --- Queries ------------------------------------------------------------------------------------
+ */
 
 /* One query's scores become weights, e^(scale (score - greatest)), in place; gives their sum.
  * Weights without a key are 0. */
@@ -139,8 +141,7 @@ static float weigh(const attention_unit *unit, float *scores, float scale) {
   for (size_t i = 0; i < end; i += 16) {
     const __mmask16 lanes = i < keys ? first_lanes(keys - i) : 0;
     const __m512 distance = _mm512_sub_ps(_mm512_load_ps(scores + i), offset);
-    const __m512 weight =
-        _mm512_maskz_mov_ps(lanes, exponential(_mm512_mul_ps(distance, factor)));
+    const __m512 weight = _mm512_maskz_mov_ps(lanes, exponential(_mm512_mul_ps(distance, factor)));
     sum = _mm512_add_ps(sum, weight);
 #if defined(ATTENTION_IS_BF16)
     /* Half as wide as the scores, behind which it stays. */

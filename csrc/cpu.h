@@ -7,6 +7,10 @@
 
 #include "status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Each includes those before it. */
 typedef enum {
   CNCLIP_ISA_SERIAL = 0, /* plain C, every platform */
@@ -28,5 +32,9 @@ int cnclip_isa_supported(cnclip_isa isa);
  * that does not exist, or that this machine cannot run, is CNCLIP_ERROR_ARGUMENT. Reads the
  * environment at each call, so call it once per object. */
 cnclip_status cnclip_isa_choose(cnclip_isa *ret_isa, cnclip_error *error);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -82,8 +82,7 @@ static void pack_f32(const float *const rows[], size_t columns, size_t steps, fl
   }
 }
 
-static void pack_f16(const uint16_t *const rows[], size_t columns, size_t steps,
-                     uint16_t *panel) {
+static void pack_f16(const uint16_t *const rows[], size_t columns, size_t steps, uint16_t *panel) {
   for (size_t i = 0; i < steps; i++, panel += CNCLIP_LINEAR_PANEL) {
     for (size_t column = 0; column < columns; column++) panel[column] = rows[column][i];
   }

@@ -1,4 +1,5 @@
-/* A linear layer with what stands around it: output = activation(norm(input) W^T + bias) + residual.
+/* A linear layer with what stands around it: output = activation(norm(input) W^T + bias) +
+ * residual.
  *
  * Weights are packed once into panels of 32 output columns. A panel holds, step by step, one 32-bit
  * word for each of its columns: one float32, two bfloat16 or four int8 along the input. Rows of the
@@ -23,16 +24,16 @@ typedef enum {
   CNCLIP_LINEAR_F16,  /* weights stored as float16, arithmetic in float32: half the memory, and the
                          same numbers where float16 holds the weights exactly */
   CNCLIP_LINEAR_BF16, /* products of bfloat16, sums in float32 */
-  CNCLIP_LINEAR_INT8, /* weights int8 with a scale a column; rows uint8 with a scale and a zero point
-                         each, taken from the row's own range; sums in int32 */
+  CNCLIP_LINEAR_INT8, /* weights int8 with a scale a column; rows uint8 with a scale and a zero
+                         point each, taken from the row's own range; sums in int32 */
 } cnclip_linear_type;
 
 typedef enum {
   CNCLIP_ACTIVATION_NONE,
   CNCLIP_ACTIVATION_RELU,
-  CNCLIP_ACTIVATION_GELU,      /* x * Phi(x) (Hendrycks and Gimpel 2016, arXiv:1606.08415) */
-  CNCLIP_ACTIVATION_GELU_TANH, /* its approximation by tanh, BERT's gelu_new */
-  CNCLIP_ACTIVATION_SWISH,     /* x * sigmoid(x) */
+  CNCLIP_ACTIVATION_GELU,       /* x * Phi(x) (Hendrycks and Gimpel 2016, arXiv:1606.08415) */
+  CNCLIP_ACTIVATION_GELU_TANH,  /* its approximation by tanh, BERT's gelu_new */
+  CNCLIP_ACTIVATION_SWISH,      /* x * sigmoid(x) */
   CNCLIP_ACTIVATION_QUICK_GELU, /* x * sigmoid(1.702 x), CLIP's */
 } cnclip_activation;
 
@@ -81,8 +82,7 @@ const cnclip_linear_kernels *cnclip_linear_kernels_get(cnclip_linear_type type, 
 enum { CNCLIP_LINEAR_MAX_INPUT = 65536 };
 bool cnclip_linear_fits(size_t input_width, size_t output_width);
 
-size_t cnclip_linear_packed_bytes(cnclip_linear_type type, size_t input_width,
-                                  size_t output_width);
+size_t cnclip_linear_packed_bytes(cnclip_linear_type type, size_t input_width, size_t output_width);
 size_t cnclip_linear_panel_count(size_t output_width);
 
 /* Packs panels first..last. weight: [output_width, input_width], float16's bits for F16, float32

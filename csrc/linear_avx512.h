@@ -6,7 +6,8 @@
 #include "math_avx512.h"
 #include "tile_avx512.h"
 
-/* --- Rows: normalisation and conversion to words ----------------------------------------------- */
+/* --- Rows: normalisation and conversion to words -----------------------------------------------
+ */
 
 typedef struct {
   const cnclip_linear_job *job;
@@ -108,7 +109,8 @@ void LINEAR_NAME(rows)(const cnclip_linear_job *job, size_t first, size_t last) 
   }
 }
 
-/* --- Units: the product, and what is done to its sums ------------------------------------------ */
+/* --- Units: the product, and what is done to its sums ------------------------------------------
+ */
 
 static inline __m512 activate(cnclip_activation activation, __m512 x) {
   switch (activation) {

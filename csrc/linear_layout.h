@@ -1,4 +1,5 @@
-/* Where things stand in packed weights and prepared rows: what linear.c and its kernels agree on. */
+/* Where things stand in packed weights and prepared rows: what linear.c and its kernels agree on.
+ */
 #ifndef CNCLIP_LINEAR_LAYOUT_H
 #define CNCLIP_LINEAR_LAYOUT_H
 

@@ -49,15 +49,16 @@ static inline __attribute__((always_inline)) void tile_multiply(
 
 /* tile_multiply for 1 to TILE_ROWS rows. */
 static inline void tile_multiply_rows(size_t rows, const tile_word *words, size_t words_stride,
-                                      const char *panel, size_t steps, bool resume,
-                                      tile_sum *sums, size_t sums_stride) {
+                                      const char *panel, size_t steps, bool resume, tile_sum *sums,
+                                      size_t sums_stride) {
   switch (rows) {
-#define TILE(count)                                                                         \
-  case count:                                                                               \
-    tile_multiply(count, words, words_stride, panel, steps, resume, sums, sums_stride);     \
+#define TILE(count)                                                                     \
+  case count:                                                                           \
+    tile_multiply(count, words, words_stride, panel, steps, resume, sums, sums_stride); \
     break;
-    TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7)
-    TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
+    TILE(1)
+    TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+        TILE(13) TILE(14)
 #undef TILE
   }
 }

@@ -2,11 +2,19 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
+#include <torch/library.h>
 
 #include <atomic>
 #include <cstring>
@@ -19,6 +27,9 @@
 
 #include <unistd.h>
 
+#include "attention.h"
+#include "linear.h"
+
 /* Of the OpenMP library that libtorch brings and the build links to; omp.h may be another's. */
 extern "C" {
 int omp_get_max_threads(void);
@@ -28,11 +39,12 @@ void omp_set_num_threads(int count);
 struct cnclip_torch_model {
   torch::jit::Module module;
   c10::Device device;
+  cnclip_isa isa; /* of the kernels that its operators use */
   int num_threads;
   std::optional<torch::jit::Method> encode_image, encode_text;
 
-  cnclip_torch_model(torch::jit::Module loaded, c10::Device where, int threads)
-      : module(std::move(loaded)), device(where), num_threads(threads) {}
+  cnclip_torch_model(torch::jit::Module loaded, c10::Device where, cnclip_isa kernels, int threads)
+      : module(std::move(loaded)), device(where), isa(kernels), num_threads(threads) {}
 };
 
 namespace {
@@ -132,6 +144,361 @@ void choose_executor_once() {
   });
 }
 
+/* --- Operators ----------------------------------------------------------------------------------
+ *
+ * What the model's graph calls in place of torch's own operators: linear layers with what stands
+ * around them, and attention of items without padding. Where a kernel of linear.h or attention.h
+ * can compute it, it does; else torch's operators do, which also know gradients and other devices.
+ * The weight says which: pack_linear makes a packed one of one dimension, where there are kernels.
+ */
+
+cnclip_isa best_isa() {
+  int isa = CNCLIP_ISA_COUNT - 1;
+  while (!cnclip_isa_supported(static_cast<cnclip_isa>(isa))) isa--;
+  return static_cast<cnclip_isa>(isa);
+}
+
+/* The set whose kernels operators on this thread use: a model's, while it runs. */
+thread_local cnclip_isa current_isa = best_isa();
+
+class IsaChoice {
+ public:
+  explicit IsaChoice(cnclip_isa isa) : before_(current_isa) { current_isa = isa; }
+  ~IsaChoice() { current_isa = before_; }
+  IsaChoice(const IsaChoice &) = delete;
+  IsaChoice &operator=(const IsaChoice &) = delete;
+
+ private:
+  cnclip_isa before_;
+};
+
+size_t unsign(int64_t value) {
+  return static_cast<size_t>(value);
+}
+
+/* The type of a packed weight is that of its elements. */
+at::ScalarType dtype_of(cnclip_linear_type type) {
+  return type == CNCLIP_LINEAR_F32    ? at::kFloat
+         : type == CNCLIP_LINEAR_F16  ? at::kHalf
+         : type == CNCLIP_LINEAR_BF16 ? at::kBFloat16
+                                      : at::kChar;
+}
+
+cnclip_linear_type type_of(at::ScalarType dtype) {
+  TORCH_CHECK(
+      dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kChar,
+      "a packed weight of type ", dtype);
+  return dtype == at::kFloat      ? CNCLIP_LINEAR_F32
+         : dtype == at::kHalf     ? CNCLIP_LINEAR_F16
+         : dtype == at::kBFloat16 ? CNCLIP_LINEAR_BF16
+                                  : CNCLIP_LINEAR_INT8;
+}
+
+cnclip_activation activation_of(std::string_view name) {
+  if (name.empty()) return CNCLIP_ACTIVATION_NONE;
+  if (name == "relu") return CNCLIP_ACTIVATION_RELU;
+  if (name == "gelu") return CNCLIP_ACTIVATION_GELU;
+  if (name == "gelu_new") return CNCLIP_ACTIVATION_GELU_TANH;
+  if (name == "swish") return CNCLIP_ACTIVATION_SWISH;
+  TORCH_CHECK(name == "quick_gelu", "no activation ", name);
+  return CNCLIP_ACTIVATION_QUICK_GELU;
+}
+
+/* pack_linear(Tensor weight, str precision) -> Tensor: float [out, in] made ready for `linear`.
+ * float16 weights keep their memory in fp32, where the kernels widen them as they go. */
+at::Tensor pack_linear(const at::Tensor &weight, std::string_view precision) {
+  TORCH_CHECK(weight.dim() == 2 && weight.is_floating_point(),
+              "a weight of floats, two dimensions");
+  const auto type = precision == "bf16"                 ? CNCLIP_LINEAR_BF16
+                    : precision == "int8"               ? CNCLIP_LINEAR_INT8
+                    : weight.scalar_type() == at::kHalf ? CNCLIP_LINEAR_F16
+                                                        : CNCLIP_LINEAR_F32;
+  const size_t in = unsign(weight.size(1)), out = unsign(weight.size(0));
+  if (!weight.is_cpu() || !cnclip_linear_fits(in, out) ||
+      cnclip_linear_kernels_get(type, current_isa) == nullptr) {
+    return weight.to(precision == "bf16"   ? at::kBFloat16
+                     : precision == "fp16" ? at::kHalf
+                                           : at::kFloat);
+  }
+  const at::Tensor source =
+      weight.to(type == CNCLIP_LINEAR_F16 ? at::kHalf : at::kFloat).contiguous();
+  const at::ScalarType dtype = dtype_of(type);
+  const auto bytes = static_cast<int64_t>(cnclip_linear_packed_bytes(type, in, out));
+  at::Tensor packed = at::empty({bytes / static_cast<int64_t>(at::elementSize(dtype))},
+                                at::TensorOptions().dtype(dtype));
+  const auto panels = static_cast<int64_t>(cnclip_linear_panel_count(out));
+  at::parallel_for(0, panels, 1, [&](int64_t first, int64_t last) {
+    cnclip_linear_pack(type, source.const_data_ptr(), in, out, unsign(first), unsign(last),
+                       packed.data_ptr());
+  });
+  return packed;
+}
+
+at::Tensor activated(const at::Tensor &x, cnclip_activation activation) {
+  switch (activation) {
+    case CNCLIP_ACTIVATION_NONE:
+      break;
+    case CNCLIP_ACTIVATION_RELU:
+      return x.relu();
+    case CNCLIP_ACTIVATION_GELU:
+      return at::gelu(x);
+    case CNCLIP_ACTIVATION_GELU_TANH:
+      return at::gelu(x, "tanh");
+    case CNCLIP_ACTIVATION_SWISH:
+      return x * x.sigmoid();
+    case CNCLIP_ACTIVATION_QUICK_GELU:
+      return x * (x * 1.702).sigmoid();
+  }
+  return x;
+}
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+at::Tensor plain_linear(const at::Tensor &x, const at::Tensor &weight, const OptionalTensor &bias,
+                        int64_t first, int64_t last, const OptionalTensor &norm_weight,
+                        const OptionalTensor &norm_bias, double eps, std::string_view activation,
+                        const OptionalTensor &residual) {
+  at::Tensor input = x;
+  if (norm_weight.has_value()) {
+    input =
+        at::layer_norm(x.to(norm_weight->scalar_type()), {x.size(1)}, norm_weight, norm_bias, eps);
+  }
+  OptionalTensor offsets;
+  if (bias.has_value()) offsets = bias->slice(0, first, last).to(weight.scalar_type());
+  at::Tensor output =
+      at::linear(input.to(weight.scalar_type()), weight.slice(0, first, last), offsets);
+  output = activated(output, activation_of(activation));
+  return residual.has_value() ? *residual + output : output;
+}
+
+/* Rows of floats or bfloat16 as the kernels take them. */
+at::Tensor as_rows(const at::Tensor &x, bool allow_bf16) {
+  const bool taken =
+      x.scalar_type() == at::kFloat || (allow_bf16 && x.scalar_type() == at::kBFloat16);
+  const at::Tensor rows = taken ? x : x.to(at::kFloat);
+  return rows.size(1) == 1 || rows.stride(1) == 1 ? rows : rows.contiguous();
+}
+
+/* [rows, columns] whose rows do not stand whole pages apart, where they would share one set of a
+ * cache. */
+at::Tensor empty_rows(int64_t rows, int64_t columns, at::ScalarType dtype) {
+  const auto size = static_cast<int64_t>(at::elementSize(dtype));
+  const int64_t stride = columns * size % 4096 == 0 ? columns + 64 / size : columns;
+  const at::Tensor whole = at::empty({rows, stride}, at::TensorOptions().dtype(dtype));
+  return whole.narrow(1, 0, columns);
+}
+
+const float *floats_of(const OptionalTensor &vector, int64_t count) {
+  if (!vector.has_value()) return nullptr;
+  TORCH_CHECK(vector->scalar_type() == at::kFloat && vector->is_contiguous() && vector->is_cpu() &&
+                  vector->numel() == count,
+              "expected ", count, " floats beside a packed weight");
+  return vector->const_data_ptr<float>();
+}
+
+/* Outputs of the panels of a packed weight. */
+int64_t packed_columns(const at::Tensor &weight, cnclip_linear_type type, int64_t input_width) {
+  TORCH_CHECK(
+      weight.is_cpu() && weight.is_contiguous() &&
+          reinterpret_cast<uintptr_t>(weight.const_data_ptr()) % CNCLIP_LINEAR_ALIGNMENT == 0,
+      "a packed weight that pack_linear did not make");
+  TORCH_CHECK(cnclip_linear_fits(unsign(input_width), CNCLIP_LINEAR_PANEL), "an input of ",
+              input_width, " columns to a packed weight");
+  const size_t panel = cnclip_linear_packed_bytes(type, unsign(input_width), CNCLIP_LINEAR_PANEL);
+  TORCH_CHECK(weight.nbytes() % panel == 0, "a packed weight of another width than the input's ",
+              input_width);
+  return static_cast<int64_t>(weight.nbytes() / panel * CNCLIP_LINEAR_PANEL);
+}
+
+/* linear(...) -> Tensor: columns first..last of
+ *   activation(layer_norm(x, norm_weight, norm_bias, eps) weight^T + bias) + residual
+ * x: [rows, in]. weight: [out, in], or what pack_linear made of it. bias: [out]. residual:
+ * [rows, last - first]. Products of bf16 and int8 weights are given as bfloat16 where there are
+ * kernels for attention in it, but for sums with a residual. */
+at::Tensor linear(const at::Tensor &x, const at::Tensor &weight, const OptionalTensor &bias,
+                  int64_t first, int64_t last, const OptionalTensor &norm_weight,
+                  const OptionalTensor &norm_bias, double eps, std::string_view activation,
+                  const OptionalTensor &residual) {
+  TORCH_CHECK(x.dim() == 2, "linear: rows of two dimensions");
+  TORCH_CHECK(norm_weight.has_value() == norm_bias.has_value(), "linear: half a normalisation");
+  if (weight.dim() != 1) {
+    return plain_linear(x, weight, bias, first, last, norm_weight, norm_bias, eps, activation,
+                        residual);
+  }
+  TORCH_CHECK(!(at::GradMode::is_enabled() && x.requires_grad()),
+              "linear: packed weights have no gradients");
+  const cnclip_linear_type type = type_of(weight.scalar_type());
+  const cnclip_linear_kernels *kernels = cnclip_linear_kernels_get(type, current_isa);
+  TORCH_CHECK(kernels != nullptr, "linear: a weight packed for another machine");
+  const int64_t in = x.size(1), out = packed_columns(weight, type, in);
+  TORCH_CHECK(0 <= first && first < last && last <= out, "linear: columns ", first, " to ", last,
+              " of ", out);
+  /* Whole panels: what stands before the first column wanted is computed with it. */
+  const int64_t panel = first / CNCLIP_LINEAR_PANEL * CNCLIP_LINEAR_PANEL;
+  TORCH_CHECK(panel == first || !residual.has_value(), "linear: a residual of part of a panel");
+  const bool to_bf16 = (type == CNCLIP_LINEAR_BF16 || type == CNCLIP_LINEAR_INT8) &&
+                       cnclip_attention_kernel_get(CNCLIP_ATTENTION_BF16, current_isa) != nullptr;
+  const bool output_is_bf16 = to_bf16 && !residual.has_value();
+
+  const at::Tensor input = as_rows(x, true);
+  const at::Tensor output =
+      empty_rows(input.size(0), last - panel, output_is_bf16 ? at::kBFloat16 : at::kFloat);
+  OptionalTensor added;
+  if (residual.has_value()) {
+    TORCH_CHECK(residual->sizes() == output.sizes(), "linear: a residual of another size");
+    added = as_rows(*residual, false);
+  }
+  if (bias.has_value()) TORCH_CHECK(bias->numel() >= last, "linear: a bias of another size");
+  cnclip_linear_job job{};
+  job.type = type;
+  job.activation = activation_of(activation);
+  job.rows = unsign(input.size(0));
+  job.input_width = unsign(in);
+  job.output_width = unsign(out);
+  job.first_column = unsign(panel);
+  job.columns = unsign(last - panel);
+  job.weight = weight.const_data_ptr();
+  job.bias = bias.has_value() ? floats_of(bias, bias->numel()) + panel : nullptr;
+  job.input = input.const_data_ptr();
+  job.input_stride = unsign(input.stride(0));
+  job.input_is_bf16 = input.scalar_type() == at::kBFloat16;
+  job.norm_weight = floats_of(norm_weight, in);
+  job.norm_bias = floats_of(norm_bias, in);
+  job.norm_epsilon = static_cast<float>(eps);
+  job.residual = added.has_value() ? added->const_data_ptr<float>() : nullptr;
+  job.residual_stride = added.has_value() ? unsign(added->stride(0)) : 0;
+  job.output = output.data_ptr();
+  job.output_stride = unsign(output.stride(0));
+  job.output_is_bf16 = output_is_bf16;
+  at::Tensor operand;
+  if (const size_t bytes = cnclip_linear_operand_bytes(&job); bytes > 0) {
+    operand = at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte));
+    job.operand = operand.data_ptr();
+    at::parallel_for(0, input.size(0), 16, [&](int64_t begin, int64_t end) {
+      kernels->rows(&job, unsign(begin), unsign(end));
+    });
+  }
+  const auto units = static_cast<int64_t>(cnclip_linear_unit_count(&job));
+  at::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
+    kernels->units(&job, unsign(begin), unsign(end));
+  });
+  return panel == first ? output : output.narrow(1, first - panel, last - first);
+}
+
+/* Whether all items have one length, which it gives. */
+bool equal_lengths(const at::Tensor &starts, int64_t *ret_length) {
+  const int64_t *at = starts.const_data_ptr<int64_t>();
+  *ret_length = at[1] - at[0];
+  for (int64_t i = 1; i + 1 < starts.numel(); i++) {
+    if (at[i + 1] - at[i] != *ret_length) return false;
+  }
+  return true;
+}
+
+/* [items, longest]: the row of each item's places; a place behind an item's end has another's. */
+at::Tensor row_numbers(const at::Tensor &starts, const at::Tensor &lengths, int64_t rows) {
+  const at::Tensor places = at::arange(lengths.max().item<int64_t>(), starts.options());
+  return (starts.slice(0, 0, -1).unsqueeze(1) + places).clamp_max(rows - 1);
+}
+
+at::Tensor plain_attention(const at::Tensor &query, const at::Tensor &key, const at::Tensor &value,
+                           int64_t heads, const at::Tensor &query_starts,
+                           const at::Tensor &key_starts) {
+  const int64_t items = query_starts.numel() - 1, width = query.size(1);
+  const auto by_head = [&](const at::Tensor &rows) {
+    return rows.reshape({items, -1, heads, width / heads}).transpose(1, 2);
+  };
+  int64_t queries = 0, keys = 0;
+  if (equal_lengths(query_starts, &queries) && equal_lengths(key_starts, &keys)) {
+    return at::scaled_dot_product_attention(by_head(query), by_head(key), by_head(value))
+        .transpose(1, 2)
+        .reshape({-1, width});
+  }
+  const at::Tensor query_lengths = query_starts.diff(), key_lengths = key_starts.diff();
+  const at::Tensor query_rows = row_numbers(query_starts, query_lengths, query.size(0));
+  const at::Tensor key_rows = row_numbers(key_starts, key_lengths, key.size(0));
+  const auto valid = [](const at::Tensor &rows, const at::Tensor &lengths) {
+    return at::arange(rows.size(1), rows.options()) < lengths.unsqueeze(1);
+  };
+  const at::Tensor from = query_rows.flatten().to(query.device());
+  const at::Tensor to = key_rows.flatten().to(query.device());
+  const at::Tensor mask = valid(key_rows, key_lengths).to(query.device());
+  const at::Tensor padded = at::scaled_dot_product_attention(by_head(query.index_select(0, from)),
+                                                             by_head(key.index_select(0, to)),
+                                                             by_head(value.index_select(0, to)),
+                                                             mask.unsqueeze(1).unsqueeze(1))
+                                .transpose(1, 2)
+                                .reshape({-1, width});
+  const at::Tensor wanted = valid(query_rows, query_lengths).flatten().nonzero().flatten();
+  return padded.index_select(0, wanted.to(query.device()));
+}
+
+void check_starts(const at::Tensor &starts, int64_t rows) {
+  TORCH_CHECK(starts.is_cpu() && starts.scalar_type() == at::kLong && starts.dim() == 1 &&
+                  starts.is_contiguous() && starts.numel() > 1,
+              "attention: starts are int64 on the CPU");
+  const int64_t *at = starts.const_data_ptr<int64_t>();
+  TORCH_CHECK(at[0] == 0 && at[starts.numel() - 1] == rows, "attention: starts of ", rows, " rows");
+  for (int64_t i = 0; i + 1 < starts.numel(); i++) {
+    TORCH_CHECK(at[i] < at[i + 1], "attention: an item without rows");
+  }
+}
+
+/* attention(...) -> Tensor: multi-head scaled dot-product attention of items that stand one after
+ * the other; see attention.h. query: [queries, width]; key, value: [keys, width]; starts: int64
+ * [items + 1] on the CPU. */
+at::Tensor attention(const at::Tensor &query, const at::Tensor &key, const at::Tensor &value,
+                     int64_t heads, const at::Tensor &query_starts, const at::Tensor &key_starts) {
+  TORCH_CHECK(query.dim() == 2 && key.dim() == 2 && value.sizes() == key.sizes() &&
+                  query.size(1) == key.size(1) && heads > 0 && query.size(1) % heads == 0,
+              "attention: rows of other widths");
+  check_starts(query_starts, query.size(0));
+  check_starts(key_starts, key.size(0));
+  TORCH_CHECK(query_starts.numel() == key_starts.numel(), "attention: starts of other items");
+  const at::ScalarType dtype = query.scalar_type();
+  const bool is_bf16 = dtype == at::kBFloat16;
+  const bool same = key.scalar_type() == dtype && value.scalar_type() == dtype;
+  const bool cpu = query.is_cpu() && key.is_cpu() && value.is_cpu();
+  const auto type = is_bf16 ? CNCLIP_ATTENTION_BF16 : CNCLIP_ATTENTION_F32;
+  cnclip_attention_kernel *kernel = cnclip_attention_kernel_get(type, current_isa);
+  const bool learns = at::GradMode::is_enabled() &&
+                      (query.requires_grad() || key.requires_grad() || value.requires_grad());
+  if (kernel == nullptr || !same || !cpu || learns || !(is_bf16 || dtype == at::kFloat)) {
+    return plain_attention(query, key, value, heads, query_starts, key_starts);
+  }
+  const at::Tensor queries = as_rows(query, true), keys = as_rows(key, true),
+                   values = as_rows(value, true);
+  const at::Tensor output = at::empty(query.sizes(), query.options());
+  cnclip_attention_job job{};
+  job.type = type;
+  job.items = unsign(query_starts.numel() - 1);
+  job.heads = unsign(heads);
+  job.head_width = unsign(query.size(1) / heads);
+  job.query_starts = query_starts.const_data_ptr<int64_t>();
+  job.key_starts = key_starts.const_data_ptr<int64_t>();
+  job.query = queries.const_data_ptr();
+  job.key = keys.const_data_ptr();
+  job.value = values.const_data_ptr();
+  job.query_stride = unsign(queries.stride(0));
+  job.key_stride = unsign(keys.stride(0));
+  job.value_stride = unsign(values.stride(0));
+  job.output = output.data_ptr();
+  job.output_stride = unsign(output.stride(0));
+  if (!cnclip_attention_fits(&job)) {
+    return plain_attention(query, key, value, heads, query_starts, key_starts);
+  }
+  const auto bytes = static_cast<int64_t>(cnclip_attention_scratch_bytes(&job));
+  const auto units = static_cast<int64_t>(job.items * job.heads);
+  at::parallel_for(0, units, 1, [&](int64_t first, int64_t last) {
+    const at::Tensor scratch = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
+    kernel(&job, unsign(first), unsign(last), scratch.data_ptr());
+  });
+  return output;
+}
+
+/* --- Models -------------------------------------------------------------------------------------
+ */
+
 std::optional<torch::jit::Method> find_method(const torch::jit::Module &module, const char *name) {
   auto found = module.find_method(name);
   if (!found.has_value()) return std::nullopt;
@@ -145,6 +512,7 @@ cnclip_status run(cnclip_torch_model *model, const torch::jit::Method &method, a
   return guarded_parallel(CNCLIP_ERROR_MODEL, "running the model", error, [&]() -> cnclip_status {
     const c10::InferenceMode inference;
     const ThreadCount threads(model->num_threads);
+    const IsaChoice kernels(model->isa);
     std::vector<c10::IValue> stack{input.to(model->device)};
     const at::Tensor rows = method(std::move(stack)).toTensor().to(at::kCPU).contiguous();
     if (rows.scalar_type() != at::kFloat || rows.dim() != 2 ||
@@ -160,7 +528,44 @@ cnclip_status run(cnclip_torch_model *model, const torch::jit::Method &method, a
   });
 }
 
+/* Whether this device computes in `precision`; where it does not, fp32 is offered. */
+cnclip_status check_precision(const c10::Device &device, const char *precision, cnclip_isa isa,
+                              cnclip_error *error) {
+  const std::string_view name(precision);
+  const bool cpu = device.is_cpu();
+  if (name == "fp32" || (!cpu && (name == "bf16" || name == "fp16"))) return CNCLIP_OK;
+  if (cpu && name == "bf16") {
+    if (cnclip_linear_kernels_get(CNCLIP_LINEAR_BF16, isa) != nullptr) return CNCLIP_OK;
+    return cnclip_error_set(error, CNCLIP_ERROR_DEVICE,
+                            "precision bf16 needs a processor with AVX-512 BF16, and this one runs "
+                            "%s; use fp32",
+                            cnclip_isa_name(isa));
+  }
+  if (cpu && name == "int8") {
+    if (cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, isa) != nullptr) return CNCLIP_OK;
+    return cnclip_error_set(error, CNCLIP_ERROR_DEVICE,
+                            "precision int8 needs a processor with AVX-512 VNNI, and this one runs "
+                            "%s; use fp32",
+                            cnclip_isa_name(isa));
+  }
+  return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT,
+                          "precision %s: this device computes in fp32, bf16%s", precision,
+                          cpu ? " and int8" : " and fp16");
+}
+
 }  // namespace
+
+TORCH_LIBRARY(cnclip, library) {
+  library.def("pack_linear(Tensor weight, str precision) -> Tensor", &pack_linear);
+  library.def(
+      "linear(Tensor x, Tensor weight, Tensor? bias, int first, int last, Tensor? norm_weight, "
+      "Tensor? norm_bias, float eps, str activation, Tensor? residual) -> Tensor",
+      &linear);
+  library.def(
+      "attention(Tensor query, Tensor key, Tensor value, int heads, Tensor query_starts, "
+      "Tensor key_starts) -> Tensor",
+      &attention);
+}
 
 cnclip_status cnclip_torch_model_load(const char *path, const char *device, const char *precision,
                                       int num_threads, cnclip_torch_model **ret_model,
@@ -184,12 +589,16 @@ cnclip_status cnclip_torch_model_load(const char *path, const char *device, cons
     return CNCLIP_OK;
   });
   if (status != CNCLIP_OK) return status;
+  cnclip_isa isa;
+  status = cnclip_isa_choose(&isa, error);
+  if (status == CNCLIP_OK) status = check_precision(*where, precision, isa, error);
+  if (status != CNCLIP_OK) return status;
 
   cnclip_torch_model *model = nullptr;
   status = guarded_parallel(
       CNCLIP_ERROR_ARCHIVE, "reading the TorchScript archive", error, [&]() -> cnclip_status {
         choose_executor_once();
-        model = new cnclip_torch_model(torch::jit::load(std::string(path), *where), *where,
+        model = new cnclip_torch_model(torch::jit::load(std::string(path), *where), *where, isa,
                                        num_threads);
         model->module.eval();
         model->encode_image = find_method(model->module, "encode_image");
@@ -207,6 +616,7 @@ cnclip_status cnclip_torch_model_load(const char *path, const char *device, cons
         guarded_parallel(CNCLIP_ERROR_MODEL, "preparing the model", error, [&]() -> cnclip_status {
           const c10::InferenceMode inference;
           const ThreadCount threads(model->num_threads);
+          const IsaChoice kernels(model->isa);
           model->module.get_method("prepare")({std::string(precision)});
           return CNCLIP_OK;
         });

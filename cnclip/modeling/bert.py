@@ -5,14 +5,11 @@ Names of submodules and parameters are those of the published checkpoints.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .config import TextConfig
-from .layers import Embedding, LayerNorm, Linear, attention
+from .layers import LayerNorm, Linear, first_rows, pack, self_attention
 
 LAYER_NORM_EPSILON = 1e-12
 
@@ -22,46 +19,61 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.word_embeddings = Embedding(config.vocab_size, config.width)
-        self.position_embeddings = Embedding(config.max_positions, config.width)
-        self.token_type_embeddings = Embedding(config.type_vocab_size, config.width)
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.width)
+        self.position_embeddings = nn.Embedding(config.max_positions, config.width)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.width)
         self.LayerNorm = LayerNorm(config.width, eps=LAYER_NORM_EPSILON)
 
     @torch.jit.export
     def prepare(self, precision: str) -> None:
-        """Make the tables ready."""
-        self.word_embeddings.prepare(precision)
-        self.position_embeddings.prepare(precision)
-        self.token_type_embeddings.prepare(precision)
+        """Make the norm ready; of the tables, only the rows that a text takes are widened."""
         self.LayerNorm.prepare(precision)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Int64 [n, l] to float [n, l, width]."""
-        positions = self.position_embeddings.weight[: ids.size(1)]
-        segment = self.token_type_embeddings.weight[0]
-        return self.LayerNorm(self.word_embeddings(ids) + positions + segment)
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Int64 [rows] each to float [rows, width]."""
+        dtype = self.LayerNorm.weight.dtype
+        x = self.word_embeddings(ids).to(dtype) + self.position_embeddings(positions).to(dtype)
+        out: Tensor = self.LayerNorm(x + self.token_type_embeddings.weight[0].to(dtype))
+        return out
 
 
 class SelfAttention(nn.Module):
-    """Query, key and value projections and the attention itself."""
+    """Query, key and value projections and the attention itself.
+
+    Prepared, the query's layer holds all three projections one above the other.
+    """
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.heads = config.heads
+        self.fused = False
         self.query = Linear(config.width, config.width)
         self.key = Linear(config.width, config.width)
         self.value = Linear(config.width, config.width)
 
     @torch.jit.export
     def prepare(self, precision: str) -> None:
-        """Make the projections ready."""
-        self.query.prepare(precision)
-        self.key.prepare(precision)
-        self.value.prepare(precision)
+        """Fuse the projections and make them ready."""
+        weight, bias = self.projections()
+        self.query.weight = pack(weight, precision)  # type: ignore[assignment]
+        self.query.bias = bias.float()  # type: ignore[assignment]
+        for linear in [self.key, self.value]:
+            linear.weight = torch.empty(0)  # type: ignore[assignment]
+            linear.bias = torch.empty(0)  # type: ignore[assignment]
+        self.fused = True
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Mix the columns of each text, float [n, l, width]."""
-        return attention(self.query(x), self.key(x), self.value(x), self.heads, mask)
+    @torch.jit.export
+    def projections(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of all three."""
+        if self.fused:
+            return self.query.weight, self.query.bias
+        weights = [self.query.weight, self.key.weight, self.value.weight]
+        return torch.cat(weights), torch.cat([self.query.bias, self.key.bias, self.value.bias])
+
+    def forward(self, x: Tensor, starts: Tensor, pooled: bool) -> Tensor:
+        """Mix the rows of each text, float [rows, width]."""
+        weight, bias = self.projections()
+        return self_attention(x, weight, bias, self.heads, starts, pooled)
 
 
 class ResidualOutput(nn.Module):
@@ -80,7 +92,8 @@ class ResidualOutput(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """Project, add, normalise."""
-        return self.LayerNorm(self.dense(x) + residual)
+        out: Tensor = self.LayerNorm(self.dense(x, residual=residual))
+        return out
 
 
 class Attention(nn.Module):
@@ -97,9 +110,11 @@ class Attention(nn.Module):
         self.self.prepare(precision)
         self.output.prepare(precision)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Mix the columns of each text and add the residual."""
-        return self.output(self.self(x, mask), x)
+    def forward(self, x: Tensor, starts: Tensor, pooled: bool) -> Tensor:
+        """Mix the rows of each text and add the residual."""
+        residual = first_rows(x, starts) if pooled else x
+        out: Tensor = self.output(self.self(x, starts, pooled), residual)
+        return out
 
 
 class Intermediate(nn.Module):
@@ -117,15 +132,8 @@ class Intermediate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Widen each row and activate it."""
-        x = self.dense(x)
-        if self.activation == "gelu":
-            return functional.gelu(x)
-        if self.activation == "relu":
-            return functional.relu(x)
-        if self.activation == "swish":
-            return x * torch.sigmoid(x)
-        # gelu_new: the approximation by tanh
-        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+        out: Tensor = self.dense(x, self.activation)
+        return out
 
 
 class Layer(nn.Module):
@@ -144,10 +152,11 @@ class Layer(nn.Module):
         self.intermediate.prepare(precision)
         self.output.prepare(precision)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Apply attention and feed-forward, float [n, l, width]."""
-        x = self.attention(x, mask)
-        return self.output(self.intermediate(x), x)
+    def forward(self, x: Tensor, starts: Tensor, pooled: bool) -> Tensor:
+        """Float [rows, width] to the same, or to each text's first row if pooled."""
+        x = self.attention(x, starts, pooled)
+        out: Tensor = self.output(self.intermediate(x), x)
+        return out
 
 
 class Encoder(nn.Module):
@@ -163,15 +172,15 @@ class Encoder(nn.Module):
         for layer in self.layer:
             layer.prepare(precision)  # type: ignore[operator]
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Apply every layer."""
-        for layer in self.layer:
-            x = layer(x, mask)
+    def forward(self, x: Tensor, starts: Tensor) -> Tensor:
+        """Float [rows, width] to [texts, width]: every layer, the last for first rows only."""
+        for i, layer in enumerate(self.layer):
+            x = layer(x, starts, i + 1 == len(self.layer))
         return x
 
 
 class Bert(nn.Module):
-    """Token ids to hidden states."""
+    """Token ids to the last hidden state of each text's first token."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -185,8 +194,10 @@ class Bert(nn.Module):
         self.encoder.prepare(precision)
 
     def forward(self, ids: Tensor, attended: Tensor) -> Tensor:
-        """Int64 [n, l] and bool [n, l] (False: masked) to float [n, l, width]."""
-        x = self.embeddings(ids)
-        # Added to the scores as BERT has it; float32's exp(-10000) is 0.
-        mask = (1.0 - attended.to(x.dtype)) * -10000.0
-        return self.encoder(x, mask[:, None, None, :])
+        """Int64 [n, l] and bool [n, l] (False: not part of the text) to float [n, width]."""
+        ends = attended.sum(1).cumsum(0).cpu()
+        starts = torch.cat([torch.zeros([1], dtype=torch.long), ends])
+        places = attended.flatten().nonzero().flatten()
+        x = self.embeddings(ids.flatten().index_select(0, places), places % ids.size(1))
+        out: Tensor = self.encoder(x, starts)
+        return out

@@ -29,8 +29,6 @@ class ChineseClip(nn.Module):
     @torch.jit.export
     def prepare(self, precision: str) -> None:
         """Make the model ready to compute in `precision`; called once, before the first run."""
-        if precision != "fp32":
-            raise ValueError("this archive computes in fp32 only")
         self.visual.prepare(precision)
         self.bert.prepare(precision)
         self.text_projection = self.text_projection.float()
@@ -43,8 +41,13 @@ class ChineseClip(nn.Module):
 
     @torch.jit.export
     def encode_text(self, ids: Tensor) -> Tensor:
-        """Token ids, int64 [n, l], to unit rows, float [n, embed_dim]."""
-        x = self.bert(ids, ids.ne(self.pad_id))[:, 0] @ self.text_projection
+        """Token ids, int64 [n, l], to unit rows, float [n, embed_dim].
+
+        Columns of padding are left out; the first column counts, whatever it holds.
+        """
+        attended = ids.ne(self.pad_id)
+        attended[:, 0] = True
+        x = self.bert(ids, attended) @ self.text_projection
         return x / x.norm(p=2, dim=-1, keepdim=True)
 
 

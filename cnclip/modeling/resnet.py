@@ -90,16 +90,20 @@ class AttentionPool(nn.Module):
         self.k_proj.prepare(precision)
         self.q_proj.prepare(precision)
         self.v_proj.prepare(precision)
-        self.c_proj.prepare(precision)
+        self.c_proj.prepare("fp32")  # one row a picture, and the last one
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [n, width, side, side] to float [n, embed_dim]."""
         positions = x.flatten(2).transpose(1, 2)
         mean = positions.mean(dim=1, keepdim=True)
-        rows = torch.cat([mean, positions], dim=1) + self.positional_embedding
-        query = self.q_proj(rows[:, :1])
-        pooled = attention(query, self.k_proj(rows), self.v_proj(rows), self.heads)
-        return self.c_proj(pooled)[:, 0]
+        items = torch.cat([mean, positions], dim=1) + self.positional_embedding
+        query, rows = self.q_proj(items[:, 0]), items.flatten(0, 1)
+        ones = torch.arange(items.size(0) + 1)
+        pooled = attention(
+            query, self.k_proj(rows), self.v_proj(rows), self.heads, ones, ones * items.size(1)
+        )
+        out: Tensor = self.c_proj(pooled)
+        return out
 
 
 class ModifiedResNet(nn.Module):

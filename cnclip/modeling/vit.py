@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import VisionConfig
-from .layers import Conv2d, LayerNorm, Linear, attention
+from .layers import Conv2d, LayerNorm, Linear, first_rows, linear, pack, self_attention
 
 
 class SelfAttention(nn.Module):
@@ -22,15 +22,24 @@ class SelfAttention(nn.Module):
     @torch.jit.export
     def prepare(self, precision: str) -> None:
         """Make the projections ready."""
-        self.in_proj_weight = self.in_proj_weight.float()
+        self.in_proj_weight = pack(self.in_proj_weight, precision)
         self.in_proj_bias = self.in_proj_bias.float()
         self.out_proj.prepare(precision)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix the rows of each item, float [n, rows, width]."""
-        mixed = nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = mixed.chunk(3, dim=-1)
-        return self.out_proj(attention(query, key, value, self.heads))
+    def forward(
+        self, x: Tensor, starts: Tensor, pooled: bool, norm_weight: Tensor, norm_bias: Tensor
+    ) -> Tensor:
+        """Mix the normalised rows of each item; its output projection is the block's to call."""
+        return self_attention(
+            x,
+            self.in_proj_weight,
+            self.in_proj_bias,
+            self.heads,
+            starts,
+            pooled,
+            norm_weight,
+            norm_bias,
+        )
 
 
 class FeedForward(nn.Module):
@@ -47,10 +56,11 @@ class FeedForward(nn.Module):
         self.c_fc.prepare(precision)
         self.c_proj.prepare(precision)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each row by itself."""
-        x = self.c_fc(x)
-        return self.c_proj(x * torch.sigmoid(1.702 * x))
+    def forward(self, x: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:
+        """Add to each row what becomes of it when it is normalised and transformed."""
+        hidden = self.c_fc(x, "quick_gelu", None, norm_weight, norm_bias)
+        out: Tensor = self.c_proj(hidden, residual=x)
+        return out
 
 
 class Block(nn.Module):
@@ -71,10 +81,12 @@ class Block(nn.Module):
         self.mlp.prepare(precision)
         self.ln_2.prepare(precision)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply attention and feed-forward, float [n, rows, width]."""
-        x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+    def forward(self, x: Tensor, starts: Tensor, pooled: bool) -> Tensor:
+        """Float [rows, width] to the same, or to each item's first row if pooled."""
+        mixed = self.attn(x, starts, pooled, self.ln_1.weight, self.ln_1.bias)
+        x = self.attn.out_proj(mixed, residual=first_rows(x, starts) if pooled else x)
+        out: Tensor = self.mlp(x, self.ln_2.weight, self.ln_2.bias)
+        return out
 
 
 class Transformer(nn.Module):
@@ -90,11 +102,31 @@ class Transformer(nn.Module):
         for block in self.resblocks:
             block.prepare(precision)  # type: ignore[operator]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply every layer."""
-        for block in self.resblocks:
-            x = block(x)
+    def forward(self, x: Tensor, starts: Tensor) -> Tensor:
+        """Float [rows, width] to [items, width]: every layer, the last for first rows only."""
+        for i, block in enumerate(self.resblocks):
+            x = block(x, starts, i + 1 == len(self.resblocks))
         return x
+
+
+class PatchProjection(Conv2d):
+    """A convolution whose stride is its kernel: a linear layer of patches."""
+
+    @torch.jit.export
+    def prepare(self, precision: str) -> None:
+        """Make the weights ready."""
+        self.weight = pack(self.weight.flatten(1), precision)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Float [n, 3, r, r] to [n, patches, width]."""
+        size = self.kernel_size[0]
+        patches = input.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5)
+        rows = patches.flatten(3).flatten(0, 2)
+        # As in the checkpoint, of four dimensions, until it is prepared.
+        weight = self.weight.flatten(1) if self.weight.dim() == 4 else self.weight
+        return linear(rows, weight, None, 0, self.out_channels).view(
+            input.size(0), -1, self.out_channels
+        )
 
 
 class VisionTransformer(nn.Module):
@@ -105,7 +137,7 @@ class VisionTransformer(nn.Module):
         patch_size, layers, width = config.patch_size, config.layers, config.width
         assert patch_size is not None and isinstance(layers, int)
         rows = (config.resolution // patch_size) ** 2 + 1
-        self.conv1 = Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
+        self.conv1 = PatchProjection(3, width, patch_size, stride=patch_size, bias=False)
         self.class_embedding: Tensor = nn.Parameter(torch.empty(width))
         self.positional_embedding: Tensor = nn.Parameter(torch.empty(rows, width))
         self.ln_pre = LayerNorm(width)
@@ -126,8 +158,9 @@ class VisionTransformer(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Float [n, 3, r, r] to float [n, embed_dim]."""
-        patches = self.conv1(pixels).flatten(2).transpose(1, 2)
-        cls = self.class_embedding.expand(pixels.size(0), 1, -1)
-        x = torch.cat([cls, patches], dim=1) + self.positional_embedding
-        x = self.transformer(self.ln_pre(x))
-        return self.ln_post(x[:, 0]) @ self.proj
+        n = pixels.size(0)
+        cls = self.class_embedding.expand(n, 1, -1)
+        x = torch.cat([cls, self.conv1(pixels).to(cls.dtype)], dim=1) + self.positional_embedding
+        starts = torch.arange(n + 1) * x.size(1)
+        x = self.transformer(self.ln_pre(x).flatten(0, 1), starts)
+        return self.ln_post(x) @ self.proj

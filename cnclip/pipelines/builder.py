@@ -18,7 +18,7 @@ from .embedding import EmbeddingModel, MultiModalEmbeddingPipeline
 logger = logging.getLogger("cnclip")
 
 _TASKS = (Tasks.multi_modal_embedding, Tasks.image_text_retrieval)
-_PRECISIONS = ("fp32",)
+_PRECISIONS = ("fp32", "bf16", "int8", "fp16")
 # OpenMP starts as many as it is told, and ends the process when the system refuses one.
 MOST_THREADS = 1024
 _GPU = re.compile(r"(cuda|gpu)(?::(\d{1,3}))?")
@@ -44,7 +44,10 @@ def pipeline(
             An archive holds code that runs when it is opened: open only those you trust.
         device: `'gpu'` takes a GPU if there is one, else the CPU, and says so in the log;
             `'gpu:N'` is the same for that GPU; `'cuda:N'` takes that GPU or fails; `'cpu'`.
-        precision: `'fp32'`, ModelScope's numbers.
+        precision: `'fp32'`, ModelScope's numbers. Faster and less exact, see
+            docs/performance.md: `'bf16'`, on processors with AVX-512 BF16 and on GPUs; `'int8'`,
+            weights and activations of linear layers, on processors with AVX-512 VNNI; `'fp16'`, on
+            GPUs.
         num_threads: Of the CPU, for each run of the model, and as many for preparing pictures; by
             default one a core.
         return_tensors: `'np'` for NumPy arrays, `'pt'` for torch tensors that share their memory.
@@ -54,7 +57,8 @@ def pipeline(
     Raises:
         ModelNotFoundError: there is no such model.
         CheckpointError, ArchiveError: the model is damaged or of another kind.
-        DeviceError: the GPU asked for does not exist.
+        DeviceError: the GPU asked for does not exist, or this processor does not compute in the
+            precision.
         InvalidInputError, InputTypeError: another argument is not one of those above.
     """
     if task not in _TASKS:
@@ -65,7 +69,7 @@ def pipeline(
         )
     if precision not in _PRECISIONS:
         raise InvalidInputError(
-            f"precision: this version computes in {', '.join(_PRECISIONS)} only, got {precision!r}"
+            f"precision: expected one of {', '.join(_PRECISIONS)}, got {precision!r}"
         )
     if return_tensors not in ("np", "pt"):
         raise InvalidInputError(f"return_tensors: expected 'np' or 'pt', got {return_tensors!r}")

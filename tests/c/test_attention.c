@@ -23,7 +23,8 @@ static float from_bf16(uint16_t bits) {
 }
 
 static void *aligned(size_t bytes) {
-  const size_t whole = (bytes + CNCLIP_ATTENTION_ALIGNMENT) / CNCLIP_ATTENTION_ALIGNMENT * CNCLIP_ATTENTION_ALIGNMENT;
+  const size_t whole = (bytes + CNCLIP_ATTENTION_ALIGNMENT) / CNCLIP_ATTENTION_ALIGNMENT *
+                       CNCLIP_ATTENTION_ALIGNMENT;
   void *memory = aligned_alloc(CNCLIP_ATTENTION_ALIGNMENT, whole);
   if (memory == NULL) abort();
   memset(memory, 0xFF, whole); /* NaN, wherever something is read that was not written */

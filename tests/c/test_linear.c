@@ -46,7 +46,8 @@ static uint16_t to_f16(float value) {
 }
 
 static void *aligned(size_t bytes) {
-  const size_t whole = (bytes + CNCLIP_LINEAR_ALIGNMENT) / CNCLIP_LINEAR_ALIGNMENT * CNCLIP_LINEAR_ALIGNMENT;
+  const size_t whole =
+      (bytes + CNCLIP_LINEAR_ALIGNMENT) / CNCLIP_LINEAR_ALIGNMENT * CNCLIP_LINEAR_ALIGNMENT;
   void *memory = aligned_alloc(CNCLIP_LINEAR_ALIGNMENT, whole);
   if (memory == NULL) abort();
   memset(memory, 0x5A, whole);
@@ -71,10 +72,13 @@ static double activate(cnclip_activation activation, double x) {
   return x;
 }
 
-/* The largest difference allowed: sums are about 0.6 sqrt(width), rounding errors a part of that. */
+/* The largest difference allowed: sums are about 0.6 sqrt(width), rounding errors a part of that.
+ */
 static double tolerance(cnclip_linear_type type, const shape *s) {
   const double size = sqrt((double)s->input_width) + 1;
-  const double of_type = type == CNCLIP_LINEAR_BF16 ? 8e-3 : type == CNCLIP_LINEAR_INT8 ? 2e-2 : 2e-6;
+  const double of_type = type == CNCLIP_LINEAR_BF16   ? 8e-3
+                         : type == CNCLIP_LINEAR_INT8 ? 2e-2
+                                                      : 2e-6;
   return size * of_type + (s->bf16_output ? size * 8e-3 : 0);
 }
 
@@ -208,24 +212,60 @@ static void test_shapes(void) {
       {.rows = 1, .input_width = 4, .output_width = 4, .columns = 4},
       {.rows = 1, .input_width = 768, .output_width = 64, .columns = 64, .bias = true},
       {.rows = 3, .input_width = 20, .output_width = 36, .columns = 36, .norm = true},
-      {.rows = 13, .input_width = 64, .output_width = 96, .columns = 96, .bias = true, .norm = true},
+      {.rows = 13,
+       .input_width = 64,
+       .output_width = 96,
+       .columns = 96,
+       .bias = true,
+       .norm = true},
       {.rows = 15, .input_width = 588, .output_width = 40, .columns = 40, .input_pad = 5},
       {.rows = 29, .input_width = 1024, .output_width = 32, .columns = 32, .residual = true},
-      {.rows = 225, .input_width = 32, .output_width = 80, .columns = 80, .bias = true,
-       .residual = true, .activation = CNCLIP_ACTIVATION_QUICK_GELU},
-      {.rows = 500, .input_width = 16, .output_width = 32, .columns = 32,
+      {.rows = 225,
+       .input_width = 32,
+       .output_width = 80,
+       .columns = 80,
+       .bias = true,
+       .residual = true,
+       .activation = CNCLIP_ACTIVATION_QUICK_GELU},
+      {.rows = 500,
+       .input_width = 16,
+       .output_width = 32,
+       .columns = 32,
        .activation = CNCLIP_ACTIVATION_GELU},
-      {.rows = 9, .input_width = 3076, .output_width = 44, .columns = 44, .norm = true,
+      {.rows = 9,
+       .input_width = 3076,
+       .output_width = 44,
+       .columns = 44,
+       .norm = true,
        .activation = CNCLIP_ACTIVATION_RELU},
-      {.rows = 5, .input_width = 96, .output_width = 160, .first_column = 64, .columns = 96,
+      {.rows = 5,
+       .input_width = 96,
+       .output_width = 160,
+       .first_column = 64,
+       .columns = 96,
        .bias = true},
       {.rows = 5, .input_width = 96, .output_width = 160, .first_column = 32, .columns = 40},
-      {.rows = 17, .input_width = 64, .output_width = 48, .columns = 48, .bf16_input = true,
+      {.rows = 17,
+       .input_width = 64,
+       .output_width = 48,
+       .columns = 48,
+       .bf16_input = true,
        .activation = CNCLIP_ACTIVATION_SWISH},
-      {.rows = 17, .input_width = 64, .output_width = 48, .columns = 48, .bf16_input = true,
-       .input_pad = 2, .bf16_output = true, .activation = CNCLIP_ACTIVATION_GELU_TANH},
-      {.rows = 17, .input_width = 2048, .output_width = 48, .columns = 48, .bf16_input = true,
-       .norm = true, .bf16_output = true},
+      {.rows = 17,
+       .input_width = 64,
+       .output_width = 48,
+       .columns = 48,
+       .bf16_input = true,
+       .input_pad = 2,
+       .bf16_output = true,
+       .activation = CNCLIP_ACTIVATION_GELU_TANH},
+      {.rows = 17,
+       .input_width = 2048,
+       .output_width = 48,
+       .columns = 48,
+       .bf16_input = true,
+       .norm = true,
+       .bf16_output = true},
   };
   for (int type = CNCLIP_LINEAR_F32; type <= CNCLIP_LINEAR_INT8; type++) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -234,7 +274,8 @@ static void test_shapes(void) {
   }
 }
 
-/* Activations alone, through a layer whose weight is 1: far values, and those that are not finite. */
+/* Activations alone, through a layer whose weight is 1: far values, and those that are not finite.
+ */
 static void test_activations(void) {
   const cnclip_linear_kernels *kernels =
       cnclip_isa_supported(CNCLIP_ISA_AVX512)

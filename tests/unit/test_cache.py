@@ -129,7 +129,7 @@ def test_a_damaged_archive_is_made_again(
             "truncated": good[: len(good) // 2],
             "emptied": b"",
             "garbage inside": good[:300_000] + b"garbage" * 100 + good[300_700:],
-            "another version": good.replace(b'"format": 1', b'"format": 7'),
+            "another version": good.replace(b'"format": 2', b'"format": 7'),
         }[damage]
     )
     assert convert.open_archive(model).path == archive
