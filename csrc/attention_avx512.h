@@ -127,6 +127,16 @@ static void pack_values(const attention_unit *unit, size_t stride, size_t steps)
 /* --- Queries ------------------------------------------------------------------------------------
  */
 
+#if defined(ATTENTION_IS_BF16)
+static inline __m512 power(__m512 x) {
+  return rough_power_of_two(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)));
+}
+#else
+static inline __m512 power(__m512 x) {
+  return exponential(x);
+}
+#endif
+
 /* One query's scores become weights, e^(scale (score - greatest)), in place; gives their sum.
  * Weights without a key are 0. */
 static float weigh(const attention_unit *unit, float *scores, float scale) {
@@ -141,7 +151,7 @@ static float weigh(const attention_unit *unit, float *scores, float scale) {
   for (size_t i = 0; i < end; i += 16) {
     const __mmask16 lanes = i < keys ? first_lanes(keys - i) : 0;
     const __m512 distance = _mm512_sub_ps(_mm512_load_ps(scores + i), offset);
-    const __m512 weight = _mm512_maskz_mov_ps(lanes, exponential(_mm512_mul_ps(distance, factor)));
+    const __m512 weight = _mm512_maskz_mov_ps(lanes, power(_mm512_mul_ps(distance, factor)));
     sum = _mm512_add_ps(sum, weight);
 #if defined(ATTENTION_IS_BF16)
     /* Half as wide as the scores, behind which it stays. */

@@ -118,6 +118,15 @@ static inline __m512 activate(cnclip_activation activation, __m512 x) {
       break;
     case CNCLIP_ACTIVATION_RELU:
       return _mm512_max_ps(_mm512_setzero_ps(), x); /* NaN stands second: it stays */
+#if defined(LINEAR_IS_BF16) || defined(LINEAR_IS_INT8)
+    case CNCLIP_ACTIVATION_GELU:
+    case CNCLIP_ACTIVATION_GELU_TANH:
+      return rough_gelu(x);
+    case CNCLIP_ACTIVATION_SWISH:
+      return rough_swish(x, 1);
+    case CNCLIP_ACTIVATION_QUICK_GELU:
+      return rough_swish(x, 1.702f);
+#else
     case CNCLIP_ACTIVATION_GELU:
       return gelu(x);
     case CNCLIP_ACTIVATION_GELU_TANH:
@@ -126,6 +135,7 @@ static inline __m512 activate(cnclip_activation activation, __m512 x) {
       return swish(x);
     case CNCLIP_ACTIVATION_QUICK_GELU:
       return quick_gelu(x);
+#endif
   }
   return x;
 }

@@ -100,4 +100,36 @@ static inline __m512 quick_gelu(__m512 x) {
   return _mm512_mul_ps(x, sigmoid(_mm512_mul_ps(x, _mm512_set1_ps(1.702f))));
 }
 
+/* What follows answers bfloat16, or what is brought to eight bits: within 2^-11, and in a third of
+ * the time. */
+
+/* 2^x within 1e-4 of itself; 0 and infinity where a float32 ends, NaN for NaN. */
+static inline __m512 rough_power_of_two(__m512 x) {
+  const __m512 rest = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  __m512 sum = _mm512_set1_ps(0.07802403f);
+  sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(0.22606707f));
+  sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(0.69583399f));
+  sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(0.99992513f));
+  return _mm512_scalef_ps(sum, x); /* which takes the whole part of x by itself */
+}
+
+/* x / (1 + 2^-power) */
+static inline __m512 rough_gate(__m512 x, __m512 power) {
+  const __m512 below = rough_power_of_two(_mm512_sub_ps(_mm512_setzero_ps(), power));
+  return _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(below, _mm512_set1_ps(1))));
+}
+
+/* x sigmoid(a x) */
+static inline __m512 rough_swish(__m512 x, float a) {
+  return rough_gate(x, _mm512_mul_ps(x, _mm512_set1_ps(a * 1.44269504f)));
+}
+
+/* Both of GELU's forms: x sigmoid(a x + b x^3), of which a and b were fitted to the exact one; it
+ * is within 3e-4 of that, and within 6e-4 of the approximation by tanh. */
+static inline __m512 rough_gelu(__m512 x) {
+  const __m512 a = _mm512_set1_ps(1.6003138f * 1.44269504f);
+  const __m512 b = _mm512_set1_ps(0.06940198f * 1.44269504f);
+  return rough_gate(x, _mm512_mul_ps(x, _mm512_fmadd_ps(_mm512_mul_ps(x, x), b, a)));
+}
+
 #endif

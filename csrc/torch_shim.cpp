@@ -204,6 +204,20 @@ cnclip_activation activation_of(std::string_view name) {
   return CNCLIP_ACTIVATION_QUICK_GELU;
 }
 
+/* Runs body(first, last) over all of 0..count on libtorch's threads, which take parts of it as they
+ * come: on a machine with other work, threads do not run equally fast. */
+template <typename Body>
+void parallel_parts(size_t count, size_t parts_a_thread, Body body) {
+  const size_t threads = unsign(at::get_num_threads()), parts = threads * parts_a_thread;
+  const size_t part = (count + parts - 1) / parts;
+  std::atomic<size_t> next{0};
+  at::parallel_for(0, static_cast<int64_t>(std::min(threads, count)), 1, [&](int64_t, int64_t) {
+    for (size_t first = next.fetch_add(part); first < count; first = next.fetch_add(part)) {
+      body(first, std::min(first + part, count));
+    }
+  });
+}
+
 /* pack_linear(Tensor weight, str precision) -> Tensor: float [out, in] made ready for `linear`.
  * float16 weights keep their memory in fp32, where the kernels widen them as they go. */
 at::Tensor pack_linear(const at::Tensor &weight, std::string_view precision) {
@@ -378,10 +392,10 @@ at::Tensor linear(const at::Tensor &x, const at::Tensor &weight, const OptionalT
       kernels->rows(&job, unsign(begin), unsign(end));
     });
   }
-  const auto units = static_cast<int64_t>(cnclip_linear_unit_count(&job));
-  at::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
-    kernels->units(&job, unsign(begin), unsign(end));
-  });
+  /* Few rows wait for the weights, which come fastest in one piece for each thread. */
+  const size_t parts_a_thread = input.size(0) < 64 ? 1 : 8;
+  parallel_parts(cnclip_linear_unit_count(&job), parts_a_thread,
+                 [&](size_t begin, size_t end) { kernels->units(&job, begin, end); });
   return panel == first ? output : output.narrow(1, first - panel, last - first);
 }
 

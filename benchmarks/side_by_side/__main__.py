@@ -62,7 +62,6 @@ def main() -> None:
     interpreters = dict.fromkeys(ENGINES.values(), sys.executable) | dict(arguments.python)
     os.environ |= {
         "OMP_NUM_THREADS": str(arguments.threads),
-        "OMP_WAIT_POLICY": "passive",  # an engine that waits leaves the cores to the one measured
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }
