@@ -141,6 +141,9 @@ void choose_executor_once() {
   std::call_once(once, [] {
     torch::jit::getExecutorMode() = false;
     torch::jit::getProfilingMode() = false;
+    /* Its passes take a tenth of a second a tower, and find nothing in graphs of a few large
+     * operators. */
+    torch::jit::setGraphExecutorOptimize(false);
   });
 }
 
