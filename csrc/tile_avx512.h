@@ -55,11 +55,21 @@ static inline void tile_multiply_rows(size_t rows, const tile_word *words, size_
 #define TILE(count)                                                                     \
   case count:                                                                           \
     tile_multiply(count, words, words_stride, panel, steps, resume, sums, sums_stride); \
-    break;
-    TILE(1)
-    TILE(2)
-    TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13)
-        TILE(14)
+    break
+    TILE(1);
+    TILE(2);
+    TILE(3);
+    TILE(4);
+    TILE(5);
+    TILE(6);
+    TILE(7);
+    TILE(8);
+    TILE(9);
+    TILE(10);
+    TILE(11);
+    TILE(12);
+    TILE(13);
+    TILE(14);
 #undef TILE
   }
 }
