@@ -223,10 +223,10 @@ def _serialize(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes) 
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
-        scripted = torch.jit.script(model)  # type: ignore[no-untyped-call]
+        scripted = torch.jit.script(model)
         operators = torch.jit.export_opnames(scripted)  # type: ignore[no-untyped-call]
         metadata = metadata | {"operators": [n for n in operators if n.startswith("cnclip::")]}
-        buffer: bytes = scripted.save_to_buffer(
+        buffer: bytes = scripted.save_to_buffer(  # type: ignore[no-untyped-call]
             _extra_files={METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}
         )
     return buffer

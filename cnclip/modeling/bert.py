@@ -55,10 +55,10 @@ class SelfAttention(nn.Module):
     def prepare(self, precision: str) -> None:
         """Fuse the projections and make them ready."""
         weight, bias = self.projections()
-        self.query.weight = pack(weight, precision)  # type: ignore[assignment]
+        self.query.weight = pack(weight, precision)
         self.query.bias = bias.float()  # type: ignore[assignment]
         for linear in [self.key, self.value]:
-            linear.weight = torch.empty(0)  # type: ignore[assignment]
+            linear.weight = torch.empty(0)
             linear.bias = torch.empty(0)  # type: ignore[assignment]
         self.fused = True
 
