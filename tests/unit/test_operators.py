@@ -1,0 +1,306 @@
+"""torch.ops.cnclip: the kernels against torch's operators, which the same calls are elsewhere."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cnclip import _core
+
+assert _core  # its import registers the operators
+
+ACTIVATIONS = ("", "relu", "gelu", "gelu_new", "swish", "quick_gelu")
+EPSILON = 1e-5
+
+# How far from float64, for inputs of size 1 and weights of size 1 / sqrt(width), relative and
+# absolute: fp32 rounds sums, bf16 its factors and its output to 8 bits, int8 its factors to 8 bits
+# of their range.
+TOLERANCES = {"fp32": (1e-5, 1e-5), "bf16": (2e-2, 4e-2), "int8": (2e-2, 1.2e-1)}
+
+
+def pack(weight: Tensor, precision: str) -> Tensor:
+    packed: Tensor = torch.ops.cnclip.pack_linear(weight, precision)
+    return packed
+
+
+def needs_kernels(precision: str) -> None:
+    if pack(torch.ones(4, 4), precision).dim() != 1:
+        pytest.skip(f"this machine has no kernels for {precision}")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, **around: Any) -> Tensor:
+    columns = around.get("last", 0)
+    norm: tuple[Tensor | None, Tensor | None] = around.get("norm", (None, None))
+    out: Tensor = torch.ops.cnclip.linear(
+        x,
+        weight,
+        bias,
+        around.get("first", 0),
+        columns or (weight.size(0) if weight.dim() == 2 else around["columns"]),
+        norm[0],
+        norm[1],
+        EPSILON,
+        around.get("activation", ""),
+        around.get("residual"),
+    )
+    return out
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, starts: Any, keys: Any = None) -> Tensor:
+    starts = torch.as_tensor(starts)
+    keys = starts if keys is None else torch.as_tensor(keys)
+    out: Tensor = torch.ops.cnclip.attention(q, k, v, heads, starts, keys)
+    return out
+
+
+def by_definition(q: Tensor, k: Tensor, v: Tensor, heads: int, starts: Any, keys: Any) -> Tensor:
+    """Item by item and head by head in float64."""
+    rows = []
+    for i in range(len(starts) - 1):
+        item = [q[starts[i] : starts[i + 1]], k[keys[i] : keys[i + 1]], v[keys[i] : keys[i + 1]]]
+        mixed = []
+        for one, two, three in zip(*(t.double().chunk(heads, 1) for t in item), strict=True):
+            mixed.append(torch.softmax(one @ two.T / math.sqrt(one.size(1)), 1) @ three)
+        rows.append(torch.cat(mixed, 1))
+    return torch.cat(rows)
+
+
+# Linear layers
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 40) | st.sampled_from([112, 113, 197, 225]),
+    width=st.integers(1, 40).map(lambda n: 4 * n) | st.sampled_from([768, 1024, 3072]),
+    columns=st.integers(1, 30).map(lambda n: 4 * n),
+    activation=st.sampled_from(ACTIVATIONS),
+    parts=st.tuples(*[st.booleans()] * 5),
+    seed=st.integers(0, 1000),
+)
+def test_kernels_are_near_float64(
+    precision: str,
+    rows: int,
+    width: int,
+    columns: int,
+    activation: str,
+    parts: tuple[bool, ...],
+    seed: int,
+) -> None:
+    needs_kernels(precision)
+    with_bias, with_norm, with_residual, narrow_input, in_half = parts
+    torch.manual_seed(seed)
+    weight = torch.randn(columns, width) / width**0.5
+    stored = weight.half() if in_half else weight
+    x = torch.randn(rows, 2 * width)[:, :width]
+    if narrow_input:
+        x = x.bfloat16()
+    bias = torch.randn(columns) if with_bias else None
+    norm = (1 + torch.randn(width) / 4, torch.randn(width) / 4) if with_norm else (None, None)
+    residual = torch.randn(rows, columns) if with_residual else None
+    around: dict[str, Any] = {"activation": activation}
+    packed = pack(stored, precision)
+    assert packed.dim() == 1
+    found = linear(x, packed, bias, columns=columns, norm=norm, residual=residual, **around)
+    expected = linear(
+        x.double(),
+        stored.double(),
+        None if bias is None else bias.double(),
+        norm=tuple(None if part is None else part.double() for part in norm),
+        residual=None if residual is None else residual.double(),
+        **around,
+    )
+    assert found.shape == expected.shape
+    relative, absolute = TOLERANCES[precision]
+    torch.testing.assert_close(found.double(), expected, rtol=relative, atol=absolute)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize(("first", "last"), [(0, 32), (64, 160), (40, 96), (5, 6), (130, 160)])
+def test_some_columns_are_those_of_all(precision: str, first: int, last: int) -> None:
+    needs_kernels(precision)
+    x, weight, bias = torch.randn(9, 64), torch.randn(160, 64), torch.randn(160)
+    packed = pack(weight, precision)
+    every = linear(x, packed, bias, last=160)
+    assert torch.equal(linear(x, packed, bias, first=first, last=last), every[:, first:last])
+
+
+def test_float16_weights_keep_their_memory_and_their_numbers() -> None:
+    needs_kernels("fp32")
+    weight, x = torch.randn(64, 96).half(), torch.randn(7, 96)
+    packed = pack(weight, "fp32")
+    assert packed.dtype == torch.float16
+    same = linear(x, pack(weight.float(), "fp32"), columns=64)
+    assert torch.equal(linear(x, packed, columns=64), same)
+
+
+def test_rows_that_are_all_one_value_survive_quantisation() -> None:
+    needs_kernels("int8")
+    x = torch.tensor([0.0, 3.0, -7.5, 1e-30]).unsqueeze(1).expand(4, 32).contiguous()
+    weight = torch.randn(8, 32)
+    found = linear(x, pack(weight, "int8"), columns=8).float()
+    torch.testing.assert_close(found, x @ weight.T, rtol=2e-2, atol=2e-1)
+
+
+def test_what_does_not_pack_takes_torchs_operators() -> None:
+    for shape in [(8, 6), (6, 8), (3, 3)]:
+        weight = torch.randn(*shape)
+        packed = pack(weight, "fp32")
+        assert torch.equal(packed, weight)
+        x = torch.randn(5, shape[1])
+        assert torch.equal(linear(x, packed), torch.nn.functional.linear(x, weight))
+
+
+def test_no_rows() -> None:
+    for weight in (torch.randn(32, 8), pack(torch.randn(32, 8), "fp32")):
+        assert linear(torch.empty(0, 8), weight, columns=32).shape == (0, 32)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_of_layers_that_are_not_packed(activation: str) -> None:
+    torch.manual_seed(1)
+    parts = [
+        torch.randn(*shape).double().requires_grad_()
+        for shape in [(3, 4), (8, 4), (8,), (4,), (4,), (3, 5)]
+    ]
+
+    def layer(*tensors: Tensor) -> Tensor:
+        x, weight, bias, norm_weight, norm_bias, residual = tensors
+        norm = (norm_weight, norm_bias)
+        return linear(
+            x, weight, bias, first=2, last=7, norm=norm, activation=activation, residual=residual
+        )
+
+    assert torch.autograd.gradcheck(layer, parts)
+
+
+LAYER = (torch.randn(4, 8), torch.randn(64, 8))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"x": torch.randn(4, 8, 1)},
+        {"x": torch.randn(4, 12)},
+        {"x": torch.randn(4, 0)},
+        {"bias": torch.randn(63)},
+        {"bias": torch.randn(64).double()},
+        {"residual": torch.randn(4, 63)},
+        {"residual": torch.randn(3, 64)},
+        {"norm": (torch.ones(8), None)},
+        {"norm": (torch.ones(7), torch.ones(7))},
+        {"activation": "softmax"},
+        {"columns": 65},
+        {"columns": 0, "last": -1},
+        {"first": -1},
+        {"first": 64},
+        {"first": 3, "residual": torch.randn(4, 61)},
+        {"x": torch.randn(4, 8).requires_grad_()},
+    ],
+    ids=str,
+)
+def test_misuse_of_packed_layers(change: dict[str, Any]) -> None:
+    needs_kernels("fp32")
+    call: dict[str, Any] = {"x": LAYER[0], "weight": pack(LAYER[1], "fp32"), "columns": 64} | change
+    with pytest.raises(RuntimeError):
+        linear(call.pop("x"), call.pop("weight"), call.pop("bias", None), **call)
+
+
+def test_weights_that_were_not_packed_here() -> None:
+    needs_kernels("fp32")
+    packed = pack(LAYER[1], "fp32")
+    for weight in (packed[:-1], packed[1:], packed.double(), torch.empty(0), packed[::2]):
+        with pytest.raises(RuntimeError):
+            linear(LAYER[0], weight, columns=64)
+    for wrong in (torch.randn(4), torch.ones(4, 4, dtype=torch.long), torch.randn(2, 2, 2)):
+        with pytest.raises(RuntimeError):
+            pack(wrong, "fp32")
+
+
+# Attention
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 3e-6), (torch.bfloat16, 3e-2)])
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 70)), min_size=1, max_size=5),
+    heads=st.integers(1, 3),
+    width=st.sampled_from([16, 24, 32, 64, 80]),
+    alike=st.booleans(),
+)
+def test_attention_is_near_float64(
+    dtype: torch.dtype,
+    allowed: float,
+    lengths: list[tuple[int, int]],
+    heads: int,
+    width: int,
+    alike: bool,
+) -> None:
+    if alike:
+        lengths = [lengths[0]] * len(lengths)
+    starts, keys = (
+        [0, *torch.tensor(part).cumsum(0).tolist()] for part in zip(*lengths, strict=True)
+    )
+    size = heads * width
+    query = torch.randn(starts[-1], size).to(dtype)
+    both = torch.randn(keys[-1], 3 * size).to(dtype)
+    key, value = both[:, :size], both[:, 2 * size :]
+    found = attention(query, key, value, heads, starts, keys)
+    assert found.dtype == dtype
+    expected = by_definition(query, key, value, heads, starts, keys)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=allowed)
+
+
+def test_scores_far_apart_do_not_overflow() -> None:
+    query = torch.tensor([[300.0] * 16, [-300.0] * 16])
+    key = torch.tensor([[30.0] * 16, [-30.0] * 16, [0.0] * 16])
+    value = torch.randn(3, 16)
+    found = attention(query, key, value, 1, [0, 2], [0, 3])
+    torch.testing.assert_close(found, value[:2])
+
+
+def test_gradients_of_ragged_attention() -> None:
+    torch.manual_seed(2)
+    parts = [torch.randn(5, 4).double().requires_grad_() for _ in range(3)]
+    assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v, 2, [0, 2, 5]), parts)
+
+
+def test_attention_learns_in_float32_too() -> None:
+    x = torch.randn(5, 32, requires_grad=True)
+    attention(x, x, x, 2, [0, 2, 5]).sum().backward()
+    assert x.grad is not None and bool(x.grad.abs().sum() > 0)
+
+
+@pytest.mark.parametrize(
+    "starts",
+    [[], [0], [0, 4], [1, 5], [0, 3, 2, 5], [0, 5, 5], [-1, 5], [0, 6], [[0, 5]], [0.0, 5.0]],
+    ids=str,
+)
+def test_starts_that_do_not_fit(starts: Any) -> None:
+    x = torch.randn(5, 32)
+    with pytest.raises(RuntimeError):
+        attention(x, x, x, 2, torch.tensor(starts), torch.tensor([0, 5]))
+    with pytest.raises(RuntimeError):
+        attention(x, x, x, 2, torch.tensor([0, 5]), torch.tensor(starts))
+
+
+def test_rows_that_do_not_fit() -> None:
+    x, starts = torch.randn(5, 32), torch.tensor([0, 5])
+    for query, key, value, heads in [
+        (x[:, :16], x, x, 2),
+        (x, x, x[:4], 2),
+        (x, x, x[:, :16], 2),
+        (x, x, x, 0),
+        (x, x, x, 3),
+        (x[None], x, x, 2),
+    ]:
+        with pytest.raises(RuntimeError):
+            attention(query, key, value, heads, starts)
+    with pytest.raises(RuntimeError):
+        attention(x, x, x, 2, starts.int(), starts)
