@@ -24,6 +24,11 @@ EPSILON = 1e-5
 TOLERANCES = {"fp32": (1e-5, 1e-5), "bf16": (2e-2, 4e-2), "int8": (2e-2, 1.2e-1)}
 
 
+@pytest.fixture(autouse=True)
+def same_numbers_each_time() -> None:
+    torch.manual_seed(0)
+
+
 def pack(weight: Tensor, precision: str) -> Tensor:
     packed: Tensor = torch.ops.cnclip.pack_linear(weight, precision)
     return packed
@@ -143,9 +148,10 @@ def test_float16_weights_keep_their_memory_and_their_numbers() -> None:
 def test_rows_that_are_all_one_value_survive_quantisation() -> None:
     needs_kernels("int8")
     x = torch.tensor([0.0, 3.0, -7.5, 1e-30]).unsqueeze(1).expand(4, 32).contiguous()
-    weight = torch.randn(8, 32)
+    weight = torch.randint(-127, 128, (8, 32)).float()
+    weight[:, 0] = 127  # so that the weights' own rounding changes nothing
     found = linear(x, pack(weight, "int8"), columns=8).float()
-    torch.testing.assert_close(found, x @ weight.T, rtol=2e-2, atol=2e-1)
+    torch.testing.assert_close(found, x @ weight.T, rtol=2e-2, atol=1e-3)
 
 
 def test_what_does_not_pack_takes_torchs_operators() -> None:
@@ -233,6 +239,7 @@ def test_weights_that_were_not_packed_here() -> None:
     heads=st.integers(1, 3),
     width=st.sampled_from([16, 24, 32, 64, 80]),
     alike=st.booleans(),
+    seed=st.integers(0, 1000),
 )
 def test_attention_is_near_float64(
     dtype: torch.dtype,
@@ -241,7 +248,9 @@ def test_attention_is_near_float64(
     heads: int,
     width: int,
     alike: bool,
+    seed: int,
 ) -> None:
+    torch.manual_seed(seed)
     if alike:
         lengths = [lengths[0]] * len(lengths)
     starts, keys = (
