@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import warnings
 from pathlib import Path
@@ -143,6 +144,7 @@ def _build(checkpoint: Checkpoint, source: Path) -> ChineseClip:
     if checkpoint.rounds_to_half:
         for name in half_precision_names(model):
             weights[name] = weights[name].half()
+    _check_finite(weights, source)
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -178,6 +180,18 @@ def _check_weights(
     return checked
 
 
+def _check_finite(weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Raise a CheckpointError that names a tensor with NaN or infinite values.
+
+    fp32 would give rows of NaN; quantised, they would look like any others.
+    """
+    for name, tensor in sorted(weights.items()):
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        if not all(bool(extreme.isfinite()) for extreme in tensor.aminmax()):
+            raise CheckpointError(f"{source}: {name} has NaN or infinite values as {tensor.dtype}")
+
+
 def _is_dense_float(tensor: torch.Tensor) -> bool:
     import torch
 
@@ -200,6 +214,10 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[
             f"{source}: the vocabulary has ids up to {tokenizer.largest_id}, the word embedding "
             f"only {config.text.vocab_size} rows"
         )
+    logit_scale = model.logit_scale.float()
+    temperature = float(1.0 / logit_scale.exp())
+    if not 0 < temperature < math.inf:
+        raise CheckpointError(f"{source}: logit_scale {float(logit_scale):g} gives no temperature")
     stored = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
     return {
         "format": FORMAT_VERSION,
@@ -208,7 +226,7 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[
         "embed_dim": config.embed_dim,
         "image_resolution": config.vision.resolution,
         "context_length": min(CONTEXT_LENGTH, config.text.max_positions),
-        "temperature": float(1.0 / model.logit_scale.float().exp()),
+        "temperature": temperature,
         "mean": CLIP_MEAN,
         "std": CLIP_STD,
         "parameters": sum(value.numel() for value in model.parameters()),

@@ -42,7 +42,7 @@ class ArchiveError(CnclipError, ValueError):
 
 
 class DeviceError(CnclipError, RuntimeError):
-    """The device does not exist on this machine."""
+    """The device does not exist on this machine, or does not compute in the precision."""
 
 
 class ModelRunError(CnclipError, RuntimeError):

@@ -91,6 +91,15 @@ static PyObject *cuda_count(PyObject *module, PyObject *unused) {
   return PyLong_FromLong(cnclip_torch_cuda_count());
 }
 
+static PyObject *check_precision(PyObject *module, PyObject *arguments) {
+  const char *device, *precision;
+  cnclip_error error;
+  if (!PyArg_ParseTuple(arguments, "ss:check_precision", &device, &precision)) return NULL;
+  if (cnclip_torch_check_precision(device, precision, &error) == CNCLIP_OK) Py_RETURN_NONE;
+  cnclip_raise(PyModule_GetState(module), &error, NULL);
+  return NULL;
+}
+
 static PyObject *measure_peak(PyObject *module, PyObject *arguments) {
   const cnclip_state *state = PyModule_GetState(module);
   const char *name;
@@ -119,6 +128,9 @@ static PyMethodDef module_methods[] = {
     {"cuda_count", cuda_count, METH_NOARGS,
      "cuda_count()\n--\n\nCUDA devices that libtorch sees; 0 where its CUDA library is not "
      "loaded."},
+    {"check_precision", check_precision, METH_VARARGS,
+     "check_precision(device, precision, /)\n--\n\nRaises DeviceError where the device does not "
+     "compute in the precision."},
     {"measure_peak", measure_peak, METH_VARARGS,
      "measure_peak(precision, seconds, /)\n--\n\nOperations a second that one thread computes in "
      "registers, a multiply-add counted as two; None where the machine has no instruction for it."},

@@ -546,28 +546,32 @@ cnclip_status run(cnclip_torch_model *model, const torch::jit::Method &method, a
 }
 
 /* Whether this device computes in `precision`; where it does not, fp32 is offered. */
-cnclip_status check_precision(const c10::Device &device, const char *precision, cnclip_isa isa,
+cnclip_status check_precision(bool cpu, const char *precision, cnclip_isa isa,
                               cnclip_error *error) {
-  const std::string_view name(precision);
-  const bool cpu = device.is_cpu();
-  if (name == "fp32" || (!cpu && (name == "bf16" || name == "fp16"))) return CNCLIP_OK;
-  if (cpu && name == "bf16") {
-    if (cnclip_linear_kernels_get(CNCLIP_LINEAR_BF16, isa) != nullptr) return CNCLIP_OK;
-    return cnclip_error_set(error, CNCLIP_ERROR_DEVICE,
-                            "precision bf16 needs a processor with AVX-512 BF16, and this one runs "
-                            "%s; use fp32",
-                            cnclip_isa_name(isa));
-  }
-  if (cpu && name == "int8") {
-    if (cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, isa) != nullptr) return CNCLIP_OK;
-    return cnclip_error_set(error, CNCLIP_ERROR_DEVICE,
-                            "precision int8 needs a processor with AVX-512 VNNI, and this one runs "
-                            "%s; use fp32",
-                            cnclip_isa_name(isa));
+  static const struct {
+    const char *name, *needs;
+    bool on_gpu;
+    bool on_cpu;             /* where there are kernels for `type` */
+    cnclip_linear_type type; /* of fp32 there is torch's own besides */
+  } known[] = {
+      {"fp32", "", true, true, CNCLIP_LINEAR_F32},
+      {"bf16", "a GPU, or a processor with AVX-512 BF16", true, true, CNCLIP_LINEAR_BF16},
+      {"int8", "a processor with AVX-512 VNNI", false, true, CNCLIP_LINEAR_INT8},
+      {"fp16", "a GPU", true, false, CNCLIP_LINEAR_F16},
+  };
+  for (const auto &one : known) {
+    if (std::strcmp(one.name, precision) != 0) continue;
+    if (cpu ? one.on_cpu && (one.type == CNCLIP_LINEAR_F32 ||
+                             cnclip_linear_kernels_get(one.type, isa) != nullptr)
+            : one.on_gpu) {
+      return CNCLIP_OK;
+    }
+    return cnclip_error_set(
+        error, CNCLIP_ERROR_DEVICE, "precision %s needs %s, and this is %s%s; use fp32", precision,
+        one.needs, cpu ? "a processor that runs " : "a GPU", cpu ? cnclip_isa_name(isa) : "");
   }
   return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT,
-                          "precision %s: this device computes in fp32, bf16%s", precision,
-                          cpu ? " and int8" : " and fp16");
+                          "precision: expected fp32, bf16, int8 or fp16, got %s", precision);
 }
 
 }  // namespace
@@ -582,6 +586,14 @@ TORCH_LIBRARY(cnclip, library) {
       "attention(Tensor query, Tensor key, Tensor value, int heads, Tensor query_starts, "
       "Tensor key_starts) -> Tensor",
       &attention);
+}
+
+cnclip_status cnclip_torch_check_precision(const char *device, const char *precision,
+                                           cnclip_error *error) {
+  cnclip_isa isa;
+  const cnclip_status status = cnclip_isa_choose(&isa, error);
+  if (status != CNCLIP_OK) return status;
+  return check_precision(std::strncmp(device, "cpu", 3) == 0, precision, isa, error);
 }
 
 cnclip_status cnclip_torch_model_load(const char *path, const char *device, const char *precision,
@@ -608,7 +620,7 @@ cnclip_status cnclip_torch_model_load(const char *path, const char *device, cons
   if (status != CNCLIP_OK) return status;
   cnclip_isa isa;
   status = cnclip_isa_choose(&isa, error);
-  if (status == CNCLIP_OK) status = check_precision(*where, precision, isa, error);
+  if (status == CNCLIP_OK) status = check_precision(where->is_cpu(), precision, isa, error);
   if (status != CNCLIP_OK) return status;
 
   cnclip_torch_model *model = nullptr;

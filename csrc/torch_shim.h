@@ -22,10 +22,17 @@ typedef struct cnclip_torch_model cnclip_torch_model;
  * num_threads: for this model's runs; 0 takes what libtorch would use by itself, in each thread.
  * New object in *ret_model, freed with cnclip_torch_model_free.
  * CNCLIP_ERROR_ARCHIVE: unreadable, truncated, not TorchScript, or a method is missing.
- * CNCLIP_ERROR_DEVICE: no such device. CNCLIP_ERROR_MODEL: prepare failed. CNCLIP_ERROR_FORKED. */
+ * CNCLIP_ERROR_DEVICE: no such device, or see cnclip_torch_check_precision.
+ * CNCLIP_ERROR_MODEL: prepare failed. CNCLIP_ERROR_FORKED. */
 cnclip_status cnclip_torch_model_load(const char *path, const char *device, const char *precision,
                                       int num_threads, cnclip_torch_model **ret_model,
                                       cnclip_error *error);
+
+/* What cnclip_torch_model_load says of `precision`, before there is a model.
+ * CNCLIP_ERROR_DEVICE: `device` does not compute in it; the message offers fp32.
+ * CNCLIP_ERROR_ARGUMENT: no device or precision of this name, or of $CNCLIP_FORCE_ISA. */
+cnclip_status cnclip_torch_check_precision(const char *device, const char *precision,
+                                           cnclip_error *error);
 void cnclip_torch_model_free(cnclip_torch_model *model); /* NULL is allowed */
 
 /* pixels: the caller's float32 [count, 3, resolution, resolution]; embeddings: the caller's memory

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from .. import _core
 from ..archive import ArchiveInfo
 from ..convert import open_archive
-from ..errors import CnclipError, InvalidInputError
+from ..errors import DeviceError, InputTypeError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..version import __version__
 from . import inputs, start
@@ -49,6 +49,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise InvalidInputError for what cannot be measured."""
+        for name in ("precisions", "batch_sizes", "threads"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) and (name, value) != ("threads", None):
+                raise InputTypeError(f"{name}: expected a tuple, got {type(value).__name__}")
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 known = ", ".join(PRECISIONS)
@@ -60,6 +64,8 @@ class Settings:
             raise InvalidInputError(
                 "precisions, batch_sizes, threads: expected one or more of each"
             )
+        if not isinstance(self.seconds, int | float):
+            raise InputTypeError(f"seconds: expected a number, got {type(self.seconds).__name__}")
         if not self.seconds > 0:
             raise InvalidInputError(f"seconds: expected more than 0, got {self.seconds}")
 
@@ -94,7 +100,7 @@ def run_benchmark(
         settings = dataclasses.replace(settings, threads=(available_cores(),))
     info = open_archive(model)
     opened, skipped = _open_all(model, settings)
-    peak_cases = {key: _peak_case(*key) for key in _configurations(settings)}
+    peak_cases = {key: _peak_case(*key) for key in opened}
     cases = [*peak_cases.values(), *_cases_without_model(info)]
     for (precision, threads), embedder in opened.items():
         cases += _cases_of(embedder, model, settings, precision, threads)
@@ -122,6 +128,8 @@ def run_benchmark(
 
 def _check_range(what: str, values: tuple[int, ...], most: int) -> None:
     for value in values:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InputTypeError(f"{what}: expected int, got {type(value).__name__}")
         if not 1 <= value <= most:
             raise InvalidInputError(f"{what}: expected 1 to {most}, got {value}")
 
@@ -149,10 +157,10 @@ def _open_all(
             opened[precision, threads] = pipeline(
                 model=model, device="cpu", precision=precision, num_threads=threads
             )
-        except CnclipError as error:
+        except DeviceError as error:
             skipped[precision] = str(error)
     if not opened:
-        raise CnclipError(f"no precision can be computed: {'; '.join(skipped.values())}")
+        raise DeviceError(f"no precision can be computed: {'; '.join(skipped.values())}")
     return opened, [{"precision": p, "reason": reason} for p, reason in skipped.items()]
 
 

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
     )
     if arguments.json not in (None, "-"):
-        Path(arguments.json).touch()  # a path that cannot be written fails now, not minutes later
+        _check_writable(Path(arguments.json))  # not minutes later
     with contextlib.ExitStack() as stack:
         if arguments.random:
             model = str(stack.enter_context(random_archive(arguments.random)))
@@ -87,6 +87,15 @@ def run(arguments: argparse.Namespace) -> int:
         report = run_benchmark(model, settings, name=name, progress=_print_progress)
     _write(report, arguments.json)
     return 0
+
+
+def _check_writable(path: Path) -> None:
+    """Raise an OSError where `path` cannot be written; leave it as it is."""
+    existed = path.exists()
+    with path.open("a"):
+        pass
+    if not existed:
+        path.unlink()
 
 
 def _print_progress(line: str) -> None:

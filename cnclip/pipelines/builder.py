@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from .. import _core, _libtorch
 from ..convert import open_archive
 from ..errors import DeviceError, InputTypeError, InvalidInputError
@@ -49,7 +51,8 @@ def pipeline(
             weights and activations of linear layers, on processors with AVX-512 VNNI; `'fp16'`, on
             GPUs.
         num_threads: Of the CPU, for each run of the model, and as many for preparing pictures; by
-            default one a core.
+            default one a core. Ask for no more than the system gives a process: OpenMP ends the
+            process if it is refused one.
         return_tensors: `'np'` for NumPy arrays, `'pt'` for torch tensors that share their memory.
         model_revision: Taken because programs written for ModelScope give it. It chooses among a
             hub's revisions of a model; what lies on disk has one.
@@ -57,7 +60,7 @@ def pipeline(
     Raises:
         ModelNotFoundError: there is no such model.
         CheckpointError, ArchiveError: the model is damaged or of another kind.
-        DeviceError: the GPU asked for does not exist, or this processor does not compute in the
+        DeviceError: the GPU asked for does not exist, or the device does not compute in the
             precision.
         InvalidInputError, InputTypeError: another argument is not one of those above.
     """
@@ -75,6 +78,7 @@ def pipeline(
         raise InvalidInputError(f"return_tensors: expected 'np' or 'pt', got {return_tensors!r}")
     _check_num_threads(num_threads)
     where = choose_device(device)
+    _core.check_precision(where, precision)  # before the work of converting
     info = open_archive(model)
     preprocessor = CLIPPreprocessor(info, num_threads)
     encoder = _core.Encoder(
@@ -84,7 +88,7 @@ def pipeline(
         info.context_length,
         device=where,
         precision=precision,
-        num_threads=num_threads or 0,
+        num_threads=int(num_threads or 0),
     )
     return MultiModalEmbeddingPipeline(
         EmbeddingModel(info, encoder, where, return_tensors), preprocessor, return_tensors
@@ -94,7 +98,7 @@ def pipeline(
 def _check_num_threads(num_threads: int | None) -> None:
     if num_threads is None:
         return
-    if not isinstance(num_threads, int) or isinstance(num_threads, bool):
+    if not isinstance(num_threads, int | np.integer) or isinstance(num_threads, bool):
         raise InputTypeError(f"num_threads: expected int, got {type(num_threads).__name__}")
     if not 1 <= num_threads <= MOST_THREADS:
         raise InvalidInputError(

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 # Measured on two cores: larger batches cost memory and gain nothing there.
 IMAGE_BATCH = 8
-# Nothing gains from more, and memory is taken for a whole batch before its pictures are counted.
-LARGEST_IMAGE_BATCH = 256
+# Nothing gains from more. Memory is taken for a whole batch before its pictures are counted, and
+# on a CPU, Ctrl-C waits for one.
+LARGEST_IMAGE_BATCH = {"cpu": 32, "cuda": 256}
 
 
 T = TypeVar("T")
@@ -107,7 +108,8 @@ class MultiModalEmbeddingPipeline:
                 consumed while the model runs, about a batch ahead of it, and never held as a
                 whole; what an iterator gives open may change once the next is asked for.
             batch_size: Items that go through the model together at most. By default 8 pictures,
-                and as many texts as have 2,048 tokens.
+                and as many texts as have 2,048 tokens; never more than that of texts, 32 pictures
+                on a CPU and 256 on a GPU.
 
         Returns:
             {'img_embedding': float32 [n, d] or None, 'text_embedding': float32 [n, d] or None}:
@@ -174,7 +176,8 @@ class MultiModalEmbeddingPipeline:
         batch_size: int | None,
         name_of: Callable[[int], str] = "img[{}]".format,
     ) -> NDArray[np.float32]:
-        size = min(batch_size or IMAGE_BATCH, LARGEST_IMAGE_BATCH)
+        most = LARGEST_IMAGE_BATCH[self.model.device.partition(":")[0]]
+        size = min(int(batch_size or IMAGE_BATCH), most)
         if isinstance(images, list):
             size = min(size, len(images) or 1)
         encode = self.model.encoder.encode_pixels
@@ -184,7 +187,7 @@ class MultiModalEmbeddingPipeline:
     def _embed_texts(
         self, texts: list[str] | Iterator[str], batch_size: int | None
     ) -> NDArray[np.float32]:
-        size = min(batch_size or 0, TEXTS_AT_ONCE)
+        size = min(int(batch_size or 0), TEXTS_AT_ONCE)
         encode = self.model.encoder.encode_texts
         return self._collect(texts, (encode(chunk, size) for chunk in chunks_of_texts(texts)))
 
@@ -243,7 +246,7 @@ def _names_in(counts: list[int]) -> Callable[[int], str]:
 def _check_batch_size(batch_size: int | None) -> None:
     if batch_size is None:
         return
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool):
+    if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool):
         raise InputTypeError(f"batch_size: expected int, got {type(batch_size).__name__}")
     if batch_size < 1:
         raise InvalidInputError(f"batch_size: expected 1 or more, got {batch_size}")

@@ -9,7 +9,7 @@ import urllib.parse
 from pathlib import Path
 from typing import IO, TypeAlias
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError, ImageNotFoundError, InputTypeError
 from .download import download
@@ -52,19 +52,19 @@ def load_image(
     name = os.fsdecode(source)
     scheme = _URL.match(source) if isinstance(source, str) else None
     if scheme is not None and scheme.group(1).lower() != "file":
-        return _decode(io.BytesIO(_fetch(name, timeout, max_bytes)), _shorten(name))
+        return _decode(io.BytesIO(_fetch(name, timeout, max_bytes)), _shown(name))
     try:
         if scheme is not None:
             name = os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(name).path))
         with Path(name).open("rb") as file:
-            return _decode(file, name)
+            return _decode(file, _shown(name))
     except FileNotFoundError as error:
-        raise ImageNotFoundError(f"{_shorten(name)}: no such file") from error
+        raise ImageNotFoundError(f"{_shown(name)}: no such file") from error
     except ImageError:
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{_shorten(name)}: {reason}") from error
+        raise ImageError(f"{_shown(name)}: {reason}") from error
 
 
 def _decode(file: IO[bytes], name: str) -> Image.Image:
@@ -73,6 +73,10 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
             return ImageOps.exif_transpose(picture).convert("RGB")
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name}: cannot be read as a picture: of no format that Pillow knows"
+        ) from error
     except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
         raise ImageError(f"{name}: cannot be read as a picture: {error}") from error
 
@@ -81,9 +85,10 @@ def _fetch(url: str, timeout: float, max_bytes: int) -> bytes:
     try:
         return download(url, timeout, max_bytes)
     except OSError as error:
-        raise ImageError(f"{_shorten(url)}: cannot be fetched: {error}") from error
+        raise ImageError(f"{_shown(url)}: cannot be fetched: {error}") from error
 
 
-def _shorten(name: str) -> str:
-    """A data URL holds the whole picture: its beginning is enough for a message."""
-    return name if len(name) <= 200 else name[:60] + "..."
+def _shown(name: str) -> str:
+    """A name as messages have it: of a data URL the beginning, and nothing that moves a cursor."""
+    short = name if len(name) <= 200 else name[:60] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short) or "''"

@@ -191,7 +191,7 @@ def test_precisions_that_are_lacking_are_skipped(monkeypatch: pytest.MonkeyPatch
 
     def refuse(**arguments: Any) -> object:
         if arguments["precision"] == "int8":
-            raise cnclip.InvalidInputError("no int8 today")
+            raise cnclip.DeviceError("no int8 today")
         return opened(**arguments)
 
     monkeypatch.setattr(suite, "pipeline", refuse)
@@ -268,6 +268,19 @@ def test_bad_usage(capsys: Captured, tmp_path: Path) -> None:
     assert status_of("emoji-cn", "--random", "RN50") == 2
     assert status_of(str(tmp_path / "nothing")) == 2
     assert status_of("--json", str(tmp_path / "no" / "report.json")) == 2
+    assert status_of("--json", str(tmp_path)) == 2
+    assert status_of(str(tmp_path / "nothing"), "--json", str(tmp_path / "report.json")) == 2
+    assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seconds": "x"}, {"precisions": None}, {"batch_sizes": (True,)}, {"threads": 2}],
+    ids=str,
+)
+def test_settings_of_other_types(wrong: dict[str, Any]) -> None:
+    with pytest.raises(cnclip.InputTypeError, match=rf"{next(iter(wrong))[:5]}.*: expected"):
+        Settings(**wrong)
 
 
 def test_interruption(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

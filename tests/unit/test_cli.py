@@ -136,7 +136,7 @@ def test_info_refuses(cnclip: Command, vit_directory: Path, tmp_path: Path) -> N
 
 
 def test_a_reader_that_has_enough(archive: Path) -> None:
-    command = f'"{sys.executable}" -m cnclip.cli info "{archive}" --json | head -n 1'
+    command = f'"{sys.executable}" -m cnclip info "{archive}" --json | head -n 1'
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, encoding="utf-8", timeout=60
     )

@@ -349,6 +349,21 @@ WRONG_TENSORS: list[tuple[Callable[[Weights], Any], str]] = [
         r"visual\.proj of type .*, expected dense floats",
     ),
     (lambda w: {**w, "logit_scale": torch.zeros(1)}, r"logit_scale of shape \[1\], expected \[\]"),
+    (
+        lambda w: {**w, "visual.proj": torch.full((48, 24), torch.nan)},
+        r"visual\.proj has NaN or infinite values as torch\.float16",
+    ),
+    (
+        lambda w: {**w, "visual.ln_post.bias": torch.tensor([torch.inf] * 48)},
+        r"visual\.ln_post\.bias has NaN or infinite values as torch\.float32",
+    ),
+    (
+        lambda w: {**w, "text_projection": w["text_projection"].float() - 1e5},  # beyond float16
+        r"text_projection has NaN or infinite values as torch\.float16",
+    ),
+    (lambda w: {**w, "logit_scale": torch.tensor(-torch.inf)}, "logit_scale has NaN or infinite"),
+    (lambda w: {**w, "logit_scale": torch.tensor(-200.0)}, "logit_scale -200 gives no temperature"),
+    (lambda w: {**w, "logit_scale": torch.tensor(200.0)}, "logit_scale 200 gives no temperature"),
     (lambda w: {**w, "visual.proj": 5}, r"visual\.proj: expected a tensor, found .*int"),
     (lambda w: {**w, 5: torch.zeros(2)}, "expected tensors by their names"),
     (lambda w: {}, "expected a dict of tensors"),

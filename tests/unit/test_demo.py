@@ -23,7 +23,7 @@ from cnclip.demo.tables import display_width, format_table
 GALLERY = demo.data_path("gallery")
 COMMANDS = {
     "module": [sys.executable, "-m", "cnclip.demo"],
-    "command": [sys.executable, "-m", "cnclip.cli", "demo"],
+    "command": [sys.executable, "-m", "cnclip", "demo"],
 }
 
 

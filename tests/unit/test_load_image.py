@@ -153,6 +153,30 @@ def test_no_such_file(source: str) -> None:
     assert len(str(raised.value)) < 500
 
 
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("", "''"),
+        ("a\x1b[31m", r"a\x1b[31m"),
+        ("\ud800", r"\ud800"),
+        ("a\nb", r"a\nb"),
+        ("猫", "猫"),
+    ],
+)
+def test_names_in_messages_are_printable(source: str, shown: str) -> None:
+    with pytest.raises(cnclip.ImageError) as raised:
+        load_image(source)
+    assert str(raised.value).startswith(f"{shown}: ")
+
+
+def test_bytes_of_no_known_format() -> None:
+    with pytest.raises(cnclip.ImageError) as raised:
+        load_image(b"12345")
+    assert str(raised.value) == (
+        "5 bytes: cannot be read as a picture: of no format that Pillow knows"
+    )
+
+
 def test_a_missing_file_is_a_file_not_found_error() -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png: no such file"):
         load_image("nowhere.png")

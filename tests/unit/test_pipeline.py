@@ -230,6 +230,14 @@ def test_batch_sizes_of_other_types(vit: MultiModalEmbeddingPipeline, batch_size
         vit.forward({"text": "猫"}, batch_size=batch_size)
 
 
+def test_numpys_integers(archive: Path) -> None:
+    number = np.int64(2)
+    opened = pipeline(model=archive, device="cpu", num_threads=number)  # type: ignore[arg-type]
+    assert opened.model.encoder.num_threads == 2
+    answer = opened.forward({"text": ["猫"] * 3}, batch_size=number)  # type: ignore[arg-type]
+    assert rows(answer).shape == (3, 64)
+
+
 @pytest.mark.parametrize("batch_size", [2**31, 2**62, 2**63, 10**30])
 def test_huge_batch_sizes(
     vit: MultiModalEmbeddingPipeline, photo: Image.Image, batch_size: int
@@ -432,7 +440,7 @@ def test_errors_in_a_list_of_inputs_name_the_input(
         ({"model": "~nobody-of-this-name/model"}, FileNotFoundError, "no model"),
         ({"model": "a\0b"}, FileNotFoundError, "no model"),
         ({"precision": "fp64"}, ValueError, "precision: .*got 'fp64'"),
-        ({"precision": "fp16"}, ValueError, "precision fp16: this device computes in fp32, bf16"),
+        ({"precision": "fp16"}, cnclip.DeviceError, "precision fp16 needs a GPU, .*use fp32"),
         ({"precision": None}, ValueError, "precision"),
         ({"return_tensors": "tf"}, ValueError, "return_tensors: expected 'np' or 'pt'"),
         ({"return_tensors": None}, ValueError, "return_tensors"),
@@ -697,7 +705,7 @@ def test_encoder_arguments_out_of_range(archive: Path, vit: MultiModalEmbeddingP
     for width, length, threads in [(0, 52, 0), (64, 1, 0), (64, 52, -1), (2**40, 52, 0)]:
         with pytest.raises(cnclip.InvalidInputError):
             make(archive, tokenizer, width, length, num_threads=threads)
-    with pytest.raises(cnclip.InvalidInputError, match="int4: this device computes in fp32"):
+    with pytest.raises(cnclip.InvalidInputError, match="expected fp32, bf16.* got int4"):
         make(archive, tokenizer, 64, 52, precision="int4")
     with pytest.raises(cnclip.DeviceError):
         make(archive, tokenizer, 64, 52, device="nonsense")

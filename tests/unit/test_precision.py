@@ -94,7 +94,8 @@ def test_fp32_is_the_same_on_other_processors(
 
 
 @pytest.mark.parametrize(
-    ("isa", "precision"), [("avx2", "bf16"), ("avx2", "int8"), ("avx512_vnni", "bf16")]
+    ("isa", "precision"),
+    [("avx2", "bf16"), ("avx2", "int8"), ("avx512_vnni", "bf16"), ("serial", "fp16")],
 )
 def test_a_precision_that_the_processor_lacks(
     monkeypatch: pytest.MonkeyPatch, isa: str, precision: str
@@ -105,6 +106,15 @@ def test_a_precision_that_the_processor_lacks(
             pipeline(model="emoji-cn", device="cpu", precision=precision)
     except cnclip.InvalidInputError as error:  # a machine that has less
         pytest.skip(str(error))
+
+
+def test_a_precision_is_refused_before_anything_is_converted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vit_directory: Path
+) -> None:
+    monkeypatch.setenv("CNCLIP_CACHE", str(tmp_path))
+    with pytest.raises(cnclip.DeviceError, match="^precision fp16 needs a GPU"):
+        pipeline(model=vit_directory, device="cpu", precision="fp16")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_int8_without_bf16(

@@ -1,7 +1,0 @@
-"""`python -m cnclip.cli`, the same as the command `cnclip`."""
-
-import sys
-
-from . import main
-
-sys.exit(main())
