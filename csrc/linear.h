@@ -47,7 +47,7 @@ typedef struct {
   size_t rows, input_width, output_width;
   size_t first_column; /* a multiple of CNCLIP_LINEAR_PANEL */
   size_t columns;      /* first_column + columns <= output_width */
-  const void *weight;  /* as cnclip_linear_pack made it */
+  const void *weight;  /* as `pack` made it */
   const float *bias;   /* [columns], or NULL */
   const void *input;   /* [rows, input_width], float32 or bfloat16 */
   size_t input_stride; /* elements from row to row, as all strides here */
@@ -69,9 +69,25 @@ typedef void cnclip_linear_rows(const cnclip_linear_job *job, size_t first, size
 /* Computes units first..last of cnclip_linear_unit_count. */
 typedef void cnclip_linear_units(const cnclip_linear_job *job, size_t first, size_t last);
 
+/* A weight that is brought to the form that units read. */
+typedef struct {
+  cnclip_linear_type type;
+  size_t input_width, output_width;
+  const void *weight; /* [output_width, input_width], float16 or float32; for F16, float16 */
+  bool weight_is_f16;
+  void *packed; /* cnclip_linear_packed_bytes, aligned to CNCLIP_LINEAR_ALIGNMENT; it may be the
+                   weight itself where cnclip_linear_packs_in_place says so */
+} cnclip_linear_packing;
+
+/* Packs panels first..last of cnclip_linear_panel_count; any number of threads may, each with
+ * cnclip_linear_pack_scratch_bytes of its own, aligned likewise. */
+typedef void cnclip_linear_pack(const cnclip_linear_packing *packing, size_t first, size_t last,
+                                void *scratch);
+
 typedef struct {
   cnclip_linear_rows *rows;
   cnclip_linear_units *units;
+  cnclip_linear_pack *pack;
 } cnclip_linear_kernels;
 
 /* Borrowed, static; NULL where neither `isa` nor a set below it has kernels for `type`. */
@@ -84,16 +100,14 @@ bool cnclip_linear_fits(size_t input_width, size_t output_width);
 
 size_t cnclip_linear_packed_bytes(cnclip_linear_type type, size_t input_width, size_t output_width);
 size_t cnclip_linear_panel_count(size_t output_width);
-
-/* Packs panels first..last. weight: [output_width, input_width], float16's bits for F16, float32
- * for the others; packed: cnclip_linear_packed_bytes, aligned. */
-void cnclip_linear_pack(cnclip_linear_type type, const void *weight, size_t input_width,
-                        size_t output_width, size_t first, size_t last, void *packed);
+size_t cnclip_linear_pack_scratch_bytes(cnclip_linear_type type, size_t input_width);
+bool cnclip_linear_packs_in_place(cnclip_linear_type type, bool weight_is_f16, size_t output_width);
 
 /* 0 where the kernels can read the input as it stands. */
 size_t cnclip_linear_operand_bytes(const cnclip_linear_job *job);
 size_t cnclip_linear_unit_count(const cnclip_linear_job *job);
 
+cnclip_linear_pack cnclip_linear_pack_avx512;
 cnclip_linear_rows cnclip_linear_rows_f32_avx512, cnclip_linear_rows_f16_avx512,
     cnclip_linear_rows_bf16_avx512_bf16, cnclip_linear_rows_int8_avx512_vnni;
 cnclip_linear_units cnclip_linear_units_f32_avx512, cnclip_linear_units_f16_avx512,

@@ -35,13 +35,22 @@ static inline size_t linear_panel_bytes(cnclip_linear_type type, size_t input_wi
 }
 
 /* Behind int8's panels: each column's scale, then the sum of its weights times the scale. */
-static inline float *linear_column_scales(const cnclip_linear_job *job) {
-  const size_t panels = linear_panels(job->output_width);
-  return (float *)((char *)job->weight + panels * linear_panel_bytes(job->type, job->input_width));
+static inline float *linear_column_scales(const void *packed, size_t input_width,
+                                          size_t output_width) {
+  const size_t bytes = linear_panel_bytes(CNCLIP_LINEAR_INT8, input_width);
+  return (float *)((char *)packed + linear_panels(output_width) * bytes);
 }
 
-static inline float *linear_column_sums(const cnclip_linear_job *job) {
-  return linear_column_scales(job) + linear_panels(job->output_width) * CNCLIP_LINEAR_PANEL;
+static inline float *linear_column_sums(const void *packed, size_t input_width,
+                                        size_t output_width) {
+  return linear_column_scales(packed, input_width, output_width) +
+         linear_panels(output_width) * CNCLIP_LINEAR_PANEL;
+}
+
+/* Words from one row to the next of a panel that is being packed: whole groups of sixteen, and the
+ * rows in different sets of a cache. */
+static inline size_t linear_pack_stride(size_t words) {
+  return (words + 15) / 16 * 16 + 16;
 }
 
 /* Words from one prepared row to the next: aligned, and never a multiple of a page, which would put

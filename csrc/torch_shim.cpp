@@ -221,32 +221,41 @@ void parallel_parts(size_t count, size_t parts_a_thread, Body body) {
   });
 }
 
-/* pack_linear(Tensor weight, str precision) -> Tensor: float [out, in] made ready for `linear`.
- * float16 weights keep their memory in fp32, where the kernels widen them as they go. */
+/* pack_linear(Tensor(a!) weight, str precision) -> Tensor(a!): float [out, in] made ready for
+ * `linear`. The weight is given up: where it is alone in its memory, that may become the answer's.
+ * float16 weights keep their size in fp32, where the kernels widen them as they go. */
 at::Tensor pack_linear(const at::Tensor &weight, std::string_view precision) {
   TORCH_CHECK(weight.dim() == 2 && weight.is_floating_point(),
               "a weight of floats, two dimensions");
-  const auto type = precision == "bf16"                 ? CNCLIP_LINEAR_BF16
-                    : precision == "int8"               ? CNCLIP_LINEAR_INT8
-                    : weight.scalar_type() == at::kHalf ? CNCLIP_LINEAR_F16
-                                                        : CNCLIP_LINEAR_F32;
+  const bool is_f16 = weight.scalar_type() == at::kHalf;
+  const auto type = precision == "bf16"   ? CNCLIP_LINEAR_BF16
+                    : precision == "int8" ? CNCLIP_LINEAR_INT8
+                    : is_f16              ? CNCLIP_LINEAR_F16
+                                          : CNCLIP_LINEAR_F32;
+  const cnclip_linear_kernels *kernels = cnclip_linear_kernels_get(type, current_isa);
   const size_t in = unsign(weight.size(1)), out = unsign(weight.size(0));
-  if (!weight.is_cpu() || !cnclip_linear_fits(in, out) ||
-      cnclip_linear_kernels_get(type, current_isa) == nullptr) {
+  if (!weight.is_cpu() || !cnclip_linear_fits(in, out) || kernels == nullptr) {
     return weight.to(precision == "bf16"   ? at::kBFloat16
                      : precision == "fp16" ? at::kHalf
                                            : at::kFloat);
   }
-  const at::Tensor source =
-      weight.to(type == CNCLIP_LINEAR_F16 ? at::kHalf : at::kFloat).contiguous();
+  const at::Tensor source = (is_f16 ? weight : weight.to(at::kFloat)).contiguous();
   const at::ScalarType dtype = dtype_of(type);
   const auto bytes = static_cast<int64_t>(cnclip_linear_packed_bytes(type, in, out));
-  at::Tensor packed = at::empty({bytes / static_cast<int64_t>(at::elementSize(dtype))},
-                                at::TensorOptions().dtype(dtype));
+  const bool in_place =
+      cnclip_linear_packs_in_place(type, is_f16, out) && source.storage().use_count() == 1 &&
+      reinterpret_cast<uintptr_t>(source.const_data_ptr()) % CNCLIP_LINEAR_ALIGNMENT == 0;
+  const at::Tensor packed = in_place
+                                ? source.view({-1}).view(dtype)
+                                : at::empty({bytes / static_cast<int64_t>(at::elementSize(dtype))},
+                                            at::TensorOptions().dtype(dtype));
+  const cnclip_linear_packing packing{
+      type, in, out, source.const_data_ptr(), is_f16, packed.data_ptr()};
   const auto panels = static_cast<int64_t>(cnclip_linear_panel_count(out));
+  const auto scratch_bytes = static_cast<int64_t>(cnclip_linear_pack_scratch_bytes(type, in));
   at::parallel_for(0, panels, 1, [&](int64_t first, int64_t last) {
-    cnclip_linear_pack(type, source.const_data_ptr(), in, out, unsign(first), unsign(last),
-                       packed.data_ptr());
+    const at::Tensor scratch = at::empty({scratch_bytes}, at::TensorOptions().dtype(at::kByte));
+    kernels->pack(&packing, unsign(first), unsign(last), scratch.data_ptr());
   });
   return packed;
 }
@@ -577,7 +586,7 @@ cnclip_status check_precision(bool cpu, const char *precision, cnclip_isa isa,
 }  // namespace
 
 TORCH_LIBRARY(cnclip, library) {
-  library.def("pack_linear(Tensor weight, str precision) -> Tensor", &pack_linear);
+  library.def("pack_linear(Tensor(a!) weight, str precision) -> Tensor(a!)", &pack_linear);
   library.def(
       "linear(Tensor x, Tensor weight, Tensor? bias, int first, int last, Tensor? norm_weight, "
       "Tensor? norm_bias, float eps, str activation, Tensor? residual) -> Tensor",

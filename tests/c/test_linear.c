@@ -13,6 +13,7 @@ typedef struct {
   size_t rows, input_width, output_width, first_column, columns;
   cnclip_activation activation;
   bool norm, bias, residual, bf16_input, bf16_output;
+  bool f16_weight;  /* for types that take either */
   size_t input_pad; /* elements between rows beyond the width */
 } shape;
 
@@ -101,6 +102,25 @@ static void expect(const shape *s, const float *input, const float *weight, cons
   *ret = sum;
 }
 
+/* The same panels where the weight gives its memory to them. */
+static void check_packing_in_place(const cnclip_linear_kernels *kernels,
+                                   cnclip_linear_packing packing, void *scratch) {
+  if (!cnclip_linear_packs_in_place(packing.type, packing.weight_is_f16, packing.output_width)) {
+    return;
+  }
+  const size_t bytes =
+      cnclip_linear_packed_bytes(packing.type, packing.input_width, packing.output_width);
+  const size_t panels = cnclip_linear_panel_count(packing.output_width);
+  const void *apart = packing.packed;
+  void *same = aligned(bytes);
+  memcpy(same, packing.weight, bytes);
+  packing.weight = packing.packed = same;
+  kernels->pack(&packing, panels / 2, panels, scratch);
+  kernels->pack(&packing, 0, panels / 2, scratch);
+  CHECK(memcmp(same, apart, bytes) == 0);
+  free(same);
+}
+
 static void check_shape(cnclip_linear_type type, const shape *s) {
   const cnclip_linear_kernels *kernels = NULL;
   for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
@@ -135,9 +155,14 @@ static void check_shape(cnclip_linear_type type, const shape *s) {
 
   void *packed = aligned(cnclip_linear_packed_bytes(type, width, s->output_width));
   const size_t panels = cnclip_linear_panel_count(s->output_width);
-  const void *source = type == CNCLIP_LINEAR_F16 ? (const void *)half : (const void *)weight;
-  cnclip_linear_pack(type, source, width, s->output_width, 0, panels / 2, packed);
-  cnclip_linear_pack(type, source, width, s->output_width, panels / 2, panels, packed);
+  const bool from_f16 = s->f16_weight || type == CNCLIP_LINEAR_F16;
+  const void *source = from_f16 ? (const void *)half : (const void *)weight;
+  cnclip_linear_packing packing = {type, width, s->output_width, source, from_f16, packed};
+  void *scratch = aligned(cnclip_linear_pack_scratch_bytes(type, width));
+  kernels->pack(&packing, 0, panels / 2, scratch);
+  kernels->pack(&packing, panels / 2, panels, scratch);
+  check_packing_in_place(kernels, packing, scratch);
+  free(scratch);
 
   const size_t element = s->bf16_output ? sizeof(uint16_t) : sizeof(float);
   unsigned char *output = aligned((rows * (s->columns + 3) + 64) * element);
@@ -236,11 +261,13 @@ static void test_shapes(void) {
        .input_width = 3076,
        .output_width = 44,
        .columns = 44,
+       .f16_weight = true,
        .norm = true,
        .activation = CNCLIP_ACTIVATION_RELU},
       {.rows = 5,
        .input_width = 96,
        .output_width = 160,
+       .f16_weight = true,
        .first_column = 64,
        .columns = 96,
        .bias = true},
@@ -286,7 +313,10 @@ static void test_activations(void) {
   float *input = aligned(COUNT * 5 * sizeof(float)), *output = aligned(COUNT * 4 * sizeof(float));
   float weight[4 * 4] = {1};
   float *packed = aligned(cnclip_linear_packed_bytes(CNCLIP_LINEAR_F32, 4, 4));
-  cnclip_linear_pack(CNCLIP_LINEAR_F32, weight, 4, 4, 0, 1, packed);
+  const cnclip_linear_packing packing = {CNCLIP_LINEAR_F32, 4, 4, weight, false, packed};
+  void *scratch = aligned(cnclip_linear_pack_scratch_bytes(CNCLIP_LINEAR_F32, 4));
+  kernels->pack(&packing, 0, 1, scratch);
+  free(scratch);
   memset(input, 0, COUNT * 5 * sizeof(float));
   for (int i = 0; i < COUNT; i++) input[5 * i] = ldexpf((float)(i - COUNT / 2) / 128, i % 5);
   input[0] = 1e30f, input[5] = -1e30f, input[10] = NAN;
@@ -334,6 +364,12 @@ static void test_table(void) {
 #endif
   CHECK(cnclip_linear_fits(4, 4) && !cnclip_linear_fits(6, 4) && !cnclip_linear_fits(4, 6));
   CHECK(!cnclip_linear_fits(0, 4) && !cnclip_linear_fits(4, 0));
+  CHECK(cnclip_linear_packs_in_place(CNCLIP_LINEAR_F16, true, 32));
+  CHECK(cnclip_linear_packs_in_place(CNCLIP_LINEAR_F32, false, 32));
+  CHECK(cnclip_linear_packs_in_place(CNCLIP_LINEAR_BF16, true, 32));
+  CHECK(!cnclip_linear_packs_in_place(CNCLIP_LINEAR_BF16, true, 36));
+  CHECK(!cnclip_linear_packs_in_place(CNCLIP_LINEAR_BF16, false, 32));
+  CHECK(!cnclip_linear_packs_in_place(CNCLIP_LINEAR_INT8, true, 32));
   CHECK(!cnclip_linear_fits(CNCLIP_LINEAR_MAX_INPUT + 4, 4));
 }
 

@@ -30,7 +30,8 @@ def same_numbers_each_time() -> None:
 
 
 def pack(weight: Tensor, precision: str) -> Tensor:
-    packed: Tensor = torch.ops.cnclip.pack_linear(weight, precision)
+    """Of a copy: packing takes the weight's memory."""
+    packed: Tensor = torch.ops.cnclip.pack_linear(weight.clone(), precision)
     return packed
 
 
@@ -143,6 +144,25 @@ def test_float16_weights_keep_their_memory_and_their_numbers() -> None:
     assert packed.dtype == torch.float16
     same = linear(x, pack(weight.float(), "fp32"), columns=64)
     assert torch.equal(linear(x, packed, columns=64), same)
+
+
+@pytest.mark.parametrize(
+    ("precision", "half", "in_place"),
+    [("fp32", True, True), ("fp32", False, True), ("bf16", True, True), ("bf16", False, False)]
+    + [("int8", True, False)],
+)
+def test_packing_takes_the_memory_of_weights_that_nobody_shares(
+    precision: str, half: bool, in_place: bool
+) -> None:
+    needs_kernels(precision)
+    numbers = torch.randn(64, 48)
+    weight = numbers.half() if half else numbers.clone()
+    expected = pack(weight, precision)
+    assert torch.ops.cnclip.pack_linear(weight[:32], precision).dim() == 1
+    assert torch.equal(weight, numbers.half() if half else numbers)
+    packed = torch.ops.cnclip.pack_linear(weight, precision)
+    assert (packed.data_ptr() == weight.data_ptr()) == in_place
+    assert torch.equal(packed, expected)
 
 
 def test_rows_that_are_all_one_value_survive_quantisation() -> None:
