@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnclip import _core
-from cnclip.convert import CLIP_MEAN, CLIP_STD
+from cnclip.modeling.config import CLIP_MEAN, CLIP_STD
 
 RESOLUTION = 224
 SIZES = ((256, 256), (640, 480), (1920, 1080), (4000, 3000))

@@ -24,6 +24,8 @@ FORMAT_VERSION = 2
 METADATA = "cnclip.json"
 VOCABULARY = "vocab.txt"
 SUFFIX = ".cnclip.pt"
+# Of the files that cn_clip and others save with torch.
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 # Pixels a side; the core's preprocessing takes no more.
 LARGEST_RESOLUTION = 4096
 
@@ -66,6 +68,24 @@ class ArchiveInfo:
     std: tuple[float, float, float]
     vocabulary: bytes
     metadata: dict[str, Any]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a path is to be read as an archive, damaged ones and those of no known kind included.
+
+    Not so are directories, and files that torch.save may have written: by their suffix, where
+    they are not TorchScript.
+    """
+    if path.is_dir():
+        return False
+    if path.name.endswith(SUFFIX) or path.suffix not in CHECKPOINT_SUFFIXES:
+        return True
+    try:
+        with zipfile.ZipFile(path) as file:
+            # Of TorchScript that others wrote, read_archive says what it lacks.
+            return any(name.endswith("/constants.pkl") for name in file.namelist())
+    except (OSError, *_ZIP_ERRORS):
+        return False
 
 
 def read_archive(path: Path) -> ArchiveInfo:

@@ -1,42 +1,29 @@
-"""Checkpoint to archive: the one place that needs Python's torch, once for each model."""
+"""Checkpoint to archive, and to the formats of others: needs Python's torch, once a model."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import contextlib
 import logging
-import math
 import os
-import warnings
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import cache
-from .archive import (
-    FORMAT_VERSION,
-    METADATA,
-    VOCABULARY,
-    ArchiveInfo,
-    read_archive,
-)
-from .checkpoints.files import checkpoint_files
-from .errors import CheckpointError, InputTypeError, ModelNotFoundError
-from .version import __version__
+from .archive import ArchiveInfo, is_archive, read_archive
+from .checkpoints.files import Source, find_source
+from .errors import CheckpointError, InputTypeError, InvalidInputError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    import torch
-
-    from .checkpoints.checkpoint import Checkpoint
-    from .modeling import ChineseClip
+    from .checkpoints.checkpoint import Checkpoint, Hints
 
 logger = logging.getLogger("cnclip")
 
-# Of CLIP's pictures, scaled to 0..1: red, green, blue.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-CONTEXT_LENGTH = 52
-
 SHIPPED_MODELS = {"emoji-cn": Path(__file__).parent / "demo" / "emoji-cn"}
+# What `convert` writes.
+FORMATS = ("archive", "modelscope", "cn_clip", "huggingface")
 
 
 def find_model(name: str | Path) -> Path:
@@ -69,182 +56,174 @@ def open_archive(name: str | Path) -> ArchiveInfo:
     """The archive of a model, converted now if it is a checkpoint that has not been seen before.
 
     Args:
-        name: An archive, a ModelScope model directory, or a shipped model's name.
+        name: An archive; a model directory of ModelScope's or Hugging Face's; a `.pt` file of
+            cn_clip's; or a shipped model's name.
 
     Raises:
         ModelNotFoundError: there is nothing under this name.
         ArchiveError: a file that is not an archive.
-        CheckpointError: the directory cannot be converted.
+        CheckpointError: the checkpoint cannot be converted.
     """
     path = find_model(name)
-    if not path.is_dir():
+    if is_archive(path):
         info = read_archive(path)
         cache.check_once(path)
         return info
-    source = path.resolve()
+    source = find_source(path.resolve())
     digest = _digest_of(source)
-    return read_archive(
-        cache.cached_archive(source.name, digest, lambda out: _write_archive(source, out, digest))
-    )
+
+    def write(output: Path) -> None:
+        logger.info("converting %s", source.path)
+        _write_archive(_read(source), source, digest, output)
+
+    return read_archive(cache.cached_archive(source.path.name, digest, write))
 
 
-def convert(source: str | Path, output: str | Path) -> ArchiveInfo:
-    """Convert a checkpoint to an archive.
+def convert(
+    source: str | Path,
+    output: str | Path,
+    *,
+    to: str = "archive",
+    vision_head_width: int | None = None,
+    text_head_width: int | None = None,
+    vocabulary: str | Path | None = None,
+    allow_nonfinite: bool = False,
+) -> Path:
+    """Convert a model to an archive, or to a format of others.
 
     Args:
-        source: A ModelScope model directory, or a shipped model's name.
-        output: The archive to write, replaced as a whole when the conversion is done.
+        source: A checkpoint as for `open_archive`, or an archive.
+        output: What to write, replaced as a whole when the conversion is done: a file for
+            `'archive'` and `'cn_clip'`, else a directory, which must not exist or be empty.
+        to: One of FORMATS. Weights keep the types that the source stores.
+        vision_head_width: Of a `.pt` file whose tensors leave it open: columns of one attention
+            head of the vision tower.
+        text_head_width: The same of the text tower.
+        vocabulary: Of a `.pt` file: its vocab.txt, where that is not the published models'.
+        allow_nonfinite: Take weights that are NaN or infinite, as of a training that failed.
+
+    Returns:
+        The output's path.
 
     Raises:
         ModelNotFoundError: there is no such source.
         CheckpointError: the source cannot be converted; names the file or tensor.
-        OSError: the archive cannot be written.
+        InvalidInputError: no such format, or an option that the source has no use for.
+        OSError: the output cannot be written.
     """
+    if to not in FORMATS:
+        raise InvalidInputError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
     path, target = find_model(source), Path(output)
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: expected a model directory, found a file")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: there is no directory {target.parent}")
-    with cache.replaced_atomically(target, mode=0o666) as temporary:
-        _write_archive(path.resolve(), temporary, _digest_of(path))
-    return read_archive(target)
+    hints = _hints(vision_head_width, text_head_width, vocabulary)
+    if is_archive(path):
+        return _convert_archive(path, target, to, allow_nonfinite)
+    found = find_source(path.resolve())
+    if hints is not None and found.format != "cn_clip":
+        raise InvalidInputError(
+            f"{path}: tells its head widths and vocabulary itself; they are given for .pt files"
+        )
+    checkpoint = _read(found, hints)
+    if to == "archive":
+        with cache.replaced_atomically(target, mode=0o666) as temporary:
+            _write_archive(checkpoint, found, _digest_of(found), temporary, allow_nonfinite)
+    else:
+        _write_other(checkpoint, target, to, allow_nonfinite)
+    return target
 
 
-def _digest_of(source: Path) -> str:
+def _convert_archive(path: Path, target: Path, to: str, allow_nonfinite: bool) -> Path:
+    from .checkpoints.archive import read_archived
+
+    read_archive(path)
+    if to == "archive":
+        raise InvalidInputError(f"{path}: is an archive already; choose another format with `to`")
+    _write_other(read_archived(path), target, to, allow_nonfinite)
+    return target
+
+
+def _hints(
+    vision_head_width: int | None, text_head_width: int | None, vocabulary: str | Path | None
+) -> Hints | None:
+    from .checkpoints.checkpoint import Hints
+
+    for name, width in (("vision", vision_head_width), ("text", text_head_width)):
+        if width is not None and (not isinstance(width, int) or width < 1):
+            raise InvalidInputError(f"{name}_head_width: expected 1 or more, got {width!r}")
+    if (vision_head_width, text_head_width, vocabulary) == (None, None, None):
+        return None
+    words = None if vocabulary is None else Path(vocabulary).read_bytes()
+    return Hints(vision_head_width, text_head_width, words)
+
+
+def _digest_of(source: Source) -> str:
     """The digest of a checkpoint's content."""
-    files = checkpoint_files(source)
     try:
-        return cache.digest_of(files)
+        return cache.digest_of(list(source.files))
     except OSError as error:
-        raise CheckpointError(f"{source}: cannot be read: {error}") from error
+        raise CheckpointError(f"{source.path}: cannot be read: {error}") from error
 
 
-def _write_archive(source: Path, output: Path, digest: str) -> None:
-    """Write the archive of a ModelScope directory to `output`."""
+def _read(source: Source, hints: Hints | None = None) -> Checkpoint:
+    """The content of a checkpoint."""
+    from .checkpoints.checkpoint import Hints as AllHints
+    from .checkpoints.cn_clip import read_cn_clip
+    from .checkpoints.huggingface import read_huggingface
     from .checkpoints.modelscope import read_modelscope
 
-    logger.info("converting %s", source)
-    checkpoint = read_modelscope(source)
-    model = _build(checkpoint, source)
-    metadata = _metadata(checkpoint, model, source)
-    metadata["source"] = {"format": checkpoint.format, "name": source.name, "digest": digest}
-    output.write_bytes(_serialize(model, metadata, checkpoint.vocabulary))
-
-
-def _build(checkpoint: Checkpoint, source: Path) -> ChineseClip:
-    """The model with the checkpoint's weights in it, each of the type that is to be stored."""
-    import torch
-
-    from .modeling.clip import ChineseClip, half_precision_names
-
-    # On the meta device nothing is allocated: the checkpoint's own tensors become the parameters.
-    with torch.device("meta"):
-        model = ChineseClip(checkpoint.config)
-    weights = _check_weights(model, checkpoint.weights, source)
-    if checkpoint.rounds_to_half:
-        for name in half_precision_names(model):
-            weights[name] = weights[name].half()
-    _check_finite(weights, source)
-    model.load_state_dict(weights, assign=True)
-    return model.eval().requires_grad_(False)
-
-
-def _check_weights(
-    model: ChineseClip, weights: dict[str, torch.Tensor], source: Path
-) -> dict[str, torch.Tensor]:
-    """The weights that the model needs, or a CheckpointError that names what does not fit."""
-    import torch
-
-    wanted = model.state_dict()
-    # Counts of training batches: BatchNorm has them, embedding does not use them.
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-    problems = [f"no tensor {name}" for name in wanted.keys() - weights.keys() - counters]
-    problems += [
-        f"a tensor {name} that this architecture has not" for name in weights.keys() - wanted.keys()
-    ]
-    checked = {name: torch.zeros((), dtype=torch.long) for name in counters}
-    for name in wanted.keys() & weights.keys() - counters:
-        expected, found = tuple(wanted[name].shape), tuple(weights[name].shape)
-        if expected != found:
-            problems.append(f"{name} of shape {list(found)}, expected {list(expected)}")
-        elif not _is_dense_float(weights[name]):
-            problems.append(f"{name} of type {weights[name].dtype}, expected dense floats")
-        else:
-            half = weights[name].dtype == torch.float16
-            checked[name] = weights[name] if half else weights[name].float()
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise CheckpointError(
-            f"{source}: the checkpoint has {'; '.join(sorted(problems)[:5])}{more}"
-        )
-    return checked
-
-
-def _check_finite(weights: dict[str, torch.Tensor], source: Path) -> None:
-    """Raise a CheckpointError that names a tensor with NaN or infinite values.
-
-    fp32 would give rows of NaN; quantised, they would look like any others.
-    """
-    for name, tensor in sorted(weights.items()):
-        if not tensor.is_floating_point() or tensor.numel() == 0:
-            continue
-        if not all(bool(extreme.isfinite()) for extreme in tensor.aminmax()):
-            raise CheckpointError(f"{source}: {name} has NaN or infinite values as {tensor.dtype}")
-
-
-def _is_dense_float(tensor: torch.Tensor) -> bool:
-    import torch
-
-    return (
-        tensor.is_floating_point()
-        and tensor.layout == torch.strided
-        and tensor.device.type == "cpu"
-    )
-
-
-def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[str, Any]:
-    import torch
-
-    from . import _core
-
-    config = checkpoint.config
-    tokenizer = _core.Tokenizer(checkpoint.vocabulary)
-    if tokenizer.largest_id >= config.text.vocab_size:
-        raise CheckpointError(
-            f"{source}: the vocabulary has ids up to {tokenizer.largest_id}, the word embedding "
-            f"only {config.text.vocab_size} rows"
-        )
-    logit_scale = model.logit_scale.float()
-    temperature = float(1.0 / logit_scale.exp())
-    if not 0 < temperature < math.inf:
-        raise CheckpointError(f"{source}: logit_scale {float(logit_scale):g} gives no temperature")
-    stored = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
-    return {
-        "format": FORMAT_VERSION,
-        "cnclip": __version__,
-        "torch": torch.__version__,
-        "embed_dim": config.embed_dim,
-        "image_resolution": config.vision.resolution,
-        "context_length": min(CONTEXT_LENGTH, config.text.max_positions),
-        "temperature": temperature,
-        "mean": CLIP_MEAN,
-        "std": CLIP_STD,
-        "parameters": sum(value.numel() for value in model.parameters()),
-        "stored_dtypes": sorted(str(dtype).removeprefix("torch.") for dtype in stored),
-        "architecture": dataclasses.asdict(config),
+    readers: dict[str, Callable[[Source, Hints], Checkpoint]] = {
+        "modelscope": read_modelscope,
+        "cn_clip": read_cn_clip,
+        "huggingface": read_huggingface,
     }
+    try:
+        return readers[source.format](source, hints or AllHints())
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{source.path}: cannot be read: {error}") from error
 
 
-def _serialize(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes) -> bytes:
-    """The archive's content. libtorch does not write the file: it ends the process if it cannot."""
-    import torch
+def _write_archive(
+    checkpoint: Checkpoint,
+    source: Source,
+    digest: str,
+    output: Path,
+    allow_nonfinite: bool = False,
+) -> None:
+    from .checkpoints.archive import write_archive
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
-        scripted = torch.jit.script(model)
-        operators = torch.jit.export_opnames(scripted)  # type: ignore[no-untyped-call]
-        metadata = metadata | {"operators": [n for n in operators if n.startswith("cnclip::")]}
-        buffer: bytes = scripted.save_to_buffer(  # type: ignore[no-untyped-call]
-            _extra_files={METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}
-        )
-    return buffer
+    origin = {"format": source.format, "name": source.path.name, "digest": digest}
+    write_archive(checkpoint, output, source.path, origin, allow_nonfinite=allow_nonfinite)
+
+
+def _write_other(checkpoint: Checkpoint, target: Path, to: str, allow_nonfinite: bool) -> None:
+    """Write a checkpoint in a format of others, after the model was made once of its tensors."""
+    from .checkpoints.archive import check_weights
+    from .checkpoints.cn_clip import write_cn_clip
+    from .checkpoints.huggingface import write_huggingface
+    from .checkpoints.modelscope import write_modelscope
+
+    check_weights(checkpoint, target, allow_nonfinite=allow_nonfinite)
+    if to == "cn_clip":
+        with cache.replaced_atomically(target, mode=0o666) as temporary:
+            write_cn_clip(checkpoint, temporary)
+        return
+    write = {"modelscope": write_modelscope, "huggingface": write_huggingface}[to]
+    with _made_atomically(target) as temporary:
+        write(checkpoint, temporary)
+
+
+@contextlib.contextmanager
+def _made_atomically(path: Path) -> Iterator[Path]:
+    """A temporary directory beside `path`, renamed to it when the block ends without an error."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path}: exists; name a directory that does not, or an empty one")
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

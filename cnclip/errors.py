@@ -33,6 +33,15 @@ class CheckpointError(CnclipError, ValueError):
     """A checkpoint is incomplete, damaged or of another architecture; the message says where."""
 
 
+class MissingExtraError(CnclipError, ImportError):
+    """A package is needed that is not installed; the message names the extra that brings it."""
+
+    def __init__(self, extra: str, package: str) -> None:
+        super().__init__(
+            f"{package} is not installed, which is needed here: pip install 'cnclip[{extra}]'"
+        )
+
+
 class VocabularyError(CheckpointError):
     """A vocab.txt is not UTF-8 or lacks one of [PAD], [UNK], [CLS], [SEP]."""
 

@@ -27,8 +27,9 @@ import numpy as np
 import report
 from processes import Worker, WorkerError, prepare, start_once
 
-from cnclip.benchmark import ARCHITECTURES, inputs, write_model_directory
+from cnclip.benchmark import inputs, write_model_directory
 from cnclip.benchmark.machine import available_cores, describe_machine
+from cnclip.checkpoints.known import KNOWN_MODELS
 from cnclip.pipelines import pipeline
 
 # Name: the family, whose interpreter it takes. What others need comes before them.
@@ -93,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--model", type=Path, help="a ModelScope model directory")
     model.add_argument(
-        "--random", choices=ARCHITECTURES, default="ViT-B-16", help="random weights; %(default)s"
+        "--random", choices=KNOWN_MODELS, default="ViT-B-16", help="random weights; %(default)s"
     )
     add("--threads", type=int, default=available_cores(), help="default: %(default)s")
     add("--rounds", type=int, default=7, help="default: %(default)s")

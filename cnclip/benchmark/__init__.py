@@ -8,12 +8,11 @@ May import all rooms below `cli`.
 
 from .flops import picture_flops, text_flops
 from .machine import measure_peak
-from .random_model import ARCHITECTURES, random_archive, write_model_directory
+from .random_model import random_archive, write_model_directory
 from .report import Report, Result, format_table
 from .suite import PRECISIONS, Settings, run_benchmark
 
 __all__ = [
-    "ARCHITECTURES",
     "PRECISIONS",
     "Report",
     "Result",

@@ -1,4 +1,4 @@
-"""Reads ModelScope's model directories.
+"""ModelScope's model directories.
 
 `vision_model_config.json`, `text_model_config.json`, `pytorch_model.bin` and `vocab.txt`, as
 `CLIPForMultiModalEmbedding` of ModelScope 1.40 takes them.
@@ -7,73 +7,45 @@
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import _core
-from ..archive import LARGEST_RESOLUTION
 from ..errors import CheckpointError
-from ..modeling import ClipConfig, TextConfig, VisionConfig
-from ..modeling.config import ACTIVATIONS
-from .checkpoint import Checkpoint
-from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY, WEIGHTS, checkpoint_files
+from ..modeling.config import ACTIVATIONS, ClipConfig, TextConfig, VisionConfig
+from .checkpoint import Checkpoint, Hints, Weights
+from .config_file import MOST_LAYERS, ConfigFile
+from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY, WEIGHTS, Source
+from .tensors import read_tensors
 
-# Written by training wrappers around the model, in the order in which they are stripped.
-PREFIXES = ("module.", "clip_model.")
 # Chinese-CLIP takes the hidden state of [CLS] and never uses BERT's pooler.
-UNUSED_PREFIX = "bert.pooler."
-# Far above any published model; what is larger is damage, and would take hours or all memory.
-LARGEST_SIZE = 1 << 24
-MOST_LAYERS = 1000
+POOLER_PREFIX = "bert.pooler."
 
 
-def read_modelscope(directory: Path) -> Checkpoint:
+def read_modelscope(source: Source, hints: Hints) -> Checkpoint:
     """Read a ModelScope model directory.
 
     Raises:
-        CheckpointError: a file is missing or damaged; names it.
+        CheckpointError: a file is damaged; names it.
         VocabularyError: the vocabulary cannot be used.
     """
-    checkpoint_files(directory)
-    vocabulary = (directory / VOCABULARY).read_bytes()
+    vocabulary = (source.path / VOCABULARY).read_bytes()
     pad_id = _core.Tokenizer(vocabulary).pad_id
+    weights = read_tensors(source.weights)
     return Checkpoint(
-        config=read_config(directory, pad_id),
-        weights=_read_weights(directory / WEIGHTS),
+        config=read_config(source.path, pad_id),
+        weights=without_pooler(weights),
         vocabulary=vocabulary,
-        format="modelscope",
+        format=source.format,
         rounds_to_half=True,
     )
 
 
-class _Values:
-    """A configuration file's values, checked as they are asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{path}: expected a JSON object")
-        self.values: Mapping[str, Any] = values
-
-    def error(self, key: str, expected: str) -> CheckpointError:
-        found = repr(self.values[key]) if key in self.values else "nothing"
-        return CheckpointError(f"{self.path}: {key}: expected {expected}, found {found:.100}")
-
-    def size(self, key: str, default: int | None = None, *, at_most: int = LARGEST_SIZE) -> int:
-        """A positive integer."""
-        value = self.values.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= at_most:
-            raise self.error(key, f"an integer from 1 to {at_most}")
-        return value
+def without_pooler(weights: Weights) -> Weights:
+    """The tensors that embedding uses."""
+    return {name: value for name, value in weights.items() if not name.startswith(POOLER_PREFIX)}
 
 
 def read_config(directory: Path, pad_id: int) -> ClipConfig:
@@ -82,8 +54,8 @@ def read_config(directory: Path, pad_id: int) -> ClipConfig:
     Raises:
         CheckpointError: a file is missing or damaged, or a size is; names it.
     """
-    vision = _Values(directory / VISION_CONFIG)
-    text = _Values(directory / TEXT_CONFIG)
+    vision = ConfigFile.read(directory / VISION_CONFIG)
+    text = ConfigFile.read(directory / TEXT_CONFIG)
     config = ClipConfig(
         embed_dim=vision.size("embed_dim"),
         vision=_read_vision(vision),
@@ -98,8 +70,8 @@ def read_config(directory: Path, pad_id: int) -> ClipConfig:
     return config
 
 
-def _read_vision(values: _Values) -> VisionConfig:
-    resolution = values.size("image_resolution", at_most=LARGEST_RESOLUTION)
+def _read_vision(values: ConfigFile) -> VisionConfig:
+    resolution = values.resolution("image_resolution")
     width = values.size("vision_width")
     head_width = values.size("vision_head_width", 64)
     layers = values.values.get("vision_layers")
@@ -114,65 +86,76 @@ def _read_vision(values: _Values) -> VisionConfig:
     patch_size = values.size("vision_patch_size")
     if patch_size > resolution:
         raise values.error("vision_patch_size", f"at most image_resolution {resolution}")
-    depth = values.size("vision_layers", at_most=MOST_LAYERS)
-    return VisionConfig(resolution, depth, width, patch_size, head_width)
+    return VisionConfig(resolution, values.layers("vision_layers"), width, patch_size, head_width)
 
 
-def _read_text(values: _Values) -> TextConfig:
-    activation = values.values.get("text_hidden_act", "gelu")
-    if activation not in ACTIVATIONS:
-        raise values.error("text_hidden_act", f"one of {', '.join(ACTIVATIONS)}")
+def _read_text(values: ConfigFile) -> TextConfig:
     return TextConfig(
         vocab_size=values.size("vocab_size"),
         width=values.size("text_hidden_size"),
-        layers=values.size("text_num_hidden_layers", at_most=MOST_LAYERS),
+        layers=values.layers("text_num_hidden_layers"),
         heads=values.size("text_num_attention_heads"),
         intermediate_width=values.size("text_intermediate_size"),
         max_positions=values.size("text_max_position_embeddings"),
         type_vocab_size=values.size("text_type_vocab_size"),
-        activation=activation,
+        activation=values.one_of("text_hidden_act", ACTIVATIONS, "gelu"),
     )
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        # Mapped where that is possible: of zips, and by a name that libtorch can take.
-        mapped = zipfile.is_zipfile(path) and _is_utf8(path)
-        with path.open("rb") as file:
-            content = torch.load(
-                path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
-            )
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: not read: it is damaged, or holds Python objects other than tensors, which "
-            f"could run code ({_first_line(error)})"
-        ) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # torch raises whatever a damaged file leads it to
-        raise CheckpointError(f"{path}: damaged: {_first_line(error)}") from error
+def write_modelscope(checkpoint: Checkpoint, directory: Path) -> None:
+    """Write a checkpoint to an empty directory, as ModelScope publishes its models.
 
-    weights = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not weights:
-        raise CheckpointError(f"{path}: expected a dict of tensors")
-    if not all(isinstance(name, str) for name in weights):
-        raise CheckpointError(f"{path}: expected tensors by their names")
-    for prefix in PREFIXES:
-        if str(next(iter(weights))).startswith(prefix):
-            weights = {str(name).removeprefix(prefix): value for name, value in weights.items()}
-    for name, value in weights.items():
-        if not isinstance(value, torch.Tensor):
-            raise CheckpointError(f"{path}: {name}: expected a tensor, found {type(value)}")
-    return {name: value for name, value in weights.items() if not name.startswith(UNUSED_PREFIX)}
+    Raises:
+        CheckpointError: ModelScope's format cannot tell what this checkpoint holds.
+        OSError: a file cannot be written.
+    """
+    if (checkpoint.mean, checkpoint.std) != (Checkpoint.mean, Checkpoint.std):
+        raise CheckpointError("ModelScope's format has no place for means that are not CLIP's")
+    for name, content in config_files(checkpoint.config).items():
+        (directory / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    (directory / VOCABULARY).write_bytes(checkpoint.vocabulary)
+    weights = {f"module.{name}": value for name, value in with_pooler(checkpoint).items()}
+    with (directory / WEIGHTS).open("wb") as file:
+        torch.save({"state_dict": weights}, file)
 
 
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def with_pooler(checkpoint: Checkpoint) -> Weights:
+    """The weights, and BERT's pooler, which is never used but which ModelScope wants to find."""
+    width = checkpoint.config.text.width
+    dtype = checkpoint.weights["text_projection"].dtype
+    return checkpoint.weights | {
+        POOLER_PREFIX + "dense.weight": torch.zeros(width, width, dtype=dtype),
+        POOLER_PREFIX + "dense.bias": torch.zeros(width, dtype=dtype),
+    }
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def config_files(config: ClipConfig) -> dict[str, dict[str, Any]]:
+    """The contents of a ModelScope directory's configuration files, by their names."""
+    vision: dict[str, Any] = {
+        "embed_dim": config.embed_dim,
+        "image_resolution": config.vision.resolution,
+        "vision_layers": config.vision.layers,
+        "vision_width": config.vision.width,
+        "vision_patch_size": config.vision.patch_size,
+        "vision_head_width": config.vision.head_width,
+    }
+    text = {
+        "vocab_size": config.text.vocab_size,
+        "text_attention_probs_dropout_prob": 0.1,
+        "text_hidden_act": config.text.activation,
+        "text_hidden_dropout_prob": 0.1,
+        "text_hidden_size": config.text.width,
+        "text_initializer_range": 0.02,
+        "text_intermediate_size": config.text.intermediate_width,
+        "text_max_position_embeddings": config.text.max_positions,
+        "text_num_attention_heads": config.text.heads,
+        "text_num_hidden_layers": config.text.layers,
+        "text_type_vocab_size": config.text.type_vocab_size,
+    }
+    pipeline = {
+        "framework": "pytorch",
+        "task": "multi-modal-embedding",
+        "pipeline": {"type": "multi-modal-embedding"},
+        "model": {"type": "clip-multi-modal-embedding"},
+    }
+    return {VISION_CONFIG: vision, TEXT_CONFIG: text, "configuration.json": pipeline}

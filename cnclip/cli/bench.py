@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from ..benchmark import (
-    ARCHITECTURES,
     PRECISIONS,
     Report,
     Settings,
@@ -17,6 +16,7 @@ from ..benchmark import (
     random_archive,
     run_benchmark,
 )
+from ..checkpoints.known import KNOWN_MODELS
 
 SUMMARY = "measure how fast this machine embeds"
 
@@ -31,8 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--random",
         metavar="ARCHITECTURE",
-        choices=ARCHITECTURES,
-        help=f"a model of a published size with random weights: {', '.join(ARCHITECTURES)}",
+        choices=KNOWN_MODELS,
+        help=f"a model of a published size with random weights: {', '.join(KNOWN_MODELS)}",
     )
     parser.add_argument(
         "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="default: all"

@@ -1,4 +1,4 @@
-"""`cnclip convert SRC -o OUT.cnclip.pt`."""
+"""`cnclip convert SRC -o OUT`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,55 @@ from .. import convert as conversion
 from ..archive import SUFFIX
 from ..errors import InvalidInputError
 
-SUMMARY = "convert a model directory to an archive"
+SUMMARY = "convert a model to an archive, or to a format of others"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", metavar="SRC", help="a ModelScope model directory, or emoji-cn")
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="a model directory of ModelScope's or Hugging Face's, a .pt file of cn_clip's, an "
+        "archive, or emoji-cn",
+    )
     parser.add_argument(
         "-o",
         "--output",
-        metavar=f"OUT{SUFFIX}",
+        metavar="OUT",
         required=True,
-        help="the archive to write; its directory must exist",
+        help=f"what to write: NAME{SUFFIX}, NAME.pt for cn_clip, else a directory that does not "
+        "exist; what it stands in must exist",
     )
+    parser.add_argument(
+        "--to", choices=conversion.FORMATS, default="archive", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--allow-nonfinite", action="store_true", help="take weights that are NaN or infinite"
+    )
+    hints = parser.add_argument_group("for .pt files, which carry no configuration")
+    for tower in ("vision", "text"):
+        hints.add_argument(
+            f"--{tower}-head-width",
+            type=int,
+            metavar="N",
+            help=f"columns of one attention head of the {tower} tower",
+        )
+    hints.add_argument("--vocabulary", metavar="FILE", help="vocab.txt, if not the published one")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, and name the archive on stdout."""
-    if Path(arguments.output).is_dir():
+    """Convert, and name what was written on stdout."""
+    if arguments.to in ("archive", "cn_clip") and Path(arguments.output).is_dir():
         raise InvalidInputError(f"{arguments.output}: is a directory, expected a file name")
-    info = conversion.convert(arguments.source, arguments.output)
-    print(f"{info.path} ({info.path.stat().st_size / 1e6:.1f} MB)")
+    path = conversion.convert(
+        arguments.source,
+        arguments.output,
+        to=arguments.to,
+        vision_head_width=arguments.vision_head_width,
+        text_head_width=arguments.text_head_width,
+        vocabulary=arguments.vocabulary,
+        allow_nonfinite=arguments.allow_nonfinite,
+    )
+    files = list(path.iterdir()) if path.is_dir() else [path]
+    print(f"{path} ({sum(file.stat().st_size for file in files) / 1e6:.1f} MB)")
     return 0

@@ -6,16 +6,16 @@ import argparse
 import json
 from typing import Any
 
-from ..archive import read_archive
+from ..archive import is_archive, read_archive
 from ..convert import find_model, open_archive
 
-SUMMARY = "print what an archive or model directory holds"
+SUMMARY = "print what an archive or checkpoint holds"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "archive", metavar="ARCHIVE", help="an archive; a model directory is converted first"
+        "archive", metavar="ARCHIVE", help="an archive; a checkpoint is converted first"
     )
     parser.add_argument("--json", action="store_true", help="print the metadata as JSON")
 
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the metadata, a line each. Runs nothing of the archive."""
     path = find_model(arguments.archive)
-    info = open_archive(path) if path.is_dir() else read_archive(path)
+    info = read_archive(path) if is_archive(path) else open_archive(path)
     if arguments.json:
         print(json.dumps(info.metadata, indent=1, ensure_ascii=False))
         return 0

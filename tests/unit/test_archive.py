@@ -88,10 +88,6 @@ def test_something_that_is_no_file(tmp_path: Path) -> None:
     refused(path, "expected a file or a model directory")
 
 
-def test_a_plain_checkpoint(vit_directory: Path) -> None:
-    refused(vit_directory / "pytorch_model.bin", "not an archive of cnclip")
-
-
 def test_torchscript_of_others(tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
     torch.jit.script(torch.nn.Linear(2, 2)).save(path)  # type: ignore[no-untyped-call]

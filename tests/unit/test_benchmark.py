@@ -15,7 +15,6 @@ import cnclip
 from cnclip import _core, cli
 from cnclip.archive import read_archive
 from cnclip.benchmark import (
-    ARCHITECTURES,
     Report,
     Result,
     Settings,
@@ -30,8 +29,10 @@ from cnclip.benchmark import (
     text_flops,
     write_model_directory,
 )
-from cnclip.benchmark.random_model import VOCABULARY_SIZE, vocabulary
+from cnclip.benchmark.random_model import vocabulary
 from cnclip.benchmark.report import spread
+from cnclip.checkpoints.known import KNOWN_MODELS, VOCABULARY_SIZE
+from cnclip.modeling.config import ClipConfig, VisionConfig
 
 TINY = Settings(precisions=("fp32",), batch_sizes=(1, 2), threads=(1,), rounds=2, seconds=1e-3)
 
@@ -212,14 +213,11 @@ def test_a_process_that_fails_is_told(tmp_path: Path) -> None:
 def test_random_models(monkeypatch: pytest.MonkeyPatch) -> None:
     words = vocabulary().decode().splitlines()
     assert len(words) == len(set(words)) == VOCABULARY_SIZE
-    vision = {
-        "embed_dim": 8, "image_resolution": 8, "vision_layers": 2, "vision_width": 16,
-        "vision_patch_size": 4, "vision_head_width": 8,
-    }  # fmt: skip
-    text = ARCHITECTURES["ViT-B-16"][1] | {
-        "text_hidden_size": 8, "text_num_attention_heads": 2, "text_intermediate_size": 16,
-    }  # fmt: skip
-    monkeypatch.setitem(ARCHITECTURES, "tiny", (vision, text))
+    text = dataclasses.replace(
+        KNOWN_MODELS["ViT-B-16"].text, width=8, heads=2, intermediate_width=16
+    )
+    tiny = ClipConfig(8, VisionConfig(8, 2, 16, 4, head_width=8), text)
+    monkeypatch.setitem(KNOWN_MODELS, "tiny", tiny)
     with random_archive("tiny") as archive:
         p = cnclip.pipeline(model=archive, device="cpu")
         answer = p.forward({"img": inputs.make_pictures(2), "text": inputs.make_texts(2, 12)})

@@ -16,6 +16,8 @@ import pytest
 
 from cnclip import CheckpointError, cache, convert, pipeline
 from cnclip.archive import read_archive
+from cnclip.checkpoints.checkpoint import Checkpoint
+from cnclip.checkpoints.files import Source
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -40,13 +42,13 @@ def model(tmp_path: Path, vit_directory: Path) -> Path:
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Lists the sources that are converted."""
     converted: list[Path] = []
-    write = convert._write_archive
+    read = convert._read
 
-    def record(source: Path, output: Path, digest: str) -> None:
-        converted.append(source)
-        write(source, output, digest)
+    def record(source: Source) -> Checkpoint:
+        converted.append(source.path)
+        return read(source)
 
-    monkeypatch.setattr(convert, "_write_archive", record)
+    monkeypatch.setattr(convert, "_read", record)
     return converted
 
 

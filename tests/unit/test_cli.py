@@ -79,11 +79,11 @@ def test_convert_what_ships(cnclip: Command, tmp_path: Path) -> None:
     ("source", "output", "message"),
     [
         ("nowhere", "a.pt", "no model 'nowhere'"),
-        ("{data}/cases", "a.pt", "cases: not a ModelScope model directory: it has no pytorch"),
+        ("{data}/cases", "a.pt", "cases: not a model directory: it has no vision"),
         (
             "{data}/tiny-vit/vocab.txt",
             "a.pt",
-            "vocab.txt: expected a model directory, found a file",
+            "vocab.txt: truncated, damaged, or not a TorchScript archive",
         ),
         ("{data}/tiny-vit", "no/such/a.pt", "no/such"),
         ("{data}/tiny-vit", ".", "is a directory, expected a file name"),
@@ -122,10 +122,10 @@ def test_info(cnclip: Command, archive: Path, vit_directory: Path) -> None:
 
 
 def test_info_refuses(cnclip: Command, vit_directory: Path, tmp_path: Path) -> None:
-    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04")
+    (tmp_path / "cut.cnclip.pt").write_bytes(b"PK\x03\x04")
     for path, message in {
         vit_directory / "vocab.txt": "truncated, damaged, or not a TorchScript archive",
-        tmp_path / "cut.pt": "truncated, damaged, or not a TorchScript archive",
+        tmp_path / "cut.cnclip.pt": "truncated, damaged, or not a TorchScript archive",
         tmp_path / "nothing": "no model",
     }.items():
         status, out, err = cnclip("info", path)

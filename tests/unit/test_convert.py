@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import stat
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ import torch
 from PIL import Image
 
 import cnclip
-from cnclip import pipeline
+from cnclip import cli, pipeline
+from cnclip.archive import read_archive
 from cnclip.convert import convert
 from tests.twins import towers
 
@@ -240,8 +242,8 @@ def test_other_floats(make: Make, picture: Image.Image, weights: Weights, dtype:
 
 def test_the_archive_keeps_float16(make: Make, tmp_path: Path, weights: Weights) -> None:
     output = tmp_path / "out.cnclip.pt"
-    info = convert(make(weights), output)
-    assert info.path == output
+    assert convert(make(weights), output) == output
+    info = read_archive(output)
     assert info.metadata["stored_dtypes"] == ["float16", "float32"]
     parameters = sum(value.numel() for value in weights.values())
     assert info.metadata["parameters"] == parameters
@@ -387,6 +389,29 @@ def test_wrong_tensors(
     assert str(directory) in str(refused(directory, message))
 
 
+def test_weights_that_are_not_finite_on_request(
+    make: Make, weights: Weights, tmp_path: Path
+) -> None:
+    directory = make({**weights, "visual.proj": torch.full((48, 24), torch.inf)})
+    output = tmp_path / "out.cnclip.pt"
+    assert cli.main(["convert", str(directory), "-o", str(output)]) == 2
+    assert not output.exists()
+    assert cli.main(["convert", str(directory), "-o", str(output), "--allow-nonfinite"]) == 0
+    assert read_archive(output).embed_dim == 24
+
+
+def test_parts_that_unpack_to_more_than_the_file(make: Make, weights: Weights) -> None:
+    directory = make(weights)
+    path = directory / "pytorch_model.bin"
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in parts.items():
+            file.writestr(name, bytes(1 << 28) if name.endswith("/data/0") else content)
+    assert path.stat().st_size < 1 << 21
+    assert "pytorch_model.bin" in str(refused(directory, "is compressed, which torch never does"))
+
+
 class Hostile:
     """Would write a file where it is unpickled."""
 
@@ -520,7 +545,10 @@ def test_missing_files(make: Make, missing: str) -> None:
 
 
 def test_a_directory_of_something_else(tmp_path: Path) -> None:
-    refused(tmp_path, "not a ModelScope model directory: it has no pytorch_model.bin, vision_")
+    refused(
+        tmp_path,
+        "not a model directory: it has no vision_model_config.json of .* and no config.json",
+    )
 
 
 @pytest.mark.parametrize("token", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
@@ -565,8 +593,8 @@ def test_convert_leaves_nothing_behind_when_it_fails(
     assert [path.name for path in output.parent.iterdir()] == ["model.pt"]
 
 
-def test_convert_refuses_a_file(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(cnclip.CheckpointError, match="expected a model directory, found a file"):
+def test_convert_refuses_an_archive(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(cnclip.InvalidInputError, match="is an archive already"):
         convert(archive, tmp_path / "out.pt")
     with pytest.raises(cnclip.ModelNotFoundError):
         convert("nowhere", tmp_path / "out.pt")

@@ -91,6 +91,7 @@ def package_files() -> set[str]:
     package = ROOT / "cnclip"
     files = {path for path in package.rglob("*.py") if "__pycache__" not in path.parts}
     files |= {package / "py.typed", package / "_core.pyi"}
+    files |= {package / "checkpoints" / name for name in ("vocab.txt", "VOCABULARY.md")}
     for name in ("emoji-cn", "gallery", "fonts"):
         files |= set((package / "demo" / name).iterdir())
     return {path.relative_to(package.parent).as_posix() for path in files} - {

@@ -1,0 +1,210 @@
+"""Our own archives.
+
+Written from what the readers answer, and read as checkpoints themselves, so that a model goes back
+to the formats of others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import _core
+from ..archive import FORMAT_VERSION, METADATA, VOCABULARY, check_archive, read_archive
+from ..errors import ArchiveError, CheckpointError
+from ..modeling.clip import ChineseClip, half_precision_names
+from ..modeling.config import ClipConfig, TextConfig, VisionConfig
+from ..version import __version__
+from .checkpoint import Checkpoint
+
+CONTEXT_LENGTH = 52
+
+
+def write_archive(
+    checkpoint: Checkpoint,
+    output: Path,
+    source: Path,
+    origin: dict[str, str],
+    *,
+    allow_nonfinite: bool = False,
+) -> None:
+    """Write the archive of a checkpoint.
+
+    Args:
+        checkpoint: What is written.
+        output: The file.
+        source: Where the checkpoint was read; begins messages.
+        origin: What the archive tells of that.
+        allow_nonfinite: Take weights that are NaN or infinite.
+
+    Raises:
+        CheckpointError: weights that do not make the model; names the tensor.
+        OSError: the file cannot be written.
+    """
+    model = _build(checkpoint, source, allow_nonfinite)
+    metadata = _metadata(checkpoint, model, source) | {"source": origin}
+    output.write_bytes(_serialize(model, metadata, checkpoint.vocabulary))
+
+
+def check_weights(checkpoint: Checkpoint, source: Path, *, allow_nonfinite: bool = False) -> None:
+    """Raise a CheckpointError where the weights do not make the model."""
+    weights = _check_shapes(_empty_model(checkpoint), checkpoint.weights, source)
+    if not allow_nonfinite:
+        _check_finite(weights, source)
+
+
+def _empty_model(checkpoint: Checkpoint) -> ChineseClip:
+    """On the meta device nothing is allocated."""
+    with torch.device("meta"):
+        return ChineseClip(checkpoint.config)
+
+
+def _build(checkpoint: Checkpoint, source: Path, allow_nonfinite: bool) -> ChineseClip:
+    """The model with the checkpoint's weights in it, each of the type that is to be stored."""
+    model = _empty_model(checkpoint)
+    weights = _check_shapes(model, checkpoint.weights, source)
+    if checkpoint.rounds_to_half:
+        for name in half_precision_names(model):
+            weights[name] = weights[name].half()
+    if not allow_nonfinite:
+        _check_finite(weights, source)
+    model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _check_shapes(
+    model: ChineseClip, weights: dict[str, torch.Tensor], source: Path
+) -> dict[str, torch.Tensor]:
+    """The weights that the model needs, or a CheckpointError that names what does not fit."""
+    wanted = model.state_dict()
+    # Counts of training batches: BatchNorm has them, embedding does not use them.
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    problems = [f"no tensor {name}" for name in wanted.keys() - weights.keys() - counters]
+    problems += [
+        f"a tensor {name} that this architecture has not" for name in weights.keys() - wanted.keys()
+    ]
+    checked = {name: torch.zeros((), dtype=torch.long) for name in counters}
+    for name in wanted.keys() & weights.keys() - counters:
+        expected, found = tuple(wanted[name].shape), tuple(weights[name].shape)
+        if expected != found:
+            problems.append(f"{name} of shape {list(found)}, expected {list(expected)}")
+        elif not _is_dense_float(weights[name]):
+            problems.append(f"{name} of type {weights[name].dtype}, expected dense floats")
+        else:
+            half = weights[name].dtype == torch.float16
+            checked[name] = weights[name] if half else weights[name].float()
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise CheckpointError(
+            f"{source}: the checkpoint has {'; '.join(sorted(problems)[:5])}{more}"
+        )
+    return checked
+
+
+def _check_finite(weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Raise a CheckpointError that names a tensor with NaN or infinite values.
+
+    fp32 would give rows of NaN; quantised, they would look like any others.
+    """
+    for name, tensor in sorted(weights.items()):
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        if not all(bool(extreme.isfinite()) for extreme in tensor.aminmax()):
+            raise CheckpointError(f"{source}: {name} has NaN or infinite values as {tensor.dtype}")
+
+
+def _is_dense_float(tensor: torch.Tensor) -> bool:
+    return (
+        tensor.is_floating_point()
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+    )
+
+
+def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[str, Any]:
+    config = checkpoint.config
+    tokenizer = _core.Tokenizer(checkpoint.vocabulary)
+    if tokenizer.largest_id >= config.text.vocab_size:
+        raise CheckpointError(
+            f"{source}: the vocabulary has ids up to {tokenizer.largest_id}, the word embedding "
+            f"only {config.text.vocab_size} rows"
+        )
+    logit_scale = model.logit_scale.float()
+    temperature = float(1.0 / logit_scale.exp())
+    if not 0 < temperature < math.inf:
+        raise CheckpointError(f"{source}: logit_scale {float(logit_scale):g} gives no temperature")
+    stored = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
+    return {
+        "format": FORMAT_VERSION,
+        "cnclip": __version__,
+        "torch": torch.__version__,
+        "embed_dim": config.embed_dim,
+        "image_resolution": config.vision.resolution,
+        "context_length": min(CONTEXT_LENGTH, config.text.max_positions),
+        "temperature": temperature,
+        "mean": checkpoint.mean,
+        "std": checkpoint.std,
+        "parameters": sum(value.numel() for value in model.parameters()),
+        "stored_dtypes": sorted(str(dtype).removeprefix("torch.") for dtype in stored),
+        "architecture": dataclasses.asdict(config),
+    }
+
+
+def _serialize(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes) -> bytes:
+    """The archive's content. libtorch does not write the file: it ends the process if it cannot."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
+        scripted = torch.jit.script(model)
+        operators = torch.jit.export_opnames(scripted)  # type: ignore[no-untyped-call]
+        metadata = metadata | {"operators": [n for n in operators if n.startswith("cnclip::")]}
+        buffer: bytes = scripted.save_to_buffer(  # type: ignore[no-untyped-call]
+            _extra_files={METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}
+        )
+    return buffer
+
+
+def read_archived(path: Path) -> Checkpoint:
+    """Read an archive. This runs code in it.
+
+    Raises:
+        ArchiveError: it is damaged, or no archive.
+    """
+    info = read_archive(path)
+    check_archive(path)
+    try:
+        config = _config(info.metadata["architecture"])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
+            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        weights = dict(module.state_dict())
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises whatever a damaged file leads it to
+        raise ArchiveError(f"{path}: damaged: {error}") from error
+    return Checkpoint(
+        config=config,
+        weights=weights,
+        vocabulary=info.vocabulary,
+        format="archive",
+        rounds_to_half=False,
+        mean=info.mean,
+        std=info.std,
+    )
+
+
+def _config(architecture: dict[str, Any]) -> ClipConfig:
+    vision = dict(architecture["vision"])
+    if isinstance(vision["layers"], list):
+        vision["layers"] = tuple(vision["layers"])
+    return ClipConfig(
+        architecture["embed_dim"],
+        VisionConfig(**vision),
+        TextConfig(**architecture["text"]),
+        architecture["pad_id"],
+    )

@@ -1,0 +1,187 @@
+"""cn_clip's `.pt` files, of training and as published: weights alone.
+
+Sizes are those of the tensors. What no tensor tells, the width of an attention head, is that of the
+published model of these sizes, or 64 columns where that is the only width that fits. Names are
+cn_clip's; those that it gives under flash attention are brought back to the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .. import _core
+from ..archive import LARGEST_RESOLUTION
+from ..errors import CheckpointError
+from ..modeling.config import ClipConfig, TextConfig, VisionConfig
+from .checkpoint import Checkpoint, Hints, Weights
+from .config_file import MOST_LAYERS
+from .files import Source
+from .known import KNOWN_MODELS
+from .modelscope import with_pooler, without_pooler
+from .tensors import read_tensors
+
+# BERT's Chinese one, which all published models have.
+PUBLISHED_VOCABULARY = Path(__file__).with_name("vocab.txt")
+_USUAL_HEAD_WIDTHS = (64, 80)
+
+_FUSED = re.compile(r"(bert\.encoder\.layer\.\d+\.attention)\.self\.(Wqkv|out_proj)\.(\w+)")
+
+
+def read_cn_clip(source: Source, hints: Hints) -> Checkpoint:
+    """Read a `.pt` file of cn_clip.
+
+    Raises:
+        CheckpointError: it is damaged, or not Chinese-CLIP, or its sizes leave a choice that
+            `hints` does not make.
+        VocabularyError: the vocabulary cannot be used.
+    """
+    vocabulary = hints.vocabulary or PUBLISHED_VOCABULARY.read_bytes()
+    tokenizer = _core.Tokenizer(vocabulary)
+    weights = without_pooler(_plain_names(read_tensors(source.weights)))
+    config = _Shapes(source.path, weights).config(tokenizer.pad_id, hints)
+    if config.text.vocab_size != tokenizer.size:
+        raise CheckpointError(
+            f"{source.path}: a word embedding of {config.text.vocab_size} rows, and a vocabulary "
+            f"of {tokenizer.size} entries; name the model's vocab.txt with --vocabulary"
+        )
+    return Checkpoint(
+        config=config,
+        weights=weights,
+        vocabulary=vocabulary,
+        format=source.format,
+        rounds_to_half=True,
+    )
+
+
+def _plain_names(weights: Weights) -> Weights:
+    """Weights under the names that they have without flash attention."""
+    plain: Weights = {}
+    for name, value in weights.items():
+        match = _FUSED.fullmatch(name)
+        if match is None:
+            plain[re.sub(r"\.attn\.Wqkv\.(weight|bias)$", r".attn.in_proj_\1", name)] = value
+        elif match[2] == "out_proj":
+            plain[f"{match[1]}.output.dense.{match[3]}"] = value
+        else:
+            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=False):
+                plain[f"{match[1]}.self.{part}.{match[3]}"] = rows
+    return plain
+
+
+class _Shapes:
+    """Sizes of the towers from those of the tensors."""
+
+    def __init__(self, path: Path, weights: Weights) -> None:
+        self.path = path
+        self.weights = weights
+
+    def of(self, name: str, dimensions: int) -> Sequence[int]:
+        """A tensor's shape."""
+        if name not in self.weights:
+            raise CheckpointError(f"{self.path}: not of Chinese-CLIP: it has no tensor {name}")
+        shape = tuple(self.weights[name].shape)
+        if len(shape) != dimensions or 0 in shape:
+            raise CheckpointError(
+                f"{self.path}: {name} of shape {list(shape)}, expected {dimensions} dimensions"
+            )
+        return shape
+
+    def count(self, prefix: str) -> int:
+        """How many numbers follow a prefix among the names."""
+        length = len(prefix)
+        found = {
+            name[length:].partition(".")[0] for name in self.weights if name.startswith(prefix)
+        }
+        if not 1 <= len(found) <= MOST_LAYERS:
+            raise CheckpointError(
+                f"{self.path}: {len(found)} layers {prefix}N, expected 1 to {MOST_LAYERS}"
+            )
+        return len(found)
+
+    def side(self, name: str) -> int:
+        """Of the grid that a position embedding is for, beside its one row of another kind."""
+        rows = self.of(name, 2)[0] - 1
+        if rows < 1 or math.isqrt(rows) ** 2 != rows:
+            raise CheckpointError(f"{self.path}: {name} has {rows + 1} rows, not a square and one")
+        return math.isqrt(rows)
+
+    def config(self, pad_id: int, hints: Hints) -> ClipConfig:
+        """The configuration that these tensors belong to."""
+        is_vit = "visual.class_embedding" in self.weights
+        vision = self._vit() if is_vit else self._resnet()
+        text_width, embed_dim = self.of("text_projection", 2)
+        text_head_width = self._head_width("text", text_width, 64, hints.text_head_width)
+        known = {
+            (one.vision.layers, one.vision.width): one.vision.head_width
+            for one in KNOWN_MODELS.values()
+        }.get((vision.layers, vision.width))
+        head_width = self._head_width(
+            "vision", vision.feature_width, known, hints.vision_head_width
+        )
+        return ClipConfig(
+            embed_dim,
+            dataclasses.replace(vision, head_width=head_width),
+            self._text(text_width, text_width // text_head_width),
+            pad_id,
+        )
+
+    def _vit(self) -> VisionConfig:
+        width, _, patch_size, _ = self.of("visual.conv1.weight", 4)
+        resolution = self._resolution(patch_size, self.side("visual.positional_embedding"))
+        layers = self.count("visual.transformer.resblocks.")
+        return VisionConfig(resolution, layers, width, patch_size)
+
+    def _resnet(self) -> VisionConfig:
+        width = self.of("visual.conv3.weight", 4)[0]
+        resolution = self._resolution(32, self.side("visual.attnpool.positional_embedding"))
+        one, two, three, four = (self.count(f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
+        return VisionConfig(resolution, (one, two, three, four), width, None)
+
+    def _resolution(self, patch_size: int, side: int) -> int:
+        if patch_size * side > LARGEST_RESOLUTION:
+            raise CheckpointError(
+                f"{self.path}: pictures of {patch_size * side} pixels a side, expected at most "
+                f"{LARGEST_RESOLUTION}"
+            )
+        return patch_size * side
+
+    def _text(self, width: int, heads: int) -> TextConfig:
+        embeddings = "bert.embeddings."
+        return TextConfig(
+            vocab_size=self.of(embeddings + "word_embeddings.weight", 2)[0],
+            width=width,
+            layers=self.count("bert.encoder.layer."),
+            heads=heads,
+            intermediate_width=self.of("bert.encoder.layer.0.intermediate.dense.weight", 2)[0],
+            max_positions=self.of(embeddings + "position_embeddings.weight", 2)[0],
+            type_vocab_size=self.of(embeddings + "token_type_embeddings.weight", 2)[0],
+        )
+
+    def _head_width(self, tower: str, width: int, known: int | None, told: int | None) -> int:
+        """Columns of one attention head: as told, as known, or the only usual ones that fit."""
+        chosen = told or known
+        candidates = [chosen] if chosen else list(_USUAL_HEAD_WIDTHS)
+        fitting = [one for one in candidates if width % one == 0]
+        if len(fitting) == 1:
+            return fitting[0]
+        raise CheckpointError(
+            f"{self.path}: the {tower} tower's {width} columns may have attention heads of several "
+            f"widths, and no tensor tells which; convert it with --{tower}-head-width"
+        )
+
+
+def write_cn_clip(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint to a file that `cn_clip.clip.load_from_name` and its training open.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    weights = {f"module.{name}": value for name, value in with_pooler(checkpoint).items()}
+    with path.open("wb") as file:
+        torch.save({"epoch": 0, "step": 0, "name": "cnclip", "state_dict": weights}, file)

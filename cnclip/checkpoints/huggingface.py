@@ -1,0 +1,322 @@
+"""Hugging Face's directories of ChineseCLIPModel.
+
+`config.json`, weights as safetensors or pickle, whole or in shards, `vocab.txt` or
+`tokenizer.json`, and `preprocessor_config.json`, as transformers writes and reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import _core
+from ..errors import CheckpointError
+from ..modeling.config import ACTIVATIONS, CLIP_MEAN, CLIP_STD, ClipConfig, TextConfig, VisionConfig
+from .checkpoint import Checkpoint, Hints, Weights
+from .config_file import ConfigFile, read_json
+from .files import CONFIG, PREPROCESSOR_CONFIG, SAFETENSORS, TOKENIZER, VOCABULARY, Source
+from .tensors import read_tensors, write_safetensors
+
+# Three of Hugging Face's that stand one above the other in one of cn_clip's.
+Stacked = tuple[str, str, str]
+
+_ACTIVATIONS = {name: name for name in ACTIVATIONS} | {"silu": "swish"}
+# Counted from 0, or of BERT's pooler: nothing is computed from them.
+_UNUSED = (
+    "position_ids",
+    "token_type_ids",
+    "text_model.pooler.dense.weight",
+    "text_model.pooler.dense.bias",
+)
+_TRANSPOSED = ("visual.proj", "text_projection")
+_LARGEST_VOCABULARY = 1 << 20
+
+
+def read_huggingface(source: Source, hints: Hints) -> Checkpoint:
+    """Read a directory that `ChineseCLIPModel.from_pretrained` opens.
+
+    Raises:
+        CheckpointError: a file is damaged, or of another model; names it.
+        VocabularyError: the vocabulary cannot be used.
+        MissingExtraError: safetensors is not installed.
+    """
+    vocabulary = _read_vocabulary(source.path)
+    config = _read_config(source.path / CONFIG, _core.Tokenizer(vocabulary).pad_id)
+    mean, std = _read_preprocessor(source.path / PREPROCESSOR_CONFIG, config.vision.resolution)
+    return Checkpoint(
+        config=config,
+        weights=_from_huggingface(read_tensors(source.weights), config, source.path),
+        vocabulary=vocabulary,
+        format=source.format,
+        rounds_to_half=False,
+        mean=mean,
+        std=std,
+    )
+
+
+def _read_config(path: Path, pad_id: int) -> ClipConfig:
+    """The configuration; what it does not say is transformers' default."""
+    values = ConfigFile.read(path)
+    if values.values.get("model_type", "chinese_clip") != "chinese_clip":
+        raise values.error("model_type", "'chinese_clip'")
+    vision, text = values.part("vision_config"), values.part("text_config")
+    width, heads = vision.size("hidden_size", 768), vision.size("num_attention_heads", 12)
+    if width % heads:
+        raise vision.error("num_attention_heads", f"a divisor of {width}")
+    if vision.size("intermediate_size", 3072) != 4 * width:
+        raise vision.error("intermediate_size", f"{4 * width}, four times the width")
+    vision.one_of("hidden_act", ("quick_gelu",), "quick_gelu")
+    _expect_epsilon(vision, 1e-5)
+    _expect_epsilon(text, 1e-12)
+    resolution, patch_size = vision.resolution("image_size", 224), vision.size("patch_size", 32)
+    if patch_size > resolution:
+        raise vision.error("patch_size", f"at most image_size {resolution}")
+    text_width, text_heads = text.size("hidden_size", 768), text.size("num_attention_heads", 12)
+    if text_width % text_heads:
+        raise text.error("num_attention_heads", f"a divisor of {text_width}")
+    return ClipConfig(
+        embed_dim=values.size("projection_dim", 512),
+        vision=VisionConfig(
+            resolution=resolution,
+            layers=vision.layers("num_hidden_layers", 12),
+            width=width,
+            patch_size=patch_size,
+            head_width=width // heads,
+        ),
+        text=TextConfig(
+            vocab_size=text.size("vocab_size", 30522),
+            width=text_width,
+            layers=text.layers("num_hidden_layers", 12),
+            heads=text_heads,
+            intermediate_width=text.size("intermediate_size", 3072),
+            max_positions=text.size("max_position_embeddings", 512),
+            type_vocab_size=text.size("type_vocab_size", 2),
+            activation=_ACTIVATIONS[text.one_of("hidden_act", tuple(_ACTIVATIONS), "gelu")],
+        ),
+        pad_id=pad_id,
+    )
+
+
+def _expect_epsilon(values: ConfigFile, expected: float) -> None:
+    if values.values.get("layer_norm_eps", expected) != expected:
+        raise values.error("layer_norm_eps", str(expected))
+
+
+def _read_vocabulary(directory: Path) -> bytes:
+    path = directory / VOCABULARY
+    if path.is_file():
+        return path.read_bytes()
+    path = directory / TOKENIZER
+    words = ConfigFile.read(path).part("model").part("vocab").values
+    size = len(words)
+    if not 1 <= size <= _LARGEST_VOCABULARY or sorted(map(repr, words.values())) != sorted(
+        map(repr, range(size))
+    ):
+        raise CheckpointError(f"{path}: model: vocab: expected words with ids from 0 on, each once")
+    if any("\n" in word or "\r" in word for word in words):
+        raise CheckpointError(f"{path}: model: vocab: a word with a line break")
+    ordered = sorted(words, key=words.__getitem__)
+    try:
+        return "".join(f"{word}\n" for word in ordered).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"{path}: model: vocab: {error}") from error
+
+
+Channels = tuple[float, float, float]
+
+
+def _read_preprocessor(path: Path, resolution: int) -> tuple[Channels, Channels]:
+    """Mean and standard deviation of the normalisation."""
+    if not path.is_file():
+        return CLIP_MEAN, CLIP_STD
+    values = ConfigFile(str(path), read_json(path))
+    size = values.values.get("size", resolution)
+    sides = list(size.values()) if isinstance(size, dict) else [size]
+    if not sides or any(side != resolution for side in sides):
+        raise values.error("size", f"the model's {resolution} pixels a side")
+    if values.values.get("do_normalize", True) is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return _channels(values, "image_mean", CLIP_MEAN), _channels(values, "image_std", CLIP_STD)
+
+
+def _channels(values: ConfigFile, key: str, default: Channels) -> Channels:
+    found = values.values.get(key)
+    if found is None:
+        return default
+    bounds = (1e-6, 1e6) if key.endswith("std") else (-1e6, 1e6)
+    if (
+        not isinstance(found, list)
+        or len(found) != 3
+        or not all(type(x) in (int, float) and bounds[0] <= x <= bounds[1] for x in found)
+    ):
+        raise values.error(key, "three numbers")
+    return float(found[0]), float(found[1]), float(found[2])
+
+
+# Names
+
+
+def _names(config: ClipConfig) -> dict[str, str | Stacked]:
+    """cn_clip's names, and what transformers calls them."""
+    names: dict[str, str | Stacked] = {
+        "logit_scale": "logit_scale",
+        "text_projection": "text_projection.weight",
+        "visual.proj": "visual_projection.weight",
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    }
+    for table in ("word", "position", "token_type"):
+        names[f"bert.embeddings.{table}_embeddings.weight"] = (
+            f"text_model.embeddings.{table}_embeddings.weight"
+        )
+    pairs = {
+        "visual.ln_pre": "vision_model.pre_layrnorm",
+        "visual.ln_post": "vision_model.post_layernorm",
+        "bert.embeddings.LayerNorm": "text_model.embeddings.LayerNorm",
+    }
+    assert isinstance(config.vision.layers, int)
+    for i in range(config.vision.layers):
+        ours, theirs = f"visual.transformer.resblocks.{i}.", f"vision_model.encoder.layers.{i}."
+        pairs |= {
+            ours + "ln_1": theirs + "layer_norm1",
+            ours + "ln_2": theirs + "layer_norm2",
+            ours + "mlp.c_fc": theirs + "mlp.fc1",
+            ours + "mlp.c_proj": theirs + "mlp.fc2",
+            ours + "attn.out_proj": theirs + "self_attn.out_proj",
+        }
+        for kind in ("weight", "bias"):
+            names[f"{ours}attn.in_proj_{kind}"] = (
+                f"{theirs}self_attn.q_proj.{kind}",
+                f"{theirs}self_attn.k_proj.{kind}",
+                f"{theirs}self_attn.v_proj.{kind}",
+            )
+    for i in range(config.text.layers):
+        for part in (
+            "attention.self.query",
+            "attention.self.key",
+            "attention.self.value",
+            "attention.output.dense",
+            "attention.output.LayerNorm",
+            "intermediate.dense",
+            "output.dense",
+            "output.LayerNorm",
+        ):
+            pairs[f"bert.encoder.layer.{i}.{part}"] = f"text_model.encoder.layer.{i}.{part}"
+    for ours, theirs in pairs.items():
+        names |= {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in ("weight", "bias")}
+    return names
+
+
+def _from_huggingface(weights: Weights, config: ClipConfig, path: Path) -> Weights:
+    left = {name: value for name, value in weights.items() if not name.endswith(_UNUSED)}
+    found: Weights = {}
+    for ours, theirs in _names(config).items():
+        parts = (theirs,) if isinstance(theirs, str) else theirs
+        missing = [name for name in parts if name not in left]
+        if missing:
+            raise CheckpointError(f"{path}: the checkpoint has no tensor {missing[0]}")
+        tensors = [left.pop(name) for name in parts]
+        if any(tensor.shape != tensors[0].shape for tensor in tensors):
+            raise CheckpointError(f"{path}: {', '.join(parts)}: of different shapes")
+        value = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        found[ours] = value.t().contiguous() if ours in _TRANSPOSED and value.dim() == 2 else value
+    if left:
+        raise CheckpointError(
+            f"{path}: the checkpoint has a tensor {min(left)} that this architecture has not"
+        )
+    return found
+
+
+def _to_huggingface(checkpoint: Checkpoint) -> Weights:
+    # One type for all, as transformers loads them: the widest there is.
+    dtype = torch.float16
+    for value in checkpoint.weights.values():
+        dtype = torch.promote_types(dtype, value.dtype)
+    weights: Weights = {}
+    for ours, theirs in _names(checkpoint.config).items():
+        value = checkpoint.weights[ours].to(dtype)
+        if ours in _TRANSPOSED:
+            value = value.t()
+        parts = (theirs,) if isinstance(theirs, str) else theirs
+        for name, part in zip(
+            parts, value.chunk(len(parts)) if value.dim() else [value], strict=True
+        ):
+            weights[name] = part.contiguous()
+    return weights
+
+
+def write_huggingface(checkpoint: Checkpoint, directory: Path) -> None:
+    """Write a checkpoint to an empty directory that `ChineseCLIPModel.from_pretrained` opens.
+
+    Raises:
+        CheckpointError: a ResNet, which transformers does not have.
+        OSError: a file cannot be written.
+        MissingExtraError: safetensors is not installed.
+    """
+    if not isinstance(checkpoint.config.vision.layers, int):
+        raise CheckpointError("Hugging Face's format has no ResNet vision tower")
+    weights = _to_huggingface(checkpoint)
+    dtype = str(weights["logit_scale"].dtype).removeprefix("torch.")
+    for name, content in _config_files(checkpoint, dtype).items():
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (directory / VOCABULARY).write_bytes(checkpoint.vocabulary)
+    write_safetensors(weights, directory / SAFETENSORS)
+
+
+def _config_files(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str, Any]]:
+    vision, text = checkpoint.config.vision, checkpoint.config.text
+    config = {
+        "architectures": ["ChineseCLIPModel"],
+        "model_type": "chinese_clip",
+        "projection_dim": checkpoint.config.embed_dim,
+        "logit_scale_init_value": float(checkpoint.weights["logit_scale"]),
+        "torch_dtype": dtype,
+        "vision_config": {
+            "model_type": "chinese_clip_vision_model",
+            "hidden_size": vision.width,
+            "intermediate_size": 4 * vision.width,
+            "num_hidden_layers": vision.layers,
+            "num_attention_heads": vision.heads,
+            "image_size": vision.resolution,
+            "patch_size": vision.patch_size,
+            "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5,
+            "projection_dim": checkpoint.config.embed_dim,
+        },
+        "text_config": {
+            "model_type": "chinese_clip_text_model",
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.width,
+            "intermediate_size": text.intermediate_width,
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "max_position_embeddings": text.max_positions,
+            "type_vocab_size": text.type_vocab_size,
+            "hidden_act": text.activation,
+            "layer_norm_eps": 1e-12,
+            "pad_token_id": checkpoint.config.pad_id,
+        },
+    }
+    side = {"height": vision.resolution, "width": vision.resolution}
+    preprocessor = {
+        "image_processor_type": "ChineseCLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": side,
+        "resample": 3,
+        "do_center_crop": False,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": list(checkpoint.mean),
+        "image_std": list(checkpoint.std),
+    }
+    tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    return {
+        CONFIG: config,
+        PREPROCESSOR_CONFIG: preprocessor,
+        "tokenizer_config.json": tokenizer,
+    }
