@@ -61,8 +61,17 @@ def digest_of(files: list[Path]) -> str:
     """
     total = hashlib.sha256()
     for file in files:
-        total.update(f"{file.name}\0{_remembered(file, 'sha256', _hash)}\n".encode())
+        total.update(f"{file.name}\0{sha256_of(file)}\n".encode())
     return total.hexdigest()
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content, remembered by its identity on disk.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return _remembered(file, "sha256", _hash)
 
 
 def check_once(archive: Path) -> None:

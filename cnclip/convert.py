@@ -15,6 +15,7 @@ from . import cache
 from .archive import ArchiveInfo, is_archive, read_archive
 from .checkpoints.files import Source, find_source
 from .errors import CheckpointError, InputTypeError, InvalidInputError, ModelNotFoundError
+from .hub import PREFIXES, download, parse_hub_name
 
 if TYPE_CHECKING:
     from .checkpoints.checkpoint import Checkpoint, Hints
@@ -26,13 +27,22 @@ SHIPPED_MODELS = {"emoji-cn": Path(__file__).parent / "demo" / "emoji-cn"}
 FORMATS = ("archive", "modelscope", "cn_clip", "huggingface")
 
 
-def find_model(name: str | Path) -> Path:
-    """The archive or checkpoint directory that a model's name stands for.
+def find_model(
+    name: str | Path, revision: str | None = None, *, local_files_only: bool = False
+) -> Path:
+    """The archive or checkpoint that a model's name stands for, fetched from a hub if need be.
 
-    A shipped model's name comes before a path; write `./emoji-cn` for a folder of that name.
+    A shipped model's name comes before a path, write `./emoji-cn` for a folder of that name; a path
+    comes before a hub's name, write `hf:OWNER/MODEL` or `ms:OWNER/MODEL` for the hub's.
+
+    Args:
+        name: A shipped model's name, a path, or a name that `parse_hub_name` knows.
+        revision: Of a hub's model; of others it is not used.
+        local_files_only: Do not fetch: of a hub's models, take those that were fetched before.
 
     Raises:
-        ModelNotFoundError: neither a shipped model nor a path.
+        ModelNotFoundError: none of these.
+        HubError, MissingExtraError: it cannot be fetched.
     """
     if str(name) in SHIPPED_MODELS:
         return SHIPPED_MODELS[str(name)]
@@ -44,27 +54,36 @@ def find_model(name: str | Path) -> Path:
         exists = path.exists()
     except (OSError, RuntimeError):  # a name too long, or of a user who does not exist
         exists = False
+    hub_name = parse_hub_name(str(name))
+    if hub_name is not None and (str(name)[:3].lower() in PREFIXES or not exists):
+        return download(*hub_name, revision, local_files_only=local_files_only)
     if not exists:
         raise ModelNotFoundError(
             f"no model {str(name)!r}: neither an existing path nor one of the shipped models "
-            f"({', '.join(SHIPPED_MODELS)}); download the model's directory and give its path"
+            f"({', '.join(SHIPPED_MODELS)}); of a hub's model write hf:OWNER/MODEL or "
+            "ms:OWNER/MODEL"
         )
     return path
 
 
-def open_archive(name: str | Path) -> ArchiveInfo:
+def open_archive(
+    name: str | Path, revision: str | None = None, *, local_files_only: bool = False
+) -> ArchiveInfo:
     """The archive of a model, converted now if it is a checkpoint that has not been seen before.
 
     Args:
         name: An archive; a model directory of ModelScope's or Hugging Face's; a `.pt` file of
-            cn_clip's; or a shipped model's name.
+            cn_clip's; a shipped model's name, or a hub's (see `find_model`).
+        revision: Of a hub's model.
+        local_files_only: Of a hub's model: ask no network.
 
     Raises:
         ModelNotFoundError: there is nothing under this name.
+        HubError, MissingExtraError: it cannot be fetched from its hub.
         ArchiveError: a file that is not an archive.
         CheckpointError: the checkpoint cannot be converted.
     """
-    path = find_model(name)
+    path = find_model(name, revision, local_files_only=local_files_only)
     if is_archive(path):
         info = read_archive(path)
         cache.check_once(path)
@@ -88,6 +107,7 @@ def convert(
     text_head_width: int | None = None,
     vocabulary: str | Path | None = None,
     allow_nonfinite: bool = False,
+    revision: str | None = None,
 ) -> Path:
     """Convert a model to an archive, or to a format of others.
 
@@ -101,6 +121,7 @@ def convert(
         text_head_width: The same of the text tower.
         vocabulary: Of a `.pt` file: its vocab.txt, where that is not the published models'.
         allow_nonfinite: Take weights that are NaN or infinite, as of a training that failed.
+        revision: Of a hub's model.
 
     Returns:
         The output's path.
@@ -113,10 +134,11 @@ def convert(
     """
     if to not in FORMATS:
         raise InvalidInputError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
-    path, target = find_model(source), Path(output)
+    target = Path(output)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: there is no directory {target.parent}")
     hints = _hints(vision_head_width, text_head_width, vocabulary)
+    path = find_model(source, revision)
     if is_archive(path):
         return _convert_archive(path, target, to, allow_nonfinite)
     found = find_source(path.resolve())

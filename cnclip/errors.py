@@ -42,6 +42,10 @@ class MissingExtraError(CnclipError, ImportError):
         )
 
 
+class HubError(CnclipError, OSError):
+    """A model cannot be fetched from its hub; the message names both and says why."""
+
+
 class VocabularyError(CheckpointError):
     """A vocab.txt is not UTF-8 or lacks one of [PAD], [UNK], [CLS], [SEP]."""
 

@@ -17,8 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="a model directory of ModelScope's or Hugging Face's, a .pt file of cn_clip's, an "
-        "archive, or emoji-cn",
+        help="a model directory of ModelScope's or Hugging Face's, a .pt file of cn_clip's, a "
+        "hub's name (damo/..., OFA-Sys/..., ms:OWNER/MODEL, hf:OWNER/MODEL), an archive, or "
+        "emoji-cn",
     )
     parser.add_argument(
         "-o",
@@ -34,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-nonfinite", action="store_true", help="take weights that are NaN or infinite"
     )
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub's model")
     hints = parser.add_argument_group("for .pt files, which carry no configuration")
     for tower in ("vision", "text"):
         hints.add_argument(
@@ -57,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         text_head_width=arguments.text_head_width,
         vocabulary=arguments.vocabulary,
         allow_nonfinite=arguments.allow_nonfinite,
+        revision=arguments.revision,
     )
     files = list(path.iterdir()) if path.is_dir() else [path]
     print(f"{path} ({sum(file.stat().st_size for file in files) / 1e6:.1f} MB)")

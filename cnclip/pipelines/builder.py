@@ -35,14 +35,17 @@ def pipeline(
     num_threads: int | None = None,
     return_tensors: Literal["np", "pt"] = "np",
     model_revision: str | None = None,
+    local_files_only: bool = False,
 ) -> MultiModalEmbeddingPipeline:
     """Open a model for embedding, as `modelscope.pipelines.pipeline` does.
 
     Args:
         task: `Tasks.multi_modal_embedding` or `Tasks.image_text_retrieval`; both embed.
-        model: An archive (`NAME.cnclip.pt`), a ModelScope model directory, or `'emoji-cn'`, the
-            small model that ships. A directory is converted the first time, which takes seconds
-            and imports torch; the archive is kept under `$CNCLIP_CACHE`.
+        model: An archive (`NAME.cnclip.pt`); a checkpoint: a directory of ModelScope's or Hugging
+            Face's, a `.pt` file of cn_clip's; a name on a hub, `'damo/...'`, `'OFA-Sys/...'`, or
+            of others `'ms:OWNER/MODEL'`, `'hf:OWNER/MODEL'`; or `'emoji-cn'`, the small model that
+            ships. A checkpoint is converted the first time, which takes seconds and imports torch;
+            the archive is kept under `$CNCLIP_CACHE`.
             An archive holds code that runs when it is opened: open only those you trust.
         device: `'gpu'` takes a GPU if there is one, else the CPU, and says so in the log;
             `'gpu:N'` is the same for that GPU; `'cuda:N'` takes that GPU or fails; `'cpu'`.
@@ -54,11 +57,12 @@ def pipeline(
             default one a core. Ask for no more than the system gives a process: OpenMP ends the
             process if it is refused one.
         return_tensors: `'np'` for NumPy arrays, `'pt'` for torch tensors that share their memory.
-        model_revision: Taken because programs written for ModelScope give it. It chooses among a
-            hub's revisions of a model; what lies on disk has one.
+        model_revision: Branch, tag or commit of a hub's model. What lies on disk has one revision.
+        local_files_only: Of a hub's model, take what was fetched before, and ask no network.
 
     Raises:
         ModelNotFoundError: there is no such model.
+        HubError: it cannot be fetched from its hub. MissingExtraError: the hub's client is missing.
         CheckpointError, ArchiveError: the model is damaged or of another kind.
         DeviceError: the GPU asked for does not exist, or the device does not compute in the
             precision.
@@ -79,7 +83,7 @@ def pipeline(
     _check_num_threads(num_threads)
     where = choose_device(device)
     _core.check_precision(where, precision)  # before the work of converting
-    info = open_archive(model)
+    info = open_archive(model, model_revision, local_files_only=local_files_only)
     preprocessor = CLIPPreprocessor(info, num_threads)
     encoder = _core.Encoder(
         info.path,

@@ -435,7 +435,7 @@ def test_errors_in_a_list_of_inputs_name_the_input(
         ({"model": None}, ValueError, "model: expected an archive"),
         ({"model": 5}, TypeError, "model: expected a name or path, got int"),
         ({"model": b"emoji-cn"}, TypeError, "model: .*got bytes"),
-        ({"model": "damo/nowhere"}, FileNotFoundError, "no model 'damo/nowhere'"),
+        ({"model": "nobody/nowhere"}, FileNotFoundError, "no model 'nobody/nowhere'"),
         ({"model": "a" * 5000}, FileNotFoundError, "no model"),
         ({"model": "~nobody-of-this-name/model"}, FileNotFoundError, "no model"),
         ({"model": "a\0b"}, FileNotFoundError, "no model"),

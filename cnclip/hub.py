@@ -1,0 +1,167 @@
+"""Models by their names on ModelScope and Hugging Face, through the hubs' own clients.
+
+The clients keep what they fetched where they always do (`MODELSCOPE_CACHE`, `HF_HOME`), resume
+broken downloads, compare digests, show progress, and know tokens and mirrors from the environment.
+This file needs no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from . import cache
+from .checkpoints.files import (
+    CONFIG,
+    INDEX_SUFFIX,
+    PREPROCESSOR_CONFIG,
+    SAFETENSORS,
+    TEXT_CONFIG,
+    TOKENIZER,
+    VISION_CONFIG,
+    VOCABULARY,
+    WEIGHTS,
+)
+from .errors import HubError, MissingExtraError, ModelNotFoundError
+
+logger = logging.getLogger("cnclip")
+
+PREFIXES = {"hf:": "huggingface", "ms:": "modelscope"}
+# Who publishes Chinese-CLIP, and where.
+OWNERS = {"damo": "modelscope", "iic": "modelscope", "ofa-sys": "huggingface"}
+
+_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+_MODELSCOPE_FILES = [VISION_CONFIG, TEXT_CONFIG, WEIGHTS, VOCABULARY]
+_HUGGINGFACE_FILES = [CONFIG, PREPROCESSOR_CONFIG, VOCABULARY, TOKENIZER]
+# Tried one after the other: the first of which there is a file.
+_HUGGINGFACE_WEIGHTS = [
+    [SAFETENSORS, "model-*-of-*.safetensors", SAFETENSORS + INDEX_SUFFIX],
+    [WEIGHTS, "pytorch_model-*-of-*.bin", WEIGHTS + INDEX_SUFFIX],
+]
+
+
+def parse_hub_name(name: str) -> tuple[str, str] | None:
+    """The hub and the model's name there, or None where `name` is of another kind.
+
+    Args:
+        name: `'OWNER/MODEL'` of an owner whose hub is known, or `'hf:OWNER/MODEL'` and
+            `'ms:OWNER/MODEL'`.
+    """
+    hub = PREFIXES.get(name[:3].lower())
+    model = name[3:] if hub else name
+    if _NAME.fullmatch(model) is None:
+        return None
+    hub = hub or OWNERS.get(model.partition("/")[0].lower())
+    return None if hub is None else (hub, model)
+
+
+def download(
+    hub: str, model: str, revision: str | None = None, *, local_files_only: bool = False
+) -> Path:
+    """Fetch a model's files, those that are needed, or find them where they were fetched before.
+
+    Args:
+        hub: `'modelscope'` or `'huggingface'`.
+        model: Its name there.
+        revision: A branch, tag or commit; by default the hub's.
+        local_files_only: Ask no network.
+
+    Returns:
+        The directory of the checkpoint.
+
+    Raises:
+        MissingExtraError: the hub's client is not installed.
+        ModelNotFoundError: the hub has no such model or revision.
+        HubError: the files cannot be fetched, or are not what the hub says of them.
+    """
+    fetch = {"modelscope": _from_modelscope, "huggingface": _from_huggingface}[hub]
+    return fetch(model, revision, local_files_only)
+
+
+def _from_huggingface(model: str, revision: str | None, local_files_only: bool) -> Path:
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError as error:
+        raise MissingExtraError("huggingface", "huggingface_hub") from error
+    path = Path()
+    try:
+        for weights in _HUGGINGFACE_WEIGHTS:
+            path = Path(
+                snapshot_download(
+                    model,
+                    revision=revision,
+                    local_files_only=local_files_only,
+                    allow_patterns=_HUGGINGFACE_FILES + weights,
+                )
+            )
+            if any((path / name).is_file() for name in weights):
+                break
+        _check_blobs(path)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise ModelNotFoundError(
+            f"no model {_describe(model, revision)} on Hugging Face: {_first_line(error)}"
+        ) from error
+    except Exception as error:  # of the client, of httpx below it, and of the disk
+        raise _hub_error(model, revision, "Hugging Face", error) from error
+    return path
+
+
+def _check_blobs(path: Path) -> None:
+    """Compare large files with the SHA-256 that the hub told, which is the name of their blob.
+
+    The client compares sizes only.
+    """
+    for file in sorted(path.iterdir()):
+        blob = file.resolve()
+        if re.fullmatch(r"[0-9a-f]{64}", blob.name) and cache.sha256_of(blob) != blob.name:
+            blob.unlink()  # so that it is fetched again
+            raise OSError(f"{file.name} is not what the hub says of it; try again")
+
+
+def _from_modelscope(model: str, revision: str | None, local_files_only: bool) -> Path:
+    try:
+        from modelscope_hub import HubApi, errors
+    except ImportError as error:
+        raise MissingExtraError("modelscope", "modelscope-hub") from error
+
+    def fetch(local_files_only: bool) -> Path:
+        return Path(
+            HubApi().download_repo(
+                model,
+                "model",
+                revision=revision,
+                local_files_only=local_files_only,
+                allow_patterns=_MODELSCOPE_FILES,
+            )
+        )
+
+    try:
+        try:
+            return fetch(local_files_only)
+        except errors.NetworkError:
+            # As Hugging Face's client does: without a network, what was fetched before.
+            found = fetch(local_files_only=True)
+            logger.warning("ModelScope cannot be reached; taking %s", found)
+            return found
+    except errors.NotExistError as error:
+        raise ModelNotFoundError(
+            f"no model {_describe(model, revision)} on ModelScope: {_first_line(error)}"
+        ) from error
+    except Exception as error:  # of the client, of requests below it, and of the disk
+        raise _hub_error(model, revision, "ModelScope", error) from error
+
+
+def _hub_error(model: str, revision: str | None, hub: str, error: Exception) -> HubError:
+    return HubError(
+        f"{_describe(model, revision)} cannot be fetched from {hub}: {_first_line(error)}"
+    )
+
+
+def _describe(model: str, revision: str | None) -> str:
+    return model if revision is None else f"{model} of revision {revision}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300]
