@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from .. import _core
 from ..archive import LARGEST_RESOLUTION
 from ..errors import CheckpointError
 from ..modeling.config import ClipConfig, TextConfig, VisionConfig
@@ -25,6 +24,7 @@ from .files import Source
 from .known import KNOWN_MODELS
 from .modelscope import with_pooler, without_pooler
 from .tensors import read_tensors
+from .vocabulary import tokenizer_of
 
 # BERT's Chinese one, which all published models have.
 PUBLISHED_VOCABULARY = Path(__file__).with_name("vocab.txt")
@@ -42,7 +42,7 @@ def read_cn_clip(source: Source, hints: Hints) -> Checkpoint:
         VocabularyError: the vocabulary cannot be used.
     """
     vocabulary = hints.vocabulary or PUBLISHED_VOCABULARY.read_bytes()
-    tokenizer = _core.Tokenizer(vocabulary)
+    tokenizer = tokenizer_of(vocabulary, source.path)
     weights = without_pooler(_plain_names(read_tensors(source.weights)))
     config = _Shapes(source.path, weights).config(tokenizer.pad_id, hints)
     if config.text.vocab_size != tokenizer.size:

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from .. import _core
 from ..errors import CheckpointError
 from ..modeling.config import ACTIVATIONS, CLIP_MEAN, CLIP_STD, ClipConfig, TextConfig, VisionConfig
 from .checkpoint import Checkpoint, Hints, Weights
 from .config_file import ConfigFile, read_json
 from .files import CONFIG, PREPROCESSOR_CONFIG, SAFETENSORS, TOKENIZER, VOCABULARY, Source
 from .tensors import read_tensors, write_safetensors
+from .vocabulary import read_vocabulary, tokenizer_of
 
 # Three of Hugging Face's that stand one above the other in one of cn_clip's.
 Stacked = tuple[str, str, str]
@@ -44,7 +44,8 @@ def read_huggingface(source: Source, hints: Hints) -> Checkpoint:
         MissingExtraError: safetensors is not installed.
     """
     vocabulary = _read_vocabulary(source.path)
-    config = _read_config(source.path / CONFIG, _core.Tokenizer(vocabulary).pad_id)
+    pad_id = tokenizer_of(vocabulary, source.path).pad_id
+    config = _read_config(source.path / CONFIG, pad_id)
     mean, std = _read_preprocessor(source.path / PREPROCESSOR_CONFIG, config.vision.resolution)
     return Checkpoint(
         config=config,
@@ -108,7 +109,7 @@ def _expect_epsilon(values: ConfigFile, expected: float) -> None:
 def _read_vocabulary(directory: Path) -> bytes:
     path = directory / VOCABULARY
     if path.is_file():
-        return path.read_bytes()
+        return read_vocabulary(path)
     path = directory / TOKENIZER
     words = ConfigFile.read(path).part("model").part("vocab").values
     size = len(words)

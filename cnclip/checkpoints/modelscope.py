@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from .. import _core
 from ..errors import CheckpointError
 from ..modeling.config import ACTIVATIONS, ClipConfig, TextConfig, VisionConfig
 from .checkpoint import Checkpoint, Hints, Weights
 from .config_file import MOST_LAYERS, ConfigFile
 from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY, WEIGHTS, Source
 from .tensors import read_tensors
+from .vocabulary import read_vocabulary, tokenizer_of
 
 # Chinese-CLIP takes the hidden state of [CLS] and never uses BERT's pooler.
 POOLER_PREFIX = "bert.pooler."
@@ -31,8 +31,8 @@ def read_modelscope(source: Source, hints: Hints) -> Checkpoint:
         CheckpointError: a file is damaged; names it.
         VocabularyError: the vocabulary cannot be used.
     """
-    vocabulary = (source.path / VOCABULARY).read_bytes()
-    pad_id = _core.Tokenizer(vocabulary).pad_id
+    vocabulary = read_vocabulary(source.path / VOCABULARY)
+    pad_id = tokenizer_of(vocabulary, source.path / VOCABULARY).pad_id
     weights = read_tensors(source.weights)
     return Checkpoint(
         config=read_config(source.path, pad_id),
