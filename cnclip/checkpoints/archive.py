@@ -6,10 +6,16 @@ to the formats of others.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +55,7 @@ def write_archive(
     """
     model = _build(checkpoint, source, allow_nonfinite)
     metadata = _metadata(checkpoint, model, source) | {"source": origin}
-    output.write_bytes(_serialize(model, metadata, checkpoint.vocabulary))
+    _save(model, metadata, checkpoint.vocabulary, output)
 
 
 def check_weights(checkpoint: Checkpoint, source: Path, *, allow_nonfinite: bool = False) -> None:
@@ -156,17 +162,66 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[
     }
 
 
-def _serialize(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes) -> bytes:
-    """The archive's content. libtorch does not write the file: it ends the process if it cannot."""
+def _save(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes, output: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
         scripted = torch.jit.script(model)
         operators = torch.jit.export_opnames(scripted)  # type: ignore[no-untyped-call]
         metadata = metadata | {"operators": [n for n in operators if n.startswith("cnclip::")]}
-        buffer: bytes = scripted.save_to_buffer(  # type: ignore[no-untyped-call]
-            _extra_files={METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}
-        )
-    return buffer
+        extra = {METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}
+        if os.path.exists("/dev/fd"):
+            with _drained_to(output) as name:
+                scripted._c.save(name, extra)
+        else:
+            content = scripted.save_to_buffer(_extra_files=extra)  # type: ignore[no-untyped-call]
+            output.write_bytes(content)
+
+
+# Writes its input to its output, and reads to the end even where it cannot.
+_DRAIN = """
+import os, sys
+failed = 0
+while block := os.read(0, 1 << 20):
+    while block and not failed:
+        try:
+            block = block[os.write(1, block):]
+        except OSError as error:
+            failed = error.errno
+sys.exit(failed)
+"""
+
+
+@contextlib.contextmanager
+def _drained_to(output: Path) -> Iterator[str]:
+    """The name of a file that libtorch may write, whose content becomes that of `output`.
+
+    libtorch ends the process where it cannot write, as to a full disk, and its other way is to hold
+    the whole archive in memory: so it writes to a pipe, and a child process to the file.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="cnclip-") as directory, output.open("wb") as file:
+        read_end, write_end = os.pipe()
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _DRAIN],
+                stdin=read_end,
+                stdout=file,
+                start_new_session=True,  # Ctrl-C is for us: we close the pipe, and it ends
+            )
+        finally:
+            os.close(read_end)
+        try:
+            # The parts of the archive carry the name of the file that libtorch believes to write.
+            name = Path(directory) / "archive"
+            name.symlink_to(f"/dev/fd/{write_end}")
+            yield str(name)
+        finally:
+            os.close(write_end)
+            failed = child.wait()
+    if failed:
+        raise OSError(failed, os.strerror(failed), str(output))
 
 
 def read_archived(path: Path) -> Checkpoint:
