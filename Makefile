@@ -51,10 +51,13 @@ demo: $(VENV)/.installed ## install into .venv, run the example, write cnclip-de
 	$(BIN)/python -m cnclip.demo $(DEMO_OPTIONS)
 
 test: test-c $(VENV)/.installed ## the C unit tests, then pytest without what is slow (PYTEST_OPTIONS)
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m 'not slow and not full_size' $(PYTEST_OPTIONS)
 
 test-slow: $(VENV)/.installed ## what takes minutes: wheel and sdist in fresh environments, long runs
 	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
+
+test-full-size: $(VENV)/.installed ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
+	$(BIN)/python -m pytest -m full_size $(PYTEST_OPTIONS)
 
 # --- The core without Python -----------------------------------------------------------------------
 # KIND chooses how the core and its tests are compiled. The core becomes a library, so that a test
@@ -147,7 +150,7 @@ build/asan/.built: $(VENV)/.installed $(wildcard cnclip/*.py cnclip/*/*.py)
 asan: build/asan/.built ## the C unit tests and the Python suite under ASan and UBSan (PYTEST_OPTIONS)
 	@$(MAKE) run-c KIND=asan
 	@$(ASAN_ENVIRONMENT) $(BIN)/python -c 'import cnclip._core as core; print("under ASan:", core.__file__); assert "build/asan" in core.__file__'
-	$(ASAN_ENVIRONMENT) $(BIN)/python -m pytest -m 'not slow' -p no:cacheprovider -o pythonpath= $(PYTEST_OPTIONS)
+	$(ASAN_ENVIRONMENT) $(BIN)/python -m pytest -m 'not slow and not full_size' -p no:cacheprovider -o pythonpath= $(PYTEST_OPTIONS)
 
 run-fuzz: $(FUZZERS)
 	@for fuzzer in $(FUZZERS); do \
@@ -204,4 +207,4 @@ clean: ## remove .venv, build/ and every cache
 	rm -f cnclip/_core*.so cnclip/_built_with.py
 	find cnclip tests benchmarks examples csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-slow run-c test-c asan run-fuzz fuzz lint typing format bench notebooks clean
+.PHONY: help demo test test-slow test-full-size run-c test-c asan run-fuzz fuzz lint typing format bench notebooks clean
