@@ -28,6 +28,7 @@ from ..modeling.clip import ChineseClip, half_precision_names
 from ..modeling.config import ClipConfig, TextConfig, VisionConfig
 from ..version import __version__
 from .checkpoint import Checkpoint
+from .tensors import rounded_to_half
 
 CONTEXT_LENGTH = 52
 
@@ -77,7 +78,7 @@ def _build(checkpoint: Checkpoint, source: Path, allow_nonfinite: bool) -> Chine
     weights = _check_shapes(model, checkpoint.weights, source)
     if checkpoint.rounds_to_half:
         for name in half_precision_names(model):
-            weights[name] = weights[name].half()
+            weights[name] = rounded_to_half(weights[name])
     if not allow_nonfinite:
         _check_finite(weights, source)
     model.load_state_dict(weights, assign=True)

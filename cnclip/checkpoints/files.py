@@ -17,7 +17,8 @@ TEXT_CONFIG = "text_model_config.json"
 CONFIG = "config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
 TOKENIZER = "tokenizer.json"
-SAFETENSORS = "model.safetensors"
+SAFETENSORS_SUFFIX = ".safetensors"
+SAFETENSORS = "model" + SAFETENSORS_SUFFIX
 INDEX_SUFFIX = ".index.json"
 
 _MODELSCOPE = (WEIGHTS, VISION_CONFIG, TEXT_CONFIG, VOCABULARY)

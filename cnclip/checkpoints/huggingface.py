@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,22 @@ from ..errors import CheckpointError
 from ..modeling.config import ACTIVATIONS, CLIP_MEAN, CLIP_STD, ClipConfig, TextConfig, VisionConfig
 from .checkpoint import Checkpoint, Hints, Weights
 from .config_file import ConfigFile, read_json
-from .files import CONFIG, PREPROCESSOR_CONFIG, SAFETENSORS, TOKENIZER, VOCABULARY, Source
+from .files import (
+    CONFIG,
+    INDEX_SUFFIX,
+    PREPROCESSOR_CONFIG,
+    SAFETENSORS,
+    SAFETENSORS_SUFFIX,
+    TOKENIZER,
+    VOCABULARY,
+    Source,
+)
 from .tensors import read_tensors, write_safetensors
 from .vocabulary import read_vocabulary, tokenizer_of
 
 # Three of Hugging Face's that stand one above the other in one of cn_clip's.
 Stacked = tuple[str, str, str]
+NamedTensor = tuple[str, torch.Tensor]
 
 _ACTIVATIONS = {name: name for name in ACTIVATIONS} | {"silu": "swish"}
 # Counted from 0, or of BERT's pooler: nothing is computed from them.
@@ -33,6 +44,8 @@ _UNUSED = (
 )
 _TRANSPOSED = ("visual.proj", "text_projection")
 _LARGEST_VOCABULARY = 1 << 20
+# Of the files that weights are written to: so much is held beside the checkpoint's own tensors.
+SHARD_BYTES = 500_000_000
 
 
 def read_huggingface(source: Source, hints: Hints) -> Checkpoint:
@@ -232,12 +245,7 @@ def _from_huggingface(weights: Weights, config: ClipConfig, path: Path) -> Weigh
     return found
 
 
-def _to_huggingface(checkpoint: Checkpoint) -> Weights:
-    # One type for all, as transformers loads them: the widest there is.
-    dtype = torch.float16
-    for value in checkpoint.weights.values():
-        dtype = torch.promote_types(dtype, value.dtype)
-    weights: Weights = {}
+def _to_huggingface(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[NamedTensor]:
     for ours, theirs in _names(checkpoint.config).items():
         value = checkpoint.weights[ours].to(dtype)
         if ours in _TRANSPOSED:
@@ -246,8 +254,7 @@ def _to_huggingface(checkpoint: Checkpoint) -> Weights:
         for name, part in zip(
             parts, value.chunk(len(parts)) if value.dim() else [value], strict=True
         ):
-            weights[name] = part.contiguous()
-    return weights
+            yield name, part.contiguous()
 
 
 def write_huggingface(checkpoint: Checkpoint, directory: Path) -> None:
@@ -260,12 +267,48 @@ def write_huggingface(checkpoint: Checkpoint, directory: Path) -> None:
     """
     if not isinstance(checkpoint.config.vision.layers, int):
         raise CheckpointError("Hugging Face's format has no ResNet vision tower")
-    weights = _to_huggingface(checkpoint)
-    dtype = str(weights["logit_scale"].dtype).removeprefix("torch.")
-    for name, content in _config_files(checkpoint, dtype).items():
+    # One type for all, as transformers loads them: the widest there is.
+    dtype = torch.float16
+    for value in checkpoint.weights.values():
+        dtype = torch.promote_types(dtype, value.dtype)
+    name_of_dtype = str(dtype).removeprefix("torch.")
+    for name, content in _config_files(checkpoint, name_of_dtype).items():
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (directory / VOCABULARY).write_bytes(checkpoint.vocabulary)
-    write_safetensors(weights, directory / SAFETENSORS)
+    _write_shards(_to_huggingface(checkpoint, dtype), directory)
+
+
+def _write_shards(weights: Iterator[NamedTensor], directory: Path) -> None:
+    """Write tensors as transformers does, holding one shard of them at a time."""
+    shards: list[list[str]] = []
+    size = 0
+    for shard in _grouped(weights, SHARD_BYTES):
+        write_safetensors(shard, directory / f"{len(shards)}{SAFETENSORS_SUFFIX}")
+        shards.append(list(shard))
+        size += sum(value.nbytes for value in shard.values())
+    if len(shards) == 1:
+        (directory / f"0{SAFETENSORS_SUFFIX}").rename(directory / SAFETENSORS)
+        return
+    places: dict[str, str] = {}
+    for i, names in enumerate(shards):
+        file = f"model-{i + 1:05}-of-{len(shards):05}{SAFETENSORS_SUFFIX}"
+        (directory / f"{i}{SAFETENSORS_SUFFIX}").rename(directory / file)
+        places |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": size}, "weight_map": places}
+    path = directory / (SAFETENSORS + INDEX_SUFFIX)
+    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _grouped(weights: Iterator[NamedTensor], most_bytes: int) -> Iterator[Weights]:
+    group: Weights = {}
+    size = 0
+    for name, value in weights:
+        if group and size + value.nbytes > most_bytes:
+            yield group
+            group, size = {}, 0
+        group[name] = value
+        size += value.nbytes
+    yield group
 
 
 def _config_files(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from cnclip.archive import read_archive
 from cnclip.checkpoints.checkpoint import Checkpoint, Weights
 from cnclip.checkpoints.files import find_source
 from cnclip.checkpoints.known import KNOWN_MODELS
+from cnclip.checkpoints.tensors import read_tensors
 from cnclip.convert import _read, convert
 from cnclip.modeling.clip import ChineseClip
 from cnclip.modeling.config import ClipConfig
@@ -217,6 +218,28 @@ def test_another_vocabulary(tmp_path: Path) -> None:
         pipeline(model=path, device="cpu")
     convert(path, tmp_path / "out.cnclip.pt", vocabulary=words)
     assert read_archive(tmp_path / "out.cnclip.pt").vocabulary == words.read_bytes()
+
+
+@pytest.mark.parametrize("modelscope", ["ViT-B-16"], indirect=True)
+def test_hugging_faces_shards(
+    modelscope: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = convert(modelscope, tmp_path / "whole", to="huggingface")
+    monkeypatch.setattr("cnclip.checkpoints.huggingface.SHARD_BYTES", 200_000)
+    sharded = convert(modelscope, tmp_path / "sharded", to="huggingface")
+    index = json.loads((sharded / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in sharded.glob("*.safetensors"))
+    assert len(files) > 2
+    assert files == sorted(set(index["weight_map"].values()))
+    first, second = (read_tensors(find_source(directory).weights) for directory in (whole, sharded))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in first.values())
+    transformers = pytest.importorskip("transformers")
+    loaded = transformers.ChineseCLIPModel.from_pretrained(sharded).state_dict()
+    for name, value in first.items():
+        if name != "text_model.embeddings.word_embeddings.weight":  # it zeroes [PAD]'s row
+            assert torch.equal(loaded[name], value), name
 
 
 @pytest.mark.parametrize("modelscope", ["ViT-B-16"], indirect=True)
