@@ -155,7 +155,7 @@ def _private_directory(name: str) -> Path:
 
 def _remembered(file: Path, question: str, answer: Callable[[Path], str]) -> str:
     """`answer(file)`, or what it was when the same file was last asked about."""
-    identity = _identity(file)
+    identity = identity_of(file)
     record = None
     # Without a place for records, the answer is found anew each time.
     with contextlib.suppress(OSError):
@@ -165,14 +165,18 @@ def _remembered(file: Path, question: str, answer: Callable[[Path], str]) -> str
     found = answer(file)
     # A file just written may be written again within the same tick of its file system's clock.
     settled = time.time() - file.stat().st_ctime > _CLOCK_TICK_SECONDS
-    if record is not None and settled and _identity(file) == identity:
+    if record is not None and settled and identity_of(file) == identity:
         with contextlib.suppress(OSError), replaced_atomically(record) as temporary:
             temporary.write_text(found, encoding="ascii")
     return found
 
 
-def _identity(file: Path) -> str:
-    """Changes when a file is written or replaced: the inode's change time cannot be set back."""
+def identity_of(file: Path) -> str:
+    """Changes when a file is written or replaced: the inode's change time cannot be set back.
+
+    Raises:
+        OSError: there is no such file.
+    """
     state = file.stat()
     parts = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
     return hashlib.sha256(f"{file.resolve()}\0{parts}".encode(errors="surrogateescape")).hexdigest()

@@ -46,6 +46,10 @@ class HubError(CnclipError, OSError):
     """A model cannot be fetched from its hub; the message names both and says why."""
 
 
+class DatasetError(CnclipError, ValueError):
+    """A data set is of no known layout, or a row of it cannot be used; the message names it."""
+
+
 class VocabularyError(CheckpointError):
     """A vocab.txt is not UTF-8 or lacks one of [PAD], [UNK], [CLS], [SEP]."""
 

@@ -14,13 +14,14 @@ from typing import Any
 
 from .. import __version__
 from ..errors import CnclipError
-from . import bench, convert, demo, info
+from . import bench, convert, demo, evaluate, info
 
 COMMANDS: dict[str, Any] = {
     "convert": convert,
     "info": info,
     "demo": demo,
     "bench": bench,
+    "eval": evaluate,
 }
 
 

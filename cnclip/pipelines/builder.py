@@ -95,7 +95,9 @@ def pipeline(
         num_threads=int(num_threads or 0),
     )
     return MultiModalEmbeddingPipeline(
-        EmbeddingModel(info, encoder, where, return_tensors), preprocessor, return_tensors
+        EmbeddingModel(info, encoder, where, precision, return_tensors),
+        preprocessor,
+        return_tensors,
     )
 
 

@@ -42,6 +42,7 @@ class EmbeddingModel:
     Attributes:
         info: What its archive says about it.
         device: Where it runs: `'cpu'` or `'cuda:N'`.
+        precision: What it computes in, such as `'fp32'`.
         encoder: The C core's encoder.
     """
 
@@ -50,10 +51,12 @@ class EmbeddingModel:
         info: ArchiveInfo,
         encoder: _core.Encoder,
         device: str,
+        precision: str,
         return_tensors: Literal["np", "pt"],
     ) -> None:
         self.info = info
         self.device = device
+        self.precision = precision
         self.encoder = encoder
         self._return_tensors = return_tensors
 

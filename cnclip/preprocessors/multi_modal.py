@@ -200,7 +200,10 @@ class CLIPPreprocessor:
                     row: NDArray[np.float32] = row,
                 ) -> None:
                     lock = locks[(id(image) >> 4) % _LOCKS]
-                    opened = self._open(image, lambda: name_of(index), lock)
+                    try:
+                        opened = self._open(image, lock)
+                    except CnclipError as error:
+                        raise type(error)(f"{name_of(index)}: {error}") from error
                     self.image_processor.process([opened], out=row)
 
                 if reused and isinstance(image, Image.Image | np.ndarray):
@@ -213,7 +216,11 @@ class CLIPPreprocessor:
         threads = min(self.num_threads, count, ahead + 1)
         return map_ahead(lambda work: work(), draw(), threads, ahead)
 
-    def _open(self, image: ImageInput, name: Callable[[], str], lock: threading.Lock) -> Pixels:
+    def process_image(self, image: ImageInput) -> NDArray[np.float32]:
+        """One picture to float32 [1, 3, r, r], on the caller's thread; errors name no item."""
+        return self.image_processor.process([self._open(image, threading.Lock())])
+
+    def _open(self, image: ImageInput, lock: threading.Lock) -> Pixels:
         """A picture of mode RGB, or an array.
 
         What is not RGB is resized here, by Pillow, before it becomes RGB: the order of ModelScope,
@@ -226,12 +233,10 @@ class CLIPPreprocessor:
                 with lock:
                     return _to_rgb(image, self.image_resolution)
             return _to_rgb(load_image(image), self.image_resolution)
-        except CnclipError as error:
-            raise type(error)(f"{name()}: {error}") from error
-        except MemoryError:
+        except (CnclipError, MemoryError):
             raise
         except Exception as error:  # Pillow's plugins raise whatever a damaged file leads to
-            raise ImageError(f"{name()}: cannot be read as a picture: {error}") from error
+            raise ImageError(f"cannot be read as a picture: {error}") from error
 
 
 def split_input(

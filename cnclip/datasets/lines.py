@@ -1,0 +1,58 @@
+"""Lines of text files, whatever wrote them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import IO, Any
+
+from .problems import Problems
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# A picture of a data set, in base64, has a few hundred kB.
+LONGEST_LINE = 256 << 20
+
+
+def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[tuple[str, bytes]]:
+    """The lines of a file that are not empty, without their ends: (`name:number`, line).
+
+    A byte order mark and Windows' line ends are named and taken away.
+    """
+    number = 0
+    windows = False
+    while line := file.readline(LONGEST_LINE):
+        number += 1
+        where = f"{name}:{number}"
+        if number == 1 and line.startswith(BYTE_ORDER_MARK):
+            problems.add(where, "begins with a byte order mark", skipped=False)
+            line = line[len(BYTE_ORDER_MARK) :]
+        if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+            problems.add(where, f"a line of more than {LONGEST_LINE} bytes")
+            while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
+                pass
+            continue
+        if line.endswith(b"\r\n"):
+            if not windows:
+                problems.add(where, "ends in CR LF, as may lines that follow", skipped=False)
+            windows = True
+        line = line.rstrip(b"\r\n")
+        if line.strip():
+            yield where, line
+
+
+def read_objects(
+    file: IO[bytes], name: str, problems: Problems
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON Lines file: (`name:number`, object). Damaged lines are named."""
+    for where, line in read_lines(file, name, problems):
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            problems.add(where, f"not UTF-8: byte {error.start + 1} of the line")
+        except (ValueError, RecursionError) as error:
+            problems.add(where, f"not JSON: {str(error)[:200]}")
+        else:
+            if isinstance(value, dict):
+                yield where, value
+            else:
+                problems.add(where, f"expected a JSON object, found {type(value).__name__}")

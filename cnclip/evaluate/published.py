@@ -1,0 +1,58 @@
+"""The figures that Chinese-CLIP's authors published, for comparison."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from typing import Any
+
+from ..archive import ArchiveInfo
+from ..checkpoints.known import KNOWN_MODELS
+
+# Names of known models in the authors' tables.
+_SHOWN = {"ViT-B-16": "ViT-B/16", "ViT-L-14": "ViT-L/14", "ViT-L-14-336": "ViT-L/14@336px"}
+_SHOWN |= {"ViT-H-14": "ViT-H/14", "RN50": "RN50"}
+SETTINGS = {"zero_shot": "zero-shot", "finetuned": "fine-tuned"}
+
+
+def published_results(data_set: str, split: str, info: ArchiveInfo) -> dict[str, Any] | None:
+    """The published figures for a data set and a model of these sizes.
+
+    Returns:
+        {"data_set", "model", "text_to_image": {"zero_shot": {"R@1": ...}, ...}, ...}, with the
+        split in the name of `data_set`; None if there are none.
+    """
+    model = model_of_size(info)
+    if model is None:
+        return None
+    text = resources.files(__package__).joinpath("published_results.json").read_text("utf-8")
+    for name, models in json.loads(text)["retrieval"].items():
+        known, _, known_split = name.partition(" (")
+        if _plain(data_set).startswith(_plain(known)) and known_split.rstrip(")") == split:
+            figures = models.get(_SHOWN[model])
+            return None if figures is None else {"data_set": name, "model": _SHOWN[model]} | figures
+    return None
+
+
+def model_of_size(info: ArchiveInfo) -> str | None:
+    """The published model that has the sizes of this one."""
+    found = info.metadata.get("architecture", {})
+    for name, config in KNOWN_MODELS.items():
+        vision, text = found.get("vision", {}), found.get("text", {})
+        layers = vision.get("layers")
+        same = (
+            found.get("embed_dim") == config.embed_dim
+            and (tuple(layers) if isinstance(layers, list) else layers) == config.vision.layers
+            and vision.get("width") == config.vision.width
+            and vision.get("resolution") == config.vision.resolution
+            and text.get("layers") == config.text.layers
+            and text.get("width") == config.text.width
+        )
+        if same:
+            return name
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

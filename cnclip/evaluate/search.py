@@ -1,0 +1,164 @@
+"""Exact search by inner products, in blocks, so that the matrix of all scores is never held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import InvalidInputError
+
+# Scores of a block; it stays in the processor's cache while it is looked through.
+BLOCK_ROWS, BLOCK_COLUMNS = 2048, 1024
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The best candidates of each query, best first; of equal scores the lower index first.
+
+    Attributes:
+        indices: int64 [queries, k], rows of the candidates.
+        scores: float32 [queries, k], their inner products.
+    """
+
+    indices: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+def top_k(
+    queries: ArrayLike,
+    candidates: ArrayLike,
+    k: int = 10,
+    *,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Ranked:
+    """The k candidates with the largest inner product with each query: exact.
+
+    Args:
+        queries: float [m, d]; computed with as float32.
+        candidates: float [n, d].
+        k: At most so many; fewer where there are fewer candidates.
+        progress: Called with the number of queries done.
+
+    Raises:
+        InvalidInputError: shapes that do not fit, values that are not finite, or k below 1.
+    """
+    return _search(queries, candidates, k, progress, mutual=False)[0]
+
+
+def mutual_top_k(
+    queries: ArrayLike,
+    candidates: ArrayLike,
+    k: int = 10,
+    *,
+    progress: Callable[[int], None] = lambda count: None,
+) -> tuple[Ranked, Ranked]:
+    """Both directions from one pass over the scores: `top_k(a, b)` and `top_k(b, a)`.
+
+    Args, errors: as of `top_k`.
+    """
+    forth, back = _search(queries, candidates, k, progress, mutual=True)
+    assert back is not None
+    return forth, back
+
+
+def _search(
+    queries: ArrayLike,
+    candidates: ArrayLike,
+    k: int,
+    progress: Callable[[int], None],
+    *,
+    mutual: bool,
+) -> tuple[Ranked, Ranked | None]:
+    rows, columns = _matrix(queries, "queries"), _matrix(candidates, "candidates")
+    if rows.shape[1] != columns.shape[1]:
+        raise InvalidInputError(
+            f"queries have {rows.shape[1]} columns, candidates {columns.shape[1]}"
+        )
+    if k < 1:
+        raise InvalidInputError(f"k: expected 1 or more, got {k}")
+    forth = _Best(len(rows), min(k, len(columns)))
+    back = _Best(len(columns), min(k, len(rows))) if mutual else None
+    block = np.empty(BLOCK_ROWS * BLOCK_COLUMNS, np.float32)
+    with ThreadPoolExecutor(1) as pool:
+        for row in range(0, len(rows), BLOCK_ROWS):
+            some = rows[row : row + BLOCK_ROWS]
+            for column in range(0, len(columns), BLOCK_COLUMNS):
+                others = columns[column : column + BLOCK_COLUMNS]
+                scores = block[: len(some) * len(others)].reshape(len(some), len(others))
+                np.matmul(some, others.T, out=scores)
+                other_way = back and pool.submit(back.look_through, scores, column, row, axis=1)
+                forth.look_through(scores, row, column, axis=0)
+                if other_way:
+                    other_way.result()
+            progress(len(some))
+    return forth.ranked(), None if back is None else back.ranked()
+
+
+class _Best:
+    """The best candidates so far of each query. Candidates come in the order of their indices."""
+
+    def __init__(self, count: int, k: int) -> None:
+        self._k = k
+        self._scores = np.full((count, k), -np.inf, np.float32)
+        self._indices = np.full((count, k), -1, np.int64)
+        self._mask = np.empty(BLOCK_ROWS * BLOCK_COLUMNS, np.bool_)
+
+    def look_through(
+        self, scores: NDArray[np.float32], first: int, candidate: int, axis: int
+    ) -> None:
+        """Take in a block of scores.
+
+        Args:
+            scores: [some queries, some candidates], or the other way round.
+            first: The index of the block's first query.
+            candidate: The index of its first candidate.
+            axis: Along which its queries lie.
+        """
+        end = first + scores.shape[axis]
+        last = self._scores[first:end, -1].copy()  # beside each other: compared faster
+        # Those equal to the last of the best come later, so that their index is higher.
+        better = self._mask[: scores.size].reshape(scores.shape)
+        np.greater(scores, np.expand_dims(last, 1 - axis), out=better)
+        if candidate == 0 and scores.shape[1 - axis] > self._k:
+            # Everything is better than nothing: what cannot be among the best here goes first.
+            place = scores.shape[1 - axis] - self._k
+            lowest = np.partition(scores, place, axis=1 - axis).take([place], axis=1 - axis)
+            better &= scores >= lowest
+        # In the order of memory, with divmod: several times faster than np.nonzero.
+        pair = divmod(np.flatnonzero(better), scores.shape[1])
+        queries, places = pair[axis], pair[1 - axis]
+        if len(queries) == 0:
+            return
+        found = np.unique(queries)
+        of = np.concatenate([np.repeat(found, self._k), queries])
+        value = np.concatenate([self._scores[first + found].ravel(), scores[pair]])
+        index = np.concatenate([self._indices[first + found].ravel(), candidate + places])
+        order = np.lexsort((index, -value, of))
+        of, value, index = of[order], value[order], index[order]
+        begin = np.searchsorted(of, found)
+        kept = begin[:, None] + np.arange(self._k)
+        self._scores[first + found] = value[kept]
+        self._indices[first + found] = index[kept]
+
+    def ranked(self) -> Ranked:
+        """What is best now."""
+        return Ranked(self._indices, self._scores)
+
+
+def _matrix(values: ArrayLike, name: str) -> NDArray[np.float32]:
+    matrix = np.asarray(values)
+    if matrix.ndim != 2 or not (
+        np.issubdtype(matrix.dtype, np.floating) or np.issubdtype(matrix.dtype, np.integer)
+    ):
+        raise InvalidInputError(
+            f"{name}: expected numbers [n, d], got {matrix.dtype} {list(matrix.shape)}"
+        )
+    matrix = np.ascontiguousarray(matrix, np.float32)
+    for start in range(0, len(matrix), BLOCK_ROWS):
+        if not np.isfinite(matrix[start : start + BLOCK_ROWS]).all():
+            raise InvalidInputError(f"{name}: has values that are not finite")
+    return matrix
