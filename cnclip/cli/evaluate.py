@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     zeroshot.add_argument(
         "--labels",
         metavar="NAME|FILE",
-        help="Chinese names of the classes: cifar10, cifar100, caltech101, or a file "
+        help="Chinese names of the classes: cifar10, cifar100, caltech101, imagenet, or a file "
         "with a name, or 'folder TAB name', on each line; by default DATASET's label_cn.txt, else "
         "the folders' names",
     )

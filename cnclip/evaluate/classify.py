@@ -266,7 +266,7 @@ def zeroshot(
         model: As `pipeline` takes it, or an open pipeline.
         split: A folder of the data set, such as `'test'`.
         labels: The classes' Chinese names: a list in the order of the classes' indices, the name
-            of one that ships (`'cifar10'`, `'cifar100'`, `'caltech101'`; folders are
+            of one that ships (`'cifar10'`, `'cifar100'`, `'caltech101'`, `'imagenet'`; folders are
             then called as in that data set), or a file. By default `label_cn.txt` of the data set,
             else its folders' names.
         templates: See `ZeroShotClassifier`; by default those that go with the labels.

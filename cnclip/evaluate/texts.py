@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..errors import InvalidInputError
 
-LABELS = ("cifar10", "cifar100", "caltech101")
+LABELS = ("cifar10", "cifar100", "caltech101", "imagenet")
 TEMPLATES = ("generic", "photo", "small", "plain")
 # Those that go with the pictures of a list of labels.
-TEMPLATES_OF = {"cifar10": "small", "cifar100": "small", "caltech101": "photo"}
+TEMPLATES_OF = {"cifar10": "small", "cifar100": "small", "caltech101": "photo", "imagenet": "photo"}
 
 
 def shipped_labels(name: str) -> dict[str, str]:

@@ -213,7 +213,7 @@ def test_no_data_sets(folders: Path, tmp_path: Path, model: MultiModalEmbeddingP
 
 
 def test_labels_that_ship() -> None:
-    counts = {"cifar10": 10, "cifar100": 100, "caltech101": 102}
+    counts = {"cifar10": 10, "cifar100": 100, "caltech101": 102, "imagenet": 1000}
     for name in LABELS:
         labels = shipped_labels(name)
         assert len(labels) == counts[name]
