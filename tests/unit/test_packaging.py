@@ -92,8 +92,11 @@ def package_files() -> set[str]:
     files = {path for path in package.rglob("*.py") if "__pycache__" not in path.parts}
     files |= {package / "py.typed", package / "_core.pyi"}
     files |= {package / "checkpoints" / name for name in ("vocab.txt", "VOCABULARY.md")}
-    for name in ("emoji-cn", "gallery", "fonts"):
-        files |= set((package / "demo" / name).iterdir())
+    files |= {package / "evaluate" / "published_results.json"}
+    for folder in ("demo/emoji-cn", "demo/gallery", "demo/fonts"):
+        files |= set((package / folder).iterdir())
+    for folder in ("evaluate/labels", "evaluate/templates"):
+        files |= set((package / folder).iterdir())
     return {path.relative_to(package.parent).as_posix() for path in files} - {
         "cnclip/_built_with.py"
     }
