@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cnclip import _core, demo
+from cnclip.datasets import write_split
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTENSION = Path(_core.__file__)
@@ -220,6 +221,11 @@ def readme_folder(folder: Path) -> Path:
     (folder / "photos").mkdir()
     for name, source in {"cat": "1f408", "car": "1f697", "cake": "1f382"}.items():
         shutil.copy(gallery / f"{source}.png", folder / "photos" / f"{name}.png")
+    cat, car = ((folder / "photos" / name).read_bytes() for name in ("cat.png", "car.png"))
+    write_split(folder / "MUGE", "valid", [(1, cat), (2, car)], [(1, "猫", [1]), (2, "汽车", [2])])
+    for name, content in {"cat": cat, "automobile": car}.items():
+        (folder / "cifar10" / "test" / name).mkdir(parents=True)
+        (folder / "cifar10" / "test" / name / "0.png").write_bytes(content)
     return folder
 
 
