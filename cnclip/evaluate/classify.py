@@ -156,6 +156,8 @@ class ZeroShotClassifier:
         return answers
 
     def _all_cosines(self, images: Any) -> NDArray[np.float32]:
+        if images is None:
+            raise InvalidInputError("images: expected pictures or embeddings, got None")
         if isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating):
             rows = np.asarray(images, np.float32)
             if rows.ndim != 2 or rows.shape[1] != self._vectors.shape[1]:

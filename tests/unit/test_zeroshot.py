@@ -115,6 +115,8 @@ def test_wrong_embeddings(model: MultiModalEmbeddingPipeline) -> None:
     for rows in (np.ones((1, 3), np.float32), np.zeros((1, 128), np.float32)):
         with pytest.raises(InvalidInputError, match="embeddings"):
             classifier.probabilities(rows)
+    with pytest.raises(InvalidInputError, match="got None"):
+        classifier.probabilities(None)
 
 
 def test_folders_of_classes(
