@@ -99,10 +99,10 @@ def svg_of(icons: dict[str, Any], name: str) -> str:
     )
 
 
-def draw(svg: str) -> Image.Image:
-    """``svg`` on white: an RGB picture of :data:`SIZE` x :data:`SIZE`."""
+def draw(svg: str, size: int = SIZE) -> Image.Image:
+    """``svg`` on white: an RGB picture of ``size`` x ``size``."""
     png = resvg_py.svg_to_bytes(
-        svg_string=svg, width=SIZE, height=SIZE, background="#ffffff", skip_system_fonts=True
+        svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True
     )
     with Image.open(io.BytesIO(bytes(png))) as drawn:
         return drawn.convert("RGB")
