@@ -1,19 +1,24 @@
 """Data sets: pictures with texts, and pictures with classes, in the layouts of others.
 
-One reader a layout. `problems.py` collects what is wrong with single rows, which are named and left
-out. May import `preprocessors`.
+One reader a layout (`retrieval.py` says what it answers), found by `layouts.py`. `pairs.py` gives
+any of them random access, by `stores.py`. `problems.py` collects what is wrong with single rows,
+which are named and left out. May import `preprocessors`.
 """
 
+from .layouts import open_retrieval
+from .pairs import PairData, open_pairs
 from .problems import Problem, Problems
-from .retrieval import PictureRow, RetrievalData, TextRow, open_retrieval
+from .retrieval import PictureRow, RetrievalData, TextRow
 from .tsv import write_split
 
 __all__ = [
+    "PairData",
     "PictureRow",
     "Problem",
     "Problems",
     "RetrievalData",
     "TextRow",
+    "open_pairs",
     "open_retrieval",
     "write_split",
 ]

@@ -104,7 +104,7 @@ class ClassificationData:
         archives: dict[Path, zipfile.ZipFile] = {}
         try:
             with listing.open("rb") as file:
-                for where, line in read_lines(file, listing.name, problems):
+                for where, line, _, _ in read_lines(file, listing.name, problems):
                     name, _, key = line.decode("utf-8", "replace").strip().rpartition(" ")
                     if "\t" in key or not name:
                         name, _, key = line.decode("utf-8", "replace").strip().rpartition("\t")

@@ -1,40 +1,53 @@
-"""A folder of pictures with a JSON Lines file, as Hugging Face's imagefolder.
+"""A folder of pictures with a JSON Lines or CSV file, as Hugging Face's imagefolder.
 
 `metadata.jsonl` has a line for each picture, `{"file_name": "1.jpg", "text": "一只猫"}`; `text` may
-be a list. A picture's id is its file name, a text's id its number.
+be a list. `metadata.csv` begins with the columns' names, `file_name,text`; a picture with several
+texts has several rows. A picture's id is its file name, a text's id its number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import DatasetError
-from .lines import read_objects
+from .ids import Id
+from .lines import line_number, read_objects
 from .problems import Problems
 from .retrieval import PictureRow, RetrievalData, TextRow
+from .stores import PictureStore
 
-METADATA = "metadata.jsonl"
-PICTURE_KEYS = ("file_name", "image", "path", "file")
-TEXT_KEYS = ("text", "texts", "caption", "captions", "label")
+METADATA = ("metadata.jsonl", "metadata.csv")
+PICTURE_KEYS = ("file_name", "image", "path", "file", "filepath", "img", "图片")
+TEXT_KEYS = ("text", "texts", "caption", "captions", "label", "title", "文本")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def splits(place: Path) -> list[str]:
-    """The splits that lie here in this layout; an empty name for a folder that is not split."""
-    if not place.is_dir():
-        return []
+    """The splits that lie here in this layout; an empty name for what is not split."""
     if _metadata(place) is not None:
         return [""]
-    return sorted(path.parent.name for path in place.glob(f"*/{METADATA}"))
+    return sorted({path.parent.name for name in METADATA for path in place.glob(f"*/{name}")})
 
 
-def _metadata(folder: Path) -> Path | None:
-    """A folder's JSON Lines file: of the usual name, or the only one."""
-    if (folder / METADATA).is_file():
-        return folder / METADATA
-    files = list(folder.glob("*.jsonl"))
-    return files[0] if len(files) == 1 else None
+def _metadata(place: Path) -> Path | None:
+    """The file of rows: the one that was given; or a folder's, of a usual name, or the only one."""
+    if not place.is_dir():
+        return place if place.is_file() else None
+    for name in METADATA:
+        if (place / name).is_file():
+            return place / name
+    for kind in ("*.jsonl", "*.csv"):
+        files = list(place.glob(kind))
+        if len(files) == 1:
+            return files[0]
+    return None
 
 
 class FolderData(RetrievalData):
@@ -52,15 +65,9 @@ class FolderData(RetrievalData):
         """The texts, numbered."""
         number = 0
         for where, picture, value in self._rows(problems):
-            texts = next((value[key] for key in TEXT_KEYS if key in value), None)
-            for text in texts if isinstance(texts, list) else [texts]:
-                if not isinstance(text, str):
-                    problems.add(where, f"text: expected a string, found {text!r:.60}")
-                elif not text.strip():
-                    problems.add(where, f"the text of {picture} is empty")
-                else:
-                    yield TextRow(number, text, (picture,), where)
-                    number += 1
+            for text in usable_texts(value_of(value, TEXT_KEYS), picture, where, problems):
+                yield TextRow(number, text, (picture,), where)
+                number += 1
 
     def pictures(self, problems: Problems) -> Iterator[PictureRow]:
         """The pictures that a line names and that are there, each once."""
@@ -75,25 +82,127 @@ class FolderData(RetrievalData):
                 continue
             yield PictureRow(picture, path, where)
 
+    def locate(self, problems: Problems) -> PictureStore:
+        """The pictures by their names."""
+        names: list[Id] = []
+        numbers = array("q")
+        for row in self.pictures(problems):
+            names.append(row.image_id)
+            numbers.append(line_number(row.where))
+        return _FolderPictures(self._metadata, names, np.frombuffer(numbers, np.int64))
+
     def files(self) -> list[Path]:
-        """The JSON Lines file and the pictures."""
+        """The file of rows and the pictures."""
         return [
             self._metadata,
             *(row.content for row in self.pictures(Problems()) if isinstance(row.content, Path)),
         ]
 
     def _rows(self, problems: Problems) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for where, value in self._objects(problems):
+            name = value_of(value, PICTURE_KEYS)
+            if not isinstance(name, str) or not name or "\0" in name:
+                problems.add(where, f"file_name: expected a file's name, found {name!r:.60}")
+            elif leads_out(name):
+                problems.add(where, f"file_name: {name!r:.60} leads out of the folder")
+            else:
+                yield where, name, value
+
+    def _objects(self, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
+        path = self._metadata
         try:
-            with self._metadata.open("rb") as file:
-                for where, value in read_objects(file, self._metadata.name, problems):
-                    name = next((value[key] for key in PICTURE_KEYS if key in value), None)
-                    if not isinstance(name, str) or not name or "\0" in name:
-                        problems.add(
-                            where, f"file_name: expected a file's name, found {name!r:.60}"
-                        )
-                    elif Path(name).is_absolute() or ".." in Path(name).parts:
-                        problems.add(where, f"file_name: {name!r:.60} leads out of the folder")
-                    else:
-                        yield where, name, value
+            if delimiter := _DELIMITERS.get(path.suffix.lower()):
+                with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+                    yield from _read_table(text, delimiter, path.name, problems)
+            else:
+                with path.open("rb") as file:
+                    yield from read_objects(file, path.name, problems)
         except OSError as error:
-            raise DatasetError(f"{self._metadata}: cannot be read: {error}") from error
+            raise DatasetError(f"{path}: cannot be read: {error}") from error
+
+
+class _FolderPictures(PictureStore):
+    def __init__(self, metadata: Path, names: list[Id], numbers: NDArray[np.int64]) -> None:
+        """Take the pictures' names, and the number of the line that names each first."""
+        self.ids = names
+        self._metadata, self._numbers = metadata, numbers
+
+    def content(self, picture: int) -> Path:
+        """The picture's path."""
+        return self._metadata.parent / str(self.ids[picture])
+
+    def where(self, picture: int) -> str:
+        """The file of rows and the line."""
+        return f"{self._metadata.name}:{self._numbers[picture]}"
+
+    def files(self) -> Iterable[Path]:
+        """The file of rows and the pictures."""
+        yield self._metadata
+        yield from map(self.content, range(len(self.ids)))
+
+
+def value_of(row: dict[str, Any], keys: Iterable[str]) -> Any:
+    """The value of the first of the keys that a row has."""
+    return next((row[key] for key in keys if key in row), None)
+
+
+def usable_texts(texts: Any, picture: str, where: str, problems: Problems) -> Iterator[str]:
+    """The strings that are not empty: one, or those of a list."""
+    for text in texts if isinstance(texts, list) else [texts]:
+        if not isinstance(text, str):
+            problems.add(where, f"text: expected a string, found {text!r:.60}")
+        elif not text.strip():
+            problems.add(where, f"the text of {picture} is empty")
+        else:
+            yield text
+
+
+def leads_out(name: str) -> bool:
+    """Whether a path that a data set names lies elsewhere than in the data set's folder."""
+    return Path(name).is_absolute() or ".." in Path(name).parts
+
+
+def _read_table(
+    file: Iterable[str], delimiter: str, name: str, problems: Problems
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a CSV file: (`name:number of the last line`, row). Damaged rows are named."""
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    columns: list[str] | None = None
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            problems.add(f"{name}:{reader.line_num}", f"not CSV: {error}")
+            continue
+        if row is None:
+            return
+        where = f"{name}:{reader.line_num}"
+        if not any(field.strip() for field in row):
+            continue
+        if columns is None:
+            columns = [field.strip() for field in row]
+            _check_columns(columns, where)
+        elif len(row) != len(columns):
+            problems.add(where, f"expected {len(columns)} columns, found {len(row)}")
+        elif not _is_utf8(row):
+            problems.add(where, "not UTF-8")
+        else:
+            yield where, dict(zip(columns, row, strict=True))
+
+
+def _is_utf8(row: list[str]) -> bool:
+    """Whether it can be encoded; bytes that could not be decoded stand in it as surrogates."""
+    try:
+        "".join(row).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_columns(columns: list[str], where: str) -> None:
+    for what, keys in (("pictures", PICTURE_KEYS), ("texts", TEXT_KEYS)):
+        if not set(columns) & set(keys):
+            raise DatasetError(
+                f"{where}: no column of {what} ({', '.join(keys)}); the first line must name the "
+                f"columns, in UTF-8; found {columns!s:.200}"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from .problems import Problems
 
@@ -13,23 +13,44 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE = 256 << 20
 
 
-def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[tuple[str, bytes]]:
-    """The lines of a file that are not empty, without their ends: (`name:number`, line).
+class Line(NamedTuple):
+    """A line of a file.
+
+    Attributes:
+        where: `name:number`.
+        content: The line without its end.
+        number: From 1.
+        start: Where the content begins, in bytes from where reading began.
+    """
+
+    where: str
+    content: bytes
+    number: int
+    start: int
+
+
+def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]:
+    """The lines of a file that are not empty.
 
     A byte order mark and Windows' line ends are named and taken away.
     """
-    number = 0
+    number = end = 0
     windows = False
     while line := file.readline(LONGEST_LINE):
         number += 1
+        start = end
+        end += len(line)
         where = f"{name}:{number}"
         if number == 1 and line.startswith(BYTE_ORDER_MARK):
             problems.add(where, "begins with a byte order mark", skipped=False)
             line = line[len(BYTE_ORDER_MARK) :]
+            start += len(BYTE_ORDER_MARK)
         if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
             problems.add(where, f"a line of more than {LONGEST_LINE} bytes")
-            while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
-                pass
+            while rest := file.readline(LONGEST_LINE):
+                end += len(rest)
+                if rest.endswith(b"\n"):
+                    break
             continue
         if line.endswith(b"\r\n"):
             if not windows:
@@ -37,14 +58,19 @@ def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[tuple
             windows = True
         line = line.rstrip(b"\r\n")
         if line.strip():
-            yield where, line
+            yield Line(where, line, number, start)
+
+
+def line_number(where: str) -> int:
+    """The number in `name:number`."""
+    return int(where.rpartition(":")[2])
 
 
 def read_objects(
     file: IO[bytes], name: str, problems: Problems
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSON Lines file: (`name:number`, object). Damaged lines are named."""
-    for where, line in read_lines(file, name, problems):
+    for where, line, _, _ in read_lines(file, name, problems):
         try:
             value = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:

@@ -1,5 +1,7 @@
 """The LMDB that cn_clip makes of its layout: `lmdb/{split}/imgs` and `lmdb/{split}/pairs`.
 
+A split's folder itself, `lmdb/{split}`, is how cn_clip's own options name a data set.
+
 Keys of the first are ids of pictures, values base64; of the second numbers, values pickled tuples
 (image_id, text_id, text). Texts are read from `{split}_texts.jsonl` where it lies beside: the pairs
 lack those of no picture.
@@ -9,15 +11,19 @@ from __future__ import annotations
 
 import binascii
 import io
+import os
 import pickle
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
-from ..errors import DatasetError, MissingExtraError
+from ..errors import DatasetError, ImageError, MissingExtraError
 from .ids import Id, id_of
 from .problems import Problems
 from .retrieval import PictureRow, RetrievalData, TextRow
+from .stores import PictureStore
 from .tsv import TEXTS, decode_base64, read_texts
 
 # Of a pickled pair.
@@ -26,10 +32,20 @@ _LARGEST_PAIR = 1 << 20
 
 def splits(place: Path) -> list[str]:
     """The splits that lie here in this layout."""
-    return sorted(path.parent.name for path in _home(place).glob("*/imgs") if path.is_dir())
+    if is_split(place):
+        return [place.name]
+    return sorted(path.name for path in _home(place).glob("*") if is_split(path))
+
+
+def is_split(place: Path) -> bool:
+    """Whether this is the folder of a split's data bases."""
+    return (place / "imgs" / "data.mdb").is_file()
 
 
 def _home(place: Path) -> Path:
+    """The folder of the splits' folders."""
+    if is_split(place):
+        return Path(os.path.abspath(place)).parent
     inner = place / "lmdb"
     return inner if inner.is_dir() else place
 
@@ -84,27 +100,124 @@ class LmdbData(RetrievalData):
             except binascii.Error as error:
                 problems.add(where, f"picture {image_id}: not base64: {error}")
 
+    def locate(self, problems: Problems) -> PictureStore:
+        """The pictures by their keys. Whether one is base64 is seen when it is read."""
+        ids: list[Id] = []
+        other_keys: dict[int, bytes] = {}
+        for key, _ in _entries(self._pictures, values=False):
+            if key == b"num_images":
+                continue
+            shown = key.decode("utf-8", "replace")
+            image_id = id_of(shown)
+            if image_id is None:
+                problems.add(f"{self.split}/imgs:{shown}", "the picture has no id")
+                continue
+            if str(image_id).encode() != key:
+                other_keys[len(ids)] = key
+            ids.append(image_id)
+        return _LmdbPictures(self._pictures, f"{self.split}/imgs", ids, other_keys)
+
     def files(self) -> list[Path]:
         """The data bases' files."""
         texts = self._texts if self._texts.is_file() else self._pairs / "data.mdb"
         return [self._pictures / "data.mdb", texts]
 
 
-def _entries(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    try:
-        import lmdb
-    except ImportError as error:
-        raise MissingExtraError("lmdb", "lmdb") from error
-    try:
-        with (
-            lmdb.open(
-                str(path), readonly=True, lock=False, create=False, readahead=False
-            ) as opened,
-            opened.begin() as transaction,
-        ):
-            yield from transaction.cursor()
-    except lmdb.Error as error:
-        raise DatasetError(f"{path}: not an LMDB, or damaged: {error}") from error
+class _LmdbPictures(PictureStore):
+    def __init__(self, path: Path, name: str, ids: list[Id], other_keys: dict[int, bytes]) -> None:
+        """Take the pictures' ids, and the keys of those whose id is spelled otherwise there."""
+        self.ids = ids
+        self._path, self._name, self._other_keys = path, name, other_keys
+        self._database: _Database | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_database": None}
+
+    def content(self, picture: int) -> bytes:
+        """The picture file's bytes."""
+        if self._database is None:
+            self._database = _database(self._path)
+        key = self._other_keys.get(picture) or str(self.ids[picture]).encode()
+        try:
+            value = self._database.get(key)
+            return decode_base64(value)
+        except DatasetError as error:
+            raise ImageError(str(error)) from error
+        except binascii.Error as error:
+            raise ImageError(f"not base64: {error}") from error
+
+    def where(self, picture: int) -> str:
+        """The data base and the key."""
+        return f"{self._name}:{self.ids[picture]}"
+
+    def files(self) -> Iterable[Path]:
+        """The data base's file."""
+        return [self._path / "data.mdb"]
+
+
+def _entries(path: Path, *, values: bool = True) -> Iterator[tuple[bytes, bytes]]:
+    """What a data base holds; `values` says whether to read more than the keys."""
+    yield from _database(path).entries(values)
+
+
+class _Database:
+    """An LMDB, opened when it is first read, and anew after a fork."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            import lmdb
+        except ImportError as error:
+            raise MissingExtraError("lmdb", "lmdb") from error
+        self._lmdb = lmdb
+        self._path = path
+        self._opened: Any = None
+        self._process = 0
+        self._lock = threading.Lock()
+
+    def entries(self, values: bool) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            with self._open().begin() as transaction:
+                cursor = transaction.cursor()
+                if values:
+                    yield from cursor
+                else:
+                    yield from ((key, b"") for key in cursor.iternext(values=False))
+        except self._lmdb.Error as error:
+            raise self._damaged(error) from error
+
+    def get(self, key: bytes) -> bytes:
+        try:
+            with self._open().begin() as transaction:
+                value: bytes | None = transaction.get(key)
+        except self._lmdb.Error as error:
+            raise self._damaged(error) from error
+        if value is None:
+            raise DatasetError(f"{self._path}: there is no key {key!r:.60} any more")
+        return value
+
+    def _open(self) -> Any:
+        with self._lock:
+            if self._process != os.getpid():
+                # A data base that was open before a fork must be closed before it can be opened.
+                if self._opened is not None:
+                    self._opened.close()
+                self._opened = self._lmdb.open(
+                    self._path, readonly=True, lock=False, create=False, readahead=False
+                )
+                self._process = os.getpid()
+            return self._opened
+
+    def _damaged(self, error: Exception) -> DatasetError:
+        return DatasetError(f"{self._path}: not an LMDB, or damaged: {error}")
+
+
+# A process can open a data base but once.
+_databases: WeakValueDictionary[str, _Database] = WeakValueDictionary()
+
+
+def _database(path: Path) -> _Database:
+    found = _Database(os.path.realpath(path))
+    return _databases.setdefault(os.path.realpath(path), found)
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -52,6 +52,15 @@ class Problems:
             self._named.add((where, what))
             self.found.append(problem)
 
+    def add_all(self, others: Problems) -> None:
+        """Note all that another collection has.
+
+        Raises:
+            DatasetError: `strict` is set, and there are any.
+        """
+        for problem in others.found:
+            self.add(problem.where, problem.what, skipped=problem.skipped)
+
     @property
     def skipped(self) -> int:
         """How many rows were left out."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import io
-import os
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from ..errors import DatasetError, ImageError
+from ..errors import ImageError
 from ..preprocessors.image import load_image
 from .ids import Id
 from .problems import Problems
+from .stores import PictureStore
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,14 @@ class RetrievalData(ABC):
         """The pictures that can be used, with ids of their own; each is read when it is due."""
 
     @abstractmethod
+    def locate(self, problems: Problems) -> PictureStore:
+        """The pictures that can be used, to be read in any order.
+
+        Raises:
+            DatasetError: the layout, as it is stored here, can only be read from front to back.
+        """
+
+    @abstractmethod
     def files(self) -> list[Path]:
         """The files behind it: when none of them changes, nor do its pictures and texts."""
 
@@ -84,64 +91,19 @@ class RetrievalData(ABC):
         return None
 
 
-def open_retrieval(path: str | Path, split: str | None = None) -> RetrievalData:
-    """Open a split of a data set, in whatever layout it is.
-
-    Args:
-        path: A folder with Chinese-CLIP's `{split}_imgs.tsv` and `{split}_texts.jsonl`, or with the
-            LMDB made from them, `lmdb/{split}/imgs`; a zip of the former, as the data sets are
-            published; a folder of pictures with a JSON Lines file that has `file_name` and `text`
-            (`metadata.jsonl`, as Hugging Face's imagefolder), in it or in `{split}/`; or
-            `'emoji-cn'`, the pictures that ship.
-        split: Its name; may be left out where there is but one.
-
-    Raises:
-        DatasetError: there is no such data set or split.
-        MissingExtraError: lmdb is not installed.
-    """
-    from . import folder, lmdb_files, tsv
-
-    place = _shipped(path) or Path(path).expanduser()
-    if not place.exists():
-        raise DatasetError(f"{path}: no such data set")
-    name = "emoji-cn" if _shipped(path) else _name_of(place)
-    found: dict[str, Callable[[Path, str, str], RetrievalData]] = {}
-    for splits, reader in (
-        (tsv.splits, tsv.TsvData),
-        (lmdb_files.splits, lmdb_files.LmdbData),
-        (folder.splits, folder.FolderData),
-    ):
-        if not found:
-            found = dict.fromkeys(splits(place), reader)
-    if not found:
-        raise DatasetError(
-            f"{path}: of no known layout: neither SPLIT_imgs.tsv with SPLIT_texts.jsonl (also in a "
-            "zip), nor lmdb/SPLIT/imgs, nor pictures with a metadata.jsonl"
-        )
-    names = sorted(name for name in found if name)
-    if split is None:
-        if len(found) > 1:
-            raise DatasetError(f"{path}: has the splits {', '.join(names)}: choose one")
-        split = next(iter(found))
-    if split in found:
-        return found[split](place, name, split)
-    if "" in found:  # a folder that is not split is what its owner calls it
-        return found[""](place, name, split)
-    raise DatasetError(f"{path}: has no split {split!r}; it has {', '.join(names)}")
-
-
-def _shipped(path: str | Path) -> Path | None:
-    """Where a data set lies that ships, if that is what is meant."""
-    if str(path) != "emoji-cn":
-        return None
-    return Path(__file__).parents[1] / "demo" / "gallery"
-
-
-def _name_of(place: Path) -> str:
-    resolved = Path(os.path.abspath(place))
-    if resolved.name == "lmdb":
-        resolved = resolved.parent
-    return re.sub(r"\.zip$", "", resolved.name, flags=re.IGNORECASE)
+def with_known(text: TextRow, known: Container[Id], problems: Problems) -> TextRow | None:
+    """The text with the pictures that there are; None if all that it names are missing."""
+    unknown = [image_id for image_id in text.image_ids if image_id not in known]
+    if not unknown:
+        return text
+    left = tuple(image_id for image_id in text.image_ids if image_id in known)
+    shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+    problems.add(
+        text.where,
+        f"text {text.text_id} names pictures that are not there: {shown}",
+        skipped=not left,
+    )
+    return TextRow(text.text_id, text.text, left, text.where) if left else None
 
 
 def open_picture(row: PictureRow, *, turned: bool) -> Image.Image:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from .. import cache
 from ..bulk import embed_pictures
-from ..datasets import Problem, Problems, RetrievalData, TextRow, open_retrieval
+from ..datasets import Problem, Problems, RetrievalData, open_retrieval
 from ..datasets.ids import Id
-from ..datasets.retrieval import PictureRow, open_picture
+from ..datasets.retrieval import PictureRow, open_picture, with_known
 from ..errors import DatasetError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..progress import progress
@@ -163,7 +163,7 @@ def retrieval(
     if not image_ids:
         raise DatasetError(_nothing(data, "picture", problems))
     known = set(image_ids)
-    texts = [left for text in texts if (left := _with_known(text, known, problems))]
+    texts = [left for text in texts if (left := with_known(text, known, problems))]
     if not texts:
         raise DatasetError(_nothing(data, "text", problems))
     words = [normalize_text(text.text) if normalize else text.text for text in texts]
@@ -326,21 +326,6 @@ def _embed_texts(
             number += 1
             advance(len(some))
     return rows
-
-
-def _with_known(text: TextRow, known: set[Id], problems: Problems) -> TextRow | None:
-    """The text with the pictures that there are; None if all that it names are missing."""
-    unknown = [image_id for image_id in text.image_ids if image_id not in known]
-    if not unknown:
-        return text
-    left = tuple(image_id for image_id in text.image_ids if image_id in known)
-    shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-    problems.add(
-        text.where,
-        f"text {text.text_id} names pictures that are not there: {shown}",
-        skipped=not left,
-    )
-    return TextRow(text.text_id, text.text, left, text.where) if left else None
 
 
 def _named(ids: list[Id], ranked: Ranked, candidates: list[Id]) -> list[tuple[Id, list[Id]]]:

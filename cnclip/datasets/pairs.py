@@ -1,0 +1,151 @@
+"""Pairs of a picture and a text with random access: what training draws from."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DatasetError, ImageError
+from .ids import Id
+from .layouts import find
+from .problems import Problems
+from .retrieval import RetrievalData, with_known
+from .stores import PictureStore
+
+Role = Literal["train", "val"]
+# What the splits for a purpose are called, the best first.
+_SPLITS_OF: dict[Role, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("valid", "val", "validation", "dev", "test"),
+}
+_STRINGS_AT_ONCE = 65536
+
+
+class PairData(ABC):
+    """Pictures and texts with random access.
+
+    Picklable; opens its files on the first read in each process, so that worker processes may be
+    forked or spawned at any time.
+
+    Attributes:
+        name: The data set's name.
+        split: The split's name.
+        turns_pictures: Whether pictures are turned as their EXIF orientation says.
+        texts: The rows' texts, in the data set's order; equal ones are not merged.
+        pairs: Int64 [n, 2], (picture number, text number), in the data set's order: every relation
+            of a picture and a text once. Some pictures and texts may be in none.
+        image_ids: The id of each picture number.
+        groups: Int64 [pictures], the block of storage in which each picture lies, where a block is
+            read as a whole; None where any order costs the same.
+    """
+
+    name: str
+    split: str
+    turns_pictures: bool
+    texts: list[str]
+    pairs: NDArray[np.int64]
+    image_ids: Sequence[Id]
+    groups: NDArray[np.int64] | None
+
+    @abstractmethod
+    def read(self, picture: int) -> bytes | Path:
+        """A picture file's bytes, or its path.
+
+        Raises:
+            ImageError: it cannot be read; the message begins with its place.
+        """
+
+    @abstractmethod
+    def where(self, picture: int) -> str:
+        """A picture's file and line or the like, `train_imgs.tsv:12`, for messages."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when pairs, texts, ids or the files' sizes do, and not when files are moved.
+
+        Raises:
+            DatasetError: a file is gone.
+        """
+
+
+def open_pairs(
+    path: str | Path, split: str | None = None, *, role: Role = "train", problems: Problems
+) -> PairData:
+    """Open a split of a data set, in whatever layout it is, for random access.
+
+    Args:
+        path: Where it lies, see `cnclip.datasets.open_retrieval`.
+        split: Its name. Left out, it is the only one, or the one that the role asks for: `train` or
+            `training`; `valid`, `val`, `validation`, `dev` or else `test`.
+        role: What it is for.
+        problems: Gets the rows that cannot be used, which are left out.
+
+    Raises:
+        DatasetError: there is no such data set or split; it cannot be read in any order, as in a
+            compressed zip; or nothing in it can be used.
+        MissingExtraError: lmdb or pyarrow is not installed.
+    """
+    data = find(path).open(split, _SPLITS_OF[role])
+    return _StoredPairs(data, data.locate(problems), problems)
+
+
+class _StoredPairs(PairData):
+    def __init__(self, data: RetrievalData, pictures: PictureStore, problems: Problems) -> None:
+        self.name, self.split = data.name, data.split
+        self.turns_pictures = data.turns_pictures
+        self.image_ids, self.groups = pictures.ids, pictures.groups
+        self._pictures = pictures
+        numbers = {image_id: number for number, image_id in enumerate(pictures.ids)}
+        self.texts = []
+        pairs = array("q")
+        for row in data.texts(problems):
+            text = with_known(row, numbers, problems)
+            if text is None:
+                continue
+            for image_id in text.image_ids:
+                pairs.extend((numbers[image_id], len(self.texts)))
+            self.texts.append(text.text)
+        if not pairs:
+            told = f": {problems.found[0]}" if problems.found else ""
+            raise DatasetError(
+                f"{data.name}, {data.split}: no picture with a text that can be used{told}"
+            )
+        self.pairs = np.frombuffer(pairs, np.int64).reshape(-1, 2)
+
+    def read(self, picture: int) -> bytes | Path:
+        try:
+            return self._pictures.content(picture)
+        except ImageError as error:
+            what = f"picture {self.image_ids[picture]}: {error}"
+            raise ImageError(f"{self.where(picture)}: {what}") from error
+
+    def where(self, picture: int) -> str:
+        return self._pictures.where(picture)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        total = hashlib.sha256(self.pairs.tobytes())
+        for strings in (self.texts, self.image_ids):
+            for part in _joined(strings):
+                total.update(part)
+        try:
+            for file in self._pictures.files():
+                total.update(f"{file.stat().st_size}\0".encode())
+        except OSError as error:
+            raise DatasetError(f"{self.name}: cannot be read: {error}") from error
+        return total.hexdigest()
+
+
+def _joined(strings: Sequence[Id]) -> Iterator[bytes]:
+    for start in range(0, len(strings), _STRINGS_AT_ONCE):
+        some = "\0".join(map(str, strings[start : start + _STRINGS_AT_ONCE]))
+        yield f"{len(some)}:{some}".encode("utf-8", "surrogatepass")
