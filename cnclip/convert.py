@@ -98,6 +98,22 @@ def open_archive(
     return read_archive(cache.cached_archive(source.path.name, digest, write))
 
 
+def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint:
+    """A model's sizes, weights and vocabulary, as for `open_archive`. Opening an archive runs it.
+
+    Raises:
+        ModelNotFoundError, HubError, MissingExtraError: as of `find_model`.
+        ArchiveError: a file that is not an archive, or a damaged one.
+        CheckpointError: the checkpoint cannot be used; names the file or tensor.
+    """
+    from .checkpoints.archive import check_weights, read_archived
+
+    path = find_model(name, revision)
+    checkpoint = read_archived(path) if is_archive(path) else _read(find_source(path.resolve()))
+    check_weights(checkpoint, path)
+    return checkpoint
+
+
 def convert(
     source: str | Path,
     output: str | Path,

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import CnclipError
-from . import bench, convert, demo, evaluate, info
+from . import bench, convert, demo, evaluate, info, train
 
 COMMANDS: dict[str, Any] = {
     "convert": convert,
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Any] = {
     "demo": demo,
     "bench": bench,
     "eval": evaluate,
+    "train": train,
 }
 
 

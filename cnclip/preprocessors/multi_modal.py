@@ -231,8 +231,8 @@ class CLIPPreprocessor:
                 return _check_array(image)
             if isinstance(image, Image.Image):
                 with lock:
-                    return _to_rgb(image, self.image_resolution)
-            return _to_rgb(load_image(image), self.image_resolution)
+                    return to_rgb(image, self.image_resolution)
+            return to_rgb(load_image(image), self.image_resolution)
         except (CnclipError, MemoryError):
             raise
         except Exception as error:  # Pillow's plugins raise whatever a damaged file leads to
@@ -335,7 +335,7 @@ def _check_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     return array
 
 
-def _to_rgb(image: Image.Image, resolution: int) -> Image.Image:
+def to_rgb(image: Image.Image, resolution: int) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise InvalidInputError(f"a picture without pixels, {image.width} x {image.height}")
     if image.mode == "RGB":

@@ -1,0 +1,50 @@
+"""Sizes and a vocabulary without weights: what a model is trained from scratch with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import CheckpointError
+from .checkpoint import Checkpoint
+from .cn_clip import PUBLISHED_VOCABULARY
+from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY
+from .known import KNOWN_MODELS
+from .modelscope import read_config
+from .vocabulary import read_vocabulary, tokenizer_of
+
+
+def sizes_of(model: str | Path) -> Checkpoint:
+    """A checkpoint without weights.
+
+    Args:
+        model: A published model's name in cn_clip, which brings the published vocabulary; or a
+            directory with ModelScope's `vision_model_config.json`, `text_model_config.json` and a
+            `vocab.txt`.
+
+    Raises:
+        CheckpointError: none of these, or a file is damaged.
+        VocabularyError: the vocabulary cannot be used.
+    """
+    if str(model) in KNOWN_MODELS:
+        config, vocabulary = KNOWN_MODELS[str(model)], PUBLISHED_VOCABULARY.read_bytes()
+    else:
+        directory = Path(model).expanduser()
+        missing = [
+            name
+            for name in (VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
+            if not (directory / name).is_file()
+        ]
+        if missing:
+            raise CheckpointError(
+                f"{model}: neither one of {', '.join(KNOWN_MODELS)} nor a directory with sizes: it "
+                f"has no {', '.join(missing)}"
+            )
+        vocabulary = read_vocabulary(directory / VOCABULARY)
+        tokenizer = tokenizer_of(vocabulary, directory / VOCABULARY)
+        config = read_config(directory, tokenizer.pad_id)
+        if tokenizer.largest_id >= config.text.vocab_size:
+            raise CheckpointError(
+                f"{model}: the vocabulary has ids up to {tokenizer.largest_id}, the configuration "
+                f"{config.text.vocab_size} words"
+            )
+    return Checkpoint(config, {}, vocabulary, "modelscope", rounds_to_half=True)

@@ -1,0 +1,124 @@
+"""Random changes of pictures in training, drawn from a generator of the pair's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+Random = np.random.Generator
+
+# Of RandAugment, on its scale of 10; and how many operations a picture gets.
+MAGNITUDE, OPERATIONS = 0.9, 2
+
+
+def augment(picture: Image.Image, policy: str, random: Random) -> Image.Image:
+    """A picture as training sees it this time.
+
+    Args:
+        picture: Of any mode; is made RGB but for `'none'`.
+        policy: `'none'`. `'photo'`: a crop of 90 to 100 % of the area, as cn_clip's
+            `use-augment`, and two operations of RandAugment (Cubuk et al. 2019, arXiv:1909.13719),
+            without those that turn colours around. `'drawing'`: see `_drawing`.
+        random: Decides everything.
+    """
+    if policy == "photo":
+        return _photo(picture.convert("RGB"), random)
+    if policy == "drawing":
+        return _drawing(picture.convert("RGB"), random)
+    return picture
+
+
+def _photo(picture: Image.Image, random: Random) -> Image.Image:
+    picture = _cropped(picture, random, least=0.9, ratio=4 / 3)
+    for index in random.integers(len(_OPERATIONS), size=OPERATIONS):
+        picture = _OPERATIONS[index](picture, random)
+    return picture
+
+
+def _cropped(picture: Image.Image, random: Random, least: float, ratio: float) -> Image.Image:
+    """A rectangle of at least a share of the area, its sides' ratio changed by at most `ratio`."""
+    width, height = picture.size
+    for _ in range(10):
+        area = random.uniform(least, 1) * width * height
+        shape = math.exp(random.uniform(-math.log(ratio), math.log(ratio)))
+        # As wide as it is high: the model sees a square of it.
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(random.integers(width - w + 1))
+            top = int(random.integers(height - h + 1))
+            return picture.crop((left, top, left + w, top + h))
+    return picture
+
+
+def _signed(random: Random) -> float:
+    return float(random.choice((-1.0, 1.0))) * MAGNITUDE
+
+
+def _mean_colour(picture: Image.Image) -> tuple[int, ...]:
+    return picture.resize((1, 1)).getpixel((0, 0))  # type: ignore[return-value]
+
+
+def _moved(picture: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+    return picture.transform(
+        picture.size,
+        Image.Transform.AFFINE,
+        matrix,
+        Image.Resampling.BILINEAR,
+        fillcolor=_mean_colour(picture),
+    )
+
+
+def _rotate(picture: Image.Image, random: Random) -> Image.Image:
+    return picture.rotate(
+        30 * _signed(random), Image.Resampling.BILINEAR, fillcolor=_mean_colour(picture)
+    )
+
+
+def _shear_x(picture: Image.Image, random: Random) -> Image.Image:
+    return _moved(picture, (1, 0.3 * _signed(random), 0, 0, 1, 0))
+
+
+def _shear_y(picture: Image.Image, random: Random) -> Image.Image:
+    return _moved(picture, (1, 0, 0, 0.3 * _signed(random), 1, 0))
+
+
+def _shift_x(picture: Image.Image, random: Random) -> Image.Image:
+    return _moved(picture, (1, 0, 0.3 * _signed(random) * picture.width, 0, 1, 0))
+
+
+def _shift_y(picture: Image.Image, random: Random) -> Image.Image:
+    return _moved(picture, (1, 0, 0, 0, 1, 0.3 * _signed(random) * picture.height))
+
+
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
+    return lambda picture, random: kind(picture).enhance(1 + 0.9 * _signed(random))
+
+
+def _posterize(picture: Image.Image, random: Random) -> Image.Image:
+    return ImageOps.posterize(picture, 4)
+
+
+Operation = Callable[[Image.Image, Random], Image.Image]
+
+_OPERATIONS: tuple[Operation, ...] = (
+    lambda picture, random: picture,
+    lambda picture, random: ImageOps.autocontrast(picture),
+    lambda picture, random: ImageOps.equalize(picture),
+    _posterize,
+    _rotate,
+    _shear_x,
+    _shear_y,
+    _shift_x,
+    _shift_y,
+    _enhance(ImageEnhance.Color),
+    _enhance(ImageEnhance.Contrast),
+    _enhance(ImageEnhance.Brightness),
+    _enhance(ImageEnhance.Sharpness),
+)
+
+
+def _drawing(picture: Image.Image, random: Random) -> Image.Image:
+    return picture

@@ -1,0 +1,310 @@
+"""Batches of pairs, made by worker processes, in an order that a run can be taken up in.
+
+All pairs of an epoch in random order, then those of the next, are one endless row; a run is at a
+position in it. What happens at a position (which pair, how its picture is augmented) depends on the
+seed and the position alone: not on the number of workers, processes, or interruptions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .. import _core
+from ..datasets.pairs import PairData
+from ..datasets.parquet_files import GROUPS_KEPT
+from ..datasets.retrieval import PictureRow, open_picture
+from ..errors import CnclipError, DatasetError, ImageError
+from ..evaluate import normalize_text
+from ..preprocessors.multi_modal import to_rgb
+from .augment import augment
+from .distributed import World
+from .loss import Pairs
+from .options import TrainOptions
+from .step import Part
+
+# Pairs that are tried in place of one that cannot be read.
+MOST_REPLACEMENTS = 100
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model sees and reads: its preprocessing.
+
+    Attributes:
+        resolution: Pixels a side.
+        mean: Of the normalisation.
+        std: Of the normalisation.
+        vocabulary: The vocab.txt's bytes.
+        context_length: Ids that a text is cut at.
+    """
+
+    resolution: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    vocabulary: bytes
+    context_length: int
+
+    def pixels(self, picture: Image.Image) -> NDArray[np.float32]:
+        """Float32 [3, r, r], as the pipeline makes it.
+
+        Raises:
+            ImageError: the picture is damaged.
+        """
+        processor = _processor(self.resolution, self.mean, self.std)
+        with _named_errors():
+            tensor: NDArray[np.float32] = processor.process([to_rgb(picture, self.resolution)])[0]
+        return tensor
+
+    def ids(self, texts: Sequence[str], *, whole_width: bool = False) -> torch.Tensor:
+        """Int64 [n, l], as wide as the longest text, or as the context."""
+        tokenizer = _tokenizer(self.vocabulary)
+        ids, lengths = tokenizer.encode(texts, self.context_length)
+        if not whole_width and tokenizer.pad_id == 0 and len(lengths):
+            ids = np.ascontiguousarray(ids[:, : min(self.context_length, int(lengths.max()))])
+        return torch.from_numpy(ids)
+
+
+@contextlib.contextmanager
+def _named_errors() -> Iterator[None]:
+    """Pillow raises whatever a damaged file leads it to: here that is an ImageError."""
+    try:
+        yield
+    except (CnclipError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageError(f"cannot be read as a picture: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _processor(
+    resolution: int, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> _core.ImageProcessor:
+    return _core.ImageProcessor(resolution, mean, std)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(vocabulary: bytes) -> _core.Tokenizer:
+    return _core.Tokenizer(vocabulary)
+
+
+def read_picture(data: PairData, picture: int) -> tuple[Image.Image, int]:
+    """A picture of a data set, and a number that those of equal content share.
+
+    Raises:
+        CnclipError: it cannot be read.
+    """
+    content = data.read(picture)
+    if not isinstance(content, bytes):
+        try:
+            content = content.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{content!s}: {error.strerror or error}") from error
+    row = PictureRow(data.image_ids[picture], content, data.where(picture))
+    return open_picture(row, turned=data.turns_pictures), _key(content)
+
+
+def _key(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A pair, read.
+
+    Attributes:
+        pixels: What each model sees: the student, and perhaps a teacher.
+        text: The text.
+        picture_key: Equal for pictures of equal content.
+        text_key: Equal for texts of equal words.
+        described: Keys of all texts that the data set gives the picture.
+        skipped: (place, reason) of pairs that could not be read, in whose place this one stands.
+    """
+
+    pixels: tuple[NDArray[np.float32], ...]
+    text: str
+    picture_key: int
+    text_key: int
+    described: NDArray[np.int64]
+    skipped: list[tuple[str, str]]
+
+
+class TrainingPairs(Dataset[Item]):
+    """A data set's pairs by their positions in a run.
+
+    Attributes:
+        size: Pairs (or pictures) of an epoch.
+    """
+
+    def __init__(self, data: PairData, options: TrainOptions, inputs: tuple[Inputs, ...]) -> None:
+        """Take a data set.
+
+        Args:
+            data: The data set.
+            options: Sampling, augmentation, seed.
+            inputs: Of the student, and perhaps of a teacher.
+
+        Raises:
+            DatasetError: it has no pairs.
+        """
+        self._data = data
+        self._options = options
+        self._inputs = inputs
+        self._texts = data.texts if options.raw_text else [normalize_text(t) for t in data.texts]
+        self._keys = np.array([_key(t.encode("utf-8", "surrogatepass")) for t in self._texts])
+        pictures, texts = data.pairs[:, 0], data.pairs[:, 1]
+        # The texts of each picture, one picture's after the other's.
+        order = np.argsort(pictures, kind="stable")
+        self._texts_of = texts[order]
+        self._starts = np.searchsorted(pictures[order], np.arange(len(data.image_ids) + 1))
+        self._described = np.flatnonzero(np.diff(self._starts))
+        self.size = len(data.pairs) if options.sampling == "pairs" else len(self._described)
+        if self.size == 0:
+            raise DatasetError(f"{data.name}, {data.split}: no pair of a picture and a text")
+        counts = np.bincount(texts, minlength=len(self._texts))
+        self._weights = np.maximum(counts, 1) ** -options.rare_texts
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def __getitem__(self, position: int) -> Item:
+        """The pair at a position; another one in its place where it cannot be read.
+
+        Raises:
+            DatasetError: too many pairs in a row cannot be read.
+        """
+        random = np.random.default_rng([self._options.seed, position])
+        epoch, index = divmod(position, self.size)
+        place = int(self._order_of(epoch)[index])
+        skipped: list[tuple[str, str]] = []
+        while True:
+            picture, text = self._pair(place, random)
+            try:
+                return self._read(picture, text, random, skipped)
+            except (CnclipError, MemoryError) as error:
+                where = self._data.where(picture)
+                skipped.append((where, str(error).removeprefix(f"{where}: ")))
+                if len(skipped) > MOST_REPLACEMENTS:
+                    raise DatasetError(
+                        f"{len(skipped)} pictures in a row cannot be read; the first: "
+                        f"{': '.join(skipped[0])}"
+                    ) from error
+                place = int(random.integers(self.size))
+
+    def _pair(self, place: int, random: np.random.Generator) -> tuple[int, int]:
+        """The pair that stands at a place of the data set."""
+        if self._options.sampling == "pairs":
+            picture, text = self._data.pairs[place]
+            return int(picture), int(text)
+        picture = self._described[place]
+        texts = self._texts_of[self._starts[picture] : self._starts[picture + 1]]
+        if not self._options.rare_texts:
+            return int(picture), int(texts[random.integers(len(texts))])
+        weights = self._weights[texts]
+        return int(picture), int(random.choice(texts, p=weights / weights.sum()))
+
+    def _read(
+        self, picture: int, text: int, random: np.random.Generator, skipped: list[tuple[str, str]]
+    ) -> Item:
+        opened, key = read_picture(self._data, picture)
+        with _named_errors():
+            opened = augment(opened, self._options.augment, random)
+        pixels = tuple(inputs.pixels(opened) for inputs in self._inputs)
+        texts = self._texts_of[self._starts[picture] : self._starts[picture + 1]]
+        return Item(
+            pixels, self._texts[text], key, int(self._keys[text]), self._keys[texts], skipped
+        )
+
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        """The places of an epoch's pairs in the data set, in the order in which they come."""
+        if self._order[0] != epoch:
+            random = np.random.default_rng([self._options.seed, epoch, 1])
+            self._order = (epoch, self._shuffled(random))
+        return self._order[1]
+
+    def _shuffled(self, random: np.random.Generator) -> NDArray[np.int64]:
+        if self._data.groups is None:
+            return random.permutation(self.size)
+        pairs = self._options.sampling == "pairs"
+        pictures = self._data.pairs[:, 0] if pairs else self._described
+        # Blocks in random order, some at a time; what lies in those in random order.
+        names, groups = np.unique(self._data.groups[pictures], return_inverse=True)
+        turn = random.permutation(len(names))[groups] // GROUPS_KEPT
+        return np.lexsort((random.random(self.size), turn))
+
+
+class Collate:
+    """Items to a part of a batch, with what could not be read."""
+
+    def __init__(self, inputs: tuple[Inputs, ...], whole_width: bool) -> None:
+        """Take the models' preprocessing; `whole_width` makes every part of the same shape."""
+        self._inputs = inputs
+        self._whole_width = whole_width
+
+    def __call__(self, items: list[Item]) -> tuple[Part, list[tuple[str, str]]]:
+        """The part, on the CPU."""
+        texts = [item.text for item in items]
+        pixels, ids = [], []
+        for index, one in enumerate(self._inputs):
+            pixels.append(torch.from_numpy(np.stack([item.pixels[index] for item in items])))
+            ids.append(one.ids(texts, whole_width=self._whole_width))
+        described = np.array([[item.text_key] for item in items]).repeat(
+            max(len(item.described) for item in items), axis=1
+        )
+        for row, item in zip(described, items, strict=True):
+            row[: len(item.described)] = item.described
+        pairs = Pairs(
+            torch.tensor([item.picture_key for item in items]),
+            torch.tensor([item.text_key for item in items]),
+            torch.from_numpy(described),
+        )
+        teacher = (pixels[1], ids[1]) if len(self._inputs) > 1 else None
+        skipped = [one for item in items for one in item.skipped]
+        return Part(pixels[0], ids[0], pairs, teacher), skipped
+
+
+class _Positions(Sampler[list[int]]):
+    """The positions of this process's parts, from a step on."""
+
+    def __init__(self, options: TrainOptions, world: World, first_step: int, steps: int) -> None:
+        self._options = options
+        self._world = world
+        self._first_step = first_step
+        self._steps = steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size, parts = self._options.batch_size, self._options.accum_freq
+        for step in range(self._first_step, self._steps):
+            for part in range(parts):
+                start = ((step * self._world.size + self._world.rank) * parts + part) * size
+                yield list(range(start, start + size))
+
+    def __len__(self) -> int:
+        return (self._steps - self._first_step) * self._options.accum_freq
+
+
+def training_parts(
+    pairs: TrainingPairs,
+    inputs: tuple[Inputs, ...],
+    options: TrainOptions,
+    world: World,
+    workers: int,
+    first_step: int,
+    steps: int,
+) -> DataLoader[Item]:
+    """The parts of every batch from a step on; `accum_freq` of them make a batch."""
+    return DataLoader(
+        pairs,
+        batch_sampler=_Positions(options, world, first_step, steps),
+        num_workers=workers,
+        collate_fn=Collate(inputs, whole_width=options.compile),
+        pin_memory=world.device.type == "cuda",
+        generator=torch.Generator(),  # of its own: it takes nothing from dropout's
+    )

@@ -1,0 +1,156 @@
+"""What a run keeps on disk, so that it survives whatever ends the process.
+
+    RUN/options.json      what was asked for
+    RUN/last.pt           the newest state to resume from
+    RUN/best/             the best weights so far, a ModelScope model directory
+    RUN/best.cnclip.pt    the same as an archive
+    RUN/metrics.jsonl     a line for each interval and validation
+    RUN/skipped.jsonl     pictures that could not be read
+    RUN/curve.png         the metrics, drawn
+    RUN/tensorboard/      the metrics, for TensorBoard
+
+Every file is replaced as a whole or appended to; metrics behind the state that a run resumes from
+are taken away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import cache
+from ..errors import CheckpointError, InvalidInputError
+from .curve import curve_of
+
+STATE, OPTIONS, METRICS, SKIPPED = "last.pt", "options.json", "metrics.jsonl", "skipped.jsonl"
+BEST, ARCHIVE, CURVE, TENSORBOARD = "best", "best.cnclip.pt", "curve.png", "tensorboard"
+_OLD = ".best.old"
+
+
+class RunFolder:
+    """A run's folder.
+
+    Attributes:
+        path: Where it is.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        """Make the folder, or look at the one of a run to resume.
+
+        Raises:
+            InvalidInputError: there is a run already, and it is not to be resumed.
+            OSError: it cannot be made.
+        """
+        self.path = path
+        if not resume and (path / STATE).exists():
+            raise InvalidInputError(
+                f"{path}: holds a run already; resume it, or name another folder"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        for left_over in path.glob(".*.tmp"):
+            _remove(left_over)
+        old = path / _OLD
+        if old.exists():  # a run ended between the two renames of `_replaced`
+            if (path / BEST).exists():
+                _remove(old)
+            else:
+                old.rename(path / BEST)
+
+    def read_state(self) -> dict[str, Any] | None:
+        """The newest state; None where there is none yet.
+
+        Raises:
+            CheckpointError: it is damaged, or not a state.
+        """
+        path = self.path / STATE
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises whatever a damaged file leads it to
+            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(state, dict) or "step" not in state:
+            raise CheckpointError(f"{path}: not the state of a run")
+        return state
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Replace the state."""
+        with self._replaced(STATE) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_options(self, options: dict[str, Any]) -> None:
+        """Write what was asked for."""
+        with self._replaced(OPTIONS) as temporary:
+            temporary.write_text(json.dumps(options, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+    def write_best(self, write: Callable[[Path], None]) -> None:
+        """Replace the best weights by what `write` puts into an empty directory."""
+        temporary = self.path / f".{BEST}.{secrets.token_hex(4)}.tmp"
+        temporary.mkdir()
+        try:
+            write(temporary)
+            best, old = self.path / BEST, self.path / _OLD
+            if best.exists():
+                best.rename(old)
+            temporary.rename(best)
+            _remove(old)
+        finally:
+            _remove(temporary)
+
+    def add_metrics(self, values: dict[str, Any]) -> None:
+        """Append a line."""
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+    def add_skipped(self, where: str, what: str) -> None:
+        """Append a line of a picture that could not be read."""
+        with (self.path / SKIPPED).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(json.dumps({"where": where, "what": what}, ensure_ascii=False) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines so far; a last one that was cut off is left out."""
+        try:
+            lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
+    def forget_metrics_behind(self, step: int) -> None:
+        """Take away the lines of steps that are to be made again."""
+        kept = [values for values in self.metrics() if values["step"] <= step]
+        with self._replaced(METRICS) as temporary:
+            lines = (json.dumps(values, ensure_ascii=False) + "\n" for values in kept)
+            temporary.write_text("".join(lines), "utf-8")
+
+    @contextlib.contextmanager
+    def _replaced(self, name: str) -> Iterator[Path]:
+        with cache.replaced_atomically(self.path / name, mode=0o666) as temporary:
+            yield temporary
+
+    def draw_curve(self) -> None:
+        """Draw the metrics, where matplotlib is installed."""
+        drawn = curve_of(self.metrics())
+        if drawn is not None:
+            with self._replaced(CURVE) as temporary:
+                temporary.write_bytes(drawn)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
