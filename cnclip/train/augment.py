@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 Random = np.random.Generator
 
@@ -120,5 +120,51 @@ _OPERATIONS: tuple[Operation, ...] = (
 )
 
 
+# --- Drawings ------------------------------------------------------------------------------------
+
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
+_DIAGONAL = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+
+
 def _drawing(picture: Image.Image, random: Random) -> Image.Image:
-    return picture
+    """Another hand's drawing of it: turned, stretched, recoloured, with softer or harder edges."""
+    picture = _bent(picture, random)
+    if random.random() < 0.5:
+        soft = picture.filter(ImageFilter.GaussianBlur(1))
+        picture = Image.blend(soft, picture, random.uniform(0, 2.5))
+    return _recoloured(picture, random)
+
+
+def _bent(picture: Image.Image, random: Random) -> Image.Image:
+    """Turned up to 15 degrees, scaled, sheared and shifted; the ground is that of its corner."""
+    angle = math.radians(random.uniform(-15, 15))
+    scale, shape = math.exp(random.uniform(-0.15, 0.3)), math.exp(random.uniform(-0.15, 0.15))
+    shear = random.uniform(-0.15, 0.15)
+    cos, sin = math.cos(angle), math.sin(angle)
+    # Where a point of the result lies in the picture, both counted from the middle.
+    a, b = scale * shape * cos, scale * (shear * cos - sin)
+    d, e = scale * sin, scale / shape * (cos + shear * sin)
+    x, y = picture.width / 2, picture.height / 2
+    right, down = random.uniform(-0.12, 0.12, size=2)
+    matrix = (a, b, x * (1 - a + right) - b * y, d, e, y * (1 - e + down) - d * x)
+    return picture.transform(
+        picture.size,
+        Image.Transform.AFFINE,
+        matrix,
+        Image.Resampling.BILINEAR,
+        fillcolor=picture.getpixel((0, 0)),
+    )
+
+
+def _recoloured(picture: Image.Image, random: Random) -> Image.Image:
+    """Hue turned up to 20 degrees; saturation, contrast, brightness and channels changed."""
+    hue = random.uniform(-0.35, 0.35)
+    turn = math.cos(hue) * np.eye(3) + (1 - math.cos(hue)) / 3 + math.sin(hue) * _DIAGONAL
+    saturation = math.exp(random.uniform(-0.9, 0.6))
+    grey = np.tile(_LUMINANCE, (3, 1))
+    contrast = math.exp(random.uniform(-0.35, 0.35))
+    channels = np.exp(random.normal(scale=0.08, size=(3, 1)))
+    matrix = (grey + saturation * (np.eye(3) - grey)) @ turn * contrast * channels
+    offset = 255 * ((1 - contrast) * 0.7 + random.uniform(-0.15, 0.15))
+    rows = np.column_stack([matrix, np.full(3, offset)])
+    return picture.convert("RGB", tuple(rows.ravel().tolist()))

@@ -94,14 +94,16 @@ def write(
     return len(pictures), len(rows)
 
 
-def build(packages: Path, output: Path) -> None:
-    """Write both splits to ``output``, and tell on stderr what they hold."""
+def build(packages: Path, output: Path, wanted: list[str]) -> None:
+    """Write splits to ``output``, and tell on stderr what they hold."""
     names = read_names(read_package(*EMOJIBASE, packages))
     shared: dict[str, str] = {}
     for package in (NOTO, FLUENT):
         chars = json.loads(read_package(*package, packages)["chars.json"])
         shared = {icon: points for points, icon in chars.items()} | shared
     for split, sets, tags, first in (("train", TRAIN, True, 1), ("test", TEST, False, 101)):
+        if split not in wanted:
+            continue
         drawn = []
         for place, package in enumerate(sets, first):
             drawn.append((place, draw_set(read_package(*package, packages), shared, names)))
@@ -119,9 +121,13 @@ def main(arguments: list[str] | None = None) -> int:
         help="folder for the .tgz files of `npm pack`, fetched if they lack (default: temporary)",
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("emoji-cn"), help="folder")
+    parser.add_argument(
+        "--split", choices=("train", "test"), action="append", help="this alone (default: both)"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        build(options.packages or Path(temporary), options.output)
+        packages = options.packages or Path(temporary)
+        build(packages, options.output, options.split or ["train", "test"])
     return 0
 
 

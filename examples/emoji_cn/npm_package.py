@@ -22,6 +22,7 @@ def read_package(
     """
     archive = folder / f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
     if not archive.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             ["npm", "pack", "--silent", f"{name}@{version}"],
             cwd=folder,
