@@ -137,9 +137,10 @@ def finetune(
         checked = None if val is None else open_pairs(val, val_split, role="val", problems=problems)
         for problem in problems.found:
             say(str(problem))
-        folder = RunFolder(Path(output), resume=resume) if world.is_first else None
+        folder = RunFolder(Path(output))
+        if world.is_first:
+            folder.prepare(resume=resume)
         world.wait()
-        folder = folder or RunFolder(Path(output), resume=True)
         asked = {
             "model": str(model),
             "train": str(train),
@@ -235,7 +236,13 @@ class _Run:
     # --- What is kept ---
 
     def save(self) -> None:
-        """Write the state. All processes call."""
+        """Write the state. All processes call.
+
+        Raises:
+            ModelRunError: the loss is no longer a number: the state before is kept.
+        """
+        if self.losses:
+            self._check_loss(float(self.losses[-1]))
         random = [torch.get_rng_state()]
         if self.world.device.type == "cuda":
             random.append(torch.cuda.get_rng_state(self.world.device))
@@ -317,6 +324,11 @@ class _Run:
             f"{self.batch}; {self.steps} steps; {parameters / 1e6:.1f} M parameters are trained on "
             f"{self.world.size} x {self.world.device}"
         )
+        if self.options.warmup >= self.steps:
+            self.say(
+                f"warmup: {self.options.warmup} steps of {self.steps}: the learning rate never "
+                f"reaches {self.options.lr:g}"
+            )
         try:
             self._train(interrupts, board)
         except _Stopped:
@@ -416,11 +428,7 @@ class _Run:
     def _log(self, rate: float, seconds_a_step: float, board: TensorBoard | None) -> None:
         self.loss = float(torch.stack(self.losses).mean())
         self.losses = []
-        if not math.isfinite(self.loss):
-            raise ModelRunError(
-                f"the loss is {self.loss} at step {self.step}: take a smaller learning rate; "
-                f"{self.folder.path} has the state before"
-            )
+        self._check_loss(self.loss)
         scale = math.exp(float(self.clip.logit_scale.detach()))
         epoch = self.step * self.batch / self.pairs.size
         values = {
@@ -437,6 +445,13 @@ class _Run:
             f"step {self.step}/{self.steps}, epoch {epoch:.2f}: loss {self.loss:.4f}, lr {rate:.2e}"
             f", scale {scale:.1f}, {self.batch / seconds_a_step:.1f} pairs/s, {_time(left)} left"
         )
+
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise ModelRunError(
+                f"the loss is {loss} at step {self.step}: take a smaller learning rate; the state "
+                f"in {self.folder.path} is from before"
+            )
 
     def _add(self, values: dict[str, Any], board: TensorBoard | None) -> None:
         if board is not None:

@@ -39,13 +39,14 @@ class WeightAverage:
     """An exponential moving average of weights (Polyak and Juditsky 1992).
 
     Attributes:
-        weights: The averages by their names, and the newest of what is not a float.
+        weights: The averages by their names, and the newest of what is not a float; changed in
+            place.
     """
 
     def __init__(self, weights: dict[str, torch.Tensor], decay: float) -> None:
-        """Begin with these weights."""
+        """Begin with these weights, which become the averages."""
         self._decay = decay
-        self.weights = {name: weight.detach().clone() for name, weight in weights.items()}
+        self.weights = weights
 
     @torch.no_grad()
     def add(self, weights: dict[str, torch.Tensor], step: int) -> None:

@@ -42,14 +42,18 @@ class RunFolder:
         path: Where it is.
     """
 
-    def __init__(self, path: Path, *, resume: bool) -> None:
-        """Make the folder, or look at the one of a run to resume.
+    def __init__(self, path: Path) -> None:
+        """Take a path; nothing is done to it yet."""
+        self.path = path
+
+    def prepare(self, *, resume: bool) -> None:
+        """Make the folder, or clean up the one of a run to resume. One process calls.
 
         Raises:
             InvalidInputError: there is a run already, and it is not to be resumed.
             OSError: it cannot be made.
         """
-        self.path = path
+        path = self.path
         if not resume and (path / STATE).exists():
             raise InvalidInputError(
                 f"{path}: holds a run already; resume it, or name another folder"

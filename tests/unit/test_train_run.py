@@ -151,6 +151,30 @@ def test_curve_and_events_are_written(trained: tuple[Path, cnclip.train.TrainRep
     assert list((output / "tensorboard").iterdir())
 
 
+def test_an_average_of_the_weights_is_kept(sizes: Path, data: Path, tmp_path: Path) -> None:
+    asked = SMALL | {"max_steps": 20, "from_scratch": True, "show_progress": False}
+    finetune(sizes, data, tmp_path / "plain", **asked)
+    finetune(sizes, data, tmp_path / "averaged", **asked, ema_decay=0.8)
+    assert losses_of(tmp_path / "averaged") == losses_of(tmp_path / "plain")
+    plain, averaged = (
+        read_checkpoint(tmp_path / n / "best").weights for n in ("plain", "averaged")
+    )
+    state = torch.load(tmp_path / "averaged" / "last.pt", weights_only=True)
+    name = "text_projection"
+    assert not torch.equal(plain[name], averaged[name])
+    torch.testing.assert_close(plain[name].float(), state["model"][name], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(averaged[name].float(), state["average"][name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(sizes: Path, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    asked = SMALL | {"max_steps": 50, "warmup": 0, "save_step_frequency": 1, "log_interval": 7}
+    with pytest.raises(cnclip.ModelRunError, match=r"the loss is nan at step \d+"):
+        finetune(sizes, data, run, from_scratch=True, show_progress=False, **asked | {"lr": 1e30})
+    state = torch.load(run / "last.pt", weights_only=True)
+    assert all(loss == loss for loss in state["losses"])
+
+
 def test_goes_on_from_a_trained_model_and_tells_recall_before(
     trained: tuple[Path, cnclip.train.TrainReport], data: Path, tmp_path: Path
 ) -> None:
