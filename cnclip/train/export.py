@@ -29,7 +29,9 @@ def write_checkpoint(start: Checkpoint, weights: dict[str, torch.Tensor], direct
     Raises:
         OSError: a file cannot be written.
     """
-    named = {name: weight.detach().cpu() for name, weight in stored_names(weights).items()}
+    named = {
+        name: weight.detach().cpu().contiguous() for name, weight in stored_names(weights).items()
+    }
     checkpoint = dataclasses.replace(start, weights=named, rounds_to_half=False)
     if (start.mean, start.std) != (Checkpoint.mean, Checkpoint.std):
         write_huggingface(checkpoint, directory)
