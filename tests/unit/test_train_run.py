@@ -605,3 +605,27 @@ def test_command_names_what_is_missing(
     ):
         assert main(["train", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+LAYOUTS = ("tsv", "lmdb", "folder", "csv", "tars", "parquet")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_trains_alike(layout: str, sizes: Path, tmp_path: Path) -> None:
+    """The same pairs, read by worker processes from wherever they lie, have the same losses."""
+    from tests.unit import test_pairs
+
+    losses = []
+    for name in ("tsv", layout):
+        folder = tmp_path / f"data-{name}-{len(losses)}"
+        folder.mkdir()
+        data = getattr(test_pairs, f"make_{name}")(folder)
+        run = tmp_path / f"run-{len(losses)}"
+        asked = SMALL | {"max_steps": 2, "batch_size": 6, "num_workers": int(bool(losses))}
+        finetune(sizes, data, run, from_scratch=True, show_progress=False, **asked)
+        losses.append(losses_of(run))
+    # The readers keep the order of the pairs; a parquet's row groups are shuffled on their own.
+    if layout == "parquet":
+        assert losses[1].keys() == losses[0].keys()
+    else:
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
