@@ -127,12 +127,30 @@ _DIAGONAL = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
 
 
 def _drawing(picture: Image.Image, random: Random) -> Image.Image:
-    """Another hand's drawing of it: turned, stretched, recoloured, with softer or harder edges."""
+    """Another hand's drawing of it: bent and recoloured, with other edges, strokes and shades."""
     picture = _bent(picture, random)
+    kind = random.random()
+    if kind < 0.1:  # thicker dark strokes
+        picture = picture.filter(ImageFilter.MinFilter(3))
+    elif kind < 0.16:  # thinner ones
+        picture = picture.filter(ImageFilter.MaxFilter(3))
+    elif kind < 0.26:  # flat colours in place of gradients
+        picture = ImageOps.posterize(picture, int(random.integers(2, 4)))
     if random.random() < 0.5:
         soft = picture.filter(ImageFilter.GaussianBlur(1))
         picture = Image.blend(soft, picture, random.uniform(0, 2.5))
-    return _recoloured(picture, random)
+    picture = _recoloured(picture, random)
+    return _covered(picture, random) if random.random() < 0.2 else picture
+
+
+def _covered(picture: Image.Image, random: Random) -> Image.Image:
+    """A rectangle of up to two fifths a side is of one colour."""
+    width, height = (int(side * random.uniform(0.1, 0.4)) for side in picture.size)
+    left = int(random.integers(picture.width - width + 1))
+    top = int(random.integers(picture.height - height + 1))
+    colour = tuple(random.integers(256, size=3).tolist())
+    picture.paste(colour, (left, top, left + width, top + height))
+    return picture
 
 
 def _bent(picture: Image.Image, random: Random) -> Image.Image:
@@ -160,7 +178,7 @@ def _recoloured(picture: Image.Image, random: Random) -> Image.Image:
     """Hue turned up to 20 degrees; saturation, contrast, brightness and channels changed."""
     hue = random.uniform(-0.35, 0.35)
     turn = math.cos(hue) * np.eye(3) + (1 - math.cos(hue)) / 3 + math.sin(hue) * _DIAGONAL
-    saturation = math.exp(random.uniform(-0.9, 0.6))
+    saturation = math.exp(random.uniform(-0.9, 0.6)) if random.random() < 0.9 else 0.0
     grey = np.tile(_LUMINANCE, (3, 1))
     contrast = math.exp(random.uniform(-0.35, 0.35))
     channels = np.exp(random.normal(scale=0.08, size=(3, 1)))
