@@ -8,7 +8,7 @@ archives whose origin you trust. This file needs no torch.
 from __future__ import annotations
 
 import json
-import math
+import os
 import struct
 import zipfile
 import zlib
@@ -30,9 +30,16 @@ CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 LARGEST_RESOLUTION = 4096
 
 # Bounds on what is read from a file that may be hostile; the published vocabulary has 110 kB.
-_LARGEST = {METADATA: 1 << 20, VOCABULARY: 64 << 20}
+LARGEST_VOCABULARY = 64 << 20
+_LARGEST = {METADATA: 1 << 20, VOCABULARY: LARGEST_VOCABULARY}
+# What the parts that libtorch compresses, the code, may unpack to.
+_LARGEST_CODE = 64 << 20
+# Bounds on numbers, which the core multiplies and divides by in float32.
+MEANS = (-1e6, 1e6)
+DEVIATIONS = (1e-6, 1e6)
+TEMPERATURES = (1e-30, 1e30)
 # What zipfile raises for a damaged or hostile zip.
-_ZIP_ERRORS = (
+ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -76,15 +83,17 @@ def is_archive(path: Path) -> bool:
     Not so are directories, and files that torch.save may have written: by their suffix, where
     they are not TorchScript.
     """
-    if path.is_dir():
+    # Unlike Path's, these answer where a path cannot be looked at.
+    if os.path.isdir(path):
         return False
-    if path.name.endswith(SUFFIX) or path.suffix not in CHECKPOINT_SUFFIXES:
+    is_suffix = path.suffix in CHECKPOINT_SUFFIXES and not path.name.endswith(SUFFIX)
+    if not is_suffix or not os.path.isfile(path):  # a pipe would wait, a device may never end
         return True
     try:
         with zipfile.ZipFile(path) as file:
             # Of TorchScript that others wrote, read_archive says what it lacks.
             return any(name.endswith("/constants.pkl") for name in file.namelist())
-    except (OSError, *_ZIP_ERRORS):
+    except (OSError, *ZIP_ERRORS):
         return False
 
 
@@ -92,8 +101,7 @@ def read_archive(path: Path) -> ArchiveInfo:
     """Read an archive's metadata and vocabulary.
 
     Raises:
-        ArchiveError: truncated, not an archive of ours, or of another format version.
-        OSError: the file cannot be read.
+        ArchiveError: unreadable, truncated, not an archive of ours, or of another format version.
     """
     with _opened(path) as file:
         text, vocabulary = _extra(path, file, METADATA), _extra(path, file, VOCABULARY)
@@ -104,7 +112,7 @@ def read_archive(path: Path) -> ArchiveInfo:
     version = metadata.get("format") if isinstance(metadata, dict) else None
     if type(version) is not int or version != FORMAT_VERSION:
         raise ArchiveError(
-            f"{path}: archive format {version!r}, this cnclip reads format {FORMAT_VERSION}; "
+            f"{path}: archive format {version!r:.100}, this cnclip reads format {FORMAT_VERSION}; "
             "convert the checkpoint again"
         )
     try:
@@ -113,15 +121,15 @@ def read_archive(path: Path) -> ArchiveInfo:
             embed_dim=_positive(metadata["embed_dim"]),
             resolution=_positive(metadata["image_resolution"]),
             context_length=_positive(metadata["context_length"], at_least=2),
-            temperature=_finite(metadata["temperature"]),
-            mean=_three(metadata["mean"]),
-            std=_three(metadata["std"]),
+            temperature=_number(metadata["temperature"], TEMPERATURES),
+            mean=_three(metadata["mean"], MEANS),
+            std=_three(metadata["std"], DEVIATIONS),
             vocabulary=vocabulary,
             metadata=metadata,
         )
         _check_sizes(info)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ArchiveError(f"{path}: its {METADATA} is damaged: {error!r}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(f"{path}: its {METADATA} is damaged: {error!r:.200}") from error
     return info
 
 
@@ -130,26 +138,30 @@ def check_archive(path: Path) -> None:
 
     Raises:
         ArchiveError: a part was damaged after the archive was written; names the part.
-        OSError: the file cannot be read.
     """
     with _opened(path) as file:
         damaged = file.testzip()
     if damaged is not None:
-        part = damaged.partition("/")[2]
+        part = printable(damaged.partition("/")[2])
         raise ArchiveError(f"{path}: damaged: {part} is not what was written")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The archive as a zip; what its reading raises becomes an ArchiveError."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ArchiveError(f"{path}: expected a file or a model directory")
     try:
         with zipfile.ZipFile(path) as file:
+            claimed = sum(entry.file_size for entry in file.infolist())
+            if claimed > path.stat().st_size + _LARGEST_CODE:
+                raise ArchiveError(f"{path}: damaged: its parts claim {claimed} bytes")
             yield file
     except ArchiveError:
         raise
-    except _ZIP_ERRORS as error:
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ZIP_ERRORS as error:
         raise ArchiveError(
             f"{path}: truncated, damaged, or not a TorchScript archive: {str(error) or 'no zip'}"
         ) from error
@@ -178,8 +190,8 @@ def _check_sizes(info: ArchiveInfo) -> None:
         raise ValueError("sizes that are not its architecture's")
     if info.context_length > towers["text"]["max_positions"]:
         raise ValueError("a context_length beyond its positions")
-    if info.resolution > LARGEST_RESOLUTION or min(info.std) <= 0:
-        raise ValueError("image_resolution or std out of range")
+    if info.resolution > LARGEST_RESOLUTION:
+        raise ValueError(f"an image_resolution beyond {LARGEST_RESOLUTION}")
 
 
 def _positive(value: Any, at_least: int = 1) -> int:
@@ -188,13 +200,17 @@ def _positive(value: Any, at_least: int = 1) -> int:
     return value
 
 
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
+def _number(value: Any, bounds: tuple[float, float]) -> float:
+    if type(value) not in (int, float) or not bounds[0] <= value <= bounds[1]:
         raise ValueError(value)
-    return number
+    return float(value)
 
 
-def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (_finite(value) for value in values)
+def _three(values: Any, bounds: tuple[float, float]) -> tuple[float, float, float]:
+    red, green, blue = (_number(value, bounds) for value in values)
     return red, green, blue
+
+
+def printable(text: str) -> str:
+    """A text from a file, without what a terminal would obey."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

@@ -135,7 +135,7 @@ def replaced_atomically(path: Path, mode: int = 0o600) -> Iterator[Path]:
         path: Where the file is to be.
         mode: Its permissions, less those that the process's umask takes away.
     """
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     try:
         yield temporary
@@ -144,12 +144,28 @@ def replaced_atomically(path: Path, mode: int = 0o600) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def temporary_beside(path: Path) -> Path:
+    """A name that nothing has, in the directory of `path`."""
+    return path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+
+
 def _private_directory(name: str) -> Path:
-    """A directory of the cache that only this user can read: archives are code."""
-    top = cache_directory()
-    top.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory = top / name
-    directory.mkdir(mode=0o700, exist_ok=True)
+    """A directory of the cache that only this user can read: archives are code.
+
+    Raises:
+        OSError: there is none, or others can write to it.
+    """
+    directory = cache_directory() / name
+    if not directory.is_dir():
+        for each in (*reversed(directory.parents), directory):
+            each.mkdir(mode=0o700, exist_ok=True)
+    if os.name == "posix":
+        for each in (directory.parent, directory):
+            state = each.stat()
+            if state.st_uid != os.geteuid() or state.st_mode & 0o022:
+                raise PermissionError(f"{each}: others can write to it, and archives are code")
+        if state.st_mode & 0o077:
+            directory.chmod(0o700)
     return directory
 
 

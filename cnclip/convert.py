@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import cache
-from .archive import ArchiveInfo, is_archive, read_archive
+from .archive import CHECKPOINT_SUFFIXES, SUFFIX, ArchiveInfo, is_archive, read_archive
 from .checkpoints.files import Source, find_source
 from .errors import CheckpointError, InputTypeError, InvalidInputError, ModelNotFoundError
 from .hub import PREFIXES, download, parse_hub_name
@@ -145,14 +144,14 @@ def convert(
     Raises:
         ModelNotFoundError: there is no such source.
         CheckpointError: the source cannot be converted; names the file or tensor.
-        InvalidInputError: no such format, or an option that the source has no use for.
+        InvalidInputError: no such format, an option that the source has no use for, or an output
+            that cannot be, or is the source.
         OSError: the output cannot be written.
     """
     if to not in FORMATS:
         raise InvalidInputError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
     target = Path(output)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{target}: there is no directory {target.parent}")
+    _check_target(target, to)
     hints = _hints(vision_head_width, text_head_width, vocabulary)
     path = find_model(source, revision)
     if is_archive(path):
@@ -162,13 +161,42 @@ def convert(
         raise InvalidInputError(
             f"{path}: tells its head widths and vocabulary itself; they are given for .pt files"
         )
+    _check_not_source(target, found.files)
     checkpoint = _read(found, hints)
     if to == "archive":
         with cache.replaced_atomically(target, mode=0o666) as temporary:
             _write_archive(checkpoint, found, _digest_of(found), temporary, allow_nonfinite)
     else:
-        _write_other(checkpoint, target, to, allow_nonfinite)
+        _write_other(checkpoint, found.path, target, to, allow_nonfinite)
     return target
+
+
+def _check_target(target: Path, to: str) -> None:
+    """Refuse an output that cannot be, before any work."""
+    if not os.path.isdir(target.parent):
+        raise FileNotFoundError(f"{target}: there is no directory {target.parent}")
+    if to in ("modelscope", "huggingface"):
+        is_new = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+        if os.path.lexists(target) and not is_new:
+            raise FileExistsError(
+                f"{target}: exists; name a directory that does not, or an empty one"
+            )
+    elif os.path.isdir(target):
+        raise InvalidInputError(f"{target}: is a directory, expected a file name")
+    elif os.path.lexists(target) and not os.path.isfile(target):
+        raise InvalidInputError(f"{target}: exists and is no file")
+    elif to == "cn_clip" and (
+        target.name.endswith(SUFFIX) or target.suffix not in CHECKPOINT_SUFFIXES
+    ):
+        raise InvalidInputError(f"{target}: expected a name that ends in .pt and not in {SUFFIX}")
+    if not target.name or "\0" in target.name:
+        raise InvalidInputError(f"output: expected a name of a file or folder, got {str(target)!r}")
+
+
+def _check_not_source(target: Path, files: Iterable[Path]) -> None:
+    """Refuse to write over what is read."""
+    if os.path.exists(target) and any(target.samefile(file) for file in files):
+        raise InvalidInputError(f"{target}: is of the model that is to be converted")
 
 
 def _convert_archive(path: Path, target: Path, to: str, allow_nonfinite: bool) -> Path:
@@ -177,7 +205,8 @@ def _convert_archive(path: Path, target: Path, to: str, allow_nonfinite: bool) -
     read_archive(path)
     if to == "archive":
         raise InvalidInputError(f"{path}: is an archive already; choose another format with `to`")
-    _write_other(read_archived(path), target, to, allow_nonfinite)
+    _check_not_source(target, [path])
+    _write_other(read_archived(path), path, target, to, allow_nonfinite)
     return target
 
 
@@ -185,13 +214,14 @@ def _hints(
     vision_head_width: int | None, text_head_width: int | None, vocabulary: str | Path | None
 ) -> Hints | None:
     from .checkpoints.checkpoint import Hints
+    from .checkpoints.vocabulary import read_vocabulary
 
     for name, width in (("vision", vision_head_width), ("text", text_head_width)):
-        if width is not None and (not isinstance(width, int) or width < 1):
+        if width is not None and (type(width) is not int or width < 1):
             raise InvalidInputError(f"{name}_head_width: expected 1 or more, got {width!r}")
     if (vision_head_width, text_head_width, vocabulary) == (None, None, None):
         return None
-    words = None if vocabulary is None else Path(vocabulary).read_bytes()
+    words = None if vocabulary is None else read_vocabulary(Path(vocabulary))
     return Hints(vision_head_width, text_head_width, words)
 
 
@@ -236,29 +266,32 @@ def _write_archive(
     write_archive(checkpoint, output, source.path, origin, allow_nonfinite=allow_nonfinite)
 
 
-def _write_other(checkpoint: Checkpoint, target: Path, to: str, allow_nonfinite: bool) -> None:
+def _write_other(
+    checkpoint: Checkpoint, source: Path, target: Path, to: str, allow_nonfinite: bool
+) -> None:
     """Write a checkpoint in a format of others, after the model was made once of its tensors."""
     from .checkpoints.archive import check_weights
     from .checkpoints.cn_clip import write_cn_clip
     from .checkpoints.huggingface import write_huggingface
     from .checkpoints.modelscope import write_modelscope
 
-    check_weights(checkpoint, target, allow_nonfinite=allow_nonfinite)
-    if to == "cn_clip":
-        with cache.replaced_atomically(target, mode=0o666) as temporary:
-            write_cn_clip(checkpoint, temporary)
-        return
-    write = {"modelscope": write_modelscope, "huggingface": write_huggingface}[to]
-    with _made_atomically(target) as temporary:
-        write(checkpoint, temporary)
+    check_weights(checkpoint, source, allow_nonfinite=allow_nonfinite)
+    try:
+        if to == "cn_clip":
+            with cache.replaced_atomically(target, mode=0o666) as temporary:
+                write_cn_clip(checkpoint, temporary)
+            return
+        write = {"modelscope": write_modelscope, "huggingface": write_huggingface}[to]
+        with _made_atomically(target) as temporary:
+            write(checkpoint, temporary)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
 
 
 @contextlib.contextmanager
 def _made_atomically(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path`, renamed to it when the block ends without an error."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path}: exists; name a directory that does not, or an empty one")
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    temporary = cache.temporary_beside(path)
     temporary.mkdir()
     try:
         yield temporary

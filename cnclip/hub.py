@@ -50,7 +50,8 @@ def parse_hub_name(name: str) -> tuple[str, str] | None:
     """
     hub = PREFIXES.get(name[:3].lower())
     model = name[3:] if hub else name
-    if _NAME.fullmatch(model) is None:
+    # Dots alone would lead out of the directory in which the clients keep a model.
+    if _NAME.fullmatch(model) is None or {".", ".."} & set(model.split("/")):
         return None
     hub = hub or OWNERS.get(model.partition("/")[0].lower())
     return None if hub is None else (hub, model)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import sys
@@ -21,6 +22,7 @@ Damage = Callable[[Path], None]
 
 HUNDRED_GIGABYTES = 100 << 30
 WEIGHTS = "pytorch_model.bin"
+PREPROCESSOR = "preprocessor_config.json"
 
 
 def rewrite(name: str, change: Callable[[bytes], bytes]) -> Damage:
@@ -67,6 +69,29 @@ def change_zip(change: Callable[[str, bytes], tuple[str, bytes]], method: int = 
     return damage
 
 
+def change_pickle(pickle: bytes) -> Damage:
+    """Of a zip of torch's: all of its pickle."""
+    return change_zip(lambda name, content: (name, pickle if name.endswith(".pkl") else content))
+
+
+def call(function: str, argument: bytes) -> bytes:
+    """Pickle's words for a call: `function` is a module and a name with a space between."""
+    return b"c" + function.replace(" ", "\n").encode() + b"\n(" + argument + b"tR"
+
+
+def of_one_number(*shape: int) -> torch.Tensor:
+    return torch.zeros(1).expand(*shape)
+
+
+def enlarge(name: str, size: int) -> Damage:
+    """A file that ends in zeros, which no disk has to hold."""
+
+    def damage(model: Path) -> None:
+        os.truncate(model / name if model.is_dir() else model, size)
+
+    return damage
+
+
 def claim_size(content: bytes, size: int) -> bytes:
     """The first entry of a zip's directory says that it has so many bytes."""
     at = content.index(b"PK\x01\x02")
@@ -87,6 +112,32 @@ def with_entry(header: dict[str, Any], **values: Any) -> dict[str, Any]:
     """The first tensor of a safetensors header says something else."""
     name = next(name for name in header if name != "__metadata__")
     return header | {name: header[name] | values}
+
+
+def as_pickle(tensors: dict[str, torch.Tensor]) -> Damage:
+    """A directory of Hugging Face's whose weights are a pickle, some of them others."""
+
+    def damage(model: Path) -> None:
+        from safetensors.torch import load_file
+
+        path = model / "model.safetensors"
+        torch.save(load_file(path) | tensors, model / WEIGHTS)
+        path.unlink()
+
+    return damage
+
+
+def with_index(name: str) -> Damage:
+    """A directory of Hugging Face's whose index names one file; by no name, it has 100 GB."""
+
+    def damage(model: Path) -> None:
+        index = model / "model.safetensors.index.json"
+        (model / "model.safetensors").unlink()
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        if not name:
+            os.truncate(index, HUNDRED_GIGABYTES)
+
+    return damage
 
 
 def for_every_file(names: list[str]) -> Iterator[tuple[str, Damage]]:
@@ -115,8 +166,57 @@ def of_settings(name: str, keys: list[str]) -> Iterator[tuple[str, Damage]]:
             yield f"{name} {key} {str(value)[:6]}", set_value(name, key, value)
 
 
+def of_bombs() -> Iterator[tuple[str, Damage]]:
+    """Pickles of 300 bytes that take all memory, or for ever, where they are run."""
+    gigabytes = call("builtins bytearray", b"\x8a\x05" + (100 << 30).to_bytes(5, "little"))
+    yield "a bytearray", change_pickle(b"\x80\x02" + gigabytes + b".")
+    for function in ("collections Counter", "builtins set", "torch Size", "torch FloatTensor"):
+        yield f"{function} of it", change_pickle(b"\x80\x02" + call(function, gigabytes) + b".")
+    storage = call("torch.storage UntypedStorage", b"\x8a\x05" + (100 << 30).to_bytes(5, "little"))
+    yield "a storage", change_pickle(b"\x80\x02" + storage + b".")
+    doubled = b"".join(b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60))
+    yield "a tuple", change_pickle(b"\x80\x02}K\x01\x85q\x00" + doubled + b"K\x01s.")
+    yield "a loop of marks", change_pickle(b"\x80\x02" + b"(" * 1000 + b"t" * 2000 + b".")
+
+
+def of_sizes() -> Iterator[tuple[str, Damage]]:
+    """Views of one number as tensors from which sizes are taken."""
+    for name, shape in {
+        "bert.embeddings.word_embeddings.weight": (HUNDRED_GIGABYTES // 128, 32),
+        "bert.embeddings.position_embeddings.weight": (1 << 31, 32),
+        "bert.encoder.layer.0.intermediate.dense.weight": (1 << 57, 32),
+        "text_projection": (1 << 31, 1 << 31),
+        "visual.proj": (48, 1 << 30),
+        "visual.conv1.weight": (1 << 40, 3, 8, 8),
+    }.items():
+        yield (
+            f"{name} of one number",
+            change_tensors(lambda w, n=name, s=shape: {**w, n: of_one_number(*s)}),
+        )
+
+
+def of_layouts() -> Iterator[tuple[str, Damage]]:
+    """Tensors that are not dense floats."""
+    for what, make in {
+        "sparse": lambda: torch.zeros(48, 24).to_sparse(),
+        "compressed": lambda: torch.zeros(48, 24).to_sparse_csr(),
+        "nested": lambda: torch.nested.nested_tensor([torch.zeros(48, 24)]),
+        "on no device": lambda: torch.empty(48, 24, device="meta"),
+        "quantised": lambda: torch.quantize_per_tensor(torch.zeros(48, 24), 0.1, 0, torch.qint8),
+        "float8": lambda: torch.zeros(48, 24).to(torch.float8_e4m3fn),
+    }.items():
+        yield what, change_tensors(lambda w, m=make: {**w, "visual.proj": m()})
+
+
 def of_pickles() -> Iterator[tuple[str, Damage]]:
+    yield from of_bombs()
+    yield from of_sizes()
+    yield from of_layouts()
     name = "logit_scale"
+    yield "a name twice", change_tensors(lambda w: {f"module.{name}": torch.ones(()), **w})
+    yield "a name that rings", change_tensors(lambda w: {**w, "a\x1b[31m\n\a": torch.zeros(3)})
+    yield "a name of a megabyte", change_tensors(lambda w: {**w, "a" * 1000000: torch.zeros(3)})
+    yield "no temperature", change_tensors(lambda w: {**w, name: torch.tensor(1000.0)})
     yield "no tensors", change_tensors(lambda w: {})
     yield "a list", change_tensors(lambda w: list(w))
     yield "a tensor missing", change_tensors(lambda w: {k: w[k] for k in w if k != name})
@@ -128,12 +228,6 @@ def of_pickles() -> Iterator[tuple[str, Damage]]:
     yield "NaN", change_tensors(lambda w: {**w, name: torch.tensor(torch.nan)})
     yield "infinity", change_tensors(lambda w: {k: v / 0 if v.ndim else v for k, v in w.items()})
     yield "names that are numbers", change_tensors(lambda w: dict(enumerate(w.values())))
-    huge = HUNDRED_GIGABYTES // 4
-    claim = "bert.embeddings.word_embeddings.weight"
-    yield (
-        "100 GB of one number",
-        change_tensors(lambda w: {**w, claim: torch.zeros(1).expand(huge // 32, 32)}),
-    )
     yield (
         "half the prefixes",
         change_tensors(
@@ -179,10 +273,16 @@ def of_safetensors() -> Iterator[tuple[str, Damage]]:
         ),
     )
     yield "offsets back to front", safetensors_header(lambda h: with_entry(h, data_offsets=[9, 0]))
+    yield "offsets of words", safetensors_header(lambda h: with_entry(h, data_offsets="ab"))
+    yield (
+        "offsets of lists",
+        safetensors_header(lambda h: {name: {"data_offsets": [0, "x"]} for name in h}),
+    )
     yield "negative offsets", safetensors_header(lambda h: with_entry(h, data_offsets=[-4, 4]))
     yield "dtype unknown", safetensors_header(lambda h: with_entry(h, dtype="F7"))
     yield "dtype whole", safetensors_header(lambda h: with_entry(h, dtype="I32"))
     yield "shape negative", safetensors_header(lambda h: with_entry(h, shape=[-1]))
+    yield "100 GB of zeros behind it", enlarge(name, HUNDRED_GIGABYTES)
     yield "header a list", safetensors_header(lambda h: list(h))
     yield "no tensors", safetensors_header(lambda h: {})
 
@@ -200,6 +300,11 @@ def modelscope() -> Iterator[tuple[str, Damage]]:
         "vocab too long",
         rewrite("vocab.txt", lambda c: c + b"".join(b"x%d\n" % i for i in range(99))),
     )
+    yield "vocab of 100 GB", enlarge("vocab.txt", HUNDRED_GIGABYTES)
+    yield "vocab with a byte order mark", rewrite("vocab.txt", lambda c: b"\xef\xbb\xbf" + c)
+    yield "vocab with a token twice", rewrite("vocab.txt", lambda c: c + b"[PAD]\n")
+    yield "settings of 100 GB", enlarge(vision, HUNDRED_GIGABYTES)
+    yield "weights of 100 GB", enlarge(WEIGHTS, HUNDRED_GIGABYTES)
     yield "vocab not UTF-8", rewrite("vocab.txt", lambda c: c + b"\xff\xfe\n")
 
 
@@ -208,8 +313,19 @@ def huggingface() -> Iterator[tuple[str, Damage]]:
     for key in ("vision_config.hidden_size", "vision_config.image_size", "vision_config"):
         yield from of_settings("config.json", [key])
     yield from of_settings("config.json", ["text_config.num_hidden_layers", "projection_dim"])
-    yield from of_settings("preprocessor_config.json", ["image_mean", "size"])
+    yield from of_settings(PREPROCESSOR, ["image_mean", "size"])
     yield from of_safetensors()
+    attention = "vision_model.encoder.layers.0.self_attn."
+    for what, tensor in {
+        "queries, keys and values of one number": of_one_number(1 << 30, 25),
+        "a number for queries, keys and values": torch.ones(()),
+        "float8 for queries, keys and values": torch.zeros(48, 48).to(torch.float8_e4m3fn),
+    }.items():
+        yield what, as_pickle({f"{attention}{part}_proj.weight": tensor for part in "qkv"})
+    projection = {"text_projection.weight": of_one_number(1 << 30, 25)}
+    yield "a projection of one number", as_pickle(projection)
+    yield "an index of 100 GB", with_index("")
+    yield "an index with a long name", with_index("x" * 300)
 
 
 def cn_clip() -> Iterator[tuple[str, Damage]]:
@@ -223,6 +339,15 @@ def cn_clip() -> Iterator[tuple[str, Damage]]:
     }.items():
         yield what, rewrite("", change)
     yield from of_pickles()
+    fused = "bert.encoder.layer.0.attention.self.Wqkv.weight"
+    yield "a number for fused rows", change_tensors(lambda w: {**w, fused: torch.ones(())})
+    yield "fused rows of no three", change_tensors(lambda w: {**w, fused: torch.ones(95, 32)})
+    twice = "visual.transformer.resblocks.0.attn."
+    yield (
+        "fused rows beside others",
+        change_tensors(lambda w: {**w, f"{twice}Wqkv.weight": w[f"{twice}in_proj_weight"]}),
+    )
+    yield "100 GB of zeros behind it", enlarge("", HUNDRED_GIGABYTES)
 
 
 CORPUS = {"modelscope": modelscope, "huggingface": huggingface, "cn_clip": cn_clip}

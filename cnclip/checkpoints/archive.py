@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import subprocess
 import sys
@@ -22,12 +21,20 @@ from typing import Any
 import torch
 
 from .. import _core
-from ..archive import FORMAT_VERSION, METADATA, VOCABULARY, check_archive, read_archive
+from ..archive import (
+    FORMAT_VERSION,
+    METADATA,
+    TEMPERATURES,
+    VOCABULARY,
+    check_archive,
+    read_archive,
+)
 from ..errors import ArchiveError, CheckpointError
 from ..modeling.clip import ChineseClip, half_precision_names
-from ..modeling.config import ClipConfig, TextConfig, VisionConfig
+from ..modeling.config import ACTIVATIONS, ClipConfig, TextConfig, VisionConfig
 from ..version import __version__
-from .checkpoint import Checkpoint
+from .checkpoint import FLOATS, Checkpoint, empty_model
+from .config_file import ConfigFile
 from .tensors import rounded_to_half
 
 CONTEXT_LENGTH = 52
@@ -61,20 +68,15 @@ def write_archive(
 
 def check_weights(checkpoint: Checkpoint, source: Path, *, allow_nonfinite: bool = False) -> None:
     """Raise a CheckpointError where the weights do not make the model."""
-    weights = _check_shapes(_empty_model(checkpoint), checkpoint.weights, source)
+    weights = _check_shapes(empty_model(checkpoint.config), checkpoint.weights, source)
     if not allow_nonfinite:
         _check_finite(weights, source)
-
-
-def _empty_model(checkpoint: Checkpoint) -> ChineseClip:
-    """On the meta device nothing is allocated."""
-    with torch.device("meta"):
-        return ChineseClip(checkpoint.config)
+    _temperature(weights, source)
 
 
 def _build(checkpoint: Checkpoint, source: Path, allow_nonfinite: bool) -> ChineseClip:
     """The model with the checkpoint's weights in it, each of the type that is to be stored."""
-    model = _empty_model(checkpoint)
+    model = empty_model(checkpoint.config)
     weights = _check_shapes(model, checkpoint.weights, source)
     if checkpoint.rounds_to_half:
         for name in half_precision_names(model):
@@ -114,6 +116,15 @@ def _check_shapes(
     return checked
 
 
+def _temperature(weights: dict[str, torch.Tensor], source: Path) -> float:
+    """What similarities are divided by before a softmax."""
+    logit_scale = weights["logit_scale"].float()
+    temperature = float(1.0 / logit_scale.exp())
+    if not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
+        raise CheckpointError(f"{source}: logit_scale {float(logit_scale):g} gives no temperature")
+    return temperature
+
+
 def _check_finite(weights: dict[str, torch.Tensor], source: Path) -> None:
     """Raise a CheckpointError that names a tensor with NaN or infinite values.
 
@@ -127,11 +138,7 @@ def _check_finite(weights: dict[str, torch.Tensor], source: Path) -> None:
 
 
 def _is_dense_float(tensor: torch.Tensor) -> bool:
-    return (
-        tensor.is_floating_point()
-        and tensor.layout == torch.strided
-        and tensor.device.type == "cpu"
-    )
+    return tensor.dtype in FLOATS and tensor.layout == torch.strided and tensor.device.type == "cpu"
 
 
 def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[str, Any]:
@@ -142,10 +149,6 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[
             f"{source}: the vocabulary has ids up to {tokenizer.largest_id}, the word embedding "
             f"only {config.text.vocab_size} rows"
         )
-    logit_scale = model.logit_scale.float()
-    temperature = float(1.0 / logit_scale.exp())
-    if not 0 < temperature < math.inf:
-        raise CheckpointError(f"{source}: logit_scale {float(logit_scale):g} gives no temperature")
     stored = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
     return {
         "format": FORMAT_VERSION,
@@ -154,7 +157,7 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[
         "embed_dim": config.embed_dim,
         "image_resolution": config.vision.resolution,
         "context_length": min(CONTEXT_LENGTH, config.text.max_positions),
-        "temperature": temperature,
+        "temperature": _temperature(model.state_dict(), source),
         "mean": checkpoint.mean,
         "std": checkpoint.std,
         "parameters": sum(value.numel() for value in model.parameters()),
@@ -234,7 +237,7 @@ def read_archived(path: Path) -> Checkpoint:
     info = read_archive(path)
     check_archive(path)
     try:
-        config = _config(info.metadata["architecture"])
+        config = _config(ConfigFile(f"its {METADATA}: architecture", info.metadata["architecture"]))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
             module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
@@ -254,13 +257,32 @@ def read_archived(path: Path) -> Checkpoint:
     )
 
 
-def _config(architecture: dict[str, Any]) -> ClipConfig:
-    vision = dict(architecture["vision"])
-    if isinstance(vision["layers"], list):
-        vision["layers"] = tuple(vision["layers"])
-    return ClipConfig(
-        architecture["embed_dim"],
-        VisionConfig(**vision),
-        TextConfig(**architecture["text"]),
-        architecture["pad_id"],
+def _config(values: ConfigFile) -> ClipConfig:
+    vision, text = values.part("vision"), values.part("text")
+    resolution, width = vision.resolution("resolution"), text.size("width")
+    layers = vision.stages("layers")
+    is_vit = isinstance(layers, int)
+    config = ClipConfig(
+        embed_dim=values.size("embed_dim"),
+        vision=VisionConfig(
+            resolution=resolution,
+            layers=layers,
+            width=vision.size("width"),
+            patch_size=vision.size("patch_size", at_most=resolution) if is_vit else None,
+            head_width=vision.size("head_width"),
+        ),
+        text=TextConfig(
+            vocab_size=text.size("vocab_size"),
+            width=width,
+            layers=text.layers("layers"),
+            heads=text.divisor("heads", of=width),
+            intermediate_width=text.size("intermediate_width"),
+            max_positions=text.size("max_positions"),
+            type_vocab_size=text.size("type_vocab_size"),
+            activation=text.one_of("activation", ACTIVATIONS, "gelu"),
+        ),
+        pad_id=values.size("pad_id", at_least=0),
     )
+    if not config.vision.heads or config.vision.feature_width % config.vision.heads:
+        raise vision.error("head_width", f"a divisor of {config.vision.feature_width}")
+    return config

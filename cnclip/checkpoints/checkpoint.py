@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..errors import CheckpointError
+from ..modeling.clip import ChineseClip
 from ..modeling.config import CLIP_MEAN, CLIP_STD, ClipConfig
 
 Weights = dict[str, torch.Tensor]
+NamedTensor = tuple[str, torch.Tensor]
+
+# Those of float8 are converted by no torch operator that we use.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,11 @@ class Checkpoint:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
+    def check_normalisation(self, format: str) -> None:
+        """Raise a CheckpointError for a format that has no place for another than CLIP's."""
+        if (self.mean, self.std) != (CLIP_MEAN, CLIP_STD):
+            raise CheckpointError(f"{format}'s format has no place for means that are not CLIP's")
+
 
 @dataclass(frozen=True)
 class Hints:
@@ -47,3 +62,29 @@ class Hints:
     vision_head_width: int | None = None
     text_head_width: int | None = None
     vocabulary: bytes | None = None
+
+
+def by_name(path: Path, tensors: Iterable[tuple[Any, Any]]) -> Weights:
+    """Tensors by their names.
+
+    Raises:
+        CheckpointError: a name that is none or stands there twice, or something else than a tensor.
+    """
+    weights: Weights = {}
+    for name, value in tensors:
+        if not isinstance(name, str):
+            raise CheckpointError(f"{path}: expected tensors by their names")
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise CheckpointError(f"{path}: damaged: a tensor of the name {name!r:.100}")
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(f"{path}: {name}: expected a tensor, found {type(value)}")
+        if name in weights:
+            raise CheckpointError(f"{path}: it has the tensor {name} twice")
+        weights[name] = value
+    return weights
+
+
+def empty_model(config: ClipConfig) -> ChineseClip:
+    """The model that a checkpoint is of; on the meta device nothing is allocated."""
+    with torch.device("meta"):
+        return ChineseClip(config)

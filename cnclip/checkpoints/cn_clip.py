@@ -8,23 +8,25 @@ cn_clip's; those that it gives under flash attention are brought back to the oth
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import torch
 
 from ..archive import LARGEST_RESOLUTION
 from ..errors import CheckpointError
 from ..modeling.config import ClipConfig, TextConfig, VisionConfig
-from .checkpoint import Checkpoint, Hints, Weights
-from .config_file import MOST_LAYERS
+from .checkpoint import Checkpoint, Hints, NamedTensor, Weights, by_name
+from .config_file import LARGEST_SIZE, MOST_LAYERS
 from .files import Source
 from .known import KNOWN_MODELS
 from .modelscope import with_pooler, without_pooler
+from .pickles import write_pickle
 from .tensors import read_tensors
 from .vocabulary import tokenizer_of
+
+logger = logging.getLogger("cnclip")
 
 # BERT's Chinese one, which all published models have.
 PUBLISHED_VOCABULARY = Path(__file__).with_name("vocab.txt")
@@ -41,9 +43,12 @@ def read_cn_clip(source: Source, hints: Hints) -> Checkpoint:
             `hints` does not make.
         VocabularyError: the vocabulary cannot be used.
     """
-    vocabulary = hints.vocabulary or PUBLISHED_VOCABULARY.read_bytes()
+    vocabulary = hints.vocabulary
+    if vocabulary is None:
+        vocabulary = PUBLISHED_VOCABULARY.read_bytes()
     tokenizer = tokenizer_of(vocabulary, source.path)
-    weights = without_pooler(_plain_names(read_tensors(source.weights)))
+    named = _plain_names(source.path, read_tensors(source.weights))
+    weights = without_pooler(by_name(source.path, named))
     config = _Shapes(source.path, weights).config(tokenizer.pad_id, hints)
     if config.text.vocab_size != tokenizer.size:
         raise CheckpointError(
@@ -59,19 +64,22 @@ def read_cn_clip(source: Source, hints: Hints) -> Checkpoint:
     )
 
 
-def _plain_names(weights: Weights) -> Weights:
+def _plain_names(path: Path, weights: Weights) -> Iterator[NamedTensor]:
     """Weights under the names that they have without flash attention."""
-    plain: Weights = {}
     for name, value in weights.items():
         match = _FUSED.fullmatch(name)
         if match is None:
-            plain[re.sub(r"\.attn\.Wqkv\.(weight|bias)$", r".attn.in_proj_\1", name)] = value
+            yield re.sub(r"\.attn\.Wqkv\.(weight|bias)$", r".attn.in_proj_\1", name), value
         elif match[2] == "out_proj":
-            plain[f"{match[1]}.output.dense.{match[3]}"] = value
+            yield f"{match[1]}.output.dense.{match[3]}", value
+        elif value.ndim == 0 or len(value) % 3:
+            raise CheckpointError(
+                f"{path}: {name} of shape {list(value.shape)}, expected as many rows for queries, "
+                "keys and values"
+            )
         else:
-            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=False):
-                plain[f"{match[1]}.self.{part}.{match[3]}"] = rows
-    return plain
+            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                yield f"{match[1]}.self.{part}.{match[3]}", rows
 
 
 class _Shapes:
@@ -86,9 +94,10 @@ class _Shapes:
         if name not in self.weights:
             raise CheckpointError(f"{self.path}: not of Chinese-CLIP: it has no tensor {name}")
         shape = tuple(self.weights[name].shape)
-        if len(shape) != dimensions or 0 in shape:
+        if len(shape) != dimensions or not all(1 <= size <= LARGEST_SIZE for size in shape):
             raise CheckpointError(
-                f"{self.path}: {name} of shape {list(shape)}, expected {dimensions} dimensions"
+                f"{self.path}: {name} of shape {list(shape)}, expected {dimensions} dimensions of "
+                f"1 to {LARGEST_SIZE}"
             )
         return shape
 
@@ -116,7 +125,7 @@ class _Shapes:
         is_vit = "visual.class_embedding" in self.weights
         vision = self._vit() if is_vit else self._resnet()
         text_width, embed_dim = self.of("text_projection", 2)
-        text_head_width = self._head_width("text", text_width, 64, hints.text_head_width)
+        text_head_width = self._head_width("text", text_width, None, hints.text_head_width)
         known = {
             (one.vision.layers, one.vision.width): one.vision.head_width
             for one in KNOWN_MODELS.values()
@@ -180,8 +189,45 @@ def write_cn_clip(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint to a file that `cn_clip.clip.load_from_name` and its training open.
 
     Raises:
+        CheckpointError: cn_clip's format cannot tell what this checkpoint holds.
         OSError: the file cannot be written.
     """
+    checkpoint.check_normalisation("cn_clip")
+    options = _options_to_read(checkpoint)
+    if options:
+        logger.warning("no tensor tells all: cnclip convert reads it with %s", " ".join(options))
     weights = {f"module.{name}": value for name, value in with_pooler(checkpoint).items()}
-    with path.open("wb") as file:
-        torch.save({"epoch": 0, "step": 0, "name": "cnclip", "state_dict": weights}, file)
+    write_pickle({"epoch": 0, "step": 0, "name": "cnclip", "state_dict": weights}, path)
+
+
+def _options_to_read(checkpoint: Checkpoint) -> list[str]:
+    """What no tensor tells, as the options with which the same model is read again.
+
+    Raises:
+        CheckpointError: it would be another, whatever the options.
+    """
+    config, shapes = checkpoint.config, _Shapes(Path("cn_clip's format"), checkpoint.weights)
+    vision_heads = config.vision.feature_width // config.vision.heads
+    text_heads = config.text.width // config.text.heads
+    config = dataclasses.replace(
+        config, vision=dataclasses.replace(config.vision, head_width=vision_heads)
+    )
+    found = shapes.config(config.pad_id, Hints(vision_heads, text_heads))
+    for tower in ("vision", "text"):
+        here, there = (dataclasses.asdict(getattr(one, tower)) for one in (config, found))
+        for key in here:
+            if here[key] != there[key]:
+                raise CheckpointError(
+                    f"cn_clip's format cannot tell the {tower} tower's {key}: {here[key]!r} would "
+                    f"be read as {there[key]!r}"
+                )
+    options = []
+    try:
+        plain = shapes.config(config.pad_id, Hints())
+    except CheckpointError:
+        plain = None
+    if plain != config:
+        options = [f"--vision-head-width {vision_heads}", f"--text-head-width {text_heads}"]
+    if checkpoint.vocabulary != PUBLISHED_VOCABULARY.read_bytes():
+        options.append("--vocabulary FILE")
+    return options

@@ -1,8 +1,9 @@
-"""Configuration files, whose values are checked as they are asked for."""
+"""Small files of a checkpoint, and the values of configurations, checked as they are asked for."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,34 @@ MOST_LAYERS = 1000
 _LARGEST_FILE = 1 << 24
 
 
+def read_small(path: Path, at_most: int) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be read or is too large; names it.
+    """
+    if not os.path.isfile(path):  # a pipe would wait, a device may never end
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        if path.stat().st_size > at_most:
+            raise CheckpointError(
+                f"{path}: {path.stat().st_size} bytes, expected {at_most} at most"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+
+
 def read_json(path: Path) -> Mapping[str, Any]:
     """The JSON object in a file.
 
     Raises:
         CheckpointError: there is none; names the file.
     """
+    content = read_small(path, _LARGEST_FILE)
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, too many to be true")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+        values = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
@@ -71,16 +87,44 @@ class ConfigFile:
         found = repr(self.values[key]) if key in self.values else "nothing"
         return CheckpointError(f"{self.name}: {key}: expected {expected}, found {found:.100}")
 
-    def size(self, key: str, default: int | None = None, *, at_most: int = LARGEST_SIZE) -> int:
-        """A positive integer."""
+    def size(
+        self,
+        key: str,
+        default: int | None = None,
+        *,
+        at_least: int = 1,
+        at_most: int = LARGEST_SIZE,
+    ) -> int:
+        """An integer within bounds."""
         value = self.values.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= at_most:
-            raise self.error(key, f"an integer from 1 to {at_most}")
+        if type(value) is not int or not at_least <= value <= at_most:
+            raise self.error(key, f"an integer from {at_least} to {at_most}")
         return value
 
     def layers(self, key: str, default: int | None = None) -> int:
         """How many layers there are."""
         return self.size(key, default, at_most=MOST_LAYERS)
+
+    def stages(self, key: str) -> int | tuple[int, int, int, int]:
+        """How many layers there are, or how many in each of a ResNet's four stages."""
+        value = self.values.get(key)
+        if not isinstance(value, list):
+            return self.layers(key)
+        if len(value) != 4 or not all(type(n) is int and 1 <= n <= MOST_LAYERS for n in value):
+            raise self.error(key, "an integer or four of them")
+        return value[0], value[1], value[2], value[3]
+
+    def divisor(self, key: str, of: int, default: int | None = None) -> int:
+        """One that divides a width, such as the number of its attention heads."""
+        value = self.size(key, default)
+        if of % value:
+            raise self.error(key, f"a divisor of {of}")
+        return value
+
+    def expect(self, key: str, *expected: Any) -> None:
+        """Refuse a setting that would change what is computed; one that is not there is fine."""
+        if key in self.values and self.values[key] not in expected:
+            raise self.error(key, " or ".join(map(str, expected)))
 
     def resolution(self, key: str, default: int | None = None) -> int:
         """Pixels a side."""

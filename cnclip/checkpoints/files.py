@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..archive import ZIP_ERRORS
 from ..errors import CheckpointError
+from .config_file import read_json
 
 WEIGHTS = "pytorch_model.bin"
 VOCABULARY = "vocab.txt"
@@ -20,6 +24,10 @@ TOKENIZER = "tokenizer.json"
 SAFETENSORS_SUFFIX = ".safetensors"
 SAFETENSORS = "model" + SAFETENSORS_SUFFIX
 INDEX_SUFFIX = ".index.json"
+# Of the zips that torch writes; before them it wrote pickles one behind the other.
+ZIP_MAGIC = b"PK\x03\x04"
+# Of safetensors; those of published models have less than 100 kB.
+_LARGEST_HEADER = 1 << 24
 
 _MODELSCOPE = (WEIGHTS, VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
 
@@ -45,9 +53,22 @@ def find_source(path: Path) -> Source:
     """The checkpoint at a path: a model directory, or a file of cn_clip's.
 
     Raises:
-        CheckpointError: a directory of no known format; names the files that it lacks.
+        CheckpointError: a directory of no known format, of which it names the files that it lacks;
+            or a file of weights that is shorter or longer than it says.
     """
+    try:
+        source = _find(path)
+        for file in source.weights:
+            check_whole(file)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    return source
+
+
+def _find(path: Path) -> Source:
     if not path.is_dir():
+        if not path.is_file():  # a pipe would wait, a device may never end
+            raise CheckpointError(f"{path}: expected a file or a model directory")
         return Source("cn_clip", path, (path,), (path,))
     missing = [name for name in _MODELSCOPE if not (path / name).is_file()]
     if not missing:
@@ -92,8 +113,8 @@ def _huggingface_weights(path: Path) -> tuple[Path, ...]:
 def _shards(index: Path) -> list[Path]:
     """The files that an index names, each once."""
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        names = set(read_json(index)["weight_map"].values())
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: damaged: {error!r}") from error
     for name in names:
         # A name with a folder in it could reach any file of the user's.
@@ -101,6 +122,59 @@ def _shards(index: Path) -> list[Path]:
             raise CheckpointError(
                 f"{index}: expected names of files beside it, found {name!r:.100}"
             )
-        if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index}: there is no file {name}")
+        if not os.path.isfile(index.parent / name):
+            raise CheckpointError(f"{index}: there is no file {name!r:.100}")
     return [index.parent / name for name in sorted(names)]
+
+
+def check_whole(path: Path) -> None:
+    """Compare a file's size with what its head or its directory says, before all of it is read.
+
+    Raises:
+        CheckpointError: it is damaged.
+        OSError: it cannot be read.
+    """
+    if path.suffix == ".json":  # an index of the others
+        return
+    with path.open("rb") as file:
+        head = file.read(8)
+    try:
+        if path.suffix == SAFETENSORS_SUFFIX:
+            _check_safetensors(path, int.from_bytes(head, "little"))
+        elif head.startswith(ZIP_MAGIC):
+            _check_zip(path)
+    except CheckpointError:
+        raise
+    except ZIP_ERRORS as error:
+        raise CheckpointError(f"{path}: damaged: {error!r:.200}") from error
+
+
+def _check_safetensors(path: Path, header_size: int) -> None:
+    """Refuse a file that does not end where its last tensor does."""
+    size = path.stat().st_size
+    if header_size > min(size - 8, _LARGEST_HEADER):
+        raise CheckpointError(f"{path}: damaged: its header claims {header_size} bytes")
+    with path.open("rb") as file:
+        file.seek(8)
+        try:
+            header = json.loads(file.read(header_size))
+            header.pop("__metadata__", None)
+            ends = (tensor["data_offsets"][1] for tensor in header.values())
+            expected = 8 + header_size + max(ends, default=0)
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: damaged: its header: {error!r:.200}") from error
+    if size != expected:
+        raise CheckpointError(f"{path}: damaged: {size} bytes, its header says {expected}")
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse parts that claim more bytes than the file has: torch writes them uncompressed."""
+    with zipfile.ZipFile(path) as file:
+        for entry in file.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+                raise CheckpointError(
+                    f"{path}: damaged: {entry.filename!r:.80} is compressed, which torch never does"
+                )
+        claimed = sum(entry.file_size for entry in file.infolist())
+    if claimed > path.stat().st_size:
+        raise CheckpointError(f"{path}: damaged: its parts claim {claimed} bytes")

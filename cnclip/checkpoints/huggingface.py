@@ -7,16 +7,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..archive import DEVIATIONS, MEANS
 from ..errors import CheckpointError
 from ..modeling.config import ACTIVATIONS, CLIP_MEAN, CLIP_STD, ClipConfig, TextConfig, VisionConfig
-from .checkpoint import Checkpoint, Hints, Weights
-from .config_file import ConfigFile, read_json
+from .checkpoint import FLOATS, Checkpoint, Hints, NamedTensor, Weights, empty_model
+from .config_file import ConfigFile
 from .files import (
     CONFIG,
     INDEX_SUFFIX,
@@ -32,7 +33,6 @@ from .vocabulary import read_vocabulary, tokenizer_of
 
 # Three of Hugging Face's that stand one above the other in one of cn_clip's.
 Stacked = tuple[str, str, str]
-NamedTensor = tuple[str, torch.Tensor]
 
 _ACTIVATIONS = {name: name for name in ACTIVATIONS} | {"silu": "swish"}
 # Counted from 0, or of BERT's pooler: nothing is computed from them.
@@ -44,6 +44,7 @@ _UNUSED = (
 )
 _TRANSPOSED = ("visual.proj", "text_projection")
 _LARGEST_VOCABULARY = 1 << 20
+_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Of the files that weights are written to: so much is held beside the checkpoint's own tensors.
 SHARD_BYTES = 500_000_000
 
@@ -77,34 +78,29 @@ def _read_config(path: Path, pad_id: int) -> ClipConfig:
     if values.values.get("model_type", "chinese_clip") != "chinese_clip":
         raise values.error("model_type", "'chinese_clip'")
     vision, text = values.part("vision_config"), values.part("text_config")
-    width, heads = vision.size("hidden_size", 768), vision.size("num_attention_heads", 12)
-    if width % heads:
-        raise vision.error("num_attention_heads", f"a divisor of {width}")
+    width, text_width = vision.size("hidden_size", 768), text.size("hidden_size", 768)
     if vision.size("intermediate_size", 3072) != 4 * width:
         raise vision.error("intermediate_size", f"{4 * width}, four times the width")
     vision.one_of("hidden_act", ("quick_gelu",), "quick_gelu")
-    _expect_epsilon(vision, 1e-5)
-    _expect_epsilon(text, 1e-12)
-    resolution, patch_size = vision.resolution("image_size", 224), vision.size("patch_size", 32)
-    if patch_size > resolution:
-        raise vision.error("patch_size", f"at most image_size {resolution}")
-    text_width, text_heads = text.size("hidden_size", 768), text.size("num_attention_heads", 12)
-    if text_width % text_heads:
-        raise text.error("num_attention_heads", f"a divisor of {text_width}")
+    vision.expect("layer_norm_eps", 1e-5)
+    vision.expect("num_channels", 3)
+    text.expect("layer_norm_eps", 1e-12)
+    text.expect("position_embedding_type", "absolute")
+    resolution = vision.resolution("image_size", 224)
     return ClipConfig(
         embed_dim=values.size("projection_dim", 512),
         vision=VisionConfig(
             resolution=resolution,
             layers=vision.layers("num_hidden_layers", 12),
             width=width,
-            patch_size=patch_size,
-            head_width=width // heads,
+            patch_size=vision.size("patch_size", 32, at_most=resolution),
+            head_width=width // vision.divisor("num_attention_heads", of=width, default=12),
         ),
         text=TextConfig(
             vocab_size=text.size("vocab_size", 30522),
             width=text_width,
             layers=text.layers("num_hidden_layers", 12),
-            heads=text_heads,
+            heads=text.divisor("num_attention_heads", of=text_width, default=12),
             intermediate_width=text.size("intermediate_size", 3072),
             max_positions=text.size("max_position_embeddings", 512),
             type_vocab_size=text.size("type_vocab_size", 2),
@@ -114,17 +110,12 @@ def _read_config(path: Path, pad_id: int) -> ClipConfig:
     )
 
 
-def _expect_epsilon(values: ConfigFile, expected: float) -> None:
-    if values.values.get("layer_norm_eps", expected) != expected:
-        raise values.error("layer_norm_eps", str(expected))
-
-
 def _read_vocabulary(directory: Path) -> bytes:
     path = directory / VOCABULARY
     if path.is_file():
         return read_vocabulary(path)
     path = directory / TOKENIZER
-    words = ConfigFile.read(path).part("model").part("vocab").values
+    words = _read_words(ConfigFile.read(path))
     size = len(words)
     if not 1 <= size <= _LARGEST_VOCABULARY or sorted(map(repr, words.values())) != sorted(
         map(repr, range(size))
@@ -139,19 +130,51 @@ def _read_vocabulary(directory: Path) -> bytes:
         raise CheckpointError(f"{path}: model: vocab: {error}") from error
 
 
+def _read_words(tokenizer: ConfigFile) -> Mapping[str, Any]:
+    """The words of a tokenizer.json and their ids, where it tokenizes as BERT's does."""
+    model, normalizer = tokenizer.part("model"), tokenizer.part("normalizer")
+    model.expect("type", "WordPiece")
+    model.expect("unk_token", "[UNK]")
+    model.expect("continuing_subword_prefix", "##")
+    normalizer.expect("type", "BertNormalizer")
+    normalizer.expect("lowercase", True)
+    normalizer.expect("clean_text", True)
+    normalizer.expect("handle_chinese_chars", True)
+    normalizer.expect("strip_accents", None, True)
+    tokenizer.part("pre_tokenizer").expect("type", "BertPreTokenizer")
+    words = model.part("vocab").values
+    special = [(token, words.get(token)) for token in _SPECIAL_TOKENS]
+    added = tokenizer.values.get("added_tokens", [])
+    for token in added if isinstance(added, list) else [added]:
+        if not isinstance(token, dict) or (token.get("content"), token.get("id")) not in special:
+            raise tokenizer.error("added_tokens", f"BERT's of its vocabulary, not {token!r:.100}")
+    return words
+
+
 Channels = tuple[float, float, float]
 
 
 def _read_preprocessor(path: Path, resolution: int) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of the normalisation."""
+    """Mean and standard deviation of the normalisation.
+
+    Other settings are refused where they say something else than what the core does: to resize
+    without regard to the picture's proportions, bicubically, and to scale to 0..1.
+    """
     if not path.is_file():
         return CLIP_MEAN, CLIP_STD
-    values = ConfigFile(str(path), read_json(path))
-    size = values.values.get("size", resolution)
-    sides = list(size.values()) if isinstance(size, dict) else [size]
-    if not sides or any(side != resolution for side in sides):
-        raise values.error("size", f"the model's {resolution} pixels a side")
-    if values.values.get("do_normalize", True) is False:
+    values = ConfigFile.read(path)
+    square = {"height": resolution, "width": resolution}
+    values.expect("size", square, resolution, None)
+    values.expect("do_resize", True)
+    values.expect("resample", 3)
+    values.expect("do_rescale", True)
+    values.expect("rescale_factor", 1 / 255)
+    values.expect("do_normalize", True, False)
+    crops = values.values.get("do_center_crop", "crop_size" in values.values)
+    sizes = (values.values.get("size"), values.values.get("crop_size"))
+    if crops and sizes not in [(square, square), (square, resolution)]:
+        raise values.error("do_center_crop", f"False, or size and crop_size {square}")
+    if not values.values.get("do_normalize", True):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     return _channels(values, "image_mean", CLIP_MEAN), _channels(values, "image_std", CLIP_STD)
 
@@ -160,7 +183,7 @@ def _channels(values: ConfigFile, key: str, default: Channels) -> Channels:
     found = values.values.get(key)
     if found is None:
         return default
-    bounds = (1e-6, 1e6) if key.endswith("std") else (-1e6, 1e6)
+    bounds = DEVIATIONS if key.endswith("std") else MEANS
     if (
         not isinstance(found, list)
         or len(found) != 3
@@ -228,16 +251,27 @@ def _names(config: ClipConfig) -> dict[str, str | Stacked]:
 def _from_huggingface(weights: Weights, config: ClipConfig, path: Path) -> Weights:
     left = {name: value for name, value in weights.items() if not name.endswith(_UNUSED)}
     found: Weights = {}
+    model = empty_model(config).state_dict()
     for ours, theirs in _names(config).items():
         parts = (theirs,) if isinstance(theirs, str) else theirs
         missing = [name for name in parts if name not in left]
         if missing:
             raise CheckpointError(f"{path}: the checkpoint has no tensor {missing[0]}")
         tensors = [left.pop(name) for name in parts]
-        if any(tensor.shape != tensors[0].shape for tensor in tensors):
-            raise CheckpointError(f"{path}: {', '.join(parts)}: of different shapes")
+        # Before anything is made of them.
+        wanted = list(model[ours].shape)
+        if len(parts) > 1:
+            wanted[0] //= len(parts)
+        if ours in _TRANSPOSED:
+            wanted.reverse()
+        for name, tensor in zip(parts, tensors, strict=True):
+            if list(tensor.shape) != wanted or tensor.dtype not in FLOATS:
+                raise CheckpointError(
+                    f"{path}: the checkpoint has {name} of shape {list(tensor.shape)} and type "
+                    f"{tensor.dtype}, expected {wanted} and floats of 16 to 64 bits"
+                )
         value = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        found[ours] = value.t().contiguous() if ours in _TRANSPOSED and value.dim() == 2 else value
+        found[ours] = value.t().contiguous() if ours in _TRANSPOSED else value
     if left:
         raise CheckpointError(
             f"{path}: the checkpoint has a tensor {min(left)} that this architecture has not"
@@ -254,7 +288,8 @@ def _to_huggingface(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Name
         for name, part in zip(
             parts, value.chunk(len(parts)) if value.dim() else [value], strict=True
         ):
-            yield name, part.contiguous()
+            # A copy: safetensors takes no tensors that share their numbers.
+            yield name, part.clone(memory_format=torch.contiguous_format)
 
 
 def write_huggingface(checkpoint: Checkpoint, directory: Path) -> None:

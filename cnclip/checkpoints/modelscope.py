@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
 from ..modeling.config import ACTIVATIONS, ClipConfig, TextConfig, VisionConfig
 from .checkpoint import Checkpoint, Hints, Weights
-from .config_file import MOST_LAYERS, ConfigFile
+from .config_file import ConfigFile
 from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY, WEIGHTS, Source
+from .pickles import write_pickle
 from .tensors import read_tensors
 from .vocabulary import read_vocabulary, tokenizer_of
 
@@ -65,8 +65,6 @@ def read_config(directory: Path, pad_id: int) -> ClipConfig:
     width, heads = config.vision.feature_width, config.vision.heads
     if heads < 1 or width % heads:
         raise vision.error("vision_head_width", f"one that divides {width} columns among heads")
-    if config.text.width % config.text.heads:
-        raise text.error("text_num_attention_heads", f"a divisor of {config.text.width}")
     return config
 
 
@@ -74,27 +72,23 @@ def _read_vision(values: ConfigFile) -> VisionConfig:
     resolution = values.resolution("image_resolution")
     width = values.size("vision_width")
     head_width = values.size("vision_head_width", 64)
-    layers = values.values.get("vision_layers")
-    if isinstance(layers, list):
-        if len(layers) != 4 or not all(type(n) is int and 1 <= n <= MOST_LAYERS for n in layers):
-            raise values.error("vision_layers", "an integer or four of them")
+    layers = values.stages("vision_layers")
+    if not isinstance(layers, int):
         # The stem's first convolution rounds its half up, four poolings round theirs down.
         if (resolution + 1) // 2 // 16 != resolution // 32:
             raise values.error("image_resolution", "one that a ResNet halves five times")
-        stages = (layers[0], layers[1], layers[2], layers[3])
-        return VisionConfig(resolution, stages, width, None, head_width)
-    patch_size = values.size("vision_patch_size")
-    if patch_size > resolution:
-        raise values.error("vision_patch_size", f"at most image_resolution {resolution}")
-    return VisionConfig(resolution, values.layers("vision_layers"), width, patch_size, head_width)
+        return VisionConfig(resolution, layers, width, None, head_width)
+    patch_size = values.size("vision_patch_size", at_most=resolution)
+    return VisionConfig(resolution, layers, width, patch_size, head_width)
 
 
 def _read_text(values: ConfigFile) -> TextConfig:
+    width = values.size("text_hidden_size")
     return TextConfig(
         vocab_size=values.size("vocab_size"),
-        width=values.size("text_hidden_size"),
+        width=width,
         layers=values.layers("text_num_hidden_layers"),
-        heads=values.size("text_num_attention_heads"),
+        heads=values.divisor("text_num_attention_heads", of=width),
         intermediate_width=values.size("text_intermediate_size"),
         max_positions=values.size("text_max_position_embeddings"),
         type_vocab_size=values.size("text_type_vocab_size"),
@@ -109,14 +103,12 @@ def write_modelscope(checkpoint: Checkpoint, directory: Path) -> None:
         CheckpointError: ModelScope's format cannot tell what this checkpoint holds.
         OSError: a file cannot be written.
     """
-    if (checkpoint.mean, checkpoint.std) != (Checkpoint.mean, Checkpoint.std):
-        raise CheckpointError("ModelScope's format has no place for means that are not CLIP's")
+    checkpoint.check_normalisation("ModelScope")
     for name, content in config_files(checkpoint.config).items():
         (directory / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
     (directory / VOCABULARY).write_bytes(checkpoint.vocabulary)
     weights = {f"module.{name}": value for name, value in with_pooler(checkpoint).items()}
-    with (directory / WEIGHTS).open("wb") as file:
-        torch.save({"state_dict": weights}, file)
+    write_pickle({"state_dict": weights}, directory / WEIGHTS)
 
 
 def with_pooler(checkpoint: Checkpoint) -> Weights:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import _core
-from ..errors import CheckpointError, VocabularyError
+from ..archive import LARGEST_VOCABULARY
+from ..errors import VocabularyError
+from .config_file import read_small
+
+_SPECIAL = (b"[PAD]", b"[UNK]", b"[CLS]", b"[SEP]")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_vocabulary(path: Path) -> bytes:
@@ -14,10 +19,7 @@ def read_vocabulary(path: Path) -> bytes:
     Raises:
         CheckpointError: the file cannot be read.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    return read_small(path, LARGEST_VOCABULARY)
 
 
 def tokenizer_of(vocabulary: bytes, name: Path) -> _core.Tokenizer:
@@ -30,7 +32,14 @@ def tokenizer_of(vocabulary: bytes, name: Path) -> _core.Tokenizer:
     Raises:
         VocabularyError: it cannot be used.
     """
+    words = vocabulary.splitlines()
+    for token in _SPECIAL:
+        if words.count(token) > 1:
+            raise VocabularyError(
+                f"{name}: {token.decode()} stands in it {words.count(token)} times"
+            )
     try:
         return _core.Tokenizer(vocabulary)
     except VocabularyError as error:
-        raise VocabularyError(f"{name}: {error}") from error
+        mark = " (it begins with a byte order mark)" if vocabulary[:3] == _BYTE_ORDER_MARK else ""
+        raise VocabularyError(f"{name}: {error}{mark}") from error

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from .. import convert as conversion
 from ..archive import SUFFIX
-from ..errors import InvalidInputError
 
 SUMMARY = "convert a model to an archive, or to a format of others"
 
@@ -49,8 +47,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, and name what was written on stdout."""
-    if arguments.to in ("archive", "cn_clip") and Path(arguments.output).is_dir():
-        raise InvalidInputError(f"{arguments.output}: is a directory, expected a file name")
     path = conversion.convert(
         arguments.source,
         arguments.output,

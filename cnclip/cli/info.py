@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from ..archive import is_archive, read_archive
+from ..archive import is_archive, printable, read_archive
 from ..convert import find_model, open_archive
 
 SUMMARY = "print what an archive or checkpoint holds"
@@ -25,13 +25,13 @@ def run(arguments: argparse.Namespace) -> int:
     path = find_model(arguments.archive)
     info = read_archive(path) if is_archive(path) else open_archive(path)
     if arguments.json:
-        print(json.dumps(info.metadata, indent=1, ensure_ascii=False))
+        print(json.dumps(info.metadata, indent=1))
         return 0
     rows: dict[str, Any] = {"archive": str(info.path), "bytes": info.path.stat().st_size}
     rows = _flatten(rows | info.metadata)
     width = max(map(len, rows)) + 2
     for name, value in rows.items():
-        print(f"{name:<{width}}{value}")
+        print(printable(f"{name:<{width}}{value}"))
     return 0
 
 

@@ -179,10 +179,49 @@ def test_other_format_versions(rewrite: Callable[..., Path], version: Any) -> No
         ("std", [1, 1, float("inf")]),
         ("std", [1, 0, 1]),
         ("std", ["a", "b", "c"]),
+        ("std", [1e-300, 1, 1]),
+        ("mean", [1e308, 0, 0]),
+        ("mean", "123"),
+        ("mean", [True, 0, 0]),
+        ("temperature", 0),
+        ("temperature", -1),
+        ("temperature", 1e-320),
+        ("temperature", "0.07"),
     ],
 )
 def test_damaged_metadata(rewrite: Callable[..., Path], name: str, value: Any) -> None:
     refused(rewrite(change_metadata(**{name: value})), "its cnclip.json is damaged")
+
+
+@pytest.mark.parametrize(
+    ("tower", "key", "value", "message"),
+    [
+        ("vision", "layers", 10**9, "an integer from 1 to 1000"),
+        ("vision", "layers", "x", "an integer from 1 to 1000"),
+        ("vision", "layers", [1, 2], "an integer or four of them"),
+        ("vision", "layers", [1, 2, 3, 10**9], "an integer or four of them"),
+        ("vision", "width", "x", "an integer from 1"),
+        ("vision", "patch_size", 33, "an integer from 1 to 32"),
+        ("vision", "head_width", 100, "a divisor of 64"),
+        ("text", "width", 1 << 60, "an integer from 1"),
+        ("text", "layers", 10**7, "an integer from 1 to 1000"),
+        ("text", "heads", 5, "a divisor of 32"),
+        ("text", "activation", ["gelu"], "one of gelu"),
+    ],
+)
+def test_sizes_of_towers_that_cannot_be(
+    rewrite: Callable[..., Path], tmp_path: Path, tower: str, key: str, value: Any, message: str
+) -> None:
+    def change(entries: Entries) -> None:
+        metadata = json.loads(entries[f"extra/{METADATA}"])
+        metadata["architecture"][tower][key] = value
+        entries[f"extra/{METADATA}"] = json.dumps(metadata).encode()
+
+    path = rewrite(change)
+    expected = rf"{path}: damaged: its {METADATA}: architecture: {tower}: {key}: expected {message}"
+    for to in ("cn_clip", "modelscope"):
+        with pytest.raises(cnclip.ArchiveError, match=expected):
+            cnclip.convert.convert(path, tmp_path / "out.pt", to=to)
 
 
 def test_a_damaged_vocabulary(rewrite: Callable[..., Path]) -> None:
@@ -268,6 +307,19 @@ def test_compressed_archives(rewrite: Callable[..., Path], compression: int) -> 
     except cnclip.ArchiveError:
         return
     assert rows.shape == (1, 64)
+
+
+def test_a_part_that_unpacks_to_gigabytes(rewrite: Callable[..., Path], tmp_path: Path) -> None:
+    path = rewrite(lambda entries: None)
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file,
+        file.open("changed/extra/bomb", "w", force_zip64=True) as part,
+    ):
+        for _ in range(256):
+            part.write(bytes(1 << 20))
+    refused(path, "damaged: its parts claim [0-9]{9} bytes")
+    with pytest.raises(cnclip.ArchiveError, match="its parts claim"):
+        cnclip.convert.convert(path, tmp_path / "out.pt", to="cn_clip")
 
 
 # TorchScript that answers other things than it should

@@ -118,6 +118,43 @@ def test_only_the_user_can_read_it(own_cache: Path, model: Path) -> None:
     assert stat.S_IMODE(info.path.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("which", [".", "archives", "records"])
+@pytest.mark.parametrize("mode", [0o777, 0o720, 0o1777])
+def test_directories_that_others_can_write_to(
+    own_cache: Path, model: Path, caplog: pytest.LogCaptureFixture, which: str, mode: int
+) -> None:
+    planted = convert.open_archive(model).path
+    (own_cache / which).chmod(mode)
+    with caplog.at_level(logging.WARNING, logger="cnclip"):
+        info = convert.open_archive(model)
+    # Records are not needed; an archive is code.
+    assert (info.path == planted) == (which == "records")
+    assert ("others can write to it, and archives are code" in caplog.text) == (which != "records")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize("which", [".", "archives"])
+def test_directories_of_others(own_cache: Path, model: Path, which: str) -> None:
+    planted = convert.open_archive(model).path
+    os.chown(own_cache / which, 65534, 65534)
+    assert convert.open_archive(model).path != planted
+
+
+def test_directories_that_others_can_read(own_cache: Path, model: Path) -> None:
+    path = convert.open_archive(model).path
+    path.parent.chmod(0o755)
+    assert convert.open_archive(model).path == path
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_the_directories_above_it(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNCLIP_CACHE", str(tmp_path / "a" / "b"))
+    convert.open_archive(model)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
+
+
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "garbage inside", "another version"])
 def test_a_damaged_archive_is_made_again(

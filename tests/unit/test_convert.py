@@ -348,7 +348,7 @@ WRONG_TENSORS: list[tuple[Callable[[Weights], Any], str]] = [
     ),
     (
         lambda w: {**w, "visual.proj": torch.zeros(48, 24).to_sparse()},
-        r"visual\.proj of type .*, expected dense floats",
+        r"_rebuild_sparse_tensor makes no dense tensor",
     ),
     (lambda w: {**w, "logit_scale": torch.zeros(1)}, r"logit_scale of shape \[1\], expected \[\]"),
     (
@@ -511,7 +511,7 @@ def test_broken_json(make: Make, name: str, content: bytes, message: str) -> Non
         ("vision_layers", None, "an integer from 1"),
         ("image_resolution", 10**6, "an integer from 1 to 4096"),
         ("vision_patch_size", None, "an integer from 1"),
-        ("vision_patch_size", 64, "at most image_resolution 32"),
+        ("vision_patch_size", 64, "an integer from 1 to 32"),
         ("vision_head_width", 64, "one that divides 48 columns among heads"),
         ("vision_head_width", 9, "one that divides 48 columns among heads"),
         ("text_num_hidden_layers", 10**6, "an integer from 1 to 1000"),

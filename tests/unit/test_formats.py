@@ -315,7 +315,12 @@ def to_pickle(directory: Path) -> None:
 def to_tokenizer(directory: Path) -> None:
     words = (directory / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
     vocab = {word: i for i, word in reversed(list(enumerate(words)))}
-    content = {"version": "1.0", "model": {"type": "WordPiece", "vocab": vocab}}
+    content = {
+        "version": "1.0",
+        "added_tokens": [{"id": vocab["[PAD]"], "content": "[PAD]", "special": True}],
+        "normalizer": {"type": "BertNormalizer", "lowercase": True, "strip_accents": None},
+        "model": {"type": "WordPiece", "vocab": vocab},
+    }
     (directory / "tokenizer.json").write_text(json.dumps(content))
     (directory / "vocab.txt").unlink()
 
@@ -378,17 +383,43 @@ def test_mean_and_std_are_the_preprocessors(huggingface: Path, picture: Image.Im
             {"text_config__hidden_act": "mish"},
             "text_config: hidden_act: expected one",
         ),
-        ("config.json", {"vision_config__patch_size": 100}, "patch_size: expected at most"),
+        (
+            "config.json",
+            {"vision_config__patch_size": 100},
+            "patch_size: expected an integer from 1 to 48,",
+        ),
         ("config.json", {"vision_config__num_hidden_layers": 3}, "no tensor vision_model.encoder"),
         ("config.json", {"vision_config__num_hidden_layers": 1}, "a tensor vision_model.encoder"),
-        ("config.json", {"projection_dim": 25}, r"text_projection of shape \[128, 24\], expected"),
+        (
+            "config.json",
+            {"projection_dim": 25},
+            r"text_projection.weight of shape \[24, 128\] and type",
+        ),
         ("config.json", {"text_config__vocab_size": 7}, "word_embeddings.*expected|ids up to"),
         (
             "preprocessor_config.json",
             {"size": {"height": 48, "width": 47}},
-            "size: expected the mod",
+            "size: expected {'height': 48, 'width': 48} or 48",
         ),
-        ("preprocessor_config.json", {"size": 224}, "size: expected the model's 48 pixels"),
+        ("preprocessor_config.json", {"size": 224}, "size: expected {'height': 48"),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 48}}, "size: expected {'height'"),
+        ("preprocessor_config.json", {"do_resize": False}, "do_resize: expected True"),
+        ("preprocessor_config.json", {"resample": 2}, "resample: expected 3, found 2"),
+        ("preprocessor_config.json", {"do_rescale": False}, "do_rescale: expected True"),
+        ("preprocessor_config.json", {"rescale_factor": 1 / 127.5}, "rescale_factor: expected 0.0"),
+        ("preprocessor_config.json", {"do_normalize": None}, "do_normalize: expected True or Fal"),
+        ("preprocessor_config.json", {"do_center_crop": True}, "do_center_crop: expected False"),
+        (
+            "preprocessor_config.json",
+            {"do_center_crop": True, "size": 48, "crop_size": 48},
+            "do_center_crop: expected False",
+        ),
+        ("config.json", {"vision_config__num_channels": 4}, "num_channels: expected 3, found 4"),
+        (
+            "config.json",
+            {"text_config__position_embedding_type": "relative_key"},
+            "position_embedding_type: expected absolute",
+        ),
         ("preprocessor_config.json", {"image_std": [1, 1, 0]}, "image_std: expected three numbers"),
         ("preprocessor_config.json", {"image_mean": [0.5]}, "image_mean: expected three numbers"),
     ],
@@ -398,6 +429,53 @@ def test_hugging_faces_wrong_values(
     huggingface: Path, file: str, values: dict[str, Any], message: str
 ) -> None:
     change(huggingface / file, **values)
+    with pytest.raises(cnclip.CheckpointError, match=message):
+        pipeline(model=huggingface, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"size": None},
+        {"size": 48, "do_center_crop": False, "crop_size": 224},
+        {"do_center_crop": True, "crop_size": {"height": 48, "width": 48}},
+        {"do_center_crop": None, "rescale_factor": 1 / 255},
+    ],
+    ids=str,
+)
+def test_hugging_faces_values_that_change_nothing(
+    huggingface: Path, values: dict[str, Any], picture: Image.Image
+) -> None:
+    expected = embed(huggingface, picture)
+    change(huggingface / "preprocessor_config.json", **values)
+    check_same(huggingface, picture, expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model__type": "BPE"}, "model: type: expected WordPiece, found 'BPE'"),
+        ({"model__continuing_subword_prefix": "@@"}, "continuing_subword_prefix: expected ##"),
+        ({"model__unk_token": "<unk>"}, r"unk_token: expected \[UNK\]"),
+        ({"model__vocab": [["a", 1.0]]}, "model: vocab: expected an object"),
+        (
+            {"normalizer": {"type": "BertNormalizer", "lowercase": False}},
+            "lowercase: expected True",
+        ),
+        ({"normalizer": {"type": "Lowercase"}}, "normalizer: type: expected BertNormalizer"),
+        ({"pre_tokenizer": {"type": "ByteLevel"}}, "type: expected BertPreTokenizer"),
+        ({"added_tokens": [{"id": 21128, "content": "[NEW]"}]}, "added_tokens: expected BERT's"),
+        ({"added_tokens": [{"id": 0, "content": "猫"}]}, "added_tokens: expected BERT's"),
+        ({"added_tokens": [{"id": 1, "content": "[PAD]"}]}, "added_tokens: expected BERT's"),
+        ({"added_tokens": [5]}, "added_tokens: expected BERT's"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_tokenizers_of_another_kind(
+    huggingface: Path, values: dict[str, Any], message: str
+) -> None:
+    to_tokenizer(huggingface)
+    change(huggingface / "tokenizer.json", **values)
     with pytest.raises(cnclip.CheckpointError, match=message):
         pipeline(model=huggingface, device="cpu")
 
@@ -426,7 +504,7 @@ def test_hugging_faces_damaged_files(
     ("places", "message"),
     [
         ({"a": "../secret"}, "expected names of files beside it"),
-        ({"a": "nowhere.safetensors"}, "there is no file nowhere.safetensors"),
+        ({"a": "nowhere.safetensors"}, "there is no file 'nowhere.safetensors'"),
         ({"a": 5}, "expected names of files beside it"),
         ([], "damaged"),
     ],

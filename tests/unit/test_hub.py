@@ -173,6 +173,10 @@ def test_parsing_names() -> None:
     assert parse_hub_name("ms:a/b") == ("modelscope", "a/b")
     for name in ("a/b", "hf:a", "damo", "damo/x/y", "damo/", "/x", "hf:../x/y", "damo/a b", ""):
         assert parse_hub_name(name) is None
+    for name in ("ms:../..", "hf:../x", "ms:./.", "hf:x/..", "damo/..", "iic/."):
+        assert parse_hub_name(name) is None
+        with pytest.raises(cnclip.ModelNotFoundError):
+            cnclip.pipeline(model=name, device="cpu")
 
 
 @pytest.mark.parametrize(
