@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--from-scratch",
         action="store_const",
         const=True,
-        help="begin with random weights: --model is ViT-B-16, ..., or a directory with ModelScope's "
-        "configuration files and a vocab.txt",
+        help="begin with random weights: --model is ViT-B-16, ..., or a directory with "
+        "ModelScope's configuration files and a vocab.txt",
     )
     parser.add_argument("--revision", help="of a hub's model")
     parser.add_argument(
@@ -91,8 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         **values,
     )
-    print(report.path / "best")
-    return 1 if report.skipped else 0
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(report.path / "best")
+    # torchrun takes a status of 1 for a crash, and starts again.
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return 1 if report.skipped and alone else 0
 
 
 def _values(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -105,14 +108,14 @@ def _values(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InvalidInputError("-o RUN is needed: the folder of the run")
     started = Path(arguments.output) / OPTIONS
     if arguments.resume and started.exists():
-        values |= json.loads(started.read_text(encoding="utf-8"))
+        values |= TrainOptions.read(started)
     if arguments.config is not None:
         values |= TrainOptions.read(arguments.config)
     given = vars(arguments)
     values |= {name: given[name] for name in known if given.get(name) is not None}
     for name in values:
         if name not in known:
-            raise InvalidInputError(f"{arguments.config}: no option {name!r}")
+            raise InvalidInputError(f"{arguments.config or started}: no option {name!r}")
     for name in ("model", "train"):
         if values.get(name) is None:
             raise InvalidInputError(f"--{name} is needed")

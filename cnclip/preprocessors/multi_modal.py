@@ -336,6 +336,11 @@ def _check_array(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def to_rgb(image: Image.Image, resolution: int) -> Image.Image:
+    """A picture of mode RGB; one of another mode is first resized, as ModelScope does.
+
+    Raises:
+        InvalidInputError: it has no pixels.
+    """
     if image.width == 0 or image.height == 0:
         raise InvalidInputError(f"a picture without pixels, {image.width} x {image.height}")
     if image.mode == "RGB":

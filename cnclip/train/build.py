@@ -11,11 +11,12 @@ from torch import nn
 from ..checkpoints.checkpoint import Checkpoint
 from ..convert import read_checkpoint
 from ..errors import InvalidInputError
+from .batch import Part
 from .distributed import World
 from .loader import Inputs
 from .lora import add_adapters
 from .options import TrainOptions
-from .step import Part, Rows, Teacher
+from .step import Rows, Teacher
 from .towers import TrainableClip
 
 

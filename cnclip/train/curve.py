@@ -58,14 +58,14 @@ class TensorBoard:
         writer: torch's, or None.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Begin to write into a folder."""
+    def __init__(self, folder: Path, step: int) -> None:
+        """Begin to write into a folder; what it holds of later steps counts no longer."""
         self.writer: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self.writer = SummaryWriter(str(folder))
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def add(self, values: dict[str, Any]) -> None:
         """Add a line of `metrics.jsonl`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,12 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors the values that they have in the first process."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
     def wait(self) -> None:
         """Go on when all have come here."""
         if self.size > 1:
@@ -104,7 +110,7 @@ def _device(name: str, local_rank: int) -> torch.device:
         raise InvalidInputError(f"device: expected 'cpu', 'gpu' or 'cuda:N', got {name!r}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = int(number) if number else local_rank
-    if kind == "cpu" or (kind == "gpu" and index >= count):
+    if kind == "cpu" or (kind == "gpu" and count == 0):
         return torch.device("cpu")
     if index >= count:
         raise DeviceError(f"no device {name!r}: torch finds {count} GPUs here")

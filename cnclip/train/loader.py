@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,12 +26,11 @@ from ..datasets.parquet_files import GROUPS_KEPT
 from ..datasets.retrieval import PictureRow, open_picture
 from ..errors import CnclipError, DatasetError, ImageError
 from ..evaluate import normalize_text
-from ..preprocessors.multi_modal import to_rgb
+from ..preprocessors.multi_modal import TEXTS_AT_ONCE, to_rgb
 from .augment import augment
+from .batch import Pairs, Part
 from .distributed import World
-from .loss import Pairs
 from .options import TrainOptions
-from .step import Part
 
 # Pairs that are tried in place of one that cannot be read.
 MOST_REPLACEMENTS = 100
@@ -113,6 +113,16 @@ def read_picture(data: PairData, picture: int) -> tuple[Image.Image, int]:
     return open_picture(row, turned=data.turns_pictures), _key(content)
 
 
+def _text_keys(texts: list[str], inputs: Inputs) -> NDArray[np.int64]:
+    """A number for each text that those share which are the same to the model: int64 [n]."""
+    keys = np.empty(len(texts), np.int64)
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        ids = inputs.ids(texts[start : start + TEXTS_AT_ONCE], whole_width=True).numpy()
+        for row, some in enumerate(ids, start):
+            keys[row] = _key(some.tobytes())
+    return keys
+
+
 def _key(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
@@ -125,7 +135,7 @@ class Item:
         pixels: What each model sees: the student, and perhaps a teacher.
         text: The text.
         picture_key: Equal for pictures of equal content.
-        text_key: Equal for texts of equal words.
+        text_key: Equal for texts of equal ids, as far as the model reads them.
         described: Keys of all texts that the data set gives the picture.
         skipped: (place, reason) of pairs that could not be read, in whose place this one stands.
     """
@@ -160,7 +170,7 @@ class TrainingPairs(Dataset[Item]):
         self._options = options
         self._inputs = inputs
         self._texts = data.texts if options.raw_text else [normalize_text(t) for t in data.texts]
-        self._keys = np.array([_key(t.encode("utf-8", "surrogatepass")) for t in self._texts])
+        self._keys = _text_keys(self._texts, inputs[0])
         pictures, texts = data.pairs[:, 0], data.pairs[:, 1]
         # The texts of each picture, one picture's after the other's.
         order = np.argsort(pictures, kind="stable")
@@ -270,6 +280,11 @@ class Collate:
         return Part(pixels[0], ids[0], pairs, teacher), skipped
 
 
+def leave_group(worker: int) -> None:
+    """A worker process out of its parent's group, whose signals are the parent's to answer."""
+    os.setpgid(0, 0)
+
+
 class _Positions(Sampler[list[int]]):
     """The positions of this process's parts, from a step on."""
 
@@ -307,4 +322,5 @@ def training_parts(
         collate_fn=Collate(inputs, whole_width=options.compile),
         pin_memory=world.device.type == "cuda",
         generator=torch.Generator(),  # of its own: it takes nothing from dropout's
+        worker_init_fn=leave_group,
     )

@@ -3,58 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import math
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.scratch import sizes_of
 from ..convert import convert, read_checkpoint
 from ..datasets.pairs import PairData, open_pairs
 from ..datasets.problems import Problems
-from ..errors import InvalidInputError, ModelRunError
+from ..errors import DatasetError, InputTypeError, InvalidInputError, ModelRunError
+from .batch import Part
 from .build import inputs_of, make_model, make_teacher, wrapped
-from .curve import TensorBoard
 from .distributed import World, joined_world
 from .export import write_checkpoint
 from .interrupts import Interrupts
+from .journal import Journal
 from .loader import TrainingPairs, training_parts
 from .lora import merged_weights
-from .optimizer import WeightAverage, learning_rate, make_optimizer
+from .optimizer import learning_rate
 from .options import TrainOptions
-from .run_folder import ARCHIVE, BEST, TENSORBOARD, RunFolder
-from .step import Part, Stepper
+from .run_folder import ARCHIVE, BEST, RunFolder
+from .run_state import Recalls, RunState, made_of
+from .step import Stepper
 from .towers import LARGEST_LOGIT_SCALE
-from .validate import Recall, Validation, validate
+from .validate import Validation, validate
 
 MOST_WORKERS = 8
 SECONDS_BETWEEN_STATES = 300.0
-# Options that may differ when a run is resumed: they do not change what a step computes.
-_FREE = frozenset(
-    [
-        "max_epochs",
-        "max_steps",
-        "num_workers",
-        "valid_batch_size",
-        "valid_step_interval",
-        "valid_epoch_interval",
-        "save_step_frequency",
-        "log_interval",
-        "device",
-        "compile",
-        "grad_checkpointing",
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -69,14 +54,14 @@ class TrainReport:
             set, and for a model from scratch.
         best: The same of the best weights.
         best_step: The step behind which they were the best.
-        skipped: How many times a picture could not be read, in this process.
+        skipped: How many times a picture could not be read.
     """
 
     path: Path
     steps: int
     loss: float
-    before: tuple[Recall, Recall] | None
-    best: tuple[Recall, Recall] | None
+    before: Recalls | None
+    best: Recalls | None
     best_step: int
     skipped: int
 
@@ -126,60 +111,70 @@ def finetune(
         KeyboardInterrupt: Ctrl-C; the state was saved.
         OSError: the folder cannot be written.
     """
-    chosen = TrainOptions(**options)
+    chosen = _options(options)
+    _check_types(model, train, output, val, from_scratch, resume)
     with joined_world(chosen.device) as world:
-        say = _Teller(world, show_progress)
         if chosen.precision == "fp16" and world.device.type != "cuda":
             raise InvalidInputError("precision: fp16 is for GPUs; on a CPU take bf16 or fp32")
+        folder = RunFolder(Path(output))
+        journal = Journal(folder, world, shown=show_progress)
         start = sizes_of(model) if from_scratch else read_checkpoint(model, revision)
         problems = Problems()
         data = open_pairs(train, train_split, role="train", problems=problems)
         checked = None if val is None else open_pairs(val, val_split, role="val", problems=problems)
         for problem in problems.found:
-            say(str(problem))
-        folder = RunFolder(Path(output))
+            journal.say(str(problem))
+        loop = _Loop(start, data, checked, chosen, world, folder, journal, from_scratch)
         if world.is_first:
             folder.prepare(resume=resume)
         world.wait()
-        asked = {
-            "model": str(model),
-            "train": str(train),
-            "val": None if val is None else str(val),
-            "train_split": train_split,
-            "val_split": val_split,
-            "from_scratch": from_scratch,
-            "revision": revision,
-        }
-        run = _Run(start, data, checked, chosen, world, folder, say, from_scratch=from_scratch)
-        state = folder.read_state() if resume else None
-        if state is not None:
-            run.resume(state)
-        elif world.is_first:
-            folder.forget_metrics_behind(-1)
+        if resume:
+            loop.resume()
         if world.is_first:
+            asked = {
+                "model": _absolute(model),
+                "train": _absolute(train),
+                "val": None if val is None else _absolute(val),
+                "train_split": train_split,
+                "val_split": val_split,
+                "from_scratch": from_scratch,
+                "revision": revision,
+            }
             folder.write_options(asked | dataclasses.asdict(chosen))
         with Interrupts() as interrupts:
-            return run.train(interrupts)
+            return loop.run(interrupts)
 
 
-class _Teller:
-    """Prints lines on stderr, in the first process."""
+def _options(values: dict[str, Any]) -> TrainOptions:
+    unknown = values.keys() - {one.name for one in dataclasses.fields(TrainOptions)}
+    if unknown:
+        raise InvalidInputError(f"no option {min(unknown)!r}")
+    return TrainOptions(**values)
 
-    def __init__(self, world: World, enabled: bool) -> None:
-        self._enabled = enabled and world.is_first
 
-    def __call__(self, line: str) -> None:
-        if self._enabled:
-            shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-            print(shown, file=sys.stderr, flush=True)
+def _check_types(
+    model: Any, train: Any, output: Any, val: Any, from_scratch: Any, resume: Any
+) -> None:
+    paths = {"model": model, "train": train, "output": output}
+    for name, path in (paths if val is None else paths | {"val": val}).items():
+        if not isinstance(path, str | os.PathLike):
+            raise InputTypeError(f"{name}: expected a name or path, got {type(path).__name__}")
+    for name, flag in {"from_scratch": from_scratch, "resume": resume}.items():
+        if not isinstance(flag, bool):
+            raise InputTypeError(f"{name}: expected bool, got {type(flag).__name__}")
+
+
+def _absolute(name: str | Path) -> str:
+    """A path that leads there from everywhere; another name as it is."""
+    return os.path.abspath(name) if os.path.exists(name) else str(name)
 
 
 class _Stopped(Exception):
     """Somebody wants the process to end."""
 
 
-class _Run:
-    """The state of a run: everything that `last.pt` holds."""
+class _Loop:
+    """A run's parts, and the steps that they make together."""
 
     def __init__(
         self,
@@ -189,41 +184,24 @@ class _Run:
         options: TrainOptions,
         world: World,
         folder: RunFolder,
-        say: Callable[[str], None],
-        *,
+        journal: Journal,
         from_scratch: bool,
     ) -> None:
         torch.manual_seed(options.seed)
-        self.options, self.world, self.folder, self.say = options, world, folder, say
-        self.start, self.from_scratch = start, from_scratch
-        self.data, self.checked = data, checked
-        self.inputs = inputs_of(start, options.context_length)
-        self.clip = make_model(start, options, from_scratch=from_scratch).to(world.device)
-        self.model = wrapped(self.clip, options, world)
+        self.options, self.world, self.folder, self.journal = options, world, folder, journal
+        self.start, self.data, self.checked = start, data, checked
+        self.from_scratch = from_scratch
+        self.of = made_of(start, data, checked)
+        model = make_model(start, options, from_scratch=from_scratch).to(world.device)
+        self.state = RunState(model, options, world)
+        self.model = wrapped(model, options, world)
         teacher, taught = make_teacher(options, world, self.autocast)
-        self.all_inputs = (self.inputs, *taught)
-        self.pairs = TrainingPairs(data, options, self.all_inputs)
+        self.inputs = (inputs_of(start, options.context_length), *taught)
+        self.pairs = TrainingPairs(data, options, self.inputs)
         self.stepper = Stepper(self.model, world, self.autocast, options.duplicates, teacher)
-        self.optimizer = make_optimizer(self.clip, options)
-        self.scaler = torch.amp.GradScaler("cuda", enabled=options.precision == "fp16")
-        self.averaged = copy.deepcopy(self.clip) if options.ema_decay else None
-        self.average = (
-            None
-            if self.averaged is None
-            else WeightAverage(self.averaged.state_dict(), options.ema_decay)
-        )
         self.batch = options.batch_size * options.accum_freq * world.size
-        self.steps = options.max_steps or math.ceil(
-            options.max_epochs * self.pairs.size / self.batch
-        )
-        self.step = 0
-        self.losses: list[torch.Tensor] = []
-        self.loss = math.nan
-        self.before: tuple[Recall, Recall] | None = None
-        self.best: tuple[Recall, Recall] | None = None
-        self.best_value, self.best_step = -math.inf, 0
-        self.named: set[str] = set()
-        self.skipped = 0
+        epochs = options.max_epochs * self.pairs.size
+        self.steps = options.max_steps or math.ceil(epochs / self.batch)
         # Dropout and the choice of patches differ between processes.
         torch.manual_seed(options.seed + world.rank)
 
@@ -233,259 +211,203 @@ class _Run:
         dtype = torch.bfloat16 if self.options.precision == "bf16" else torch.float16
         return torch.autocast(self.world.device.type, dtype)
 
-    # --- What is kept ---
+    def resume(self) -> None:
+        """Take the newest state, if there is one."""
+        state = self.folder.read_state()
+        if state is not None:
+            self.journal.skipped = self.state.take(state, self.of)
+            self.journal.say(f"resumed behind step {self.state.step} of {self.steps}")
 
-    def save(self) -> None:
-        """Write the state. All processes call.
-
-        Raises:
-            ModelRunError: the loss is no longer a number: the state before is kept.
-        """
-        if self.losses:
-            self._check_loss(float(self.losses[-1]))
-        random = [torch.get_rng_state()]
-        if self.world.device.type == "cuda":
-            random.append(torch.cuda.get_rng_state(self.world.device))
-        states = self.world.objects(random)
-        if not self.world.is_first:
-            return
-        self.folder.write_state(
-            {
-                "step": self.step,
-                "model": self.clip.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "average": None if self.averaged is None else self.averaged.state_dict(),
-                "random": states,
-                "losses": [float(loss) for loss in self.losses],
-                "loss": self.loss,
-                "before": self.before,
-                "best": self.best,
-                "best_value": self.best_value,
-                "best_step": self.best_step,
-                "options": dataclasses.asdict(self.options),
-                "data": self.data.fingerprint,
-                "processes": self.world.size,
-            }
-        )
-
-    def resume(self, state: dict[str, Any]) -> None:
-        """Take a state.
-
-        Raises:
-            InvalidInputError: it is of a run of other options or data.
-        """
-        mine, theirs = dataclasses.asdict(self.options), state["options"]
-        for name in sorted(mine.keys() - _FREE):
-            if mine[name] != theirs.get(name):
-                raise InvalidInputError(
-                    f"{name}: {mine[name]}, but the run to resume has {theirs.get(name)}"
-                )
-        if state["data"] != self.data.fingerprint:
-            raise InvalidInputError(
-                f"{self.data.name}: not the training data that the run to resume has, or changed"
-            )
-        if state["processes"] != self.world.size:
-            raise InvalidInputError(
-                f"{self.world.size} processes, but the run to resume has {state['processes']}"
-            )
-        self.clip.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["average"])
-        random = state["random"][self.world.rank]
-        torch.set_rng_state(random[0])
-        if self.world.device.type == "cuda" and len(random) > 1:
-            torch.cuda.set_rng_state(random[1], self.world.device)
-        self.step = state["step"]
-        self.losses = [torch.tensor(loss, device=self.world.device) for loss in state["losses"]]
-        self.loss, self.before, self.best = state["loss"], state["before"], state["best"]
-        self.best_value, self.best_step = state["best_value"], state["best_step"]
-        if self.world.is_first:
-            self.folder.forget_metrics_behind(self.step)
-        self.say(f"resumed behind step {self.step} of {self.steps}")
-
-    def keep_best(self) -> None:
-        """Write the weights as a model directory."""
-        if self.world.is_first:
-            model = self.averaged or self.clip
-            weights = merged_weights(model) if self.options.lora_rank else model.state_dict()
-            self.folder.write_best(lambda path: write_checkpoint(self.start, weights, path))
-
-    # --- The loop ---
-
-    def train(self, interrupts: Interrupts) -> TrainReport:
+    def run(self, interrupts: Interrupts) -> TrainReport:
         """All steps that are left."""
-        board = TensorBoard(self.folder.path / TENSORBOARD) if self.world.is_first else None
-        parameters = sum(p.numel() for p in self.clip.parameters() if p.requires_grad)
-        self.say(
+        state, journal = self.state, self.journal
+        parameters = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
+        journal.begin(state.step)
+        journal.say(
             f"{self.data.name}, {self.data.split}: {len(self.data.pairs)} pairs; batches of "
             f"{self.batch}; {self.steps} steps; {parameters / 1e6:.1f} M parameters are trained on "
             f"{self.world.size} x {self.world.device}"
         )
         if self.options.warmup >= self.steps:
-            self.say(
+            journal.say(
                 f"warmup: {self.options.warmup} steps of {self.steps}: the learning rate never "
                 f"reaches {self.options.lr:g}"
             )
         try:
-            self._train(interrupts, board)
+            self._validate_what_is_left(interrupts)
+            self._make_steps(interrupts)
         except _Stopped:
-            self.save()
-            self.say(f"interrupted behind step {self.step}; the state is saved: resume to go on")
+            self._save()
+            journal.say(
+                f"interrupted behind step {state.step}; the state is saved: resume to go on"
+            )
             raise KeyboardInterrupt from None
         finally:
-            if board is not None:
-                board.close()
-            if self.world.is_first:
-                self.folder.draw_curve()
+            journal.end()
         if self.world.is_first:
             convert(self.folder.path / BEST, self.folder.path / ARCHIVE)
         self.world.wait()
         return TrainReport(
             self.folder.path,
-            self.step,
-            self.loss,
-            self.before,
-            self.best,
-            self.best_step,
-            self.skipped,
+            state.step,
+            state.loss,
+            state.before,
+            state.best,
+            state.best_step,
+            journal.skipped,
         )
 
-    def _train(self, interrupts: Interrupts, board: TensorBoard | None) -> None:
-        if self.step == 0 and self.checked is not None and not self.from_scratch:
-            found = self._validate(interrupts, board)
-            self.before = (found.text_to_image, found.image_to_text)
+    def _validate_what_is_left(self, interrupts: Interrupts) -> None:
+        """Recall before the first step, or that of a step behind which the run was interrupted."""
+        state = self.state
+        if self.checked is None or state.checked_step == state.step:
+            return
+        if state.step == 0 and not self.from_scratch:
+            found = self._validate(interrupts)
+            state.before = (found.text_to_image, found.image_to_text)
+        elif state.step > 0 and self._validation_is_due():
+            self._choose_best(interrupts)
+
+    def _make_steps(self, interrupts: Interrupts) -> None:
+        state = self.state
         loader = training_parts(
             self.pairs,
-            self.all_inputs,
+            self.inputs,
             self.options,
             self.world,
             self._workers(),
-            self.step,
+            state.step,
             self.steps,
         )
         self.model.train()
-        if self.options.freeze_vision:
-            self.clip.visual.eval()
-        begin = last_save = time.monotonic()
-        first = self.step
-        batches = self._batches(iter(loader))
-        while self.step < self.steps:
+        for name, module in state.model.named_modules():
+            # Statistics of towers that are not trained stay as they are.
+            if isinstance(module, _BatchNorm) and (
+                self.options.lora_rank or (self.options.freeze_vision and "visual" in name)
+            ):
+                module.eval()
+        batches = self._batches(iter(loader), interrupts)
+        last_save = last_line = time.monotonic()
+        while state.step < self.steps:
             rate = self._make_step(next(batches))
-            due = self.step % self.options.log_interval == 0 or self.step == self.steps
-            if due:
-                passed = (time.monotonic() - begin) / (self.step - first)
-                self._log(rate, passed, board)
+            if state.step % self.options.log_interval == 0 or state.step == self.steps:
+                seconds = (time.monotonic() - last_line) / len(state.losses)
+                self._log(rate, seconds)
+                last_line = time.monotonic()
             if self._validation_is_due():
-                self._check(interrupts, board)
-            now = time.monotonic()
-            wanted = self._save_is_due(now - last_save) + 2 * interrupts.wanted
-            wanted = self.world.largest(wanted)
-            if wanted >= 2 and self.step < self.steps:
+                self._choose_best(interrupts)
+                last_line = time.monotonic()
+            # All processes do what one wants.
+            stop = self.world.largest(interrupts.wanted)
+            save = self.world.largest(self._save_is_due(time.monotonic() - last_save))
+            if stop and state.step < self.steps:
                 raise _Stopped
-            if wanted:
-                self.save()
-                last_save = now
+            if save:
+                self._save()
+                last_save = time.monotonic()
         if self.checked is None:
-            self.best_step = self.step
-            self.keep_best()
-        self.save()
+            state.best_step = state.step
+            self._keep_best()
+        self._save()
 
-    def _batches(self, loader: Iterator[Any]) -> Iterator[list[Part]]:
+    def _batches(self, loader: Iterator[Any], interrupts: Interrupts) -> Iterator[list[Part]]:
         """The parts of each batch, on the device."""
         while True:
             parts = []
             for _ in range(self.options.accum_freq):
-                part, skipped = next(loader)
+                try:
+                    part, skipped = next(loader)
+                except DatasetError as error:
+                    # A worker's error comes with a stack in its message.
+                    raise DatasetError(str(error).rpartition("DatasetError: ")[2].strip()) from None
+                except RuntimeError:
+                    if interrupts.wanted and self.world.size == 1:
+                        raise _Stopped from None  # what ends us has ended a worker, too
+                    raise
                 parts.append(part.to(self.world.device))
-                for where, what in skipped:
-                    self._tell_skipped(where, what)
+                self.journal.leave_out(skipped)
             yield parts
 
     def _make_step(self, parts: list[Part]) -> float:
-        options = self.options
-        rate = learning_rate(self.step, self.steps, options)
-        for group in self.optimizer.param_groups:
+        options, state = self.options, self.state
+        rate = learning_rate(state.step, self.steps, options)
+        for group in state.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        grow = float(self.scaler.scale(torch.ones((), device=self.world.device)))
+        state.optimizer.zero_grad(set_to_none=True)
+        grow = float(state.scaler.scale(torch.ones((), device=self.world.device)))
         loss = self.stepper.gradients(parts, grow)
         if options.max_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.clip.parameters(), options.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.model.parameters(), options.max_grad_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
         with torch.no_grad():
-            self.clip.logit_scale.clamp_(0, LARGEST_LOGIT_SCALE)
-        self.step += 1
-        if self.average is not None:
-            self.average.add(self.clip.state_dict(), self.step)
-        self.losses.append(loss)
+            state.model.logit_scale.clamp_(0, LARGEST_LOGIT_SCALE)
+        state.step += 1
+        if state.average is not None:
+            state.average.add(state.model, state.step)
+        state.losses.append(loss)
         return rate
 
-    def _log(self, rate: float, seconds_a_step: float, board: TensorBoard | None) -> None:
-        self.loss = float(torch.stack(self.losses).mean())
-        self.losses = []
-        self._check_loss(self.loss)
-        scale = math.exp(float(self.clip.logit_scale.detach()))
-        epoch = self.step * self.batch / self.pairs.size
+    def _log(self, rate: float, seconds_a_step: float) -> None:
+        state = self.state
+        state.loss = float(torch.stack(state.losses).mean())
+        state.losses = []
+        if not math.isfinite(state.loss):
+            raise ModelRunError(
+                f"the loss is {state.loss} at step {state.step}: take a smaller learning rate; the "
+                f"state in {self.folder.path} is from before"
+            )
+        self.journal.tell_left_out()
+        scale = math.exp(float(state.model.logit_scale.detach()))
+        epoch = state.step * self.batch / self.pairs.size
         values = {
-            "step": self.step,
+            "step": state.step,
             "epoch": round(epoch, 4),
-            "loss": self.loss,
+            "loss": state.loss,
             "lr": rate,
             "logit_scale": scale,
             "pairs_per_second": round(self.batch / seconds_a_step, 2),
         }
-        self._add(values, board)
-        left = seconds_a_step * (self.steps - self.step)
-        self.say(
-            f"step {self.step}/{self.steps}, epoch {epoch:.2f}: loss {self.loss:.4f}, lr {rate:.2e}"
-            f", scale {scale:.1f}, {self.batch / seconds_a_step:.1f} pairs/s, {_time(left)} left"
+        self.journal.add(values)
+        left = _time(seconds_a_step * (self.steps - state.step))
+        self.journal.say(
+            f"step {state.step}/{self.steps}, epoch {epoch:.2f}: loss {state.loss:.4f}, lr "
+            f"{rate:.2e}, scale {scale:.1f}, {self.batch / seconds_a_step:.1f} pairs/s, {left} left"
         )
-
-    def _check_loss(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise ModelRunError(
-                f"the loss is {loss} at step {self.step}: take a smaller learning rate; the state "
-                f"in {self.folder.path} is from before"
-            )
-
-    def _add(self, values: dict[str, Any], board: TensorBoard | None) -> None:
-        if board is not None:
-            self.folder.add_metrics(values)
-            board.add(values)
 
     # --- Validation ---
 
     def _validation_is_due(self) -> bool:
+        options, step = self.options, self.state.step
         if self.checked is None:
             return False
-        options = self.options
-        if self.step == self.steps:
+        if step == self.steps:
             return True
         if options.valid_step_interval:
-            return self.step % options.valid_step_interval == 0
+            return step % options.valid_step_interval == 0
         every = options.valid_epoch_interval * self.pairs.size
-        return (
-            bool(every) and self.step * self.batch // every > (self.step - 1) * self.batch // every
-        )
+        return bool(every) and step * self.batch // every > (step - 1) * self.batch // every
 
-    def _check(self, interrupts: Interrupts, board: TensorBoard | None) -> None:
-        found = self._validate(interrupts, board)
-        if found.mean_recall > self.best_value:
-            self.best_value, self.best_step = found.mean_recall, self.step
-            self.best = (found.text_to_image, found.image_to_text)
-            self.keep_best()
+    def _choose_best(self, interrupts: Interrupts) -> None:
+        """Measure recall, and keep the weights if they are the best so far."""
+        state = self.state
+        found = self._validate(interrupts)
+        if found.mean_recall > state.best_value:
+            state.best_value, state.best_step = found.mean_recall, state.step
+            state.best = (found.text_to_image, found.image_to_text)
+            self._keep_best()
 
-    def _validate(self, interrupts: Interrupts, board: TensorBoard | None) -> Validation:
+    def _validate(self, interrupts: Interrupts) -> Validation:
         assert self.checked is not None
+        state = self.state
+        state.check()
+        # Processes have batch norms' statistics of their own; the first one's are kept.
+        self.world.copy_from_first(state.kept.buffers())
         found = validate(
-            self.averaged or self.clip,
+            state.kept,
             self.checked,
-            self.inputs,
+            self.inputs[0],
             self.world,
             self.autocast,
             self.options.valid_batch_size or self.options.batch_size,
@@ -495,14 +417,16 @@ class _Run:
         )
         if found is None:
             raise _Stopped
-        for where, what in found.skipped:
-            self._tell_skipped(where, what)
-        values = {
-            "step": self.step,
-            "text_to_image": found.text_to_image,
-            "image_to_text": found.image_to_text,
-        }
-        self._add(values, board)
+        state.checked_step = state.step
+        self.journal.leave_out(found.skipped if self.world.is_first else [])
+        self.journal.tell_left_out()
+        self.journal.add(
+            {
+                "step": state.step,
+                "text_to_image": found.text_to_image,
+                "image_to_text": found.image_to_text,
+            }
+        )
         shown = "; ".join(
             f"{title} R@1/5/10 " + "/".join(f"{recall[k]:.2f}" for k in ("R@1", "R@5", "R@10"))
             for title, recall in (
@@ -510,23 +434,29 @@ class _Run:
                 ("image to text", found.image_to_text),
             )
         )
-        self.say(f"step {self.step}, {self.checked.name}, {self.checked.split}: {shown}")
+        self.journal.say(f"step {state.step}, {self.checked.name}, {self.checked.split}: {shown}")
         return found
 
-    # --- Small things ---
+    # --- What is kept ---
+
+    def _keep_best(self) -> None:
+        """Write the weights as a model directory."""
+        self.state.check()
+        if self.world.is_first:
+            kept = self.state.kept
+            weights = merged_weights(kept) if self.options.lora_rank else kept.state_dict()
+            self.folder.write_best(lambda path: write_checkpoint(self.start, weights, path))
+
+    def _save(self) -> None:
+        """Write the state. All processes call."""
+        self.journal.tell_left_out()
+        self.state.write(self.folder, self.of, self.journal.skipped)
 
     def _save_is_due(self, seconds: float) -> bool:
         every = self.options.save_step_frequency
         if every is not None:
-            return self.step % every == 0
+            return self.state.step % every == 0
         return self.world.is_first and seconds > SECONDS_BETWEEN_STATES
-
-    def _tell_skipped(self, where: str, what: str) -> None:
-        self.skipped += 1
-        if where not in self.named:
-            self.named.add(where)
-            self.folder.add_skipped(where, what)
-            self.say(f"left out: {where}: {what}")
 
     def _workers(self) -> int:
         if self.options.num_workers is not None:

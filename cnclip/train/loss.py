@@ -1,32 +1,18 @@
 """The contrastive loss of CLIP, where a batch may hold the same caption or picture twice.
 
-Rows are of unit length; `own` rows are those of this process, `all` rows those of every process,
-in the order of their ranks.
+Rows are of unit length, and those of all processes in the order of their ranks. A process asks for
+its own rows, among those of all.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .batch import Pairs
 
-@dataclass(frozen=True)
-class Pairs:
-    """Which pictures and texts of a batch belong together.
-
-    Attributes:
-        pictures: int64 [n], equal for pictures of equal content.
-        texts: int64 [n], equal for texts of equal words.
-        described: int64 [n, k], keys of other texts that the data set gives each picture, filled up
-            with the key of its own.
-    """
-
-    pictures: Tensor
-    texts: Tensor
-    described: Tensor
+ALL = slice(None)
 
 
 def matches(own: Pairs, everyone: Pairs, first: int) -> tuple[Tensor, Tensor]:
@@ -55,40 +41,32 @@ def matches(own: Pairs, everyone: Pairs, first: int) -> tuple[Tensor, Tensor]:
 
 
 def contrastive_loss(
-    own_images: Tensor,
-    own_texts: Tensor,
-    all_images: Tensor,
-    all_texts: Tensor,
+    images: Tensor,
+    texts: Tensor,
     logit_scale: Tensor,
-    right: tuple[Tensor, Tensor] | None,
-    first: int = 0,
+    right: tuple[Tensor, Tensor] | None = None,
+    own: slice = ALL,
     duplicates: str = "positive",
 ) -> Tensor:
     """The mean of both directions' cross entropies (CLIP, arXiv:2103.00020, figure 3).
 
     Args:
-        own_images: float32 [own, d].
-        own_texts: float32 [own, d].
-        all_images: float32 [all, d].
-        all_texts: float32 [all, d].
+        images: Rows of all processes, float32 [n, d].
+        texts: float32 [n, d].
         logit_scale: The natural logarithm of what cosines are multiplied by, 0-d.
         right: As of `matches`; not used for `'negative'`.
-        first: Where the own rows begin among all.
+        own: The rows of this process, which are its queries.
         duplicates: What candidates are that belong to a query beside the one it was drawn with:
             `'positive'`, all that are right share the target equally, as in UniCL (Yang et al.
             2022, arXiv:2204.03610); `'mask'`, they are left out; `'negative'`, they are wrong, as
             in CLIP and cn_clip.
 
     Returns:
-        The loss, 0-d.
+        The loss of the own queries, 0-d.
     """
-    scale = logit_scale.exp()
-    target = first + torch.arange(len(own_images), device=own_images.device)
+    target = torch.arange(len(images), device=images.device)[own]
     losses = []
-    for index, (queries, candidates) in enumerate(
-        ((own_images, all_texts), (own_texts, all_images))
-    ):
-        logits = scale * queries @ candidates.T
+    for index, logits in enumerate(_logits(images, texts, logit_scale, own)):
         if duplicates == "negative" or right is None:
             losses.append(F.cross_entropy(logits, target))
         elif duplicates == "mask":
@@ -109,27 +87,26 @@ def distillation_loss(
     teacher_images: Tensor,
     teacher_texts: Tensor,
     teacher_scale: Tensor,
+    own: slice = ALL,
 ) -> Tensor:
     """How far the batch's similarities are from a teacher's, whose rows may have another width.
 
-    The cross entropy between the softmax of the teacher's logits and that of the student's, the
-    mean of both directions: "interactive contrastive learning" has the student's rows among the
-    teacher's, this is the plain form of CLIP-KD (Yang et al. 2023, arXiv:2307.12732), contrastive
-    relational distillation.
+    The Kullback-Leibler divergence of the softmax of the student's logits from that of the
+    teacher's, the mean of both directions: contrastive relational distillation of CLIP-KD (Yang et
+    al. 2023, arXiv:2307.12732).
 
     Args:
-        images: Student's rows, float32 [n, d].
-        texts: Student's rows, float32 [n, d].
+        images: The student's rows, of all processes, float32 [n, d].
+        texts: float32 [n, d].
         logit_scale: The student's, a logarithm, 0-d.
         teacher_images: float32 [n, e].
         teacher_texts: float32 [n, e].
         teacher_scale: The teacher's, a logarithm, 0-d.
+        own: The rows of this process, which are its queries.
 
     Returns:
-        The loss, 0-d; the teacher's entropy is taken away, so that it is 0 where both agree.
+        The loss, 0-d: 0 where both agree.
     """
-    student = logit_scale.exp() * images @ texts.T
-    teacher = teacher_scale.exp() * teacher_images @ teacher_texts.T
     losses = [
         F.kl_div(
             F.log_softmax(ours, dim=1),
@@ -137,6 +114,18 @@ def distillation_loss(
             log_target=True,
             reduction="batchmean",
         )
-        for ours, theirs in ((student, teacher), (student.T, teacher.T))
+        for ours, theirs in zip(
+            _logits(images, texts, logit_scale, own),
+            _logits(teacher_images, teacher_texts, teacher_scale, own),
+            strict=True,
+        )
     ]
     return (losses[0] + losses[1]) / 2
+
+
+def _logits(
+    images: Tensor, texts: Tensor, logit_scale: Tensor, own: slice
+) -> tuple[Tensor, Tensor]:
+    """Of own pictures among all texts, and of own texts among all pictures: [own, n] each."""
+    scale = logit_scale.exp()
+    return scale * images[own] @ texts.T, scale * texts[own] @ images.T

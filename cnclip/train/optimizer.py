@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -35,28 +37,29 @@ def learning_rate(step: int, steps: int, options: TrainOptions) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done))) * options.lr
 
 
-class WeightAverage:
-    """An exponential moving average of weights (Polyak and Juditsky 1992).
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class AverageModel(Generic[Model]):
+    """A model whose weights are an exponential moving average of another's.
 
     Attributes:
-        weights: The averages by their names, and the newest of what is not a float; changed in
-            place.
+        model: That model.
     """
 
-    def __init__(self, weights: dict[str, torch.Tensor], decay: float) -> None:
-        """Begin with these weights, which become the averages."""
+    def __init__(self, model: Model, decay: float) -> None:
+        """Begin with a copy of a model."""
+        self.model = copy.deepcopy(model)
         self._decay = decay
-        self.weights = weights
 
     @torch.no_grad()
-    def add(self, weights: dict[str, torch.Tensor], step: int) -> None:
+    def add(self, model: Model, step: int) -> None:
         """Take in the weights behind a step, counted from 1; at first the newest count more."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        floats = [name for name in weights if weights[name].is_floating_point()]
+        mine, newest = self.model.state_dict(), model.state_dict()
+        floats = [name for name in newest if newest[name].is_floating_point()]
         torch._foreach_lerp_(
-            [self.weights[name] for name in floats],
-            [weights[name].detach() for name in floats],
-            1 - decay,
+            [mine[name] for name in floats], [newest[name] for name in floats], 1 - decay
         )
-        for name in weights.keys() - set(floats):
-            self.weights[name].copy_(weights[name])
+        for name in newest.keys() - set(floats):
+            mine[name].copy_(newest[name])

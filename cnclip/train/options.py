@@ -28,7 +28,10 @@ SAMPLING = ("pairs", "pictures")
 
 
 def _option(default: Any, what: str, **more: Any) -> Any:
-    """A field with the words that help prints; more: `choices`, `least`, `most`."""
+    """A field with the words that help prints; more: `choices`, `least`, `most`, `below`.
+
+    `free`: it may differ when a run is resumed, since it does not change what a step computes.
+    """
     return field(default=default, metadata={"help": what, **more})
 
 
@@ -41,9 +44,11 @@ class TrainOptions:
     """
 
     max_epochs: int = _option(
-        3, "times that all pairs (or pictures, see sampling) are seen", least=1
+        3, "times that all pairs (or pictures, see sampling) are seen", least=1, free=True
     )
-    max_steps: int | None = _option(None, "steps in all, in place of max_epochs", least=1)
+    max_steps: int | None = _option(
+        None, "steps in all, in place of max_epochs", least=1, free=True
+    )
     batch_size: int = _option(64, "pairs that go through the towers at once, a process", least=1)
     accum_freq: int = _option(
         1,
@@ -75,6 +80,7 @@ class TrainOptions:
         "with sampling=pictures: a text that describes m pictures is drawn with a weight of m to "
         "the power of minus this",
         least=0,
+        most=10,
     )
     context_length: int = _option(52, "ids that a text is cut at, [CLS] and [SEP] counted", least=3)
     raw_text: bool = _option(
@@ -88,14 +94,14 @@ class TrainOptions:
     freeze_vision: bool = _option(False, "train the text tower alone")
     text_dropout: float = _option(0.1, "in the text tower, as BERT's", least=0, below=1)
     grad_checkpointing: bool = _option(
-        False, "compute activations again in the backward pass, to save memory"
+        False, "compute activations again in the backward pass, to save memory", free=True
     )
     precision: str = _option(
         "fp32",
         "autocast: bf16, or fp16 on GPUs; weights stay float32",
         choices=PRECISIONS,
     )
-    compile: bool = _option(False, "compile the model with torch.compile")
+    compile: bool = _option(False, "compile the model with torch.compile", free=True)
     use_bn_sync: bool = _option(False, "batch norms across processes, on GPUs")
     ema_decay: float = _option(
         0.0,
@@ -111,17 +117,26 @@ class TrainOptions:
     )
     kd_loss_weight: float = _option(0.5, "of the loss of distillation", least=0)
     num_workers: int | None = _option(
-        None, "processes that read pictures; by default one a core, 8 at most", least=0
+        None, "processes that read pictures; by default one a core, 8 at most", least=0, free=True
     )
-    valid_batch_size: int | None = _option(None, "in validation; by default batch_size", least=1)
-    valid_step_interval: int | None = _option(None, "validate every so many steps", least=1)
-    valid_epoch_interval: int = _option(1, "validate every so many epochs; 0: never", least=0)
+    valid_batch_size: int | None = _option(
+        None, "in validation; by default batch_size", least=1, free=True
+    )
+    valid_step_interval: int | None = _option(
+        None, "validate every so many steps", least=1, free=True
+    )
+    valid_epoch_interval: int = _option(
+        1, "validate every so many epochs; 0: never", least=0, free=True
+    )
     save_step_frequency: int | None = _option(
-        None, "steps between checkpoints; by default what takes about five minutes", least=1
+        None,
+        "steps between checkpoints; by default what takes about five minutes",
+        least=1,
+        free=True,
     )
-    log_interval: int = _option(10, "steps between lines of the log", least=1)
-    seed: int = _option(123, "of everything random", least=0)
-    device: str = _option("gpu", "gpu (else the CPU), cpu, or cuda:N")
+    log_interval: int = _option(10, "steps between lines of the log", least=1, free=True)
+    seed: int = _option(123, "of everything random", least=0, most=2**63 - 1)
+    device: str = _option("gpu", "gpu (else the CPU), cpu, or cuda:N", free=True)
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -137,6 +152,11 @@ class TrainOptions:
             raise InvalidInputError("rare_texts: goes with sampling=pictures")
         if self.freeze_vision and self.mask_ratio:
             raise InvalidInputError("mask_ratio: goes with a vision tower that is trained")
+
+    def fixed(self) -> dict[str, Any]:
+        """The options that a run keeps when it is resumed."""
+        fields = (one for one in dataclasses.fields(self) if not one.metadata.get("free"))
+        return {one.name: getattr(self, one.name) for one in fields}
 
     @classmethod
     def read(cls, path: str | Path) -> dict[str, Any]:
@@ -202,6 +222,8 @@ def _checked(one: dataclasses.Field[Any], value: Any) -> Any:
         raise InvalidInputError(f"{one.name}: expected a finite number, got {value}")
     if "least" in rules and value < rules["least"]:
         raise InvalidInputError(f"{one.name}: expected {rules['least']} or more, got {value}")
+    if "most" in rules and value > rules["most"]:
+        raise InvalidInputError(f"{one.name}: expected {rules['most']} or less, got {value}")
     if "below" in rules and value >= rules["below"]:
         raise InvalidInputError(f"{one.name}: expected less than {rules['below']}, got {value}")
     return value

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from .. import cache
+from ..checkpoints.pickles import write_pickle
 from ..errors import CheckpointError, InvalidInputError
 from .curve import curve_of
 
@@ -54,13 +55,16 @@ class RunFolder:
             OSError: it cannot be made.
         """
         path = self.path
-        if not resume and (path / STATE).exists():
+        names = (STATE, OPTIONS, METRICS, SKIPPED, BEST, ARCHIVE, CURVE)
+        there = [name for name in names if (path / name).exists()]
+        if not resume and there:
             raise InvalidInputError(
-                f"{path}: holds a run already; resume it, or name another folder"
+                f"{path}: holds a run already ({there[0]}); resume it, or name another folder"
             )
         path.mkdir(parents=True, exist_ok=True)
-        for left_over in path.glob(".*.tmp"):
-            _remove(left_over)
+        for name in names:
+            for left_over in path.glob(f".{name}.{'[0-9a-f]' * 8}.tmp"):
+                _remove(left_over)
         old = path / _OLD
         if old.exists():  # a run ended between the two renames of `_replaced`
             if (path / BEST).exists():
@@ -81,16 +85,16 @@ class RunFolder:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises whatever a damaged file leads it to
             raise CheckpointError(f"{path}: cannot be read: {error}") from error
-        if not isinstance(state, dict) or "step" not in state:
+        if not isinstance(state, dict):
             raise CheckpointError(f"{path}: not the state of a run")
         return state
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Replace the state."""
-        with self._replaced(STATE) as temporary, temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
+        with self._replaced(STATE) as temporary:
+            write_pickle(state, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
 
     def write_options(self, options: dict[str, Any]) -> None:
         """Write what was asked for."""
@@ -121,17 +125,23 @@ class RunFolder:
         with (self.path / SKIPPED).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps({"where": where, "what": what}, ensure_ascii=False) + "\n")
 
+    def skipped(self) -> set[str]:
+        """The places of the pictures that could not be read so far."""
+        return {str(line["where"]) for line in self._lines(SKIPPED) if "where" in line}
+
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines so far; a last one that was cut off is left out."""
+        """The lines so far; one that was cut off is left out."""
+        return [line for line in self._lines(METRICS) if isinstance(line.get("step"), int)]
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         try:
-            lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
+            lines = (self.path / name).read_text("utf-8", "replace").splitlines()
         except FileNotFoundError:
-            return []
-        found = []
+            return
         for line in lines:
             with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
-        return found
+                if isinstance(value := json.loads(line), dict):
+                    yield value
 
     def forget_metrics_behind(self, step: int) -> None:
         """Take away the lines of steps that are to be made again."""

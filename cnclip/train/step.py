@@ -14,47 +14,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from .batch import Pairs, Part
 from .distributed import World
-from .loss import Pairs, contrastive_loss, distillation_loss, matches
+from .loss import contrastive_loss, distillation_loss, matches
 
 Rows = tuple[Tensor, Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some pairs of a batch, on the device.
-
-    Attributes:
-        pixels: float32 [n, 3, r, r].
-        ids: int64 [n, l].
-        pairs: Which of them belong together.
-        teacher: What a teacher sees and reads, float32 [n, 3, s, s] and int64 [n, m], if there is
-            one.
-    """
-
-    pixels: Tensor
-    ids: Tensor
-    pairs: Pairs
-    teacher: tuple[Tensor, Tensor] | None = None
-
-    def to(self, device: torch.device) -> Part:
-        """The same on a device."""
-        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Part:
-        """The same in memory that a GPU reads from; torch's loader calls it."""
-        return self._mapped(Tensor.pin_memory)
-
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Part:
-        keys = (self.pairs.pictures, self.pairs.texts, self.pairs.described)
-        taught = None if self.teacher is None else tuple(change(t) for t in self.teacher)
-        return Part(
-            change(self.pixels),
-            change(self.ids),
-            Pairs(*(change(key) for key in keys)),
-            taught,  # type: ignore[arg-type]
-        )
 
 
 @dataclass(frozen=True)
@@ -147,30 +113,23 @@ class Stepper:
         world = self._world
         all_images = world.gather(images.detach()).requires_grad_()
         all_texts = world.gather(texts.detach()).requires_grad_()
-        own, first = len(images), world.rank * len(images)
+        first = world.rank * len(images)
+        own = slice(first, first + len(images))
         right = None
         if self._duplicates != "negative":
             mine = _joined([part.pairs for part in parts])
             right = matches(*_gathered(mine, world), first)
-        loss = contrastive_loss(
-            all_images[first : first + own],
-            all_texts[first : first + own],
-            all_images,
-            all_texts,
-            scale,
-            right,
-            first,
-            self._duplicates,
-        )
+        loss = contrastive_loss(all_images, all_texts, scale, right, own, self._duplicates)
         if self._teacher is not None:
-            taught = [self._teacher.rows(part) for part in parts]
+            theirs = [self._teacher.rows(part) for part in parts]
             loss = loss + self._teacher.weight * distillation_loss(
-                all_images[first : first + own],
-                all_texts[first : first + own],
+                all_images,
+                all_texts,
                 scale,
-                torch.cat([row[0] for row in taught]),
-                torch.cat([row[1] for row in taught]),
-                taught[0][2],
+                world.gather(torch.cat([rows[0] for rows in theirs])),
+                world.gather(torch.cat([rows[1] for rows in theirs])),
+                theirs[0][2],
+                own,
             )
         by_image, by_text, by_scale = torch.autograd.grad(
             loss * grow, [all_images, all_texts, scale]
@@ -178,8 +137,7 @@ class Stepper:
         # Every process's loss depends on these rows; DistributedDataParallel takes means.
         by_image, by_text = world.sum(by_image), world.sum(by_text)
         mean = world.sum(loss.detach().clone()) / world.size
-        here = slice(first, first + own)
-        return mean, by_image[here], by_text[here], by_scale
+        return mean, by_image[own], by_text[own], by_scale
 
     def _backward(
         self,
@@ -240,15 +198,18 @@ def _widened(pairs: Pairs, width: int) -> Tensor:
 @contextlib.contextmanager
 def _unmoved_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norms use the batch's statistics, and do not remember them: a batch counts once."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    counts = [None if count is None else count.clone() for _, count in before]
     try:
         for norm in norms:
             norm.momentum = 0.0
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, (momentum, tracked), count in zip(norms, before, counts, strict=True):
             norm.momentum = momentum
+            if tracked is not None and count is not None:
+                tracked.copy_(count)
 
 
 def _get_random_state(device: torch.device) -> list[Tensor]:

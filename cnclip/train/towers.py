@@ -44,7 +44,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor 
         mixed = scores.softmax(dim=-1) @ v
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=wide)
-    return mixed.transpose(1, 2).flatten(-2)
+    rows: Tensor = mixed.transpose(1, 2).flatten(-2)
+    return rows
 
 
 class _Stack(nn.Module):
@@ -388,10 +389,13 @@ class TrainableClip(nn.Module):
         nn.init.constant_(self.logit_scale, FIRST_LOGIT_SCALE)
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Take a checkpoint's weights, by cn_clip's names."""
+        """Take a checkpoint's weights, by cn_clip's names.
+
+        Batch norms' counts of batches may be missing, all else is there: `read_checkpoint` checks.
+        """
         renamed = {_RENAMED.sub(r".attn.in_proj.\1", name): w for name, w in weights.items()}
-        known = self.state_dict()
-        self.load_state_dict(known | {name: w for name, w in renamed.items() if name in known})
+        missing, unknown = self.load_state_dict(renamed, strict=False)
+        assert not unknown and all(name.endswith("num_batches_tracked") for name in missing)
 
     def recompute_activations(self) -> None:
         """Keep no layer's activations for the backward pass (gradient checkpointing)."""

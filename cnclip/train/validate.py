@@ -17,7 +17,7 @@ from ..datasets.pairs import PairData
 from ..errors import CnclipError, DatasetError
 from ..evaluate import mutual_top_k, normalize_text, recall_at_k
 from .distributed import World
-from .loader import Inputs, read_picture
+from .loader import Inputs, leave_group, read_picture
 from .towers import TrainableClip
 
 Recall = dict[str, float]
@@ -112,6 +112,7 @@ def validate(
             num_workers=workers,
             collate_fn=_separate,
             generator=torch.Generator(),  # of its own: it takes nothing from training's
+            worker_init_fn=leave_group,
         )
         for some, pixels, bad in loader:
             skipped += bad

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+if "CNCLIP_SANITIZE" in os.environ:
+    pytest.skip("trains with torch, where the core has little part", allow_module_level=True)
 torch = pytest.importorskip("torch")
 
 import cnclip  # noqa: E402
@@ -169,10 +171,11 @@ def test_an_average_of_the_weights_is_kept(sizes: Path, data: Path, tmp_path: Pa
 def test_a_loss_that_is_no_number_ends_the_run(sizes: Path, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     asked = SMALL | {"max_steps": 50, "warmup": 0, "save_step_frequency": 1, "log_interval": 7}
-    with pytest.raises(cnclip.ModelRunError, match=r"the loss is nan at step \d+"):
+    with pytest.raises(cnclip.ModelRunError, match=r"(the loss is nan|no longer finite) at step"):
         finetune(sizes, data, run, from_scratch=True, show_progress=False, **asked | {"lr": 1e30})
-    state = torch.load(run / "last.pt", weights_only=True)
-    assert all(loss == loss for loss in state["losses"])
+    if (run / "last.pt").exists():
+        state = torch.load(run / "last.pt", weights_only=True)
+        assert all(bool(weight.isfinite().all()) for weight in state["model"].values())
 
 
 def test_goes_on_from_a_trained_model_and_tells_recall_before(
@@ -266,6 +269,7 @@ def wait_for_step(output: Path, step: int, process: subprocess.Popen[str]) -> No
     raise AssertionError(f"step {step} did not come: {process.communicate()}")
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_runs_go_on_as_if_they_had_not_been(
     sizes: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -324,6 +328,7 @@ def test_killed_and_interrupted_runs_go_on_as_if_they_had_not_been(
     assert not list(broken.glob(".*"))
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(sizes: Path, data: Path, tmp_path: Path) -> None:
     common = [
         "--model",
@@ -432,8 +437,11 @@ def test_broken_pictures_are_left_out_and_named(
 
 def test_data_of_which_nothing_can_be_read(sizes: Path, tmp_path: Path) -> None:
     write_split(tmp_path, "train", [(1, b"x"), (2, b"y")], [(1, "猫", [1]), (2, "狗", [2])])
-    with pytest.raises(cnclip.DatasetError, match=r"in a row cannot be read.*train_imgs.tsv:[12]"):
-        finetune(sizes, tmp_path, tmp_path / "run", from_scratch=True, show_progress=False, **SMALL)
+    message = r"^\d+ pictures in a row cannot be read; the first: train_imgs.tsv:[12]: [^\n]*$"
+    for workers in (0, 1):
+        asked = SMALL | {"num_workers": workers, "from_scratch": True, "show_progress": False}
+        with pytest.raises(cnclip.DatasetError, match=message):
+            finetune(sizes, tmp_path, tmp_path / f"run-{workers}", **asked)
 
 
 def test_adapters_are_merged(
@@ -496,7 +504,7 @@ def test_distils_from_a_teacher(
         )
         losses.append(losses_of(run))
     assert losses[1][1] > losses[0][1]
-    assert losses[1][30] < 0.9 * losses[1][1]
+    assert losses[1][30] < losses[1][1] - 1
 
 
 def test_options_from_files(sizes: Path, data: Path, tmp_path: Path) -> None:
@@ -532,6 +540,10 @@ def test_options_from_files(sizes: Path, data: Path, tmp_path: Path) -> None:
         ({"rare_texts": 0.5}, "rare_texts: goes with sampling=pictures"),
         ({"freeze_vision": True, "mask_ratio": 0.5}, "mask_ratio: goes with"),
         ({"teacher_model_name": "nowhere"}, "no model 'nowhere'"),
+        ({"seed": 2**70}, "seed: expected 9223372036854775807 or less"),
+        ({"nonsense": 1}, "no option 'nonsense'"),
+        ({"resume": "no"}, "resume: expected bool"),
+        ({"val": {}}, "val: expected a name or path"),
     ],
 )
 def test_options_are_refused_by_name(
@@ -561,7 +573,7 @@ def test_runs_are_not_mixed_up(
             show_progress=False,
             **asked | {"lr": 0.5},
         )
-    with pytest.raises(cnclip.InvalidInputError, match="not the training data"):
+    with pytest.raises(cnclip.InvalidInputError, match="^train: not the one"):
         finetune(
             sizes,
             data,
@@ -591,6 +603,21 @@ def test_a_damaged_state_is_named(sizes: Path, data: Path, tmp_path: Path) -> No
     (run / "last.pt").write_bytes(b"nothing")
     with pytest.raises(cnclip.CheckpointError, match=r"last.pt: cannot be read"):
         finetune(sizes, data, run, from_scratch=True, resume=True, show_progress=False, **SMALL)
+    torch.save({"step": 1}, run / "last.pt")
+    (run / "metrics.jsonl").write_text('5\n[1]\n{"loss": 1}\n{"st')
+    with pytest.raises(cnclip.CheckpointError, match="state of the run is damaged"):
+        finetune(sizes, data, run, from_scratch=True, resume=True, show_progress=False, **SMALL)
+    (run / "last.pt").unlink()
+    finetune(
+        sizes,
+        data,
+        run,
+        from_scratch=True,
+        resume=True,
+        show_progress=False,
+        **SMALL | {"max_steps": 1},
+    )
+    assert list(losses_of(run)) == [1]
 
 
 def test_command_names_what_is_missing(
@@ -605,6 +632,139 @@ def test_command_names_what_is_missing(
     ):
         assert main(["train", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+class InterruptedBy:
+    """Sets the flag of Ctrl-C when a function is called for the nth time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, where: str, count: int) -> None:
+        from cnclip.train import loop
+
+        self.left, function = count, getattr(loop, where)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+            return function(*arguments, **named)
+
+        monkeypatch.setattr(loop, where, call)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_validation_that_was_interrupted_is_made_up_for(
+    count: int, sizes: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the last one: there is always a best in the end, the same as of an unbroken run."""
+    asked = SMALL | {
+        "max_steps": 6,
+        "val": data,
+        "valid_step_interval": 2,
+        "from_scratch": True,
+        "show_progress": False,
+    }
+    finetune(sizes, data, tmp_path / "whole", **asked)
+    run = tmp_path / "broken"
+    with monkeypatch.context() as patched:
+        InterruptedBy(patched, "validate", count)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(sizes, data, run, **asked)
+    finetune(sizes, data, run, resume=True, **asked)
+    whole, broken = (
+        [line for line in (folder / "metrics.jsonl").read_text().splitlines() if "R@1" in line]
+        for folder in (tmp_path / "whole", run)
+    )
+    assert broken == whole
+    best = [read_checkpoint(folder / "best").weights for folder in (tmp_path / "whole", run)]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+
+
+def test_termination_of_all_processes_saves(sizes: Path, data: Path, tmp_path: Path) -> None:
+    """SIGTERM to the process group, as of a batch system: workers are in no one's way."""
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [
+            *COMMAND,
+            "--model",
+            str(sizes),
+            "--train",
+            str(data),
+            "-o",
+            str(run),
+            "--max-steps",
+            "100000",
+            "--num-workers",
+            "2",
+        ],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for_step(run, 3, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the state is saved" in told, told
+    assert (run / "last.pt").exists()
+
+
+def test_a_full_disk_is_an_oserror(sizes: Path, data: Path, tmp_path: Path) -> None:
+    script = (
+        "import resource, sys; from cnclip.train import finetune\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "try: finetune(sys.argv[1], sys.argv[2], sys.argv[3], from_scratch=True, max_steps=2,\n"
+        "              batch_size=8, num_workers=0, device='cpu', save_step_frequency=1)\n"
+        "except OSError as error: print('OSError', error.errno)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(sizes), str(data), str(tmp_path / "run")],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith("OSError 27"), done
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_folders_of_others_are_left_alone(sizes: Path, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "best").mkdir(parents=True)
+    (run / "best" / "mine.txt").write_text("mine")
+    (run / ".notes.tmp").write_text("mine")
+    with pytest.raises(cnclip.InvalidInputError, match=r"holds a run already \(best\)"):
+        finetune(sizes, data, run, from_scratch=True, show_progress=False, **SMALL)
+    (run / "best").rename(run / "other")
+    finetune(sizes, data, run, from_scratch=True, show_progress=False, **SMALL | {"max_steps": 1})
+    assert (run / ".notes.tmp").read_text() == (run / "other" / "mine.txt").read_text() == "mine"
+
+
+def test_counts_of_skipped_pictures_go_on_when_resumed(sizes: Path, tmp_path: Path) -> None:
+    pictures = [(i, png(i)) for i in range(8)] + [(9, b"broken")]
+    write_split(tmp_path / "data", "train", pictures, [(i, WORDS[i], [i]) for i, _ in pictures])
+    asked = SMALL | {"batch_size": 9, "from_scratch": True, "show_progress": False}
+    run = tmp_path / "run"
+    first = finetune(sizes, tmp_path / "data", run, **asked, max_steps=2)
+    second = finetune(sizes, tmp_path / "data", run, **asked, max_steps=4, resume=True)
+    assert 0 < first.skipped < second.skipped
+    assert len((run / "skipped.jsonl").read_text().splitlines()) == 1
+
+
+def test_adapters_leave_statistics_as_they_are(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    golden = Path(__file__).parents[1] / "data" / "golden" / "tiny-rn"
+    asked = SMALL | {"max_steps": 2, "lora_rank": 2, "batch_size": 8, "accum_freq": 2}
+    finetune(golden, data, tmp_path / "run", show_progress=False, **asked)
+    before, after = (
+        read_checkpoint(golden).weights,
+        read_checkpoint(tmp_path / "run" / "best").weights,
+    )
+    names = [name for name in before if "running" in name]
+    assert names and all(
+        torch.equal(before[name].half().float(), after[name].half().float()) for name in names
+    )
 
 
 LAYOUTS = ("tsv", "lmdb", "folder", "csv", "tars", "parquet")
