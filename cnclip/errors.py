@@ -50,6 +50,26 @@ class DatasetError(CnclipError, ValueError):
     """A data set is of no known layout, or a row of it cannot be used; the message names it."""
 
 
+class IndexFileError(CnclipError, ValueError):
+    """A file is not an index, is truncated or damaged, or of another format version."""
+
+
+class IndexNotFoundError(IndexFileError, FileNotFoundError):
+    """There is no index at a path."""
+
+
+class ModelMismatchError(CnclipError, ValueError):
+    """Vectors or a query are of another model than a collection's; the message names both."""
+
+
+class MilvusError(CnclipError, ConnectionError):
+    """Milvus does not answer, or not as expected; the message names it."""
+
+
+class EmbeddingsError(CnclipError, ValueError):
+    """A folder of embeddings is unfinished, damaged, or of something else; names the file."""
+
+
 class VocabularyError(CheckpointError):
     """A vocab.txt is not UTF-8 or lacks one of [PAD], [UNK], [CLS], [SEP]."""
 

@@ -1,8 +1,27 @@
-"""Embedding of many pictures and texts, where a bad one costs itself only.
+"""Embedding of pictures and texts of any number, where a bad one costs itself only.
 
-Uses `pipelines` and `preprocessors`.
+`run.py` is the library's functions: `sources.py` finds what each source is (`folders.py`,
+`archives.py`, `tables.py`) and gives `items.py`, `stream.py` embeds them, `output.py` writes the
+folder: `manifest.py`, `shard_files.py`, and `known.py` for what was there. `reader.py` reads it.
+`batches.py` is for callers with pictures of their own. Uses `pipelines`, `preprocessors` and
+`datasets`.
 """
 
-from .embed import Batch, embed_pictures
+from .batches import Batch, embed_pictures
+from .manifest import model_identity
+from .reader import Block, Embeddings, open_embeddings
+from .run import Report, embed, iter_embeddings
+from .sources import open_sources
 
-__all__ = ["Batch", "embed_pictures"]
+__all__ = [
+    "Batch",
+    "Block",
+    "Embeddings",
+    "Report",
+    "embed",
+    "embed_pictures",
+    "iter_embeddings",
+    "model_identity",
+    "open_embeddings",
+    "open_sources",
+]

@@ -14,13 +14,16 @@ from typing import Any
 
 from .. import __version__
 from ..errors import CnclipError
-from . import bench, convert, demo, evaluate, info, train
+from . import bench, convert, demo, embed, evaluate, index, info, search, train
 
 COMMANDS: dict[str, Any] = {
     "convert": convert,
     "info": info,
     "demo": demo,
     "bench": bench,
+    "embed": embed,
+    "index": index,
+    "search": search,
     "eval": evaluate,
     "train": train,
 }

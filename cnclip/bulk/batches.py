@@ -64,7 +64,7 @@ def embed_pictures(
     good: list[Item] = []
     failed: list[tuple[Item, CnclipError]] = []
     threads = preprocessor.num_threads
-    with closing(_as_generator(map_ahead(work, items, threads, 2 * batch_size))) as results:
+    with closing(as_generator(map_ahead(work, items, threads, 2 * batch_size))) as results:
         for item, result in results:
             if isinstance(result, CnclipError):
                 failed.append((item, result))
@@ -79,6 +79,6 @@ def embed_pictures(
         yield Batch(good, rows, failed)
 
 
-def _as_generator(iterator: Iterator[Item]) -> Generator[Item, None, None]:
+def as_generator(iterator: Iterator[Item]) -> Generator[Item, None, None]:
     """Closing it ends the threads."""
     yield from iterator

@@ -1,0 +1,172 @@
+"""Reads a folder of embeddings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from ..errors import EmbeddingsError
+from .items import Kind
+from .manifest import MANIFEST, UNFINISHED, Manifest
+from .shard_files import SUFFIXES, check_shard, load_lines, load_vectors, path_of
+
+
+class Block(NamedTuple):
+    """A shard's embeddings.
+
+    Attributes:
+        first_row: The number of the first among all rows.
+        vectors: Float16 or float32 [n, d], rows of unit length, memory-mapped.
+        lines: A pyarrow.Table with a line for each row: `row` (in this block), `id`, `path`,
+            `text`, `width`, `height`, `bytes`, `size`, `mtime_ns`, `error` (null).
+    """
+
+    first_row: int
+    vectors: NDArray[Any]
+    lines: Any
+
+
+class Embeddings:
+    """A folder of embeddings, as a finished run of `cnclip embed` left it.
+
+    Attributes:
+        path: The folder.
+        manifest: What it was made of and with, and its shards.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+
+    @property
+    def kind(self) -> Kind:
+        """What was embedded: "pictures" or "texts"."""
+        return self.manifest.kind
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The model, as `model_identity` tells it."""
+        return self.manifest.model
+
+    @property
+    def precision(self) -> str:
+        """What was computed in."""
+        return self.manifest.precision
+
+    @property
+    def dtype(self) -> str:
+        """What is stored: "float16" or "float32"."""
+        return self.manifest.dtype
+
+    @property
+    def dim(self) -> int:
+        """Columns of the embeddings."""
+        return int(self.manifest.model["embed_dim"])
+
+    @property
+    def rows(self) -> int:
+        """How many embeddings there are."""
+        return self.manifest.rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The rows' ids, distinct.
+
+        Raises:
+            EmbeddingsError: a file is missing or damaged; names it.
+        """
+        return self._column("id")
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """The rows' files or URLs; a name that is not UTF-8 is a file: URL, as `load_image` takes.
+
+        Raises:
+            EmbeddingsError: a file is missing or damaged; names it.
+        """
+        return self._column("path")
+
+    def blocks(self) -> Iterator[Block]:
+        """All rows, a shard at a time.
+
+        Raises:
+            EmbeddingsError: a file is missing or damaged; names it.
+        """
+        first = 0
+        for shard in self.manifest.shards:
+            vectors = load_vectors(self.path, shard, self.manifest)
+            table = load_lines(self.path, shard)
+            yield Block(first, vectors, self._with_rows(table, shard.name))
+            first += shard.rows
+
+    def failed(self) -> Iterator[tuple[str, str, str]]:
+        """(id, path, error) of the items that could not be embedded.
+
+        Raises:
+            EmbeddingsError: a file is missing or damaged; names it.
+        """
+        for shard in self.manifest.shards:
+            table = load_lines(self.path, shard)
+            table = table.filter(table.column("row").is_null())
+            yield from zip(
+                *(table.column(name).to_pylist() for name in ("id", "path", "error")), strict=True
+            )
+
+    def check(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            EmbeddingsError: one is missing or damaged; names it.
+        """
+        for shard in self.manifest.shards:
+            check_shard(self.path, shard)
+
+    def _column(self, name: str) -> list[str]:
+        found: list[str] = []
+        for shard in self.manifest.shards:
+            table = self._with_rows(load_lines(self.path, shard), shard.name)
+            found += table.column(name).to_pylist()
+        return found
+
+    def _with_rows(self, table: Any, name: str) -> Any:
+        """The lines that have a row, of which there are as many as rows."""
+        table = table.filter(table.column("row").is_valid())
+        rows = table.column("row").to_pylist()
+        if rows != list(range(len(rows))):
+            raise EmbeddingsError(f"{self.path / name}.parquet: damaged: its rows are not in order")
+        return table
+
+
+def open_embeddings(path: str | os.PathLike[str], *, check: bool = False) -> Embeddings:
+    """Open a folder of embeddings.
+
+    Args:
+        path: The folder, as `cnclip embed` or `cnclip.bulk.embed` wrote it.
+        check: Compare all files with their checksums, which reads them.
+
+    Raises:
+        EmbeddingsError: it is not one, not finished, or a file is missing or damaged.
+        MissingExtraError: pyarrow is not installed; raised when lines are read.
+        OSError: it cannot be read.
+    """
+    folder = Path(path)
+    manifest = Manifest.read(folder / MANIFEST) if folder.is_dir() else None
+    if manifest is None:
+        if (folder / UNFINISHED).exists():
+            raise EmbeddingsError(f"{folder}: not finished: run the same `cnclip embed` again")
+        raise EmbeddingsError(f"{folder}: not a folder of embeddings: it has no {MANIFEST}")
+    for shard in manifest.shards:
+        for suffix in SUFFIXES:
+            if not path_of(folder, shard, suffix).exists():
+                raise EmbeddingsError(f"{path_of(folder, shard, suffix)}: is missing")
+    found = Embeddings(folder, manifest)
+    if check:
+        found.check()
+    return found

@@ -1,0 +1,183 @@
+"""`cnclip index OUT|FOLDER -o NAME.index`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..archive import printable
+from ..errors import CnclipError, InvalidInputError, ModelMismatchError
+
+if TYPE_CHECKING:
+    from ..pipelines import MultiModalEmbeddingPipeline
+    from ..search import Index
+
+SUMMARY = "make an index of pictures or embeddings, to search in"
+
+# Of the pictures that cannot be read, on stderr; all are in the embeddings' tables.
+MOST_PROBLEMS = 100
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Make an index of the embeddings that `cnclip embed` wrote, or of a folder of pictures, "
+        "which is embedded first. Exit status 1 if pictures could not be read; each is named."
+    )
+    parser.add_argument(
+        "source", metavar="OUT|FOLDER", type=Path, help="embeddings, or a folder of pictures"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="NAME.index",
+        required=True,
+        help="the file to write; or http://HOST:PORT, to add to a collection of Milvus's",
+    )
+    parser.add_argument(
+        "--model",
+        help="a model directory, archive, or hub's name; default: of pictures emoji-cn, of "
+        "embeddings the model that they name",
+    )
+    parser.add_argument(
+        "--kind",
+        choices=("auto", "exact", "hnsw", "ivfpq"),
+        default="auto",
+        help="default: exact up to 200,000 embeddings, HNSW up to 2,000,000, then IVF-PQ",
+    )
+    parser.add_argument(
+        "--embeddings",
+        metavar="DIR",
+        type=Path,
+        help="where embeddings of a folder of pictures are kept, for the next time; default: "
+        "NAME.embeddings",
+    )
+    parser.add_argument(
+        "--precision", default="fp32", help="of embedding pictures; default: %(default)s"
+    )
+    parser.add_argument("--device", default="gpu", help="default: %(default)s, else the CPU")
+    parser.add_argument(
+        "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Embed if need be, make the index, and say what it is."""
+    from ..bulk import open_embeddings
+    from ..bulk.manifest import MANIFEST, UNFINISHED
+    from ..search import Index, add_embeddings, index_embeddings
+    from ..search.vectors import import_faiss
+
+    source: Path = arguments.source
+    remote = "://" in arguments.output
+    if not remote:
+        import_faiss()  # not after an hour of embedding
+        _check_output(Path(arguments.output))
+    if not source.is_dir():
+        raise InvalidInputError(f"{source}: no such folder")
+    failed = 0
+    embedder = None
+    if not any((source / name).exists() for name in (MANIFEST, UNFINISHED)):
+        folder = arguments.embeddings or Path(arguments.output).with_suffix(".embeddings")
+        if remote and arguments.embeddings is None:
+            raise InvalidInputError("--embeddings: expected a folder, for pictures into Milvus")
+        embedder = _open(arguments, arguments.model or "emoji-cn", arguments.precision)
+        failed = _embed(embedder, source, folder, replace=arguments.embeddings is None)
+        source = folder
+    embeddings = open_embeddings(source)
+    if embedder is None:
+        embedder = _model_of(arguments, embeddings.model, embeddings.precision)
+    temperature = None if embedder is None else float(embedder.model.temperature)
+    if remote:
+        collection = Index.connect(
+            arguments.output,
+            arguments.collection,
+            dim=embeddings.dim,
+            model=embeddings.model,
+            precision=embeddings.precision,
+            contents=embeddings.kind,
+        )
+        add_embeddings(collection, embeddings, show_progress=True)
+        print(f"{collection.name}: {embeddings.rows} {embeddings.kind} added")
+        return 1 if failed else 0
+    index = index_embeddings(
+        source, kind=arguments.kind, temperature=temperature, show_progress=True
+    )
+    index.prepare(embedder)
+    index.save(arguments.output)
+    print(description(index))
+    return 1 if failed else 0
+
+
+def description(index: Index) -> str:
+    """What people read about an index that was made."""
+    assert index.path is not None
+    model = (index.model or {}).get("name", "an unknown model")
+    lines = [
+        f"{index.path} ({index.path.stat().st_size / 1e6:.1f} MB): {len(index)} {index.contents}, "
+        f"{index.kind}; model {model}, {index.precision}"
+    ]
+    if index.measured is not None:
+        measured = index.measured
+        found = "" if index.kind == "exact" else f"recall@10 {measured.recall:.3f}, "
+        lines.append(f"{found}{measured.milliseconds:.2f} ms a query, one at a time")
+    for kind, threshold in sorted(index.thresholds.items()):
+        lines.append(f"suggested threshold of {kind} queries: {threshold:.3f}")
+    return "\n".join(lines)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse, before any work, an output that cannot be written."""
+    if output.is_dir():
+        raise InvalidInputError(f"{output}: is a directory, expected a file name")
+    if not output.parent.is_dir():
+        raise InvalidInputError(f"{output.parent}: no such directory")
+
+
+def _embed(
+    embedder: MultiModalEmbeddingPipeline, source: Path, folder: Path, *, replace: bool
+) -> int:
+    """Embed a folder of pictures; name those that cannot be, and count them."""
+    from ..bulk import embed
+
+    report = embed(source, embedder, output=folder, replace=replace, show_progress=True)
+    for name, error in report.first_failed[:MOST_PROBLEMS]:
+        print(f"cnclip index: {printable(name)}: {error}", file=sys.stderr)
+    if report.failed > MOST_PROBLEMS:
+        more = report.failed - MOST_PROBLEMS
+        print(f"and {more} more; all are in {folder}", file=sys.stderr)
+    return report.failed
+
+
+def _open(arguments: argparse.Namespace, model: str, precision: str) -> MultiModalEmbeddingPipeline:
+    from ..pipelines import pipeline
+
+    return pipeline(model=model, device=arguments.device, precision=precision)
+
+
+def _model_of(
+    arguments: argparse.Namespace, model: dict[str, Any], precision: str
+) -> MultiModalEmbeddingPipeline | None:
+    """The model of embeddings; None where it was not asked for and is not at hand."""
+    from ..bulk import model_identity
+
+    wanted = arguments.model or str(model["name"])
+    try:
+        embedder = _open(arguments, wanted, precision)
+        if model_identity(embedder)["digest"] != model["digest"]:
+            raise ModelMismatchError(
+                f"{arguments.source} holds vectors of {model['name']} ({model['digest'][:12]}), "
+                f"not of {wanted}"
+            )
+    except CnclipError as error:
+        if arguments.model is not None:
+            raise
+        print(
+            f"cnclip index: without its model ({error}), no threshold is suggested for texts; "
+            "--model names it",
+            file=sys.stderr,
+        )
+        return None
+    return embedder

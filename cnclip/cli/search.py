@@ -1,0 +1,183 @@
+"""`cnclip search NAME.index 'query'`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..archive import printable
+from ..demo.tables import format_table
+from ..errors import InvalidInputError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from ..search import Collection, Hit
+
+SUMMARY = "find pictures or texts in an index"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Find what lies nearest to a text, a picture, or both. Thumbnails are shown in terminals "
+        "that draw them (kitty, iTerm2, sixel)."
+    )
+    parser.add_argument(
+        "index", metavar="NAME.index", help="what `cnclip index` wrote; or http://HOST:PORT"
+    )
+    parser.add_argument("query", metavar="TEXT", nargs="?", help="a query in Chinese")
+    parser.add_argument("--image", metavar="FILE", help="a picture as query, alone or with TEXT")
+    parser.add_argument(
+        "--weight",
+        type=float,
+        metavar="W",
+        default=0.5,
+        help="of TEXT and FILE together, the text's share; default: %(default)s",
+    )
+    parser.add_argument("-k", type=_count, metavar="N", default=10, help="default: %(default)s")
+    parser.add_argument(
+        "--threshold",
+        type=_threshold,
+        metavar="X",
+        help="leave out what has a lower cosine; auto: the one that is suggested",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help='a list of {"path", "score"}, best first')
+    form.add_argument("--html", metavar="FILE", type=Path, help="write a page with thumbnails")
+    parser.add_argument(
+        "--open", action="store_true", help="show the page in the browser; --html keeps it"
+    )
+    parser.add_argument("--model", help="default: the model that the index names")
+    parser.add_argument("--precision", help="default: that of the index")
+    parser.add_argument("--device", default="gpu", help="default: %(default)s, else the CPU")
+    parser.add_argument(
+        "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search, and print or show what was found."""
+    from ..pipelines import pipeline
+    from ..search import Index
+
+    if arguments.query is None and arguments.image is None:
+        raise InvalidInputError("expected TEXT, --image FILE, or both")
+    if arguments.open and arguments.json:
+        raise InvalidInputError("--open shows a page, --json prints: expected one of them")
+    index: Collection
+    if "://" in arguments.index:
+        index = Index.connect(arguments.index, arguments.collection)
+    else:
+        index = Index.load(arguments.index)
+    named = None if index.model is None else index.model.get("name")
+    if arguments.model is None and named is None:
+        raise InvalidInputError(f"{index.name}: names no model; --model does")
+    try:
+        embedder = pipeline(
+            model=arguments.model or named,
+            device=arguments.device,
+            precision=arguments.precision or index.precision,
+        )
+    except ModelNotFoundError as error:
+        if arguments.model is not None:
+            raise
+        raise ModelNotFoundError(
+            f"{error}; {index.name} was made with it: --model says where it is"
+        ) from error
+    if isinstance(index, Index) and arguments.query and "text" not in index.thresholds:
+        index.prepare(embedder)
+    answer = index.find(
+        embedder, arguments.query, arguments.image, k=arguments.k, weight=arguments.weight
+    )
+    threshold = arguments.threshold
+    if threshold == "auto":
+        threshold = answer.suggested
+        if threshold is None:
+            raise InvalidInputError("--threshold auto: none is known for such a query here")
+    hits = [hit for hit in answer.hits if threshold is None or hit.score >= threshold]
+    if arguments.json:
+        print(json.dumps([_as_json(hit) for hit in hits], indent=1))
+    elif arguments.html or arguments.open:
+        _page(arguments, index, hits, answer.suggested)
+    else:
+        _print(hits, answer.suggested, len(index))
+    return 0
+
+
+def _as_json(hit: Hit) -> dict[str, object]:
+    """ASCII in the end, so that paths of any bytes and terminals of any encoding go."""
+    found: dict[str, object] = {"path": hit.path, "score": hit.score}
+    return found if hit.text is None else {**found, "text": hit.text}
+
+
+def _page(
+    arguments: argparse.Namespace, index: Collection, hits: list[Hit], suggested: float | None
+) -> None:
+    from ..search.page import write_page
+
+    path: Path | None = arguments.html
+    if path is None:
+        handle, name = tempfile.mkstemp(prefix="cnclip-", suffix=".html")
+        os.close(handle)
+        path = Path(name)  # stays, for the browser to read
+    asked = [arguments.query, arguments.image]
+    query = " + ".join(printable(one) for one in asked if one is not None)
+    subtitle = f"{printable(index.name)} · {len(index)} {index.contents}"
+    write_page(path, query, hits, subtitle, suggested)
+    print(path)
+    if arguments.open and not webbrowser.open(path.absolute().as_uri()):
+        print(f"cnclip search: no browser could be started; open {path}", file=sys.stderr)
+
+
+def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
+    """A table, or a thumbnail above each line where the terminal draws pictures."""
+    from ..search.terminal import HEIGHT, encode, protocol
+    from ..search.thumbnails import thumbnail
+
+    how = protocol(os.environ, sys.stdout.isatty())
+    if how is None:
+        rows = [["", "cosine", "share", "found"]]
+        rows += [_cells(number, hit) for number, hit in enumerate(hits, 1)]
+        print(format_table(rows, [True, True, True, False]))
+    else:
+        for number, hit in enumerate(hits, 1):
+            picture = None if hit.text is not None else thumbnail(hit.path, 2 * HEIGHT, HEIGHT)
+            if picture is not None:
+                print(encode(picture, how))
+            print("  ".join(_cells(number, hit)))
+    if suggested is not None:
+        above = sum(hit.score >= suggested for hit in hits)
+        print(
+            f"\n{above} of these {len(hits)} (of {count}) reach {suggested:.3f}, the threshold "
+            "suggested by the collection's own scores"
+        )
+
+
+def _cells(number: int, hit: Hit) -> list[str]:
+    share = "" if hit.probability is None else f"{hit.probability:.1%}"
+    words = hit.path if hit.text is None else hit.text
+    return [str(number), f"{hit.score:.3f}", share, printable(words)]
+
+
+def _threshold(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = 2.0
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected auto or a number from -1 to 1, got {text!r}")
+    return value
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= 100_000:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 100000, got {text!r}")
+    return number
