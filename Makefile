@@ -194,13 +194,8 @@ bench: $(VENV)/.installed ## the scripts of benchmarks/, then `cnclip bench` (BE
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-ifeq ($(NOTEBOOKS),)
-notebooks: ## execute notebooks/*.ipynb, where there are any
-	@echo 'notebooks/ holds no notebook yet: nothing to execute'
-else
-notebooks: $(VENV)/.notebooks
-	$(BIN)/jupyter execute $(NOTEBOOKS)
-endif
+notebooks: $(VENV)/.notebooks ## execute notebooks/*.ipynb (npm fetches their pictures); changes nothing
+	@set -e; for notebook in $(NOTEBOOKS); do echo "$$notebook"; $(BIN)/jupyter execute $$notebook; done
 
 clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache

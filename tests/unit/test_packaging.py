@@ -268,6 +268,7 @@ def test_both_readmes_have_the_same_blocks() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("readme", READMES)
 def test_readme_runs(readme: str, installed: Path, tmp_path: Path) -> None:
+    pip_install(installed, "faiss-cpu", "pyarrow")  # of the extra `search`
     run_readme(readme, installed, readme_folder(tmp_path))
 
 
