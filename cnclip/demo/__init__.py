@@ -35,11 +35,11 @@ __all__ = [
     "open_picture",
 ]
 
-QUERIES = ("猫", "汽车", "红色的车", "生日蛋糕", "水果", "绿色的树", "恐龙", "大哭")
+QUERIES = ("猫", "汽车", "昆虫", "生日蛋糕", "水果", "树", "下雨", "大哭")
 """What the demo looks for when it is told nothing else."""
 
 EXAMPLE_EMOJI = ("🍎", "🍏", "🍓", "🍅")
-EXAMPLE_TEXTS = ("红苹果", "绿色的苹果", "草莓", "西红柿")
+EXAMPLE_TEXTS = ("红苹果", "绿苹果", "草莓", "西红柿")
 """Pictures of the gallery and texts for the model card's example."""
 
 SUFFIXES = frozenset(

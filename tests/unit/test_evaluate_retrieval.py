@@ -45,11 +45,18 @@ def gallery_rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def texts() -> list[Text]:
-    """Two texts for each picture, and one for several pictures."""
+    """Two texts for each picture, and one for several pictures.
+
+    All differ: equal ones have equal scores, which layouts with another order rank otherwise.
+    """
     found: list[Text] = []
+    words = {"脸"}
     for i, row in enumerate(gallery_rows()):
-        found.append((len(found), row["label"], [100 + i]))
-        found.append((len(found), row["tags"][-1].upper() if row["tags"] else "图", [100 + i]))
+        tag = next((t for t in row["tags"] if t not in words), row["label"] + "图").upper()
+        for text in (row["label"], tag):
+            assert text not in words
+            words.add(text)
+            found.append((len(found), text, [100 + i]))
     found.append((len(found), "脸", [100, 101, 102]))
     return found
 
