@@ -71,7 +71,7 @@ def sha256_of(file: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    return _remembered(file, "sha256", _hash)
+    return remembered(file, "sha256", _hash)
 
 
 def check_once(archive: Path) -> None:
@@ -86,7 +86,7 @@ def check_once(archive: Path) -> None:
         check_archive(path)
         return "intact"
 
-    _remembered(archive, "checked", check)
+    remembered(archive, "checked", check)
 
 
 def cached_archive(name: str, digest: str, convert: Callable[[Path], None]) -> Path:
@@ -169,7 +169,7 @@ def _private_directory(name: str) -> Path:
     return directory
 
 
-def _remembered(file: Path, question: str, answer: Callable[[Path], str]) -> str:
+def remembered(file: Path, question: str, answer: Callable[[Path], str]) -> str:
     """`answer(file)`, or what it was when the same file was last asked about."""
     identity = identity_of(file)
     record = None

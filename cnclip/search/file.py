@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache import _remembered, replaced_atomically
+from ..cache import remembered, replaced_atomically
 from ..errors import IndexFileError, IndexNotFoundError
 
 FORMAT_VERSION = 1
@@ -155,4 +155,4 @@ def check_once(path: Path) -> None:
                     raise IndexFileError(f"{file}: damaged: its {name} are not what was written")
         return "intact"
 
-    _remembered(path, "index", check)
+    remembered(path, "index", check)

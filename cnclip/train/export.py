@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint, empty_model
 from ..checkpoints.huggingface import write_huggingface
 from ..checkpoints.modelscope import write_modelscope
-from ..modeling.clip import ChineseClip, half_precision_names
+from ..modeling.clip import half_precision_names
 from .towers import stored_names
 
 
@@ -36,7 +36,6 @@ def write_checkpoint(start: Checkpoint, weights: dict[str, torch.Tensor], direct
     if (start.mean, start.std) != (Checkpoint.mean, Checkpoint.std):
         write_huggingface(checkpoint, directory)
         return
-    with torch.device("meta"):
-        halves = half_precision_names(ChineseClip(start.config))
+    halves = half_precision_names(empty_model(start.config))
     named |= {name: named[name].half() for name in halves}
     write_modelscope(checkpoint, directory)
