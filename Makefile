@@ -59,6 +59,24 @@ test-slow: $(VENV)/.installed ## what takes minutes: wheel and sdist in fresh en
 test-full-size: $(VENV)/.installed ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
 	$(BIN)/python -m pytest -m full_size $(PYTEST_OPTIONS)
 
+# The application's tests have an environment of their own, whose packages come before those of .venv:
+# Gradio asks for an older Pillow than the other tests, which compare with the newest to the bit.
+
+UI := build/ui
+UI_PACKAGES = $(UI)/lib/python$(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')/site-packages
+
+$(UI)/.installed: $(VENV)/.installed
+	@echo 'installing the application'"'"'s packages into $(UI)'
+	@$(BIN)/python -m venv $(UI)
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(UI_PACKAGES)/below.pth
+	@echo '$(CURDIR)' >> $(UI_PACKAGES)/below.pth
+	@$(UI)/bin/python -m pip --quiet --no-input --disable-pip-version-check install \
+	  $(call requirements_of,ui) $(call requirements_of,browser) 'pillow>=12,<13'
+	@touch $@
+
+test-ui: $(UI)/.installed ## the application in headless Chromium, and the pictures' tests with Pillow 12 (PYTEST_OPTIONS)
+	$(UI)/bin/python -m pytest tests/browser tests/unit/test_image.py $(PYTEST_OPTIONS)
+
 # --- The core without Python -----------------------------------------------------------------------
 # KIND chooses how the core and its tests are compiled. The core becomes a library, so that a test
 # takes in only what it calls: none needs libtorch.
@@ -206,4 +224,4 @@ clean: ## remove .venv, build/ and every cache
 	rm -f cnclip/_core*.so cnclip/_built_with.py
 	find cnclip tests benchmarks examples csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-slow test-full-size run-c test-c asan run-fuzz fuzz lint typing format bench notebooks clean
+.PHONY: help demo test test-slow test-ui test-full-size run-c test-c asan run-fuzz fuzz lint typing format bench notebooks clean

@@ -37,9 +37,11 @@ class MissingExtraError(CnclipError, ImportError):
     """A package is needed that is not installed; the message names the extra that brings it."""
 
     def __init__(self, extra: str, package: str) -> None:
-        super().__init__(
-            f"{package} is not installed, which is needed here: pip install 'cnclip[{extra}]'"
-        )
+        super().__init__(extra, package)  # as pickle gives them back
+
+    def __str__(self) -> str:
+        extra, package = self.args
+        return f"{package} is not installed, which is needed here: pip install 'cnclip[{extra}]'"
 
 
 class HubError(CnclipError, OSError):

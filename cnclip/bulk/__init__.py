@@ -3,11 +3,12 @@
 `run.py` is the library's functions: `sources.py` finds what each source is (`folders.py`,
 `archives.py`, `tables.py`) and gives `items.py`, `stream.py` embeds them, `output.py` writes the
 folder: `manifest.py`, `shard_files.py`, and `known.py` for what was there. `reader.py` reads it.
-`batches.py` is for callers with pictures of their own. Uses `pipelines`, `preprocessors` and
-`datasets`.
+`cluster.py` does all this on a Ray cluster, `batches.py` is for callers with pictures of their own.
+Uses `pipelines`, `preprocessors` and `datasets`.
 """
 
 from .batches import Batch, embed_pictures
+from .cluster import ray_embed
 from .manifest import model_identity
 from .reader import Block, Embeddings, open_embeddings
 from .run import Report, embed, iter_embeddings
@@ -24,4 +25,5 @@ __all__ = [
     "model_identity",
     "open_embeddings",
     "open_sources",
+    "ray_embed",
 ]

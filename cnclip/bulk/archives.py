@@ -6,8 +6,9 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..datasets import Problems, layouts, tsv
 from ..datasets.classification import SUFFIXES
@@ -15,7 +16,7 @@ from ..datasets.problems import Problem
 from ..datasets.retrieval import PictureRow
 from ..datasets.stores import PictureStore
 from ..errors import DatasetError, ImageError
-from .items import LARGEST_FILE, Item, printable, reason, spelled
+from .items import LARGEST_FILE, Given, Item, printable, reason, spelled
 
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -110,19 +111,25 @@ def zip_items(path: str) -> Iterator[Item]:
         if entry.file_size == 0:
             item.error = "an empty file"
         else:
-            item.read = _Member(archive, entry)
+            item.read = _Member(path, entry, archive)
         yield item
 
 
 class _Member:
-    """Reads a file of a zip."""
+    """Reads a file of a zip. In another process that opens the zip again."""
 
-    def __init__(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-        self._archive, self._entry = archive, entry
+    def __init__(
+        self, path: str, entry: zipfile.ZipInfo, archive: zipfile.ZipFile | None = None
+    ) -> None:
+        self._path, self._entry, self._archive = path, entry, archive
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Member, (os.path.abspath(self._path), self._entry)
 
     def __call__(self) -> bytes:
         try:
-            with self._archive.open(self._entry) as file:
+            archive = self._archive or _opened_zip(self._path)
+            with archive.open(self._entry) as file:
                 # What the zip says of the size may be wrong.
                 content = file.read(LARGEST_FILE + 1)
         except _ZIP_ERRORS as error:
@@ -130,6 +137,9 @@ class _Member:
         if len(content) > LARGEST_FILE:
             raise ImageError(f"a file of more than {LARGEST_FILE} bytes")
         return content
+
+
+_opened_zip = lru_cache(8)(zipfile.ZipFile)
 
 
 def _zipped_tsv(holder: Holder, path: str, split: str) -> Iterator[Item]:
@@ -151,20 +161,28 @@ def _row(holder: Holder, row: PictureRow) -> Item:
     content = row.content
     assert isinstance(content, bytes)
     item = holder.item(spelled_id(row.image_id))
-    item.read = lambda: content
+    item.read = Given(content)
     return item
 
 
 def _stored(holder: Holder, store: PictureStore, number: int, id: str) -> Item:
     item = holder.item(id)
-
-    def read() -> bytes:
-        content = store.content(number)
-        assert isinstance(content, bytes)
-        return content
-
-    item.read = read
+    item.read = _Stored(store, number)
     return item
+
+
+class _Stored:
+    """Reads a picture of a store. To another process goes what it needs alone."""
+
+    def __init__(self, store: PictureStore, number: int) -> None:
+        self._store, self._number = store, number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reader = self._store.reader(self._number)
+        return partial, (reader,)
+
+    def __call__(self) -> Any:
+        return self._store.content(self._number)
 
 
 def _problem(holder: Holder, problem: Problem) -> Item:

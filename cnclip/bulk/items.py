@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import ImageError
-from ..preprocessors.image import load_image
+from ..preprocessors.image import fetch, load_image
 
 Kind = Literal["pictures", "texts"]
 
@@ -64,18 +66,35 @@ class Item:
         Raises:
             ImageError: it cannot be read; says why, but not which.
         """
-        assert self.read is not None
-        content = self.read()
-        name = printable(self.path)
-        if isinstance(content, bytes):
-            self.bytes = len(content)
-            name = f"{len(content)} bytes"
+        content = self.content()
+        self.bytes = len(content)
         try:
             picture = load_image(content)
         except ImageError as error:
-            raise ImageError(str(error).removeprefix(f"{name}: ")) from error
+            raise ImageError(str(error).removeprefix(f"{len(content)} bytes: ")) from error
         self.width, self.height = picture.size
         return picture
+
+    def content(self) -> builtins.bytes:
+        """The picture file's bytes, fetched if need be.
+
+        Raises:
+            ImageError: it cannot be read; says why, but not which.
+        """
+        assert self.read is not None
+        content = self.read()
+        return content if isinstance(content, bytes) else fetch(content)
+
+
+class Given:
+    """Gives what it was given, as a function that can be sent to other processes."""
+
+    def __init__(self, content: bytes | str) -> None:
+        self._content = content
+
+    def __call__(self) -> bytes | str:
+        """It."""
+        return self._content
 
 
 def key_of(kind: Kind, id: str, path: str, size: Any, mtime_ns: Any, text: str | None) -> int:
@@ -94,7 +113,7 @@ def file_item(path: str, id: str | None = None) -> Item:
     """
     path = os.path.abspath(path)
     shown = spelled(path)
-    item = Item(shown if id is None else id, shown, read=lambda: read_file(path))
+    item = Item(shown if id is None else id, shown, read=partial(read_file, path))
     try:
         state = os.stat(path)
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import cache
+from ..archive import ArchiveInfo
 from ..errors import EmbeddingsError
 from ..pipelines import MultiModalEmbeddingPipeline
 from .items import Kind
@@ -30,7 +31,11 @@ def model_identity(pipeline: MultiModalEmbeddingPipeline) -> dict[str, Any]:
     Raises:
         OSError: the archive cannot be read.
     """
-    info = pipeline.model.info
+    return identity_of(pipeline.model.info)
+
+
+def identity_of(info: ArchiveInfo) -> dict[str, Any]:
+    """The same of an archive."""
     source = info.metadata.get("source")
     origin = source if isinstance(source, dict) else {}
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from .items import Item, Kind
 from .manifest import DTYPES, Manifest, Shard, model_identity
 from .output import Output, locked
 from .sources import SourceList, Sources, open_sources
-from .stream import embed_items
+from .stream import Take, embed_items
 from .tables import pyarrow_modules
 
 SHARD_ITEMS = 8192
@@ -31,6 +31,8 @@ LARGEST_SHARD = 1 << 20
 SECONDS_BETWEEN_COMMITS = 5.0
 # Failed items that a report names; all are in the folder.
 MOST_FAILED = 1000
+
+Embedded = Callable[[Take], tuple[int | None, Generator[list[Item], None, None]]]
 
 
 @dataclass
@@ -129,11 +131,8 @@ def embed(
         MissingExtraError: pyarrow is not installed.
         KeyboardInterrupt: Ctrl-C, seen between batches.
     """
-    if dtype not in DTYPES:
-        raise InvalidInputError(f"dtype: expected {' or '.join(DTYPES)}, got {dtype!r}")
-    _check_count("shard_items", shard_items, LARGEST_SHARD)
-    pyarrow_modules()
-    opened = _open_sources(sources, kind, column, id_column)
+    check_storage(dtype, shard_items)
+    opened = open_checked(sources, kind, column, id_column)
     with locked(Path(output)) as folder:
         embedder = _open_model(model, precision, device, num_threads)
         _check_batch_size(batch_size, embedder)
@@ -145,21 +144,63 @@ def embed(
             opened.names,
             int(shard_items),
         )
-        place = Output(folder, wanted, retry=retry, replace_sources=replace)
-        report = Report(folder, kind, embedder.model.info.embed_dim)
-        total = _count(opened) if show_progress else None
-        made = embed_items(
-            embedder,
-            opened.items(),
-            kind,
-            batch_size=int(batch_size),
-            cut_every=int(shard_items),
-            take=place.known.take,
+
+        def embedded(take: Take) -> tuple[int | None, Generator[list[Item], None, None]]:
+            return _count(opened) if show_progress else None, embed_items(
+                embedder,
+                opened.items(),
+                kind,
+                batch_size=int(batch_size),
+                cut_every=int(shard_items),
+                take=take,
+            )
+
+        report = write_folder(
+            folder, wanted, embedded, retry=retry, replace=replace, show_progress=show_progress
         )
-        with contextlib.closing(made) as lists, _told(kind, total, show_progress) as tell:
-            shards = _write(lists, place, int(shard_items), report, tell)
-        place.finish(shards)
     report.left_out = dict(opened.left_out)
+    return report
+
+
+def check_storage(dtype: str, shard_items: int) -> None:
+    """Refuse what cannot be stored.
+
+    Raises:
+        InvalidInputError: one of the arguments is not as `embed` takes it.
+        MissingExtraError: pyarrow is not installed.
+    """
+    if dtype not in DTYPES:
+        raise InvalidInputError(f"dtype: expected {' or '.join(DTYPES)}, got {dtype!r}")
+    check_count("shard_items", shard_items, LARGEST_SHARD)
+    pyarrow_modules()
+
+
+def write_folder(
+    folder: Path,
+    wanted: Manifest,
+    embedded: Embedded,
+    *,
+    retry: bool,
+    replace: bool,
+    show_progress: bool,
+) -> Report:
+    """Bring a folder up to date, see `embed`.
+
+    Args:
+        folder: It is there, and locked.
+        wanted: What is to be made, yet without shards.
+        embedded: Called with what knows the items of earlier runs; gives the number of items, if
+            that is known, and them in lists, none of which goes beyond the end of a shard.
+        retry: As of `embed`.
+        replace: As of `embed`.
+        show_progress: On stderr.
+    """
+    place = Output(folder, wanted, retry=retry, replace_sources=replace)
+    report = Report(folder, wanted.kind, wanted.model["embed_dim"])
+    total, made = embedded(place.known.take)
+    with contextlib.closing(made) as lists, _told(wanted.kind, total, show_progress) as tell:
+        shards = _write(lists, place, wanted.shard_items, report, tell)
+    place.finish(shards)
     return report
 
 
@@ -223,7 +264,7 @@ def iter_embeddings(
         DatasetError: a source is missing, of no known kind, or empty.
         InvalidInputError: another argument is not one of those above.
     """
-    opened = _open_sources(sources, kind, column, id_column)
+    opened = open_checked(sources, kind, column, id_column)
     embedder = _open_model(model, precision, device, num_threads)
     _check_batch_size(batch_size, embedder)
     items = opened.items()
@@ -238,9 +279,10 @@ def iter_embeddings(
             yield [item.id for item in good], np.stack([item.vector for item in good])  # type: ignore[misc]
 
 
-def _open_sources(
+def open_checked(
     sources: Sources, kind: Kind, column: str | None, id_column: str | None
 ) -> SourceList:
+    """`open_sources` of a kind that there is."""
     if kind not in ("pictures", "texts"):
         raise InvalidInputError(f"kind: expected 'pictures' or 'texts', got {kind!r}")
     return open_sources(sources, kind, column=column, id_column=id_column)
@@ -258,10 +300,15 @@ def _open_model(
 
 
 def _check_batch_size(size: int, embedder: MultiModalEmbeddingPipeline) -> None:
-    _check_count("batch_size", size, LARGEST_IMAGE_BATCH[embedder.model.device.partition(":")[0]])
+    check_count("batch_size", size, LARGEST_IMAGE_BATCH[embedder.model.device.partition(":")[0]])
 
 
-def _check_count(name: str, value: int, most: int) -> None:
+def check_count(name: str, value: int, most: int) -> None:
+    """Refuse a number that is not from 1 to `most`.
+
+    Raises:
+        InvalidInputError: names it.
+    """
     if not isinstance(value, int | np.integer) or not 1 <= value <= most:
         raise InvalidInputError(f"{name}: expected 1 to {most}, got {value!r}")
 

@@ -22,7 +22,7 @@ from ..datasets.folder import PICTURE_KEYS, TEXT_KEYS
 from ..datasets.lines import read_lines, read_objects
 from ..errors import DatasetError, ImageError, MissingExtraError
 from .archives import Holder, spelled_id
-from .items import Item, Kind, file_item, printable, reason
+from .items import Given, Item, Kind, file_item, printable, reason
 
 ID_KEYS = ("id", "image_id", "text_id")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -154,7 +154,7 @@ def picture_item(value: str, id: str | None = None, folder: str = "") -> Item:
         inner = urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(value).path)
         return file_item(os.fsdecode(inner), id)
     name = spelled_id(value)
-    return Item(name if id is None else id, name, read=lambda: value)
+    return Item(name if id is None else id, name, read=Given(value))
 
 
 def _told(problems: Problems, seen: list[int]) -> Iterator[_Cell]:
@@ -290,6 +290,9 @@ class _LazyColumn:
         self._path, self._group, self._name = path, group, name
         self._lock = threading.Lock()
         self._column: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _LazyColumn, (os.path.abspath(self._path), self._group, self._name)
 
     def read(self, row: int) -> bytes | str:
         arrow, parquet = pyarrow_modules()

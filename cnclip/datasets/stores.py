@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -51,6 +51,13 @@ class PictureStore(ABC):
     @abstractmethod
     def files(self) -> Iterable[Path]:
         """The files behind it, in an order of their own."""
+
+    def reader(self, picture: int) -> Callable[[], bytes | Path]:
+        """A picklable function that gives a picture's content, to be sent to other processes.
+
+        It holds the whole store, unless a store has less to give.
+        """
+        return partial(self.content, picture)
 
 
 class Kept(Generic[Value]):
@@ -109,6 +116,12 @@ class Slices:
     def file_of(self, number: int) -> int:
         """The index of a piece's file."""
         return 0 if self._file_of is None else int(self._file_of[number])
+
+    def alone(self, number: int) -> Slices:
+        """One of the pieces, number 0 there."""
+        one = slice(number, number + 1)
+        files = [self.files[self.file_of(number)]]
+        return Slices(files, self._starts[one].copy(), self._lengths[one].copy())
 
     def read(self, number: int) -> bytes:
         """A piece.

@@ -14,7 +14,8 @@ import json
 import struct
 import zipfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -165,19 +166,28 @@ class _TsvPictures(PictureStore):
 
     def content(self, picture: int) -> bytes:
         """The picture file's bytes."""
-        line = self._lines.read(picture)
-        try:
-            return decode_base64(line.strip().split(b"\t")[1])
-        except (binascii.Error, IndexError) as error:
-            raise ImageError("its line is another than when the file was opened") from error
+        return _read_line(self._lines, picture)
 
     def where(self, picture: int) -> str:
         """The file and the line."""
         return f"{self._name}:{self._numbers[picture]}"
 
+    def reader(self, picture: int) -> Callable[[], bytes]:
+        """A function that gives the picture file's bytes."""
+        return partial(_read_line, self._lines.alone(picture), 0)
+
     def files(self) -> Iterable[Path]:
         """The file, or the zip."""
         return self._lines.files
+
+
+def _read_line(lines: Slices, number: int) -> bytes:
+    """The picture of a line."""
+    line = lines.read(number)
+    try:
+        return decode_base64(line.strip().split(b"\t")[1])
+    except (binascii.Error, IndexError) as error:
+        raise ImageError("its line is another than when the file was opened") from error
 
 
 def read_texts(file: IO[bytes], name: str, problems: Problems) -> Iterator[TextRow]:

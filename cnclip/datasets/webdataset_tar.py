@@ -11,8 +11,9 @@ import os
 import re
 import tarfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,10 @@ class _TarPictures(PictureStore):
         if len(self._names) > 1:
             return str(self.ids[picture])
         return f"{self._names[0]}:{self.ids[picture]}"
+
+    def reader(self, picture: int) -> Callable[[], bytes]:
+        """A function that gives the picture file's bytes."""
+        return partial(self._slices.alone(picture).read, 0)
 
     def files(self) -> Iterable[Path]:
         """The tar files."""

@@ -52,7 +52,11 @@ def load_image(
     name = os.fsdecode(source)
     scheme = _URL.match(source) if isinstance(source, str) else None
     if scheme is not None and scheme.group(1).lower() != "file":
-        return _decode(io.BytesIO(_fetch(name, timeout, max_bytes)), _shown(name))
+        try:
+            content = fetch(name, timeout, max_bytes)
+        except ImageError as error:
+            raise ImageError(f"{_shown(name)}: {error}") from error.__cause__
+        return _decode(io.BytesIO(content), _shown(name))
     try:
         if scheme is not None:
             name = os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(name).path))
@@ -81,11 +85,16 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
         raise ImageError(f"{name}: cannot be read as a picture: {error}") from error
 
 
-def _fetch(url: str, timeout: float, max_bytes: int) -> bytes:
+def fetch(url: str, timeout: float = TIMEOUT_SECONDS, max_bytes: int = MAX_DOWNLOAD_BYTES) -> bytes:
+    """The bytes behind an http, https or data URL.
+
+    Raises:
+        ImageError: they cannot be fetched; says why, but not which.
+    """
     try:
         return download(url, timeout, max_bytes)
     except OSError as error:
-        raise ImageError(f"{_shown(url)}: cannot be fetched: {error}") from error
+        raise ImageError(f"cannot be fetched: {error}") from error
 
 
 def _shown(name: str) -> str:
