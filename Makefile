@@ -216,7 +216,7 @@ bench: $(VENV)/.installed ## the scripts of benchmarks/, then `cnclip bench` (BE
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-notebooks: $(VENV)/.notebooks ## execute notebooks/*.ipynb (npm fetches their pictures); changes nothing
+notebooks: $(VENV)/.notebooks ## execute notebooks/*.ipynb (npm fetches pictures for one); changes nothing
 	@set -e; for notebook in $(NOTEBOOKS); do echo "$$notebook"; $(BIN)/jupyter execute $$notebook; done
 
 clean: ## remove .venv, build/ and every cache

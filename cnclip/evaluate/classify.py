@@ -195,7 +195,7 @@ def _names(names: Sequence[str], what: str) -> list[str]:
 
 @dataclass(frozen=True)
 class ZeroShotReport:
-    """What an evaluation found.
+    """What an evaluation found. Notebooks show it as a table of what was taken for what.
 
     Attributes:
         dataset: The data set's name.
@@ -226,6 +226,11 @@ class ZeroShotReport:
     confusion: NDArray[np.int64] = field(repr=False)
     pictures: int
     problems: list[Problem] = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        from .confusion_table import notebook_html
+
+        return notebook_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`."""

@@ -47,7 +47,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for one query.
+    """What was found for one query. Notebooks show it with its pictures.
 
     Attributes:
         hits: Best first.
@@ -57,6 +57,20 @@ class Answer:
 
     hits: list[Hit]
     suggested: float | None
+
+    def __repr__(self) -> str:
+        """In one line, however much was found."""
+        if not self.hits:
+            return "Answer(nothing was found)"
+        best = self.hits[0]
+        shown = best.path if best.text is None else best.text
+        found = f"{len(self.hits)} hits, best {best.score:.3f} {shown!r:.200}"
+        return f"Answer({found}, suggested={self.suggested})"
+
+    def _repr_html_(self) -> str:
+        from .page import notebook_html  # which needs Pillow, and only notebooks ask
+
+        return notebook_html(self.hits, self.suggested)
 
 
 class Collection(ABC):

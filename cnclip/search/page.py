@@ -1,4 +1,4 @@
-"""What was found as a page: one HTML file with its pictures in it, which asks no network."""
+"""What was found as HTML with its pictures in it, for a browser or a notebook; asks no network."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from .collection import Hit
 from .thumbnails import thumbnail
 
 THUMBNAIL = 320
+MOST_IN_NOTEBOOK = 100
+"""Hits that a notebook shows, which keeps what it shows in its file."""
 
 
 def write_page(
@@ -31,16 +33,42 @@ def write_page(
     Raises:
         OSError: it cannot be written.
     """
-    cards = "".join(_card(hit, suggested) for hit in hits)
-    note = "" if suggested is None else f" · 建议阈值 suggested threshold {suggested:.3f}"
-    found = cards or "<p>没有结果 nothing was found</p>"
+    note = "" if suggested is None else f" · {_note(suggested)}"
     content = (
-        _HEAD.format(title=_text(query))
+        _HEAD.format(title=_text(query), style=_STYLE)
         + f"<h1>{_text(query)}</h1><p>{_text(subtitle)}{note}</p>"
-        + f"<section>{found}</section></main></body></html>\n"
+        + f"{_cards(hits, suggested)}</main></body></html>\n"
     )
     with replaced_atomically(path, mode=0o666) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+def notebook_html(hits: list[Hit], suggested: float | None = None) -> str:
+    """What a notebook shows of one query, with a style that nothing else there takes on.
+
+    Args:
+        hits: What was found, best first. The first `MOST_IN_NOTEBOOK` are shown.
+        suggested: Hits of a lower score are shown faintly.
+    """
+    shown = hits[:MOST_IN_NOTEBOOK]
+    notes = []
+    if suggested is not None and hits:
+        notes.append(f"{_note(suggested)}，低于者变淡 fainter below")
+    if len(hits) > len(shown):
+        more = len(hits) - len(shown)
+        notes.append(f"另有 {more} 个结果未显示 and {more} more")
+    below = f"<p><small>{' · '.join(notes)}</small></p>" if notes else ""
+    return f"<style>\n{_STYLE}</style>\n{_cards(shown, suggested)}{below}"
+
+
+def _note(suggested: float) -> str:
+    return f"建议阈值 suggested threshold {suggested:.3f}"
+
+
+def _cards(hits: list[Hit], suggested: float | None) -> str:
+    cards = "".join(_card(hit, suggested) for hit in hits)
+    found = cards or "<p>没有结果 nothing was found</p>"
+    return f'<section class="cnclip-found">{found}</section>'
 
 
 def _card(hit: Hit, suggested: float | None) -> str:
@@ -74,6 +102,20 @@ def _text(value: str) -> str:
     return html.escape(value.encode("utf-8", "replace").decode())
 
 
+# Of the grid alone, since it stands among what others have styled.
+_STYLE = """\
+.cnclip-found { display: grid; gap: 16px; margin: 4px 0 }
+.cnclip-found { grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)) }
+.cnclip-found article { border: 1px solid #8884; border-radius: 8px; padding: 12px }
+.cnclip-found article { overflow-wrap: anywhere }
+.cnclip-found b, .cnclip-found small { display: block; font-weight: 500 }
+.cnclip-found > p { grid-column: 1 / -1 }
+.cnclip-found b { max-height: 9em; overflow: auto }
+.cnclip-found small, .cnclip-found .faint { opacity: .6 }
+.cnclip-found img, .cnclip-found span { width: 100%; height: 160px; object-fit: contain }
+.cnclip-found span { display: grid; place-items: center; opacity: .4 }
+"""
+
 _HEAD = """<!doctype html>
 <html lang="zh"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
@@ -81,10 +123,5 @@ _HEAD = """<!doctype html>
 :root {{ color-scheme: light dark }}
 body {{ font: 15px/1.5 system-ui, "Noto Sans CJK SC", "Microsoft YaHei", sans-serif; margin: 0 }}
 main {{ max-width: 1180px; margin: auto; padding: 24px }}
-section {{ display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)) }}
-article {{ border: 1px solid #8884; border-radius: 8px; padding: 12px; overflow-wrap: anywhere }}
-article b, article small {{ display: block; font-weight: 500 }} small, .faint {{ opacity: .6 }}
-img, span {{ width: 100%; height: 160px; object-fit: contain }} span {{ display: grid }}
-span {{ place-items: center; opacity: .4 }}
-</style></head><body><main>
+{style}</style></head><body><main>
 """
