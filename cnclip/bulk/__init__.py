@@ -2,13 +2,14 @@
 
 `run.py` is the library's functions: `sources.py` finds what each source is (`folders.py`,
 `archives.py`, `tables.py`) and gives `items.py`, `stream.py` embeds them, `output.py` writes the
-folder: `manifest.py`, `shard_files.py`, and `known.py` for what was there. `reader.py` reads it.
-`cluster.py` does all this on a Ray cluster, `batches.py` is for callers with pictures of their own.
-Uses `pipelines`, `preprocessors` and `datasets`.
+folder: `manifest.py`, `shard_files.py`, and `known.py` for what was there. `reader.py` reads it,
+`lookup.py` opens what is recorded there. `cluster.py` does all this on a Ray cluster, `batches.py`
+is for callers with pictures of their own. Uses `pipelines`, `preprocessors` and `datasets`.
 """
 
 from .batches import Batch, embed_pictures
 from .cluster import ray_embed
+from .lookup import holds_many, open_recorded
 from .manifest import model_identity
 from .reader import Block, Embeddings, open_embeddings
 from .run import Report, embed, iter_embeddings
@@ -21,9 +22,11 @@ __all__ = [
     "Report",
     "embed",
     "embed_pictures",
+    "holds_many",
     "iter_embeddings",
     "model_identity",
     "open_embeddings",
+    "open_recorded",
     "open_sources",
     "ray_embed",
 ]

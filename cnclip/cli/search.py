@@ -112,7 +112,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _as_json(hit: Hit) -> dict[str, object]:
     """ASCII in the end, so that paths of any bytes and terminals of any encoding go."""
     found: dict[str, object] = {"path": hit.path, "score": hit.score}
-    return found if hit.text is None else {**found, "text": hit.text}
+    if hit.text is not None:
+        found["text"] = hit.text
+    elif hit.name != hit.path:
+        found["id"] = hit.id
+    return found
 
 
 def _page(
@@ -146,7 +150,9 @@ def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
         print(format_table(rows, [True, True, True, False]))
     else:
         for number, hit in enumerate(hits, 1):
-            picture = None if hit.text is not None else thumbnail(hit.path, 2 * HEIGHT, HEIGHT)
+            picture = None
+            if hit.text is None:
+                picture = thumbnail(hit.path, 2 * HEIGHT, HEIGHT, hit.id)
             if picture is not None:
                 print(encode(picture, how))
             print("  ".join(_cells(number, hit)))
@@ -160,7 +166,7 @@ def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
 
 def _cells(number: int, hit: Hit) -> list[str]:
     share = "" if hit.probability is None else f"{hit.probability:.1%}"
-    words = hit.path if hit.text is None else hit.text
+    words = hit.name if hit.text is None else hit.text
     return [str(number), f"{hit.score:.3f}", share, printable(words)]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..bulk import model_identity
+from ..bulk import holds_many, model_identity
 from ..errors import InvalidInputError, ModelMismatchError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.multi_modal import ImageInput
@@ -44,6 +44,11 @@ class Hit:
     text: str | None = None
     probability: float | None = None
 
+    @property
+    def name(self) -> str:
+        """What tells a picture from others: its path, or its id in an archive or table."""
+        return self.id if holds_many(self.path) else self.path
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -63,7 +68,7 @@ class Answer:
         if not self.hits:
             return "Answer(nothing was found)"
         best = self.hits[0]
-        shown = best.path if best.text is None else best.text
+        shown = best.name if best.text is None else best.text
         found = f"{len(self.hits)} hits, best {best.score:.3f} {shown!r:.200}"
         return f"Answer({found}, suggested={self.suggested})"
 

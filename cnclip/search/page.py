@@ -72,28 +72,29 @@ def _cards(hits: list[Hit], suggested: float | None) -> str:
 
 
 def _card(hit: Hit, suggested: float | None) -> str:
-    name = hit.text if hit.text is not None else os.path.basename(hit.path)
+    name = hit.text if hit.text is not None else os.path.basename(hit.name)
     share = "" if hit.probability is None else f" · {hit.probability:.1%}"
     faint = " class=faint" if suggested is not None and hit.score < suggested else ""
-    picture = "" if hit.text is not None else _picture(hit.path)
+    picture = "" if hit.text is not None else _picture(hit)
     return (
-        f"<article{faint}>{picture}<b title='{_text(hit.path)}'>{_text(name)}</b>"
+        f"<article{faint}>{picture}<b title='{_text(hit.name)}'>{_text(name)}</b>"
         f"<small>cosine {hit.score:.3f}{share}</small></article>"
     )
 
 
-def _picture(path: str) -> str:
+def _picture(hit: Hit) -> str:
     """The thumbnail, which leads to the picture itself."""
-    small = thumbnail(path, THUMBNAIL, THUMBNAIL)
+    path = hit.path
+    small = thumbnail(path, THUMBNAIL, THUMBNAIL, hit.id)
     inner = "<span>?</span>"
     if small is not None:
         stream = io.BytesIO()
         small.save(stream, "WEBP", quality=80)
         content = base64.b64encode(stream.getvalue()).decode("ascii")
-        inner = f'<img src="data:image/webp;base64,{content}" alt="{_text(path)}">'
+        inner = f'<img src="data:image/webp;base64,{content}" alt="{_text(hit.name)}">'
     known = re.match(r"(https?|file):", path, re.IGNORECASE)
-    if known is None and not os.path.isabs(path):
-        return inner  # from where the page lies, it would lead elsewhere
+    if hit.name != path or (known is None and not os.path.isabs(path)):
+        return inner  # it would lead to an archive, or from where the page lies elsewhere
     url = path if known else Path(path).as_uri()
     return f'<a href="{_text(url)}">{inner}</a>'
 

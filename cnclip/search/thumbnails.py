@@ -6,28 +6,29 @@ import re
 
 from PIL import Image
 
+from ..bulk import open_recorded
 from ..errors import ImageError
-from ..preprocessors.image import load_image
 
 _OF_THE_NETWORK = re.compile(r"https?:", re.IGNORECASE)
 
 
-def thumbnail(path: str, width: int, height: int) -> Image.Image | None:
+def thumbnail(path: str, width: int, height: int, id: str | None = None) -> Image.Image | None:
     """A picture made to fit.
 
     Args:
-        path: Its file or file: URL.
+        path: Its file or file: URL, or the archive or table that holds it.
         width: Pixels at most.
         height: The same.
+        id: Its name in an archive or table.
 
     Returns:
-        Mode RGB; None where there is no picture to be read at that path, as of those in archives.
+        Mode RGB; None where there is no picture to be read.
         What lies on the network is not fetched.
     """
     if _OF_THE_NETWORK.match(path):
         return None
     try:
-        picture = load_image(path)
+        picture = open_recorded(path if id is None else id, path)
     except ImageError:
         return None
     picture.thumbnail((width, height))

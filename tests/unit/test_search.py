@@ -14,7 +14,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import webbrowser
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,16 +38,19 @@ from cnclip import (
     ModelMismatchError,
     bulk,
     demo,
+    load_image,
     pipeline,
 )
 from cnclip.cli import main
+from cnclip.datasets import write_split
 from cnclip.evaluate import top_k
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.search import Index, add_embeddings, index_embeddings, terminal, vectors
 from cnclip.search.scores import nonsense_texts, probabilities
 
 faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `search`")
-pytest.importorskip("pyarrow", reason="pyarrow is not installed, cnclip's extra `search`")
+pyarrow = pytest.importorskip("pyarrow", reason="cnclip's extra `search` is not installed")
+pytest.importorskip("pyarrow.parquet")
 
 GALLERY = demo.data_path("gallery")
 MODEL = {"name": "some", "digest": "0123456789abcdef", "embed_dim": 32, "resolution": 8}
@@ -626,6 +631,49 @@ def test_a_model_that_is_gone_is_asked_for(
     made(unit(5)).save(path)
     assert main(["search", str(path), "猫", "--device", "cpu"]) == 2
     assert f"{path} was made with it: --model says where" in capsys.readouterr().err
+
+
+def test_pictures_in_archives_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = [GALLERY / f"{code}.png" for code in ("1f408", "1f697", "1f382")]
+    with tarfile.open(tmp_path / "some.tar", "w") as tar:
+        tar.add(pictures[0], "cat.png")
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        archive.write(pictures[1], "inner/car.png")
+    table = pyarrow.table({"image": [pictures[2].read_bytes()]})
+    pyarrow.parquet.write_table(table, tmp_path / "some.parquet")
+    write_split(tmp_path, "test", [(7, (GALLERY / "1f98a.png").read_bytes())], [(0, "狐狸", [7])])
+    names = ("some.tar", "some.zip", "some.parquet", "test_imgs.tsv")
+    sources = [tmp_path / name for name in names]
+    bulk.embed(sources, "emoji-cn", output=tmp_path / "out", device="cpu")
+    path = tmp_path / "some.index"
+    assert main(["index", str(tmp_path / "out"), "-o", str(path), "--device", "cpu"]) == 0
+    capsys.readouterr()
+    answer = run_json(capsys, str(path), "猫")
+    ids = {Path(one["path"]).name: one["id"] for one in answer}
+    assert ids == {
+        "some.tar": f"{tmp_path / 'some.tar'}:cat",
+        "some.zip": f"{tmp_path / 'some.zip'}:inner/car.png",
+        "some.parquet": f"{tmp_path / 'some.parquet'}:1",
+        "test_imgs.tsv": "7",
+    }
+    query = ["search", str(path), "猫", "--device", "cpu"]
+    assert main([*query, "--html", str(tmp_path / "found.html")]) == 0
+    text = (tmp_path / "found.html").read_text("utf-8")
+    assert len(re.findall(r'src="data:image/webp;base64,', text)) == 4
+    assert "href" not in text and "some.zip:inner/car.png" in text
+    # What was changed since is no picture of that id any more, and nothing else is lost.
+    (tmp_path / "some.zip").write_bytes(b"no zip")
+    (tmp_path / "some.tar").unlink()
+    assert main([*query, "--html", str(tmp_path / "found.html")]) == 0
+    text = (tmp_path / "found.html").read_text("utf-8")
+    assert len(re.findall(r'src="data:image/webp;base64,', text)) == 2
+    assert text.count("<span>?</span>") == 2
+    for wrong in (f"{tmp_path / 'some.parquet'}:2", "8"):
+        holder = tmp_path / ("test_imgs.tsv" if wrong == "8" else "some.parquet")
+        with pytest.raises(ImageError, match=re.escape(wrong)):
+            bulk.open_recorded(wrong, str(holder))
+    picture = bulk.open_recorded("7", str(tmp_path / "test_imgs.tsv"))
+    assert np.array_equal(picture, load_image(GALLERY / "1f98a.png"))
 
 
 def test_page_has_its_pictures_in_it(

@@ -1,0 +1,66 @@
+"""Opens a picture again, by the id and the path that are recorded with its embedding."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+from PIL import Image
+
+from ..errors import CnclipError, ImageError
+from ..preprocessors.image import load_image
+from .items import Item, printable, reason
+from .sources import open_sources
+from .tables import is_url
+
+# Of larger archives the list of pictures would take too much of a search's time and memory.
+LARGEST_ARCHIVE = 200_000
+_ARCHIVES_KEPT = 8
+# Files that hold pictures: of those in other files' lists the path is their own.
+_HOLDERS = frozenset({".tar", ".zip", ".tsv", ".parquet"})
+
+
+def open_recorded(id: str, path: str) -> Image.Image:
+    """The picture of an embedding.
+
+    Args:
+        id: As it is recorded.
+        path: As it is recorded: a picture's file or URL; or an archive or table with up to 200,000
+            pictures. Of these the last few stay listed in memory.
+
+    Returns:
+        As `load_image` gives it, mode RGB.
+
+    Raises:
+        ImageError: it cannot be read, or is there no more; says why.
+    """
+    if not holds_many(path):
+        return load_image(path)
+    try:
+        state = os.stat(path)
+        if not os.path.isfile(path):
+            raise ImageError(f"{printable(path)}: not a file")
+        item = _items(path, state.st_size, state.st_mtime_ns).get(id)
+    except (CnclipError, OSError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{printable(path)}: {reason(error)}") from error
+    if item is None or item.read is None:
+        raise ImageError(f"{printable(path)}: holds no picture {printable(id)} that can be read")
+    return item.open()
+
+
+def holds_many(path: str) -> bool:
+    """Whether a recorded path is that of an archive or table, where the id tells the picture."""
+    return not is_url(path) and os.path.splitext(path)[1].lower() in _HOLDERS
+
+
+@lru_cache(_ARCHIVES_KEPT)
+def _items(path: str, size: int, mtime_ns: int) -> dict[str, Item]:
+    """The pictures of an archive by their ids."""
+    found: dict[str, Item] = {}
+    for item in open_sources(path).items():
+        if len(found) == LARGEST_ARCHIVE:
+            raise ImageError(f"{printable(path)}: holds more than {LARGEST_ARCHIVE:,} pictures")
+        found[item.id] = item
+    return found
