@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import CnclipError
-from . import bench, convert, demo, embed, evaluate, index, info, search, train
+from . import bench, convert, demo, embed, evaluate, index, info, search, serve, train
 
 COMMANDS: dict[str, Any] = {
     "convert": convert,
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Any] = {
     "embed": embed,
     "index": index,
     "search": search,
+    "serve": serve,
     "eval": evaluate,
     "train": train,
 }

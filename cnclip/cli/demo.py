@@ -1,4 +1,4 @@
-"""`cnclip demo [TEXT ...]`. Its help is ASCII, so that a C locale can print it."""
+"""`cnclip demo [TEXT ...]` or `--ui`. Its help is ASCII, so that a C locale can print it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..demo.tables import format_table
 from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..utils.constant import Tasks
+from .serve import add_server_arguments, serve_collections
 
 TABLE_COUNT = 5
 SHEET_COUNT = 8
@@ -56,10 +57,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="an archive or a model directory (default: %(default)s, which ships)",
     )
     parser.add_argument("--device", default="cpu", help="cpu, gpu or cuda:N (default: %(default)s)")
+    application = parser.add_argument_group("the search application, in the browser")
+    application.add_argument(
+        "--ui", action="store_true", help="serve it until Ctrl-C, and draw no contact sheet"
+    )
+    add_server_arguments(application)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the tables, write the sheet; 1 if pictures had to be left out."""
+    if arguments.ui:
+        return _serve(arguments)
     from ..demo.contact_sheet import draw_contact_sheet
 
     _print_anything()
@@ -81,8 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.images is None:
         _print_example(embedder, gallery)
     readable, images, unreadable = demo.embed_pictures(embedder, pictures, progress=_progress)
-    for item in unreadable:
-        print(f"cnclip demo: {item.picture.path}: {item.reason}", file=sys.stderr)
+    _print_unreadable(unreadable)
     if not readable:
         raise InvalidInputError(f"{arguments.images}: none of its pictures can be read")
     answers = demo.find_matches(
@@ -94,6 +101,31 @@ def run(arguments: argparse.Namespace) -> int:
     draw_contact_sheet(queries, answers, subtitle).save(output, "PNG", optimize=True)
     print(f"\nContact sheet: {output}")
     return 1 if unreadable else 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    """Serve the gallery or a folder until Ctrl-C."""
+    from ..serve import Searchable, open_folder, open_gallery
+
+    if arguments.queries:
+        raise InvalidInputError("--ui takes no TEXT: queries are typed in the browser")
+    folder: Path | None = arguments.images
+    model, device = arguments.model, arguments.device
+
+    def collections() -> list[Searchable]:
+        if folder is None:
+            return [open_gallery(model, device=device)]
+        searchable, unreadable = open_folder(folder, model, device=device, progress=_progress)
+        _print_unreadable(unreadable)
+        return [searchable]
+
+    serve_collections(arguments, collections)
+    return 0
+
+
+def _print_unreadable(unreadable: Sequence[demo.UnreadablePicture]) -> None:
+    for item in unreadable:
+        print(f"cnclip demo: {item.picture.path}: {item.reason}", file=sys.stderr)
 
 
 def _print_example(embedder: MultiModalEmbeddingPipeline, gallery: Sequence[demo.Picture]) -> None:

@@ -1,0 +1,120 @@
+"""`cnclip serve --ui [INDEX ...]`. Its help is ASCII, so that a C locale can print it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..archive import printable
+from ..errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from ..serve import Searchable
+
+SUMMARY = "serve the search application to browsers"
+
+HOST = "127.0.0.1"
+PORT = 7860
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Serve the search application, in Chinese and English, until Ctrl-C. Whoever reaches the "
+        "port can search; by default only this machine does."
+    )
+    parser.add_argument(
+        "indexes",
+        metavar="INDEX",
+        nargs="*",
+        help="what `cnclip index` wrote, or http://HOST:PORT of Milvus's; the first is shown at "
+        "first; default: the gallery that ships",
+    )
+    parser.add_argument("--ui", action="store_true", help="serve the application; must be given")
+    add_server_arguments(parser)
+    parser.add_argument(
+        "--model", help="default: the model that each index names; of the gallery emoji-cn"
+    )
+    parser.add_argument("--precision", help="default: that of each index; of the gallery fp32")
+    parser.add_argument("--device", default="gpu", help="default: %(default)s, else the CPU")
+    parser.add_argument(
+        "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Open what is to be searched, and serve it until Ctrl-C."""
+    if not arguments.ui:
+        raise InvalidInputError("expected --ui")
+
+    def collections() -> Sequence[Searchable]:
+        from ..serve import open_gallery, open_indexes
+
+        if arguments.indexes:
+            return open_indexes(
+                arguments.indexes,
+                arguments.model,
+                device=arguments.device,
+                precision=arguments.precision,
+                milvus_collection=arguments.collection,
+            )
+        model, precision = arguments.model or "emoji-cn", arguments.precision or "fp32"
+        return [open_gallery(model, device=arguments.device, precision=precision)]
+
+    serve_collections(arguments, collections)
+    return 0
+
+
+def add_server_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add what says where the application listens."""
+    parser.add_argument(
+        "--host", default=HOST, help="where to listen; 0.0.0.0 is all (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=_port, default=PORT, help="0 takes a free one (default: %(default)s)"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+
+
+def serve_collections(
+    arguments: argparse.Namespace, collections: Callable[[], Sequence[Searchable]]
+) -> None:
+    """Serve the application until the process is told to end.
+
+    Args:
+        arguments: Those of `add_server_arguments`, and the command's name.
+        collections: Opens what is to be searched, once it is certain that it can be served.
+    """
+    from ..search.vectors import import_faiss
+    from ..serve.server import check_gradio, listen, serve
+
+    check_gradio()
+    import_faiss()
+    with listen(arguments.host, arguments.port) as listener:
+        opened = collections()
+        for one in opened:
+            count = f"{len(one.collection)} {one.collection.contents}"
+            print(f"cnclip {arguments.command}: {printable(one.name)}: {count}", file=sys.stderr)
+
+        def ready(url: str) -> None:
+            print(url, flush=True)
+            if arguments.open:  # some browsers come back only once they are closed
+                threading.Thread(target=_open_browser, args=(url,), daemon=True).start()
+
+        serve(opened, listener, ready)
+
+
+def _open_browser(url: str) -> None:
+    if not webbrowser.open(url):
+        print(f"cnclip: no browser could be started; open {url}", file=sys.stderr)
+
+
+def _port(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() else -1
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, got {text!r}")
+    return number

@@ -1,0 +1,263 @@
+"""What the page asks for, as plain functions: hits for a query, probabilities of labels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..demo import match_probabilities
+from ..preprocessors.multi_modal import CLIPPreprocessor
+from ..search import Hit
+from .collections import Searchable
+from .words import Words
+
+MOST_WORDS = 75
+"""Of a query: what the model card's widget takes."""
+MOST_CHARACTERS = 1000
+MOST_LABELS = 100
+MOST_RESULTS = 60
+
+# Each is a word of its own: Han, kana, and the characters that stand between them.
+_CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_CJK += "\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])\w)+")
+_BETWEEN_LABELS = re.compile(r"[\n\r,，、;；]+")
+# How much of a text that was cut is repeated.
+_KEPT_SHOWN = 12
+
+
+class Refused(Exception):
+    """What was asked cannot be answered; the message, in the page's language, says why."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the results.
+
+    Attributes:
+        caption: What stands under it.
+        path: Its file or URL.
+        picture: A thumbnail; None of texts, and where there is none.
+        is_text: Whether it is a text.
+        score: The cosine with the query; None where nothing was asked.
+        share: Its probability among the results, where known.
+        reaches: Whether it reaches the threshold that is suggested for such queries.
+    """
+
+    caption: str
+    path: str
+    picture: Image.Image | None
+    is_text: bool
+    score: float | None = None
+    share: float | None = None
+    reaches: bool = False
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was found, best first, what there is to say about it, and whether the text was cut."""
+
+    tiles: list[Tile]
+    notes: list[str]
+    cuts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Labels with their probabilities, likeliest first; otherwise as `Results`."""
+
+    shares: dict[str, float]
+    notes: list[str]
+    cuts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A text that is longer than the model takes.
+
+    Attributes:
+        ids: How many it has, the two at its ends counted.
+        limit: How many the model takes.
+        kept: As much of the text as the model sees.
+    """
+
+    ids: int
+    limit: int
+    kept: str
+
+    @property
+    def end(self) -> str:
+        """The last characters of what was kept."""
+        return self.kept if len(self.kept) <= _KEPT_SHOWN else "…" + self.kept[-_KEPT_SHOWN:]
+
+
+def search(
+    searchable: Searchable,
+    words: Words,
+    text: str = "",
+    picture: Path | None = None,
+    *,
+    weight: float = 0.5,
+    count: int = 12,
+) -> Results:
+    """What lies nearest to a text, a picture, or both.
+
+    Args:
+        searchable: Where to look.
+        words: For what is said.
+        text: The query, at most 75 words; blank for none.
+        picture: An uploaded file, or None.
+        weight: Of both together, the text's share.
+        count: At most so many.
+
+    Raises:
+        Refused: neither of them, a text that is too long, or a file that is no picture.
+    """
+    text = _clean(text)
+    if not text and picture is None:
+        raise Refused(words.nothing_asked)
+    _check_length(text, words)
+    image = None if picture is None else _opened(searchable, picture, words)
+    answer = searchable.collection.find(
+        searchable.pipeline,
+        text or None,
+        image,
+        k=min(max(int(count), 1), MOST_RESULTS),
+        weight=min(max(float(weight), 0.0), 1.0),
+    )
+    cut = find_cut(searchable.pipeline.preprocessor, text) if text else None
+    cuts = [] if cut is None else [words.cut.format(ids=cut.ids, limit=cut.limit, kept=cut.end)]
+    notes = []
+    threshold = answer.suggested
+    if not answer.hits:
+        notes.append(words.found_nothing)
+    elif threshold is not None:
+        above = sum(hit.score >= threshold for hit in answer.hits)
+        count = len(answer.hits)
+        notes.append(words.reach.format(above=above, count=count, threshold=threshold))
+    return Results(_tiles(searchable, answer.hits, threshold), notes, cuts)
+
+
+def glimpse(searchable: Searchable, words: Words, count: int = 12) -> Results:
+    """Some of the collection, before anything is asked."""
+    hits = searchable.glimpse(count)
+    pictures = searchable.pictures(hits)
+    tiles = [
+        Tile(searchable.caption(hit), hit.path, picture, hit.text is not None)
+        for hit, picture in zip(hits, pictures, strict=True)
+    ]
+    return Results(tiles, [f"{words.glimpse} · {contents(searchable, words)}"])
+
+
+def label(searchable: Searchable, words: Words, picture: Path | None, labels: str) -> Probabilities:
+    """How likely each of some labels is a picture's, as the model card computes it.
+
+    Args:
+        searchable: Whose model is asked.
+        words: For what is said.
+        picture: An uploaded file.
+        labels: Separated by line ends, commas or semicolons, Western or Chinese.
+
+    Raises:
+        Refused: no picture, a file that is none, fewer than two labels or more than 100, or one
+            that is too long.
+    """
+    if picture is None:
+        raise Refused(words.no_label_picture)
+    given = split_labels(labels)
+    some = list(dict.fromkeys(given))
+    if len(some) < 2:
+        raise Refused(words.too_few_labels)
+    if len(some) > MOST_LABELS:
+        raise Refused(words.too_many_labels.format(labels=len(some), limit=MOST_LABELS))
+    for one in some:
+        _check_length(one, words)
+    image = _opened(searchable, picture, words)
+    pipeline = searchable.pipeline
+    answer = pipeline.forward({"img": image, "text": some})
+    rows = [np.asarray(answer[key], np.float32) for key in ("img_embedding", "text_embedding")]
+    shares = match_probabilities(rows[0], rows[1], float(pipeline.model.temperature))[0]
+    order = np.argsort(-shares, kind="stable")
+    notes = [words.dropped] if len(some) < len(given) else []
+    cuts = []
+    for one in some:
+        cut = find_cut(pipeline.preprocessor, one)
+        if cut is not None:
+            begin = one if len(one) <= _KEPT_SHOWN else one[:_KEPT_SHOWN] + "…"
+            cuts.append(words.cut_label.format(label=begin, limit=cut.limit, kept=cut.end))
+    return Probabilities({some[index]: float(shares[index]) for index in order}, notes, cuts)
+
+
+def contents(searchable: Searchable, words: Words) -> str:
+    """How much there is, such as "362 pictures"."""
+    collection = searchable.collection
+    template = words.texts if collection.contents == "texts" else words.pictures
+    return template.format(count=f"{len(collection):,}")
+
+
+def count_words(text: str) -> int:
+    """Words of a text: each Chinese character is one, and each run of other letters and digits."""
+    return len(_WORD.findall(text))
+
+
+def split_labels(labels: str) -> list[str]:
+    """The labels in what was typed, without blank ones."""
+    return [one for part in _BETWEEN_LABELS.split(labels) if (one := _clean(part))]
+
+
+def find_cut(preprocessor: CLIPPreprocessor, text: str) -> Cut | None:
+    """Where a model cuts a text; None where it takes all of it."""
+    limit = preprocessor.context_length
+    ids = int(preprocessor.tokenize(text, return_lengths=True)[1][0])
+    if ids <= limit:
+        return None
+    # A beginning that ends within a word may have other ids than the text.
+    inside = {at for word in _WORD.finditer(text) for at in range(word.start() + 1, word.end())}
+    ends = [at for at in range(1, len(text)) if at not in inside]
+    lengths = preprocessor.tokenize([text[:at] for at in ends], return_lengths=True)[1]
+    kept = [at for at, length in zip(ends, lengths.tolist(), strict=True) if length <= limit]
+    return Cut(ids, limit, text[: max(kept, default=0)].rstrip())
+
+
+def _tiles(searchable: Searchable, hits: list[Hit], threshold: float | None) -> list[Tile]:
+    return [
+        Tile(
+            searchable.caption(hit),
+            hit.path,
+            picture,
+            hit.text is not None,
+            hit.score,
+            hit.probability,
+            threshold is not None and hit.score >= threshold,
+        )
+        for hit, picture in zip(hits, searchable.pictures(hits), strict=True)
+    ]
+
+
+def _opened(searchable: Searchable, picture: Path, words: Words) -> Image.Image:
+    try:
+        return searchable.open(picture)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise anything on damaged files.
+        raise Refused(words.bad_picture) from error
+
+
+def _check_length(text: str, words: Words) -> None:
+    if len(text) > MOST_CHARACTERS:
+        characters = f"{len(text):,}"
+        raise Refused(
+            words.too_many_characters.format(characters=characters, limit=f"{MOST_CHARACTERS:,}")
+        )
+    number = count_words(text)
+    if number > MOST_WORDS:
+        raise Refused(words.too_many_words.format(words=number, limit=MOST_WORDS))
+
+
+def _clean(text: str) -> str:
+    """A text from a browser, which may hold halves of characters."""
+    return text.encode("utf-8", "replace").decode().strip()

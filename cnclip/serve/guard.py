@@ -1,0 +1,151 @@
+"""Keeps the page to this machine: what browsers may load, who may ask, and in which language."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from .words import LANGUAGES, WORDS, Language, choose_language
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Gradio has scripts in its page and makes functions of text.
+POLICY = (
+    "default-src 'self' data: blob:; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+_HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+_ICON = (
+    "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'>"
+    "<rect width='32' height='32' rx='8' fill='%23b93f28'/>"
+    "<circle cx='14' cy='14' r='6.5' fill='none' stroke='white' stroke-width='3'/>"
+    "<path d='m19 19 6 6' stroke='white' stroke-width='3.5' stroke-linecap='round'/></svg>"
+)
+# Advertisements for what links to the page, and a file that is not there.
+_UNWANTED = re.compile(
+    r'<meta\s+(?:property="og:|name="twitter:)[^>]*>|<link\s+rel="manifest"[^>]*>'
+    r'|<link[^>]*href="https?:[^>]*>|<script[^>]*src="https?:[^>]*>\s*</script>',
+    re.IGNORECASE,
+)
+
+
+class Guard:
+    """Stands before the application, an ASGI one whose pages lie at `/zh/` and `/en/`.
+
+    `/` leads to the page in the browser's language. Every answer has a content security policy by
+    which browsers load nothing from elsewhere. Where only this machine is listened to, requests
+    for other host names are refused, so that no page from elsewhere reads this one by giving its
+    own name this machine's address.
+    """
+
+    def __init__(self, application: Application, *, local: bool) -> None:
+        """Guard `application`; `local`: only this machine is listened to."""
+        self._application = application
+        self._local = local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        if self._local and not is_local(_header(scope, b"host")):
+            await _answer(send, 403, b"content-type", b"text/plain", b"unknown host name\n")
+            return
+        path = str(scope["path"])
+        if path in ("/", *(f"/{one}" for one in LANGUAGES)):
+            page = choose_language(_header(scope, b"accept-language")) if path == "/" else path[1:]
+            await _answer(send, 307, b"location", f"/{page}/".encode(), b"")
+            return
+        language: Language | None = next((one for one in LANGUAGES if path == f"/{one}/"), None)
+        if language is None:
+            await self._application(scope, receive, _with_headers(send))
+            return
+        # Rewriting needs the page as it is, not compressed.
+        headers = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
+        rewriting = _rewriting(_with_headers(send), lambda page: rewrite(page, language))
+        await self._application({**scope, "headers": headers}, receive, rewriting)
+
+
+def is_local(host: str) -> bool:
+    """Whether a Host header names this machine as only itself does."""
+    name = re.sub(r":\d*$", "", host.strip()).strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def rewrite(page: str, language: Language) -> str:
+    """A page of Gradio's in one language, its own words included, without what lies elsewhere."""
+    tag = WORDS[language].tag
+    # Gradio's own words are in the language that the browser names.
+    head = (
+        f'<script>for (const [name, value] of [["language", "{tag}"], ["languages", ["{tag}"]]])'
+        " Object.defineProperty(navigator, name, {get: () => value});</script>"
+        f'<link rel="icon" href="data:image/svg+xml,{_ICON}">'
+    )
+    page = _UNWANTED.sub("", page)
+    page = re.sub(r'<html\s+lang="[^"]*"', f'<html lang="{tag}"', page, count=1)
+    return page.replace("<head>", f"<head>{head}", 1)
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    values = (value for key, value in scope["headers"] if key == name)
+    return bytes(next(values, b"")).decode("latin-1")
+
+
+def _with_headers(send: Send) -> Send:
+    async def send_more(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+        await send(message)
+
+    return send_more
+
+
+def _rewriting(send: Send, change: Callable[[str], str]) -> Send:
+    """Holds a page back until it is whole, and changes it."""
+    start: Message = {}
+    content = bytearray()
+
+    async def send_changed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+            return
+        if message["type"] != "http.response.body":
+            await send(message)
+            return
+        content.extend(message.get("body", b""))
+        if message.get("more_body"):
+            return
+        body = bytes(content)
+        headers = list(start.get("headers", ()))
+        if any(key.lower() == b"content-type" and b"text/html" in value for key, value in headers):
+            body = change(body.decode()).encode()
+            headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
+            headers.append((b"content-length", str(len(body)).encode()))
+            headers.append((b"cache-control", b"no-store"))
+        await send({**start, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return send_changed
+
+
+async def _answer(send: Send, status: int, name: bytes, value: bytes, body: bytes) -> None:
+    headers = [(name, value), (b"content-length", str(len(body)).encode()), *_HEADERS]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,131 @@
+"""Runs the application until Ctrl-C."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidInputError, MissingExtraError
+from .collections import Searchable
+
+if TYPE_CHECKING:
+    from .guard import Application, Message, Receive, Scope, Send
+
+_WAITING = 128
+
+
+def check_gradio() -> None:
+    """Look for Gradio, which takes seconds to import.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise MissingExtraError("ui", "gradio")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Args:
+        host: A name or address of this machine's; `'0.0.0.0'` and `'::'` are all of them.
+        port: 0 takes a free one.
+
+    Raises:
+        InvalidInputError: that cannot be listened to; names host and port, and says why.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_WAITING)
+        except BaseException:
+            listener.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInputError(f"cannot listen at {host}, port {port}: {reason}") from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a browser on this machine finds what listens."""
+    host, port = listener.getsockname()[:2]
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if address.is_unspecified:
+        host = "127.0.0.1" if address.version == 4 else "::1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine can reach what listens."""
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def serve(
+    searchables: Sequence[Searchable], listener: socket.socket, ready: Callable[[str], None]
+) -> None:
+    """Serve the application until the process is told to end.
+
+    Uploads lie in a folder of their own, which goes when this returns.
+
+    Args:
+        searchables: What can be searched; the first is chosen at first.
+        listener: See `listen`.
+        ready: Called with the URL once the page can be opened.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C. SystemExit: SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, _end)
+    with tempfile.TemporaryDirectory(prefix="cnclip-", ignore_cleanup_errors=True) as folder:
+        # Gradio reads these when it is imported.
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        from .app import build_app
+
+        application = build_app(searchables, local=is_loopback(listener))
+        _run(application, listener, lambda: ready(url_of(listener)))
+
+
+def _run(application: Application, listener: socket.socket, ready: Callable[[], None]) -> None:
+    import uvicorn
+
+    # Pages keep connections open, which nothing is to wait for at the end.
+    config = uvicorn.Config(
+        _telling(application, ready),
+        log_level="critical",
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=0,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _telling(application: Application, ready: Callable[[], None]) -> Application:
+    """An application that calls `ready` once it has started."""
+
+    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_tell(message: Message) -> None:
+            await send(message)
+            if message["type"] == "lifespan.startup.complete":
+                ready()
+
+        await application(scope, receive, send_and_tell if scope["type"] == "lifespan" else send)
+
+    return told
+
+
+def _end(number: int, frame: Any) -> None:
+    sys.exit(128 + number)

@@ -1,0 +1,183 @@
+"""The page's words, in Chinese and English."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Language = Literal["zh", "en"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+
+
+@dataclass(frozen=True)
+class Words:
+    """All that the page says, in one language. Braces are filled in with `str.format`.
+
+    Attributes:
+        tag: The language, as HTML and browsers name it.
+        other: What the link to the page in the other language says.
+    """
+
+    tag: str
+    other: str
+    title: str
+    subtitle: str
+    collection: str
+    pictures: str
+    texts: str
+    search_tab: str
+    query: str
+    query_example: str
+    query_hint: str
+    search: str
+    picture: str
+    options: str
+    weight: str
+    weight_hint: str
+    count: str
+    labels_tab: str
+    label_picture: str
+    labels: str
+    labels_hint: str
+    compute: str
+    example: str
+    glimpse: str
+    no_picture: str
+    enlarge: str
+    found_nothing: str
+    reach: str
+    reaches: str
+    cut: str
+    cut_label: str
+    dropped: str
+    nothing_asked: str
+    too_many_words: str
+    too_many_characters: str
+    bad_picture: str
+    no_label_picture: str
+    too_few_labels: str
+    too_many_labels: str
+    failed: str
+    offline: str
+
+
+ZH = Words(
+    tag="zh-CN",
+    other="English",
+    title="图文检索",
+    subtitle="用中文描述，或用一张图片，找到相近的图片。",
+    collection="图库",
+    pictures="{count} 张图片",
+    texts="{count} 条文本",
+    search_tab="检索",
+    query="查询文本",
+    query_example="例如：戴眼镜的猫",
+    query_hint="最多 {limit} 词，每个汉字算一词。",
+    search="检索",
+    picture="以图检索（可与文本一起使用）",
+    options="选项",
+    weight="文本的比重",
+    weight_hint="仅当文本和图片同时使用时有效",
+    count="结果数量",
+    labels_tab="图片分类",
+    label_picture="图片",
+    labels="候选标签",
+    labels_hint="每行一个，也可用逗号或顿号分隔",
+    compute="计算概率",
+    example="示例",
+    glimpse="图库一瞥",
+    no_picture="无法显示图片",
+    enlarge="放大",
+    found_nothing="没有结果。",
+    reach="{count} 个结果中，有 {above} 个达到建议阈值 {threshold:.3f}。",
+    reaches="达到建议阈值",
+    cut="文本共 {ids} 个词元，超过模型的上限 {limit}；只用到「{kept}」为止，其余未参与检索。",
+    cut_label="标签「{label}」超过模型的 {limit} 个词元，只用到「{kept}」为止。",
+    dropped="重复的标签已合并。",
+    nothing_asked="请输入文本，或上传一张图片。",
+    too_many_words="文本有 {words} 词，最多 {limit} 词，请缩短后再试。",
+    too_many_characters="文本有 {characters} 个字符，最多 {limit} 个，请缩短后再试。",
+    bad_picture="无法读取这个文件，请上传 JPEG、PNG、WebP 等格式的图片。",
+    no_label_picture="请先上传一张图片。",
+    too_few_labels="请输入至少两个不同的标签。",
+    too_many_labels="有 {labels} 个标签，最多 {limit} 个。",
+    failed="出错了：{error}",
+    offline="一切都在运行本程序的机器上完成，不访问互联网。",
+)
+
+EN = Words(
+    tag="en",
+    other="中文",
+    title="Picture search",
+    subtitle="Describe a picture in Chinese, or show one, and see what lies near it.",
+    collection="Collection",
+    pictures="{count} pictures",
+    texts="{count} texts",
+    search_tab="Search",
+    query="Query, in Chinese",
+    query_example="such as 戴眼镜的猫",
+    query_hint="Up to {limit} words of Chinese; each character is one.",
+    search="Search",
+    picture="Search by picture (alone, or with a text)",
+    options="Options",
+    weight="The text's share",
+    weight_hint="Used only for a text and a picture together",
+    count="Number of results",
+    labels_tab="Label a picture",
+    label_picture="Picture",
+    labels="Labels, in Chinese",
+    labels_hint="One a line, or separated by commas",
+    compute="Compute",
+    example="Example",
+    glimpse="A glimpse of the collection",
+    no_picture="No picture to show",
+    enlarge="Enlarge",
+    found_nothing="Nothing was found.",
+    reach="{above} of these {count} reach the suggested threshold, {threshold:.3f}.",
+    reaches="Reaches the suggested threshold",
+    cut="The text has {ids} tokens, the model takes {limit}: "
+    "it was read up to “{kept}”, and the rest was left out.",
+    cut_label="The label “{label}” has more tokens than the model's {limit}: "
+    "it was read up to “{kept}”.",
+    dropped="Labels that were there twice count once.",
+    nothing_asked="Type a text, or upload a picture.",
+    too_many_words="The text has {words} words, at most {limit} are taken: please shorten it.",
+    too_many_characters="The text has {characters} characters, at most {limit} are taken: "
+    "please shorten it.",
+    bad_picture="This file cannot be read as a picture. JPEG, PNG, WebP and others can.",
+    no_label_picture="Upload a picture first.",
+    too_few_labels="Type at least two different labels.",
+    too_many_labels="These are {labels} labels, at most {limit} are taken.",
+    failed="Something went wrong: {error}",
+    offline="All is computed on the machine that runs this program; nothing is asked of the "
+    "internet.",
+)
+
+WORDS: dict[Language, Words] = {"zh": ZH, "en": EN}
+
+
+def choose_language(accept_language: str) -> Language:
+    """The language that a browser asks for first, of those that there are; else Chinese.
+
+    Args:
+        accept_language: The header's value, such as `'fr, en-GB;q=0.8, zh;q=0.5'`.
+    """
+    asked: list[tuple[float, Language]] = []
+    for part in accept_language.split(","):
+        tag, _, parameter = part.partition(";")
+        language = tag.strip().lower().split("-")[0]
+        for known in LANGUAGES:
+            if language == known:
+                asked.append((_quality(parameter), known))
+    # The first of the highest quality.
+    return max(asked, key=lambda one: one[0], default=(1.0, "zh"))[1]
+
+
+def _quality(parameter: str) -> float:
+    name, _, value = parameter.partition("=")
+    if name.strip().lower() != "q":
+        return 1.0
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0
