@@ -128,7 +128,7 @@ class _Member:
 
     def __call__(self) -> bytes:
         try:
-            archive = self._archive or _opened_zip(self._path)
+            archive = self._archive or _opened_zip(self._path, *_version(self._path))
             with archive.open(self._entry) as file:
                 # What the zip says of the size may be wrong.
                 content = file.read(LARGEST_FILE + 1)
@@ -139,7 +139,15 @@ class _Member:
         return content
 
 
-_opened_zip = lru_cache(8)(zipfile.ZipFile)
+@lru_cache(8)
+def _opened_zip(path: str, *version: int) -> zipfile.ZipFile:
+    """A zip, opened once in a process until it is written anew."""
+    return zipfile.ZipFile(path)
+
+
+def _version(path: str) -> tuple[int, int, int]:
+    state = os.stat(path)
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _zipped_tsv(holder: Holder, path: str, split: str) -> Iterator[Item]:

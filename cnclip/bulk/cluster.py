@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import pickle
+import threading
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -41,7 +42,9 @@ logger = logging.getLogger("cnclip")
 _BATCHES = 32
 # Bytes of picture files that travel with a part; the actor reads those beyond.
 _LARGEST_CONTENT = 128 << 20
+_LARGEST_SENT = 32 << 20
 _READERS_OF_A_PART = 8
+_MOST_RETRIES = 20
 # CPUs of an actor on nodes that have no GPUs; the model gains little from more.
 _MOST_CPUS = 8
 
@@ -100,8 +103,9 @@ def ray_embed(
         MissingExtraError: Ray is not installed.
         DatasetError, InvalidInputError, EmbeddingsError, OSError: as of `embed`.
         CnclipError: an actor could not open the model.
-        ray.exceptions.RayError: the cluster failed beyond what Ray makes good.
-        KeyboardInterrupt: Ctrl-C; what came back is kept.
+        ray.exceptions.RayError: the cluster failed beyond what Ray makes good, as where actors
+            died twenty times over the same pictures.
+        KeyboardInterrupt: Ctrl-C; what came back in order is kept.
     """
     ray = _ray()
     check_storage(dtype, shard_items)
@@ -112,11 +116,14 @@ def ray_embed(
             check_count(name, count, MOST_THREADS)
     opened = open_checked(sources, kind, column, id_column)
     with locked(Path(output)) as folder, _connected(ray):
-        actors = _actors(ray, device, workers, cpus_per_worker)
+        actors = _actors(
+            ray, device, workers and int(workers), cpus_per_worker and int(cpus_per_worker)
+        )
         check_count("batch_size", batch_size, LARGEST_IMAGE_BATCH["cuda" if actors.gpus else "cpu"])
         info = open_archive(model)
         wanted = Manifest(kind, identity_of(info), precision, dtype, opened.names, int(shard_items))
-        sent = _SentModel(str(info.path), cache.sha256_of(info.path), _content(ray, info.path))
+        path = Path(os.path.abspath(info.path))
+        sent = _SentModel(str(path), cache.sha256_of(path), _content(ray, path))
         options = _Options(sent, kind, precision, actors, int(batch_size))
 
         def embedded(take: Take) -> tuple[int, Generator[list[Item], None, None]]:
@@ -150,7 +157,7 @@ class _SentModel(NamedTuple):
     Attributes:
         path: The archive, where it lies on this machine.
         sha256: Of its content.
-        content: Ray's reference to that, uint8 [n]; None where there is no other node.
+        content: Ray's reference to that, uint8 [n].
     """
 
     path: str
@@ -161,7 +168,7 @@ class _SentModel(NamedTuple):
         """The archive on this node: that of the same path, or one in the cache."""
         path = Path(self.path)
         with contextlib.suppress(OSError):
-            if self.content is None or cache.sha256_of(path) == self.sha256:
+            if cache.sha256_of(path) == self.sha256:
                 return path
 
         def write(to: Path) -> None:
@@ -218,8 +225,10 @@ class _Plan:
         if any(item.error is None and item.vector is None for item in part):
             self._new.append(len(self._parts))
         for item in part:
+            if item.error is not None or item.vector is not None:
+                item.read = None  # which may hold the picture itself
             if item.vector is not None:
-                item.vector = _KNOWN
+                item.vector = _KNOWN  # looked up again when it is written
         self._parts.append(_pack(part, 1))
 
     def embedded(self, ray: ModuleType) -> Generator[list[Item], None, None]:
@@ -261,6 +270,9 @@ class _Plan:
             num_cpus=actors.cpus,
             num_gpus=actors.gpus,
             compute=ray.data.ActorPoolStrategy(size=min(actors.workers, parts)),
+            # Nodes may go down, but a picture that ends the process is not tried for ever.
+            max_restarts=_MOST_RETRIES,
+            max_task_retries=_MOST_RETRIES,
         )
         for number, batch in zip(self._new, data.iter_batches(batch_size=1), strict=True):
             if batch["part"].tolist() != [number]:
@@ -276,18 +288,24 @@ def _read(batch: dict[str, Any]) -> dict[str, Any]:
     """A part with its pictures' files, in a task of Ray's."""
     items = _unpack(batch["items"][0])
     room = _LARGEST_CONTENT
+    lock = threading.Lock()
 
     def read(item: Item) -> None:
+        """Put the content in the place of what reads it."""
         nonlocal room
         if item.error is not None or item.vector is not None or room <= 0:
+            return
+        # Of what lies in an archive, that is the archive's.
+        if item.id == item.path and (item.size or 0) > _LARGEST_SENT:
             return
         try:
             content = item.content()
         except CnclipError as error:
             item.error, item.read = reason(error), None
         else:
-            room -= len(content)
             item.read = Given(content)
+            with lock:
+                room -= len(content)
 
     for _ in map_ahead(read, items, _READERS_OF_A_PART, len(items)):
         pass
@@ -355,9 +373,7 @@ def _actors(
 
 
 def _content(ray: ModuleType, archive: Path) -> Any:
-    """A model's content in Ray's memory, where there are other nodes to get it."""
-    if sum(node["Alive"] for node in ray.nodes()) == 1:
-        return None
+    """A model's content in Ray's memory, for nodes that lack it, now or later."""
     return ray.put(np.fromfile(archive, np.uint8))
 
 

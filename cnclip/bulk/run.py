@@ -215,16 +215,24 @@ def _write(
     shards: list[Shard] = []
     growing: list[Item] = []
     committed = time.monotonic()
-    for items in lists:
-        growing += items
-        report.add(items)
-        tell(items)
-        if len(growing) == shard_items:
-            shards.append(place.write(len(shards), growing))
-            growing = []
-        if time.monotonic() - committed >= SECONDS_BETWEEN_COMMITS:
-            place.commit(shards, place.write(len(shards), growing) if growing else None)
-            committed = time.monotonic()
+
+    def commit() -> None:
+        place.commit(shards, place.write(len(shards), growing) if growing else None)
+
+    try:
+        for items in lists:
+            growing += items
+            report.add(items)
+            tell(items)
+            if len(growing) == shard_items:
+                shards.append(place.write(len(shards), growing))
+                growing = []
+            if time.monotonic() - committed >= SECONDS_BETWEEN_COMMITS:
+                commit()
+                committed = time.monotonic()
+    except KeyboardInterrupt:
+        commit()
+        raise
     if growing:
         shards.append(place.write(len(shards), growing))
     return shards

@@ -186,6 +186,45 @@ def test_items_of_every_source_can_be_sent(tmp_path: Path, some: list[Path]) -> 
             assert max(map(len, sent)) < 2000, name
 
 
+def test_a_zip_that_is_written_anew(tmp_path: Path, some: list[Path]) -> None:
+    for path in some[:2]:
+        with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:
+            archive.write(path, path.name)
+        (tmp_path / "new.zip").replace(tmp_path / "a.zip")
+        sent = pickle.loads(pickle.dumps(list(open_sources(tmp_path / "a.zip").items())))
+        assert [item.content() for item in sent] == [path.read_bytes()]
+
+
+def test_the_plan_keeps_no_pictures(tmp_path: Path, some: list[Path]) -> None:
+    pictures = [(number, path.read_bytes()) for number, path in enumerate(some)]
+    write_split(tmp_path, "test", pictures, [(0, "猫", [0])])
+    with zipfile.ZipFile(tmp_path / "tsv.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "test_imgs.tsv", "test_imgs.tsv")
+        archive.write(tmp_path / "test_texts.jsonl", "test_texts.jsonl")
+
+    def know(item: Any) -> None:
+        item.vector, item.kept = np.zeros(8, np.float16), True
+
+    options = under_test._Options(None, "pictures", "fp32", under_test._Actors(1, 1, 0), 8)  # type: ignore[arg-type]
+    plan = under_test._Plan(open_sources(tmp_path / "tsv.zip"), options, 100, know)
+    assert plan.items == len(some)
+    assert sum(map(len, plan._parts)) < 200 * len(some)
+
+
+def test_large_files_do_not_travel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some: list[Path]
+) -> None:
+    limit = sorted(path.stat().st_size for path in some)[10]
+    monkeypatch.setattr(under_test, "_LARGEST_SENT", limit)
+    items = list(open_sources(some).items())
+    read = under_test._read({"part": np.array([0]), "items": [under_test._pack(items)]})
+    found = under_test._unpack(read["items"][0])
+    travel = [isinstance(item.read, under_test.Given) for item in found]
+    assert travel == [path.stat().st_size <= limit for path in some]
+    assert any(travel) and not all(travel)
+    assert [item.content() for item in found] == [path.read_bytes() for path in some]
+
+
 # On the cluster
 
 
