@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
 from functools import lru_cache
 
 from PIL import Image
 
 from ..errors import CnclipError, ImageError
 from ..preprocessors.image import load_image
-from .items import Item, printable, reason
+from .items import Given, Item, printable, reason
 from .sources import open_sources
 from .tables import is_url
 
 # Of larger archives the list of pictures would take too much of a search's time and memory.
 LARGEST_ARCHIVE = 200_000
 _ARCHIVES_KEPT = 8
+_lock = threading.Lock()
 # Files that hold pictures: of those in other files' lists the path is their own.
 _HOLDERS = frozenset({".tar", ".zip", ".tsv", ".parquet"})
 
@@ -40,11 +42,13 @@ def open_recorded(id: str, path: str) -> Image.Image:
         state = os.stat(path)
         if not os.path.isfile(path):
             raise ImageError(f"{printable(path)}: not a file")
-        item = _items(path, state.st_size, state.st_mtime_ns).get(id)
-    except (CnclipError, OSError) as error:
-        if isinstance(error, ImageError):
-            raise
+    except OSError as error:
         raise ImageError(f"{printable(path)}: {reason(error)}") from error
+    with _lock:  # that threads that ask for pictures of one archive do not each list it
+        items = _items(path, state.st_size, state.st_mtime_ns)
+    if isinstance(items, str):
+        raise ImageError(f"{printable(path)}: {items}")
+    item = items.get(id)
     if item is None or item.read is None:
         raise ImageError(f"{printable(path)}: holds no picture {printable(id)} that can be read")
     return item.open()
@@ -56,11 +60,16 @@ def holds_many(path: str) -> bool:
 
 
 @lru_cache(_ARCHIVES_KEPT)
-def _items(path: str, size: int, mtime_ns: int) -> dict[str, Item]:
-    """The pictures of an archive by their ids."""
+def _items(path: str, size: int, mtime_ns: int) -> dict[str, Item] | str:
+    """The pictures of an archive by their ids; or why they are not to be had, kept as well."""
     found: dict[str, Item] = {}
-    for item in open_sources(path).items():
-        if len(found) == LARGEST_ARCHIVE:
-            raise ImageError(f"{printable(path)}: holds more than {LARGEST_ARCHIVE:,} pictures")
-        found[item.id] = item
+    try:
+        for item in open_sources(path).items():
+            if len(found) == LARGEST_ARCHIVE:
+                return f"holds more than {LARGEST_ARCHIVE:,} pictures"
+            if isinstance(item.read, Given):
+                return "compressed, so that single pictures cannot be read"
+            found[item.id] = item
+    except (CnclipError, OSError) as error:
+        return reason(error)
     return found

@@ -15,9 +15,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import webbrowser
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from cnclip import (
     load_image,
     pipeline,
 )
+from cnclip.bulk import lookup
 from cnclip.cli import main
 from cnclip.datasets import write_split
 from cnclip.evaluate import top_k
@@ -674,6 +677,32 @@ def test_pictures_in_archives_are_shown(tmp_path: Path, capsys: pytest.CaptureFi
             bulk.open_recorded(wrong, str(holder))
     picture = bulk.open_recorded("7", str(tmp_path / "test_imgs.tsv"))
     assert np.array_equal(picture, load_image(GALLERY / "1f98a.png"))
+
+
+def test_an_archive_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "some.tar"
+    with tarfile.open(path, "w") as tar:
+        for code in ("1f408", "1f697", "1f382"):
+            tar.add(GALLERY / f"{code}.png", f"{code}.png")
+    listed: list[str] = []
+    open_sources = lookup.open_sources
+
+    def counted(path: str) -> Any:
+        listed.append(path)
+        time.sleep(0.05)
+        return open_sources(path)
+
+    monkeypatch.setattr(lookup, "open_sources", counted)
+    ids = [f"{path}:{code}" for code in ("1f408", "1f697", "1f382")] * 4
+    with ThreadPoolExecutor(4) as threads:
+        sizes = {one.size for one in threads.map(lambda id: bulk.open_recorded(id, str(path)), ids)}
+    assert len(sizes) == 1 and listed == [str(path)]
+    monkeypatch.setattr(lookup, "LARGEST_ARCHIVE", 2)
+    os.utime(path, (1, 1))
+    for id in ids:
+        with pytest.raises(ImageError, match="more than 2 pictures"):
+            bulk.open_recorded(id, str(path))
+    assert len(listed) == 2
 
 
 def test_page_has_its_pictures_in_it(
