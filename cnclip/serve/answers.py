@@ -243,6 +243,8 @@ def _opened(searchable: Searchable, picture: Path, words: Words) -> Image.Image:
         return searchable.open(picture)
     except MemoryError:
         raise
+    except FileNotFoundError as error:
+        raise Refused(words.expired) from error
     except Exception as error:  # Pillow's readers raise anything on damaged files.
         raise Refused(words.bad_picture) from error
 

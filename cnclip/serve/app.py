@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from PIL import Image
 
 from ..errors import CnclipError
@@ -24,8 +25,13 @@ logger = logging.getLogger("cnclip")
 
 _RESULTS = 12
 _LARGEST_UPLOAD = "64mb"
-# Searches of one language's page at the same time.
-_AT_ONCE = 4
+# The same for everything that a page asks for: four at a time, in each language.
+_OPTIONS: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "minimal",
+    "concurrency_id": "model",
+    "concurrency_limit": 4,
+}
 # Seconds: uploads of that age go.
 _KEEP_UPLOADS = 3600
 
@@ -38,6 +44,8 @@ def build_app(searchables: Sequence[Searchable], *, local: bool) -> Application:
         local: Only this machine is listened to: see `Guard`.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    # Without it Gradio lets pages of some other origins read this one.
+    app.add_middleware(CORSMiddleware, allow_origins=[])
     for language in LANGUAGES:
         page = build_page(searchables, language)
         _take_uploads_alone(page)
@@ -84,7 +92,7 @@ def build_page(searchables: Sequence[Searchable], language: Language) -> Any:
         with gr.Tab(words.labels_tab):
             _labels_tab(collection, by_name, words)
         gr.HTML(tiles.footer(words))
-    page.queue(default_concurrency_limit=_AT_ONCE)
+    page.queue()
     return page
 
 
@@ -138,18 +146,17 @@ def _search_tab(page: Any, collection: Any, by_name: dict[str, Searchable], word
 
     asked = [collection, query, picture, weight, count]
     shown = [note, found]
-    options: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
     for happens in (button.click, query.submit):
-        happens(search, asked, shown, **options).then(None, js=_show("results"))
+        happens(search, asked, shown, **_OPTIONS).then(None, js=_show("results"))
     for chip in chips:
         chip.click(
             lambda text, *rest: (text, None, *search(rest[0], text, None, *rest[1:])),
             [chip, collection, weight, count],
             [query, picture, *shown],
-            **options,
+            **_OPTIONS,
         ).then(None, js=_show("results"))
-    collection.change(glimpse, [collection], shown, **options)
-    page.load(glimpse, [collection], shown, **options)
+    collection.change(glimpse, [collection], shown, **_OPTIONS)
+    page.load(glimpse, [collection], shown, **_OPTIONS)
 
 
 def _labels_tab(collection: Any, by_name: dict[str, Searchable], words: Words) -> None:
@@ -184,12 +191,11 @@ def _labels_tab(collection: Any, by_name: dict[str, Searchable], words: Words) -
         typed = "\n".join(example.labels)
         return Image.open(example.picture), typed, *compute(name, example.picture, typed)
 
-    options: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
-    button.click(compute, [collection, picture, labels], [note, shares], **options).then(
+    button.click(compute, [collection, picture, labels], [note, shares], **_OPTIONS).then(
         None, js=_show("shares")
     )
     if example.picture is not None:
-        show.click(try_example, [collection], [picture, labels, note, shares], **options)
+        show.click(try_example, [collection], [picture, labels, note, shares], **_OPTIONS)
 
 
 def _upload(label: str, name: str) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .. import demo
+from ..archive import printable
 from ..bulk import model_identity
 from ..errors import InvalidInputError, ModelNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
@@ -124,7 +125,7 @@ def open_folder(
     if not pictures:
         raise InvalidInputError(f"{folder}: holds no pictures")
     embedder = pipeline(model=model, device=device, precision=precision)
-    name = folder.resolve().name or str(folder)
+    name = printable(folder.resolve().name or str(folder))
     return _embedded(name, pictures, embedder, Example(), progress)
 
 
@@ -223,7 +224,8 @@ def _names(paths: Sequence[str]) -> list[str]:
     """A name for each of several indexes: short, and of its own."""
     short = [path if "://" in path else Path(path).stem for path in paths]
     names = [
-        name if short.count(name) == 1 else path for path, name in zip(paths, short, strict=True)
+        printable(name if short.count(name) == 1 else path)
+        for path, name in zip(paths, short, strict=True)
     ]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -41,6 +41,15 @@ _UNWANTED = re.compile(
 )
 
 
+# Of Gradio's, what the page does not use: it fetches URLs for whoever asks, runs programs on what
+# is posted, or tells about the application.
+_CLOSED = re.compile(
+    r"/\w+(/gradio_api)?/(file[=/]\s*[a-z][a-z0-9+.-]*:|proxy|process_recording|vibe|deep_link"
+    r"|monitoring|openapi|custom_component)",
+    re.IGNORECASE,
+)
+
+
 class Guard:
     """Stands before the application, an ASGI one whose pages lie at `/zh/` and `/en/`.
 
@@ -64,6 +73,10 @@ class Guard:
             await _answer(send, 403, b"content-type", b"text/plain", b"unknown host name\n")
             return
         path = str(scope["path"])
+        foreign = _header(scope, b"sec-fetch-site") == "cross-site"
+        if _CLOSED.match(path) or (foreign and _header(scope, b"sec-fetch-mode") != "navigate"):
+            await _answer(send, 403, b"content-type", b"text/plain", b"not to be had here\n")
+            return
         if path in ("/", *(f"/{one}" for one in LANGUAGES)):
             page = choose_language(_header(scope, b"accept-language")) if path == "/" else path[1:]
             await _answer(send, 307, b"location", f"/{page}/".encode(), b"")

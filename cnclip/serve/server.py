@@ -87,7 +87,8 @@ def serve(
     Raises:
         KeyboardInterrupt: Ctrl-C. SystemExit: SIGTERM.
     """
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a terminal that is closed sends the second
+        signal.signal(number, _end)
     with tempfile.TemporaryDirectory(prefix="cnclip-", ignore_cleanup_errors=True) as folder:
         # Gradio reads these when it is imported.
         os.environ["GRADIO_TEMP_DIR"] = folder

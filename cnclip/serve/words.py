@@ -54,6 +54,7 @@ class Words:
     too_many_words: str
     too_many_characters: str
     bad_picture: str
+    expired: str
     no_label_picture: str
     too_few_labels: str
     too_many_labels: str
@@ -97,6 +98,7 @@ ZH = Words(
     nothing_asked="请输入文本，或上传一张图片。",
     too_many_words="文本有 {words} 词，最多 {limit} 词，请缩短后再试。",
     too_many_characters="文本有 {characters} 个字符，最多 {limit} 个，请缩短后再试。",
+    expired="上传的图片已过期，请重新上传。",
     bad_picture="无法读取这个文件，请上传 JPEG、PNG、WebP 等格式的图片。",
     no_label_picture="请先上传一张图片。",
     too_few_labels="请输入至少两个不同的标签。",
@@ -144,6 +146,7 @@ EN = Words(
     too_many_words="The text has {words} words, at most {limit} are taken: please shorten it.",
     too_many_characters="The text has {characters} characters, at most {limit} are taken: "
     "please shorten it.",
+    expired="The upload has expired: please upload it again.",
     bad_picture="This file cannot be read as a picture. JPEG, PNG, WebP and others can.",
     no_label_picture="Upload a picture first.",
     too_few_labels="Type at least two different labels.",

@@ -469,7 +469,7 @@ def test_own_folder_names_what_it_leaves_out(tmp_path: Path, open_page: Open) ->
 
 
 def test_requests_name_no_other_file_or_url(browser: Browser, tmp_path: Path) -> None:
-    """A request of one's own making, with a file of the disk in the place of each input."""
+    """A request of one's own making, with a file of the disk in the place of an upload."""
     secret = tmp_path / "secret.png"
     shutil.copy(CAT, secret)
     (tmp_path / "temporary").mkdir()
@@ -478,24 +478,84 @@ def test_requests_name_no_other_file_or_url(browser: Browser, tmp_path: Path) ->
     calls = context.request
     tried = 0
     try:
-        parts = calls.get("/zh/config").json()["dependencies"]
-        for number, inputs in [(part["id"], part["inputs"]) for part in parts if part["inputs"]]:
+        config = calls.get("/zh/config").json()
+        parts = {part["id"]: part for part in config["components"]}
+
+        def succeeds(dependency: Any, path: str, stream: bool = False) -> bool:
+            nonlocal tried
+            tried += 1
+            file = {"path": path, "is_stream": stream, "meta": {"_type": "gradio.FileData"}}
+            data = [
+                file
+                if parts[one]["type"] == "image"
+                else parts[one]["props"].get("value") or "猫 狗"
+                for one in dependency["inputs"]
+            ]
+            asked = {"data": data, "fn_index": dependency["id"], "session_hash": f"session{tried}"}
+            calls.post("/zh/gradio_api/queue/join", data=asked)
+            events = calls.get(f"/zh/gradio_api/queue/data?session_hash=session{tried}").text()
+            done = [line for line in events.splitlines() if "process_completed" in line]
+            assert len(done) == 1, events
+            return '"success":true' in done[0]
+
+        takes_pictures = [
+            one
+            for one in config["dependencies"]
+            if any(parts[part]["type"] == "image" for part in one["inputs"])
+        ]
+        assert len(takes_pictures) >= 2
+        for dependency in takes_pictures:
             for path in (str(secret), "/etc/passwd", "../secret.png", "http://127.0.0.1:9/a.png"):
                 for stream in (False, True):
-                    session = f"session{tried}"
-                    file = {"path": path, "is_stream": stream, "meta": {"_type": "gradio.FileData"}}
-                    body = {"data": [file] * len(inputs), "fn_index": number}
-                    calls.post("/zh/gradio_api/queue/join", data={**body, "session_hash": session})
-                    events = calls.get(f"/zh/gradio_api/queue/data?session_hash={session}").text()
-                    done = [line for line in events.splitlines() if "process_completed" in line]
-                    assert len(done) == 1 and '"success":false' in done[0], events
-                    tried += 1
+                    assert not succeeds(dependency, path, stream), (dependency, path, stream)
         copied = [file.name for file in (tmp_path / "temporary").rglob("*") if file.is_file()]
         assert copied == []
+        # What was uploaded is taken.
+        picture = {"name": "cat.png", "mimeType": "image/png", "buffer": CAT.read_bytes()}
+        uploaded = calls.post("/zh/gradio_api/upload", multipart={"files": picture}).json()[0]
+        assert all(succeeds(dependency, uploaded) for dependency in takes_pictures)
     finally:
         context.close()
         server.stop(complains=True)
-    assert tried >= 24
+
+
+def test_other_pages_and_urls(browser: Browser) -> None:
+    server = Server("demo", "--ui")
+    port = urlsplit(server.url).port
+    context = browser.new_context(base_url=server.url)
+    calls = context.request
+    try:
+        for host in ("localhost", "a.localhost", "127.0.0.1", "127.0.0.2", "[::1]"):
+            headers = {"Origin": "https://elsewhere.example", "Host": f"{host}:{port}"}
+            for path in ("/zh/", "/zh/config", "/zh/theme.css"):
+                answer = calls.get(path, headers=headers)
+                assert answer.ok, (host, path)
+                assert "access-control-allow-origin" not in answer.headers, (host, path)
+        foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+        picture = {"name": "cat.png", "mimeType": "image/png", "buffer": CAT.read_bytes()}
+        for headers, status in (({}, 200), (foreign, 403)):
+            answer = calls.post(
+                "/zh/gradio_api/upload", multipart={"files": picture}, headers=headers
+            )
+            assert answer.status == status
+        # A link from elsewhere still leads here.
+        link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        assert calls.get("/zh/", headers=link).ok
+        for path in (
+            "gradio_api/file=http://127.0.0.1:9/a.png",
+            "gradio_api/file=HTTPS://127.0.0.1:9/a.png",
+            "gradio_api/file%3Dhttp:%2F%2F127.0.0.1:9/a.png",
+            "gradio_api/file/http://127.0.0.1:9/a.png",
+            "gradio_api/proxy=http://127.0.0.1:9/a.png",
+            "proxy=http://127.0.0.1:9/a.png",
+            "monitoring",
+            "gradio_api/openapi.json",
+        ):
+            assert calls.get(f"/zh/{path}").status == 403, path
+        assert calls.post("/zh/gradio_api/process_recording").status == 403
+    finally:
+        context.close()
+        server.stop()
 
 
 # The command
