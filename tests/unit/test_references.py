@@ -157,6 +157,7 @@ def growth(golden: Path, archive: Path) -> dict[str, int]:
     return measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", CALLS)
 def test_memory_stays(growth: dict[str, int], entry: str) -> None:
     assert growth[entry] < MEBIBYTE

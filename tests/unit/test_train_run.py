@@ -442,6 +442,7 @@ def test_data_of_which_nothing_can_be_read(sizes: Path, tmp_path: Path) -> None:
             finetune(sizes, tmp_path, tmp_path / f"run-{workers}", **asked)
 
 
+@pytest.mark.slow
 def test_adapters_are_merged(
     trained: tuple[Path, cnclip.train.TrainReport], data: Path, tmp_path: Path
 ) -> None:
@@ -472,6 +473,7 @@ def test_adapters_are_merged(
     assert found.text_to_image == report.best[0]
 
 
+@pytest.mark.slow
 def test_distils_from_a_teacher(
     trained: tuple[Path, cnclip.train.TrainReport], sizes: Path, data: Path, tmp_path: Path
 ) -> None:
