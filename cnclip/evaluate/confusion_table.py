@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
+
+from ..html_parts import escaped
 
 if TYPE_CHECKING:
     from .classify import ZeroShotReport
@@ -27,7 +28,7 @@ def notebook_html(report: ZeroShotReport) -> str:
     )
     return (
         f"<style>\n{_STYLE}</style>\n"
-        f'<div class="cnclip-confusion"><p><b>{" · ".join(figures)}</b><br>{_text(subtitle)}</p>'
+        f'<div class="cnclip-confusion"><p><b>{" · ".join(figures)}</b><br>{escaped(subtitle)}</p>'
         f"{_table(report)}</div>"
     )
 
@@ -35,11 +36,11 @@ def notebook_html(report: ZeroShotReport) -> str:
 def _table(report: ZeroShotReport) -> str:
     names = report.labels
     full = len(names) <= MOST_CLASSES
-    heads = "".join(f"<th>{_text(name)}</th>" for name in names) if full else ""
+    heads = "".join(f"<th>{escaped(name)}</th>" for name in names) if full else ""
     rows = []
     for number, name in enumerate(names):
         share = report.per_class[name]
-        cells = [f"<th>{_text(name)}</th><td>{'' if share is None else f'{share:.0f} %'}</td>"]
+        cells = [f"<th>{escaped(name)}</th><td>{'' if share is None else f'{share:.0f} %'}</td>"]
         counts = report.confusion[number].tolist()
         for column, count in enumerate(counts if full else []):
             # Green is right, red is wrong, the more of the class's pictures the stronger.
@@ -51,10 +52,6 @@ def _table(report: ZeroShotReport) -> str:
     corner = "类别 class ↓ 判为 taken for →" if full else "类别 class"
     head = f"<tr><th>{corner}</th><th>top-1</th>{heads}</tr>"
     return f"<table>{head}{''.join(rows)}</table>"
-
-
-def _text(value: str) -> str:
-    return html.escape(value.encode("utf-8", "replace").decode())
 
 
 _STYLE = """\

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from ..datasets import Problems, RetrievalData, TextRow
 from ..datasets.ids import Id
 from ..datasets.retrieval import open_picture
 from ..errors import ImageError
+from ..html_parts import escaped, picture_url
 from .published import SETTINGS
 from .search import BLOCK_ROWS
 
@@ -176,15 +174,12 @@ def _thumbnails(data: RetrievalData, wanted: set[Id]) -> dict[Id, str]:
                 picture = picture.convert("RGB")
         except (ImageError, OSError, ValueError):  # it was readable a moment ago
             continue
-        stream = io.BytesIO()
-        picture.save(stream, "WEBP", quality=75)
-        encoded = base64.b64encode(stream.getvalue()).decode("ascii")
-        found[row.image_id] = f"data:image/webp;base64,{encoded}"
+        found[row.image_id] = picture_url(picture, 75)
     return found
 
 
 def _text(value: object) -> str:
-    return html.escape(str(value).encode("utf-8", "replace").decode())
+    return escaped(str(value))
 
 
 def _summary(report: RetrievalReport) -> str:
