@@ -9,10 +9,10 @@ from functools import lru_cache
 from PIL import Image
 
 from ..errors import CnclipError, ImageError
-from ..preprocessors.image import load_image
+from .archives import Holder
 from .items import Given, Item, printable, reason
 from .sources import open_sources
-from .tables import is_url
+from .tables import is_url, picture_item
 
 # Of larger archives the list of pictures would take too much of a search's time and memory.
 LARGEST_ARCHIVE = 200_000
@@ -36,22 +36,29 @@ def open_recorded(id: str, path: str) -> Image.Image:
     Raises:
         ImageError: it cannot be read, or is there no more; says why.
     """
-    if not holds_many(path):
-        return load_image(path)
+    item = _member(id, path) if holds_many(path) else picture_item(path)
+    if item.error is not None:
+        raise ImageError(f"{printable(path)}: {item.error}")
     try:
-        state = os.stat(path)
-        if not os.path.isfile(path):
-            raise ImageError(f"{printable(path)}: not a file")
+        return item.open()
+    except ImageError as error:
+        raise ImageError(f"{printable(path)}: {error}") from error
+
+
+def _member(id: str, path: str) -> Item:
+    """A picture of an archive or table; one that is not to be had has its error."""
+    try:
+        holder = Holder.of(path)
     except OSError as error:
-        raise ImageError(f"{printable(path)}: {reason(error)}") from error
+        return Item(id, path, error=reason(error))
+    if not os.path.isfile(path):
+        return Item(id, path, error="not a file")
     with _lock:  # that threads that ask for pictures of one archive do not each list it
-        items = _items(path, state.st_size, state.st_mtime_ns)
+        items = _items(path, holder.size, holder.mtime_ns)
     if isinstance(items, str):
-        raise ImageError(f"{printable(path)}: {items}")
-    item = items.get(id)
-    if item is None or item.read is None:
-        raise ImageError(f"{printable(path)}: holds no picture {printable(id)} that can be read")
-    return item.open()
+        return Item(id, path, error=items)
+    missing = Item(id, path, error=f"holds no picture {printable(id)} that can be read")
+    return items.get(id, missing)
 
 
 def holds_many(path: str) -> bool:

@@ -679,6 +679,16 @@ def test_pictures_in_archives_are_shown(tmp_path: Path, capsys: pytest.CaptureFi
     assert np.array_equal(picture, load_image(GALLERY / "1f98a.png"))
 
 
+def test_a_fifo_in_a_pictures_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cat.png")
+    os.mkfifo(tmp_path / "some.tar")
+    for path in (tmp_path / "cat.png", tmp_path / "some.tar"):
+        with pytest.raises(ImageError, match=f"{path}: .*not a file"):
+            bulk.open_recorded("cat", str(path))
+    with pytest.raises(ImageError, match="no such file"):
+        bulk.open_recorded("dog", str(tmp_path / "dog.png"))
+
+
 def test_an_archive_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "some.tar"
     with tarfile.open(path, "w") as tar:
