@@ -33,7 +33,7 @@ from .manifest import Manifest, identity_of
 from .output import locked
 from .run import SHARD_ITEMS, Report, check_count, check_storage, open_checked, write_folder
 from .sources import SourceList, Sources
-from .stream import TEXTS_AT_ONCE, Take, embed_items
+from .stream import TEXTS_AT_ONCE, Take, embed_items, taken
 from .tables import pyarrow_modules
 
 logger = logging.getLogger("cnclip")
@@ -210,10 +210,8 @@ class _Plan:
         self.items = 0
         batch = options.batch_size if options.kind == "pictures" else TEXTS_AT_ONCE // 8
         part: list[Item] = []
-        for item in opened.items():
+        for item in taken(opened.items(), take):
             self.items += 1
-            if item.error is None:
-                take(item)
             part.append(item)
             if len(part) == _BATCHES * batch or self.items % shard_items == 0:
                 self._add(part)

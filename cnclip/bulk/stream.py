@@ -122,7 +122,7 @@ class _Pictures(_Batch):
             finally:
                 item.read = None  # it may hold the file's bytes
 
-        return map_ahead(work, _taken(items, take), preprocessor.num_threads, 2 * self._size)
+        return map_ahead(work, taken(items, take), preprocessor.num_threads, 2 * self._size)
 
     def add(self, item: Item, value: NDArray[np.float32]) -> None:
         self._pixels[len(self._items)] = value[0]
@@ -140,7 +140,7 @@ class _Texts(_Batch):
         return len(self._items) == TEXTS_AT_ONCE or self._characters >= CHARACTERS_AT_ONCE
 
     def prepared(self, items: Iterable[Item], take: Take | None) -> Iterator[tuple[Item, Any]]:
-        for item in _taken(items, take):
+        for item in taken(items, take):
             done = item.error is not None or item.vector is not None
             yield item, None if done else item.text
 
@@ -154,7 +154,8 @@ class _Texts(_Batch):
         return self._pipeline.model.encoder.encode_texts(texts)
 
 
-def _taken(items: Iterable[Item], take: Take | None) -> Iterator[Item]:
+def taken(items: Iterable[Item], take: Take | None) -> Iterator[Item]:
+    """The items, each once it was looked whether it is known."""
     for item in items:
         if take is not None and item.error is None:
             take(item)
