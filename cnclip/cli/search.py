@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..archive import printable
 from ..demo.tables import format_table
-from ..errors import InvalidInputError, ModelNotFoundError
+from ..errors import InvalidInputError
 
 if TYPE_CHECKING:
     from ..search import Collection, Hit
@@ -62,33 +62,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, and print or show what was found."""
-    from ..pipelines import pipeline
     from ..search import Index
+    from ..search.opening import open_collection, open_model
 
     if arguments.query is None and arguments.image is None:
         raise InvalidInputError("expected TEXT, --image FILE, or both")
     if arguments.open and arguments.json:
         raise InvalidInputError("--open shows a page, --json prints: expected one of them")
-    index: Collection
-    if "://" in arguments.index:
-        index = Index.connect(arguments.index, arguments.collection)
-    else:
-        index = Index.load(arguments.index)
-    named = None if index.model is None else index.model.get("name")
-    if arguments.model is None and named is None:
-        raise InvalidInputError(f"{index.name}: names no model; --model does")
-    try:
-        embedder = pipeline(
-            model=arguments.model or named,
-            device=arguments.device,
-            precision=arguments.precision or index.precision,
-        )
-    except ModelNotFoundError as error:
-        if arguments.model is not None:
-            raise
-        raise ModelNotFoundError(
-            f"{error}; {index.name} was made with it: --model says where it is"
-        ) from error
+    index = open_collection(arguments.index, arguments.collection)
+    embedder = open_model(
+        index, arguments.model, device=arguments.device, precision=arguments.precision
+    )
     if isinstance(index, Index) and arguments.query and "text" not in index.thresholds:
         index.prepare(embedder)
     answer = index.find(
@@ -150,9 +134,7 @@ def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
         print(format_table(rows, [True, True, True, False]))
     else:
         for number, hit in enumerate(hits, 1):
-            picture = None
-            if hit.text is None:
-                picture = thumbnail(hit.path, 2 * HEIGHT, HEIGHT, hit.id)
+            picture = thumbnail(hit, 2 * HEIGHT, HEIGHT)
             if picture is not None:
                 print(encode(picture, how))
             print("  ".join(_cells(number, hit)))

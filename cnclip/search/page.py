@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import os
 import re
 from pathlib import Path
 
 from ..cache import replaced_atomically
+from ..html_parts import escaped, picture_url
 from .collection import Hit
 from .thumbnails import thumbnail
 
@@ -35,8 +33,8 @@ def write_page(
     """
     note = "" if suggested is None else f" · {_note(suggested)}"
     content = (
-        _HEAD.format(title=_text(query), style=_STYLE)
-        + f"<h1>{_text(query)}</h1><p>{_text(subtitle)}{note}</p>"
+        _HEAD.format(title=escaped(query), style=_STYLE)
+        + f"<h1>{escaped(query)}</h1><p>{escaped(subtitle)}{note}</p>"
         + f"{_cards(hits, suggested)}</main></body></html>\n"
     )
     with replaced_atomically(path, mode=0o666) as temporary:
@@ -77,7 +75,7 @@ def _card(hit: Hit, suggested: float | None) -> str:
     faint = " class=faint" if suggested is not None and hit.score < suggested else ""
     picture = "" if hit.text is not None else _picture(hit)
     return (
-        f"<article{faint}>{picture}<b title='{_text(hit.name)}'>{_text(name)}</b>"
+        f"<article{faint}>{picture}<b title='{escaped(hit.name)}'>{escaped(name)}</b>"
         f"<small>cosine {hit.score:.3f}{share}</small></article>"
     )
 
@@ -85,22 +83,15 @@ def _card(hit: Hit, suggested: float | None) -> str:
 def _picture(hit: Hit) -> str:
     """The thumbnail, which leads to the picture itself."""
     path = hit.path
-    small = thumbnail(path, THUMBNAIL, THUMBNAIL, hit.id)
+    small = thumbnail(hit, THUMBNAIL, THUMBNAIL)
     inner = "<span>?</span>"
     if small is not None:
-        stream = io.BytesIO()
-        small.save(stream, "WEBP", quality=80)
-        content = base64.b64encode(stream.getvalue()).decode("ascii")
-        inner = f'<img src="data:image/webp;base64,{content}" alt="{_text(hit.name)}">'
+        inner = f'<img src="{picture_url(small, 80)}" alt="{escaped(hit.name)}">'
     known = re.match(r"(https?|file):", path, re.IGNORECASE)
     if hit.name != path or (known is None and not os.path.isabs(path)):
         return inner  # it would lead to an archive, or from where the page lies elsewhere
     url = path if known else Path(path).as_uri()
-    return f'<a href="{_text(url)}">{inner}</a>'
-
-
-def _text(value: str) -> str:
-    return html.escape(value.encode("utf-8", "replace").decode())
+    return f'<a href="{escaped(url)}">{inner}</a>'
 
 
 # Of the grid alone, since it stands among what others have styled.

@@ -8,27 +8,27 @@ from PIL import Image
 
 from ..bulk import open_recorded
 from ..errors import ImageError
+from .collection import Hit
 
 _OF_THE_NETWORK = re.compile(r"https?:", re.IGNORECASE)
 
 
-def thumbnail(path: str, width: int, height: int, id: str | None = None) -> Image.Image | None:
+def thumbnail(hit: Hit, width: int, height: int) -> Image.Image | None:
     """A picture made to fit.
 
     Args:
-        path: Its file or file: URL, or the archive or table that holds it.
+        hit: What was found.
         width: Pixels at most.
         height: The same.
-        id: Its name in an archive or table.
 
     Returns:
-        Mode RGB; None where there is no picture to be read.
-        What lies on the network is not fetched.
+        Mode RGB; None of texts, and where there is no picture to be read. What lies on the network
+        is not fetched.
     """
-    if _OF_THE_NETWORK.match(path):
+    if hit.text is not None or _OF_THE_NETWORK.match(hit.path):
         return None
     try:
-        picture = open_recorded(path if id is None else id, path)
+        picture = open_recorded(hit.id, hit.path)
     except ImageError:
         return None
     picture.thumbnail((width, height))

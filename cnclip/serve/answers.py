@@ -137,8 +137,8 @@ def search(
         notes.append(words.found_nothing)
     elif threshold is not None:
         above = sum(hit.score >= threshold for hit in answer.hits)
-        count = len(answer.hits)
-        notes.append(words.reach.format(above=above, count=count, threshold=threshold))
+        found = len(answer.hits)
+        notes.append(words.reach.format(above=above, count=found, threshold=threshold))
     return Results(_tiles(searchable, answer.hits, threshold), notes, cuts)
 
 

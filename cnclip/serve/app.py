@@ -137,6 +137,9 @@ def _search_tab(page: Any, collection: Any, by_name: dict[str, Searchable], word
 
         return _told(answer, words)
 
+    def try_example(text: str, name: str, share: float, most: float) -> tuple[str, None, str, str]:
+        return text, None, *search(name, text, None, share, most)
+
     def glimpse(name: str) -> tuple[str, str]:
         def answer() -> tuple[str, str]:
             results = answers.glimpse(by_name[name], words, _RESULTS)
@@ -150,7 +153,7 @@ def _search_tab(page: Any, collection: Any, by_name: dict[str, Searchable], word
         happens(search, asked, shown, **_OPTIONS).then(None, js=_show("results"))
     for chip in chips:
         chip.click(
-            lambda text, *rest: (text, None, *search(rest[0], text, None, *rest[1:])),
+            try_example,
             [chip, collection, weight, count],
             [query, picture, *shown],
             **_OPTIONS,

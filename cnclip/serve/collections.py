@@ -14,10 +14,12 @@ from PIL import Image
 from .. import demo
 from ..archive import printable
 from ..bulk import model_identity
-from ..errors import InvalidInputError, ModelNotFoundError
+from ..bulk.items import spelled
+from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..preprocessors.image import load_image
 from ..search import Collection, Hit, Index
+from ..search.opening import model_of, open_collection, open_model
 from ..search.thumbnails import thumbnail
 
 THUMBNAIL = 384
@@ -69,14 +71,8 @@ class Searchable:
 
     def pictures(self, hits: Sequence[Hit]) -> list[Image.Image | None]:
         """Thumbnails of mode RGB; None of texts, and where none can be had."""
-
-        def one(hit: Hit) -> Image.Image | None:
-            if hit.text is not None:
-                return None
-            return thumbnail(hit.path, THUMBNAIL, THUMBNAIL, hit.id)
-
         with ThreadPoolExecutor(_THREADS) as threads:
-            return list(threads.map(one, hits))
+            return list(threads.map(lambda hit: thumbnail(hit, THUMBNAIL, THUMBNAIL), hits))
 
     def glimpse(self, count: int) -> list[Hit]:
         """Some of the collection, the same ones each time; their scores say nothing."""
@@ -156,38 +152,16 @@ def open_indexes(
     opened: dict[tuple[str, str], MultiModalEmbeddingPipeline] = {}
     searchables = []
     for path, name in zip(paths, _names(paths), strict=True):
-        remote = "://" in path
-        collection: Collection
-        collection = Index.connect(path, milvus_collection) if remote else Index.load(path)
-        key = (_model_of(collection, model), precision or collection.precision)
+        collection = open_collection(path, milvus_collection)
+        key = (model_of(collection, model), precision or collection.precision)
         if key not in opened:
-            opened[key] = _open(collection, *key, device=device, asked=model is not None)
+            opened[key] = open_model(collection, model, device=device, precision=precision)
         embedder = opened[key]
         collection.check_model(model_identity(embedder))
         if isinstance(collection, Index) and "text" not in collection.thresholds:
             collection.prepare(embedder)
         searchables.append(Searchable(name, collection, embedder))
     return searchables
-
-
-def _model_of(collection: Collection, model: str | None) -> str:
-    named = model or (collection.model or {}).get("name")
-    if not named:
-        raise InvalidInputError(f"{collection.name}: names no model; --model does")
-    return str(named)
-
-
-def _open(
-    collection: Collection, model: str, precision: str, *, device: str, asked: bool
-) -> MultiModalEmbeddingPipeline:
-    try:
-        return pipeline(model=model, device=device, precision=precision)
-    except ModelNotFoundError as error:
-        if asked:
-            raise
-        raise ModelNotFoundError(
-            f"{error}; {collection.name} was made with it: --model says where it is"
-        ) from error
 
 
 def _embedded(
@@ -203,21 +177,12 @@ def _embedded(
         raise InvalidInputError(f"{name}: none of its pictures can be read")
     identity = model_identity(embedder)
     index = Index.create(rows.shape[1], model=identity, precision=embedder.model.precision)
-    addresses = [_address(picture.path) for picture in readable]
+    addresses = [spelled(str(picture.path)) for picture in readable]
     index.add(rows, addresses)
     index.prepare(embedder)
     labels = {address: picture.label for address, picture in zip(addresses, readable, strict=True)}
     opener = demo.open_picture
     return Searchable(name, index, embedder, labels, opener, example), unreadable
-
-
-def _address(path: Path) -> str:
-    """A path as an index takes it: of one that is not UTF-8, its URL."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:
-        return path.absolute().as_uri()
-    return str(path)
 
 
 def _names(paths: Sequence[str]) -> list[str]:
