@@ -89,6 +89,8 @@ def serve(
     """
     for number in (signal.SIGTERM, signal.SIGHUP):  # a terminal that is closed sends the second
         signal.signal(number, _end)
+    # Shells start what runs in the background with the signal ignored; whoever sends it means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="cnclip-", ignore_cleanup_errors=True) as folder:
         # Gradio reads these when it is imported.
         os.environ["GRADIO_TEMP_DIR"] = folder
