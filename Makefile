@@ -74,8 +74,8 @@ $(UI)/.installed: $(VENV)/.installed
 	  $(call requirements_of,ui) $(call requirements_of,browser) 'pillow>=12,<13'
 	@touch $@
 
-test-ui: $(UI)/.installed ## the application in headless Chromium, and the pictures' tests with Pillow 12 (PYTEST_OPTIONS)
-	$(UI)/bin/python -m pytest tests/browser tests/unit/test_image.py $(PYTEST_OPTIONS)
+test-ui: $(UI)/.installed ## the application in headless Chromium, and the images' tests with Pillow 12 (PYTEST_OPTIONS)
+	$(UI)/bin/python -m pytest tests/browser tests/core/test_image.py $(PYTEST_OPTIONS)
 
 # --- The core without Python -----------------------------------------------------------------------
 # KIND chooses how the core and its tests are compiled. The core becomes a library, so that a test
@@ -154,9 +154,8 @@ test-c: ## the C unit tests, which need no Python package
 
 SANITIZERS := address,undefined
 # They reach the core through the pipeline alone, which other tests do, and bring much of others'.
-ASAN_LEFT_OUT := $(addprefix --ignore=,$(wildcard tests/unit/test_train_*.py) \
-  $(addprefix tests/unit/test_,benchmark.py bulk.py display.py evaluate_retrieval.py hub.py pairs.py \
-  ray.py recall.py search.py serve.py zeroshot.py))
+ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark bulk datasets evaluate search serve train \
+  models/test_hub.py)
 library = $(shell $(CC) -print-file-name=$(1))
 ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \
   PYTHONPATH=$(CURDIR)/build/asan/lib:$(CURDIR) \
@@ -217,12 +216,12 @@ bench: $(VENV)/.installed ## the scripts of benchmarks/, then `cnclip bench` (BE
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-notebooks: $(VENV)/.notebooks ## execute notebooks/*.ipynb (npm fetches pictures for one); changes nothing
+notebooks: $(VENV)/.notebooks ## execute notebooks/*.ipynb (npm fetches images for one); changes nothing
 	@set -e; for notebook in $(NOTEBOOKS); do echo "$$notebook"; $(BIN)/jupyter execute $$notebook; done
 
 clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	rm -f cnclip/_core*.so cnclip/_built_with.py
-	find cnclip tests benchmarks examples csrc -name __pycache__ -type d -exec rm -rf {} +
+	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
 .PHONY: help demo test test-slow test-ui test-full-size run-c test-c asan run-fuzz fuzz lint typing format bench notebooks clean

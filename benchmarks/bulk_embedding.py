@@ -1,10 +1,10 @@
 """Bulk embedding from JPEG files beside the model alone: how busy decoding leaves the model.
 
-    python benchmarks/bulk_embedding.py [--random ViT-B-16] [--pictures N] [--size WxH] [--rounds N]
+    python benchmarks/bulk_embedding.py [--random ViT-B-16] [--images N] [--size WxH] [--rounds N]
 
 A model of a published size with random weights. "model" runs batches of ready pixels, "bulk" is
 `cnclip.bulk.embed` from a folder of JPEG files to a folder of shards, the search for files and the
-writing included. They take turns; told are the medians of pictures a second, and their ratio.
+writing included. They take turns; told are the medians of images a second, and their ratio.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.pipelines.embedding import IMAGE_BATCH
 
 
-def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
+def write_images(folder: Path, count: int, width: int, height: int) -> None:
     """JPEG files of about a photo's bytes a pixel, all different."""
     random = np.random.default_rng(0)
     for number in range(count):
         noise = random.integers(0, 256, (height, width, 3), np.uint8)
-        picture = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1.5))
-        picture.save(folder / f"{number:05}.jpg", quality=85)
+        image = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1.5))
+        image.save(folder / f"{number:05}.jpg", quality=85)
 
 
 def model_rate(embedder: MultiModalEmbeddingPipeline, count: int) -> float:
@@ -55,11 +55,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--random", default="ViT-B-16", metavar="ARCHITECTURE")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--pictures", type=int, default=96, help="a multiple of 8")
+    parser.add_argument("--images", type=int, default=96, help="a multiple of 8")
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    count = arguments.pictures // IMAGE_BATCH * IMAGE_BATCH
+    count = arguments.images // IMAGE_BATCH * IMAGE_BATCH
     width, height = map(int, arguments.size.split("x"))
     rates: dict[str, list[float]] = {"model": [], "bulk": []}
     with (
@@ -67,7 +67,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as directory,
     ):
         folder = Path(directory)
-        write_pictures(folder, count, width, height)
+        write_images(folder, count, width, height)
         size = sum(path.stat().st_size for path in folder.iterdir()) / count / 1e3
         embedder = pipeline(model=archive, device="cpu", precision=arguments.precision)
         model_rate(embedder, IMAGE_BATCH)
@@ -81,7 +81,7 @@ def main() -> None:
     )
     for name, measured in rates.items():
         shown = " ".join(f"{rate:.2f}" for rate in measured)
-        print(f"{name:6}{statistics.median(measured):8.2f} pictures/s   ({shown})")
+        print(f"{name:6}{statistics.median(measured):8.2f} images/s   ({shown})")
     ratios = [bulk / model for model, bulk in zip(rates["model"], rates["bulk"], strict=True)]
     print(f"ratio {statistics.median(ratios):8.3f}")
 

@@ -1,6 +1,6 @@
-"""The core's operators against torch's own, one layer of ViT-B/16 and a batch of 8 pictures.
+"""The core's operators against torch's own, one layer of ViT-B/16 and a batch of 8 images.
 
-Usage: python benchmarks/kernels.py [--rounds N] [--pictures N]
+Usage: python benchmarks/kernels.py [--rounds N] [--images N]
 
 Linear layers with what stands around them (normalisation, activation, residual) and attention, on
 all threads. Both run by turns, so that a change of the machine's pace meets both; medians are
@@ -75,15 +75,13 @@ def compare_layers(rows: int, precision: str, rounds: int) -> None:
         report(name, precision, theirs, ours, 2.0 * rows * width * columns)
 
 
-def compare_attention(pictures: int, precision: str, rounds: int) -> None:
+def compare_attention(images: int, precision: str, rounds: int) -> None:
     dtype = PRECISIONS[precision]
-    starts = torch.arange(pictures + 1) * ROWS
-    query, key, value = torch.randn(pictures * ROWS, 3 * WIDTH).to(dtype).chunk(3, dim=1)
+    starts = torch.arange(images + 1) * ROWS
+    query, key, value = torch.randn(images * ROWS, 3 * WIDTH).to(dtype).chunk(3, dim=1)
 
     def by_torch() -> torch.Tensor:
-        heads = [
-            rows.view(pictures, ROWS, HEADS, -1).transpose(1, 2) for rows in (query, key, value)
-        ]
+        heads = [rows.view(images, ROWS, HEADS, -1).transpose(1, 2) for rows in (query, key, value)]
         mixed = torch.nn.functional.scaled_dot_product_attention(*heads)
         return mixed.transpose(1, 2).reshape(-1, WIDTH)
 
@@ -94,13 +92,13 @@ def compare_attention(pictures: int, precision: str, rounds: int) -> None:
         ],
         rounds,
     )
-    report("attention", precision, theirs, ours, 4.0 * pictures * ROWS**2 * WIDTH)
+    report("attention", precision, theirs, ours, 4.0 * images * ROWS**2 * WIDTH)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15, help="default: %(default)s")
-    parser.add_argument("--pictures", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--images", type=int, default=8, help="default: %(default)s")
     arguments = parser.parse_args()
     print(f"{torch.get_num_threads()} threads; medians of {arguments.rounds} rounds, ms")
     heading = ("torch", "cnclip", "ratio", "Gop/s", "Gop/s")
@@ -109,9 +107,9 @@ def main() -> None:
     )
     with torch.inference_mode():
         for precision in PRECISIONS:
-            compare_layers(arguments.pictures * ROWS, precision, arguments.rounds)
+            compare_layers(arguments.images * ROWS, precision, arguments.rounds)
             if precision != "int8":
-                compare_attention(arguments.pictures, precision, arguments.rounds)
+                compare_attention(arguments.images, precision, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/precision.py [--model MODEL] [--pairs FILE]
 
-FILE is JSONL: {"file": a picture beside it, "label": a text, ...}. By default the small model that
-ships embeds its gallery of emoji. Each label is a query for its picture; R@k is the share of them
-whose picture is among the first k.
+FILE is JSONL: {"file": an image beside it, "label": a text, ...}. By default the small model that
+ships embeds its gallery of emoji. Each label is a query for its image; R@k is the share of them
+whose image is among the first k.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 
 import cnclip
 
-GALLERY = Path(cnclip.__file__).parent / "demo" / "gallery" / "gallery.jsonl"
+GALLERY = Path(cnclip.__file__).parent / "assets" / "gallery" / "gallery.jsonl"
 Rows = NDArray[np.float32]
 
 
-def embed(model: str, precision: str, pictures: list[Path], texts: list[str]) -> tuple[Rows, Rows]:
+def embed(model: str, precision: str, images: list[Path], texts: list[str]) -> tuple[Rows, Rows]:
     pipeline = cnclip.pipeline(model=model, device="cpu", precision=precision)
-    answers = pipeline.forward({"img": pictures, "text": texts})
+    answers = pipeline.forward({"img": images, "text": texts})
     return answers["img_embedding"], answers["text_embedding"]
 
 
-def recall(pictures: Rows, texts: Rows, k: int) -> float:
-    """The share of texts whose own picture is among the k nearest, in percent."""
-    scores = texts @ pictures.T
+def recall(images: Rows, texts: Rows, k: int) -> float:
+    """The share of texts whose own image is among the k nearest, in percent."""
+    scores = texts @ images.T
     better = (scores > np.diagonal(scores)[:, None]).sum(1)
     return float((better < k).mean() * 100)
 
@@ -43,17 +43,15 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = arguments.pairs.read_text(encoding="utf-8").splitlines()
     pairs: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
-    pictures = [arguments.pairs.parent / pair["file"] for pair in pairs]
+    images = [arguments.pairs.parent / pair["file"] for pair in pairs]
     texts = [pair["label"] for pair in pairs]
-    print(f"{arguments.model}: {len(pairs)} pictures, each with a text")
-    print(
-        f"{'':6} {'cosine, pictures':>19} {'cosine, texts':>19} {'R@1':>6} {'R@5':>6} {'R@10':>6}"
-    )
+    print(f"{arguments.model}: {len(pairs)} images, each with a text")
+    print(f"{'':6} {'cosine, images':>19} {'cosine, texts':>19} {'R@1':>6} {'R@5':>6} {'R@10':>6}")
     print(f"{'':6} {'least':>9} {'mean':>9} {'least':>9} {'mean':>9}")
     exact: tuple[Rows, Rows] | None = None
     for precision in ("fp32", "bf16", "int8"):
         try:
-            rows = embed(arguments.model, precision, pictures, texts)
+            rows = embed(arguments.model, precision, images, texts)
         except cnclip.DeviceError as error:
             print(f"{precision:6} {error}")
             continue

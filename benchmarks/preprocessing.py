@@ -1,8 +1,8 @@
-"""Preprocessing of one picture: cnclip's ImageProcessor against Pillow and NumPy, one thread each.
+"""Preprocessing of one image: cnclip's ImageProcessor against Pillow and NumPy, one thread each.
 
 Usage: python benchmarks/preprocessing.py [--rounds N]
 
-Both take an open RGB picture to float32 [1, 3, 224, 224] and give the same bits, which is checked
+Both take an open RGB image to float32 [1, 3, 224, 224] and give the same bits, which is checked
 first. They run by turns, so that a change of the machine's pace meets both; medians are printed.
 """
 
@@ -44,7 +44,7 @@ def seconds_of(function: Callable[[], object]) -> float:
 
 
 def compare(width: int, height: int, rounds: int) -> tuple[float, float]:
-    """Median seconds of Pillow and NumPy, and of cnclip, for one picture of noise."""
+    """Median seconds of Pillow and NumPy, and of cnclip, for one image of noise."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     image = Image.fromarray(noise)
     processor = _core.ImageProcessor(RESOLUTION)
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=101, help="default: %(default)s")
     rounds = parser.parse_args().rounds
     print(f"kernels: {_core.ImageProcessor(RESOLUTION).isa}; medians of {rounds} rounds, ms")
-    print(f"{'picture':>12} {'Pillow+NumPy':>13} {'cnclip':>8} {'ratio':>6}")
+    print(f"{'image':>12} {'Pillow+NumPy':>13} {'cnclip':>8} {'ratio':>6}")
     for width, height in SIZES:
         theirs, ours = compare(width, height, rounds)
         size = f"{width} x {height}"

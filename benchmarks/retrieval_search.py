@@ -1,6 +1,6 @@
-"""Exact search between 30,000 pictures and 150,000 texts, in both directions, beside FAISS.
+"""Exact search between 30,000 images and 150,000 texts, in both directions, beside FAISS.
 
-    python benchmarks/retrieval_search.py [--pictures N] [--texts N] [--columns D] [--rounds N]
+    python benchmarks/retrieval_search.py [--images N] [--texts N] [--columns D] [--rounds N]
 
 Each round runs each side once, in turns, in a process of its own; medians are told, with the peak
 memory of the process, its 370 MB of vectors included. FAISS is left out where it is not installed.
@@ -20,7 +20,7 @@ from pathlib import Path
 K = 10
 
 
-def search(side: str, pictures: int, texts: int, columns: int) -> dict[str, float]:
+def search(side: str, images: int, texts: int, columns: int) -> dict[str, float]:
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -30,7 +30,7 @@ def search(side: str, pictures: int, texts: int, columns: int) -> dict[str, floa
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return rows
 
-    a, b = unit(texts), unit(pictures)
+    a, b = unit(texts), unit(images)
     if side == "faiss":
         import faiss
 
@@ -53,13 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=30_000)
+    parser.add_argument("--images", type=int, default=30_000)
     parser.add_argument("--texts", type=int, default=150_000)
     parser.add_argument("--columns", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sizes = (options.pictures, options.texts, options.columns)
+    sizes = (options.images, options.texts, options.columns)
     if options.side:
         print(json.dumps(search(options.side, *sizes)))
         return
@@ -67,7 +67,7 @@ def main() -> None:
     samples: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(options.rounds):
         for side in sides:
-            names = ("pictures", "texts", "columns")
+            names = ("images", "texts", "columns")
             flags = [f"--{name}={size}" for name, size in zip(names, sizes, strict=True)]
             done = subprocess.run(
                 [sys.executable, __file__, "--side", side, *flags],

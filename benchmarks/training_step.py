@@ -64,7 +64,7 @@ def cnclip_seconds(batch: int, accum: int, steps: int) -> list[float]:
     from cnclip.train.optimizer import make_optimizer
     from cnclip.train.options import TrainOptions
     from cnclip.train.step import Part, Stepper
-    from cnclip.train.towers import LARGEST_LOGIT_SCALE, TrainableClip
+    from cnclip.train.towers import MAX_LOGIT_SCALE, TrainableClip
 
     model = TrainableClip(ClipConfig(EMBED_DIM, VisionConfig(**VISION), TextConfig(**TEXT)))
     model.start()
@@ -84,7 +84,7 @@ def cnclip_seconds(batch: int, accum: int, steps: int) -> list[float]:
         stepper.gradients(parts)
         optimizer.step()
         with torch.no_grad():
-            model.logit_scale.clamp_(0, LARGEST_LOGIT_SCALE)
+            model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         seconds.append(time.perf_counter() - begin)
     return seconds
 

@@ -1,4 +1,4 @@
-"""Embeddings of pictures and Chinese texts with Chinese-CLIP.
+"""Embeddings of images and Chinese texts with Chinese-CLIP.
 
     from cnclip import pipeline, Tasks, load_image
 

@@ -27,13 +27,13 @@ SUFFIX = ".cnclip.pt"
 # Of the files that cn_clip and others save with torch.
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 # Pixels a side; the core's preprocessing takes no more.
-LARGEST_RESOLUTION = 4096
+MAX_RESOLUTION = 4096
 
 # Bounds on what is read from a file that may be hostile; the published vocabulary has 110 kB.
-LARGEST_VOCABULARY = 64 << 20
-_LARGEST = {METADATA: 1 << 20, VOCABULARY: LARGEST_VOCABULARY}
+MAX_VOCABULARY = 64 << 20
+_LARGEST = {METADATA: 1 << 20, VOCABULARY: MAX_VOCABULARY}
 # What the parts that libtorch compresses, the code, may unpack to.
-_LARGEST_CODE = 64 << 20
+_MAX_CODE = 64 << 20
 # Bounds on numbers, which the core multiplies and divides by in float32.
 MEANS = (-1e6, 1e6)
 DEVIATIONS = (1e-6, 1e6)
@@ -57,7 +57,7 @@ class ArchiveInfo:
     Attributes:
         path: The archive.
         embed_dim: Columns of its embeddings.
-        resolution: Pixels a side of its pictures.
+        resolution: Pixels a side of its images.
         context_length: Columns of its token ids.
         temperature: What similarities are divided by before a softmax.
         mean: Means of the normalisation, red, green, blue, of pixels scaled to 0..1.
@@ -154,7 +154,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as file:
             claimed = sum(entry.file_size for entry in file.infolist())
-            if claimed > path.stat().st_size + _LARGEST_CODE:
+            if claimed > path.stat().st_size + _MAX_CODE:
                 raise ArchiveError(f"{path}: damaged: its parts claim {claimed} bytes")
             yield file
     except ArchiveError:
@@ -190,8 +190,8 @@ def _check_sizes(info: ArchiveInfo) -> None:
         raise ValueError("sizes that are not its architecture's")
     if info.context_length > towers["text"]["max_positions"]:
         raise ValueError("a context_length beyond its positions")
-    if info.resolution > LARGEST_RESOLUTION:
-        raise ValueError(f"an image_resolution beyond {LARGEST_RESOLUTION}")
+    if info.resolution > MAX_RESOLUTION:
+        raise ValueError(f"an image_resolution beyond {MAX_RESOLUTION}")
 
 
 def _positive(value: Any, at_least: int = 1) -> int:

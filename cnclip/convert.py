@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from . import cache
 from .archive import CHECKPOINT_SUFFIXES, SUFFIX, ArchiveInfo, is_archive, read_archive
+from .assets import asset_path
 from .checkpoints.files import Source, find_source
 from .errors import CheckpointError, InputTypeError, InvalidInputError, ModelNotFoundError
 from .hub import PREFIXES, download, parse_hub_name
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cnclip")
 
-SHIPPED_MODELS = {"emoji-cn": Path(__file__).parent / "demo" / "emoji-cn"}
+SHIPPED_MODELS = {"emoji-cn": asset_path("emoji-cn")}
 # What `convert` writes.
 FORMATS = ("archive", "modelscope", "cn_clip", "huggingface")
 

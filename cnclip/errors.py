@@ -18,11 +18,11 @@ class InvalidInputError(CnclipError, ValueError):
 
 
 class ImageError(CnclipError, OSError):
-    """A picture cannot be fetched, read or decoded; the message names it and says why."""
+    """An image cannot be fetched, read or decoded; the message names it and says why."""
 
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
-    """There is no file at a picture's path."""
+    """There is no file at an image's path."""
 
 
 class ModelNotFoundError(CnclipError, FileNotFoundError):

@@ -1,4 +1,4 @@
-"""What every page and notebook needs of HTML: text that is only text, and pictures within it."""
+"""What every page and notebook needs of HTML: text that is only text, and images within it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def escaped(value: str) -> str:
     return html.escape(value.encode("utf-8", "replace").decode())
 
 
-def picture_url(picture: Image.Image, quality: int) -> str:
-    """A picture of mode RGB or RGBA as a data URL, WebP of a quality from 0 to 100."""
+def image_url(image: Image.Image, quality: int) -> str:
+    """An image of mode RGB or RGBA as a data URL, WebP of a quality from 0 to 100."""
     stream = io.BytesIO()
-    picture.save(stream, "WEBP", quality=quality)
+    image.save(stream, "WEBP", quality=quality)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -17,7 +17,7 @@ def progress(
     """Tell how far work has come.
 
     Args:
-        what: What is done, such as "pictures".
+        what: What is done, such as "images".
         total: Items in all, if that is known.
         unit: Of the rate, in the singular.
         done: Items that were done before.

@@ -1,4 +1,4 @@
-/* Texts to embeddings: tokenizing, batching, the model, rows in the caller's order. (Pictures come
+/* Texts to embeddings: tokenizing, batching, the model, rows in the caller's order. (Images come
  * as batches of pixels and need none of it.) */
 #ifndef CNCLIP_ENCODER_H
 #define CNCLIP_ENCODER_H

@@ -31,9 +31,9 @@ const cnclip_image_kernels *cnclip_image_kernels_get(cnclip_isa isa) {
 
 enum { GROUP = 4 }; /* rows that horizontal kernels like to take at a time */
 
-/* The picture's rows in four bytes a pixel, resampled to the processor's width if `horizontal` is
- * set, in rising order. A ring keeps the last `ring_rows` of them, so that no intermediate picture
- * is needed; where the picture's own rows will do, they are lent and there is no ring. */
+/* The image's rows in four bytes a pixel, resampled to the processor's width if `horizontal` is
+ * set, in rising order. A ring keeps the last `ring_rows` of them, so that no intermediate image
+ * is needed; where the image's own rows will do, they are lent and there is no ring. */
 typedef struct {
   const cnclip_image *image;
   const cnclip_image_kernels *kernels;
@@ -41,10 +41,10 @@ typedef struct {
   size_t row_bytes;
   int ring_rows, next; /* rows below `next` are made; the ring has the last of them */
   uint8_t *ring;       /* NULL: rows are lent */
-  uint8_t *gathered;   /* GROUP rows of the picture in four bytes; NULL: not needed */
+  uint8_t *gathered;   /* GROUP rows of the image in four bytes; NULL: not needed */
 } row_source;
 
-static const uint8_t *picture_row(const cnclip_image *image, int y) {
+static const uint8_t *image_row(const cnclip_image *image, int y) {
   return image->pixels + (ptrdiff_t)y * image->row_stride;
 }
 
@@ -53,17 +53,17 @@ static uint8_t *ring_row(const row_source *source, int y) {
 }
 
 static const uint8_t *source_row(const row_source *source, int y) {
-  return source->ring == NULL ? picture_row(source->image, y) : ring_row(source, y);
+  return source->ring == NULL ? image_row(source->image, y) : ring_row(source, y);
 }
 
-/* Writes row y of a picture that has no four bytes a pixel in four bytes. */
+/* Writes row y of an image that has no four bytes a pixel in four bytes. */
 static void gather_row(const cnclip_image *image, const cnclip_image_kernels *kernels, int y,
                        uint8_t *output) {
   if (image->read_row != NULL) {
     image->read_row(image->context, y, output);
     return;
   }
-  const uint8_t *pixel = picture_row(image, y);
+  const uint8_t *pixel = image_row(image, y);
   const ptrdiff_t next = image->pixel_stride, channel = image->channel_stride;
   if (next == 3 && channel == 1) {
     kernels->widen(pixel, (size_t)image->width, output);
@@ -89,7 +89,7 @@ static void make_rows(row_source *source) {
     if (source->horizontal == NULL) {
       gather_row(image, source->kernels, y, outputs[i]);
     } else if (source->gathered == NULL) {
-      inputs[i] = picture_row(image, y);
+      inputs[i] = image_row(image, y);
     } else {
       uint8_t *row = source->gathered + (size_t)i * (size_t)image->width * 4;
       gather_row(image, source->kernels, y, row);
@@ -125,10 +125,10 @@ static cnclip_status row_source_init(row_source *source, const cnclip_image *ima
   if (ring_rows > (size_t)image->height) ring_rows = (size_t)image->height;
   source->ring_rows = (int)ring_rows;
   source->ring = cnclip_alloc_array(ring_rows, source->row_bytes);
-  if (source->ring == NULL) return cnclip_error_memory(error, "a picture's rows");
+  if (source->ring == NULL) return cnclip_error_memory(error, "an image's rows");
   if (horizontal != NULL && !image->four_bytes) {
     source->gathered = cnclip_alloc_array((size_t)image->width, (size_t)4 * GROUP);
-    if (source->gathered == NULL) return cnclip_error_memory(error, "a picture's rows");
+    if (source->gathered == NULL) return cnclip_error_memory(error, "an image's rows");
   }
   return CNCLIP_OK;
 }
@@ -186,7 +186,7 @@ static void run_vertical_last(work *w) {
   }
 }
 
-/* The source's rows have the picture's width. */
+/* The source's rows have the image's width. */
 static void run_vertical_first(work *w) {
   const int resolution = w->processor->resolution;
   const uint8_t *inputs[GROUP];
@@ -205,7 +205,7 @@ static void run_vertical_first(work *w) {
   }
 }
 
-/* Filters and memory for a picture of at least one pixel. Free the work even after a failure. */
+/* Filters and memory for an image of at least one pixel. Free the work even after a failure. */
 static cnclip_status work_init(work *w, const cnclip_image *image, bool vertical_first,
                                cnclip_error *error) {
   const int resolution = w->processor->resolution;
@@ -224,7 +224,7 @@ static cnclip_status work_init(work *w, const cnclip_image *image, bool vertical
   w->tall_rows = cnclip_alloc_array(w->source.row_bytes, GROUP);
   w->wide_rows = cnclip_alloc_array((size_t)resolution, (size_t)4 * GROUP);
   if (w->window == NULL || w->tall_rows == NULL || w->wide_rows == NULL) {
-    return cnclip_error_memory(error, "a picture's rows");
+    return cnclip_error_memory(error, "an image's rows");
   }
   return CNCLIP_OK;
 }
@@ -241,7 +241,7 @@ static void work_free(work *w) {
 cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
                                    const cnclip_image *image, float *tensor, cnclip_error *error) {
   if (image->width < 1 || image->height < 1) {
-    return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT, "a picture of %d x %d has no pixels",
+    return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT, "an image of %d x %d has no pixels",
                             image->width, image->height);
   }
   work w = {.processor = processor, .tensor = tensor};

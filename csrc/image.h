@@ -1,7 +1,7 @@
-/* A picture's pixels to the tensor that the vision tower takes: bicubic resampling to r x r, then
+/* An image's pixels to the tensor that the vision tower takes: bicubic resampling to r x r, then
  * scaling and normalising. Equal to the bit to Pillow 13's Image.resize((r, r), BICUBIC) on an RGB
- * picture, torchvision's ToTensor and Normalize. (Before 13 Pillow resampled rows before columns
- * always; now a picture that loses twice as many rows as columns has its columns done first.) */
+ * image, torchvision's ToTensor and Normalize. (Before 13 Pillow resampled rows before columns
+ * always; now an image that loses twice as many rows as columns has its columns done first.) */
 #ifndef CNCLIP_IMAGE_H
 #define CNCLIP_IMAGE_H
 
@@ -27,7 +27,7 @@ typedef struct {
  * (cnclip_isa_supported). */
 const cnclip_image_kernels *cnclip_image_kernels_get(cnclip_isa isa);
 
-/* Writes row y of a picture to `output`, four bytes a pixel, the fourth of any value. Asked for
+/* Writes row y of an image to `output`, four bytes a pixel, the fourth of any value. Asked for
  * each row at most once, in rising order. It cannot fail: one that has nothing to write leaves the
  * output alone, and says so to the caller in its own way. */
 typedef void cnclip_image_read_row(void *context, int y, uint8_t *output);
@@ -64,11 +64,11 @@ void cnclip_image_processor_free(cnclip_image_processor *processor); /* NULL is 
 
 int cnclip_image_processor_resolution(const cnclip_image_processor *processor);
 
-/* Writes float32 [3, r, r] to the caller's `tensor`. Working memory, for a picture of h x w that is
+/* Writes float32 [3, r, r] to the caller's `tensor`. Working memory, for an image of h x w that is
  * larger than r: two filters, 16 bytes for each of h and w; the rows of one vertical window, at
- * most about 16 * h bytes or, where columns come first and the picture is not stored in four bytes,
+ * most about 16 * h bytes or, where columns come first and the image is not stored in four bytes,
  * 16 * h * w / r; a few rows.
- * CNCLIP_ERROR_ARGUMENT for a picture without pixels; CNCLIP_ERROR_MEMORY. */
+ * CNCLIP_ERROR_ARGUMENT for an image without pixels; CNCLIP_ERROR_MEMORY. */
 cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
                                    const cnclip_image *image, float *tensor, cnclip_error *error);
 

@@ -98,7 +98,7 @@ struct arrow_array {
   void *private_data;
 };
 
-/* The bytes of a picture lent as fixed_size_list<uint8>[4], one list a pixel; NULL where the
+/* The bytes of an image lent as fixed_size_list<uint8>[4], one list a pixel; NULL where the
  * capsules hold anything else. */
 static const uint8_t *arrow_pixels(const struct arrow_schema *schema,
                                    const struct arrow_array *array, int64_t pixels) {
@@ -141,7 +141,7 @@ static int borrow_array(const cnclip_state *state, PyObject *item, Py_ssize_t in
   return 1;
 }
 
-/* Copies a picture that Pillow does not lend. The new array is the owner. */
+/* Copies an image that Pillow does not lend. The new array is the owner. */
 static PyObject *copy_pixels(const cnclip_state *state, PyObject *item, Py_ssize_t index,
                              cnclip_image *ret_image) {
   PyObject *array = PyArray_FROM_O(item);
@@ -201,36 +201,35 @@ done:
   return owner;
 }
 
-/* A picture that Pillow holds in several blocks, read by bands: each is cropped to an image of its
+/* An image that Pillow holds in several blocks, read by bands: each is cropped to an image of its
  * own, which is in one block. */
 typedef struct {
-  PyObject *picture; /* new reference */
-  PyObject *owner;   /* of the band's pixels, a new reference; NULL: no band yet */
+  PyObject *image; /* new reference */
+  PyObject *owner; /* of the band's pixels, a new reference; NULL: no band yet */
   cnclip_image band;
   int width, height;
-  int first; /* the band's first row in the picture */
-} banded_picture;
+  int first; /* the band's first row in the image */
+} banded_image;
 
 enum { BAND_BYTES = 1 << 20 }; /* stays in a core's cache between the cropping and the reading */
 
-static const char banded_name[] = "cnclip.banded_picture";
+static const char banded_name[] = "cnclip.banded_image";
 
 static void free_banded(PyObject *capsule) {
-  banded_picture *banded = PyCapsule_GetPointer(capsule, banded_name);
+  banded_image *banded = PyCapsule_GetPointer(capsule, banded_name);
   Py_XDECREF(banded->owner);
-  Py_DECREF(banded->picture);
+  Py_DECREF(banded->image);
   PyMem_Free(banded);
 }
 
 /* Makes the band that begins at row y. False where Pillow does not lend it, perhaps with an
  * exception set. */
-static int make_band(banded_picture *banded, int y) {
+static int make_band(banded_image *banded, int y) {
   const int row_bytes = banded->width > BAND_BYTES / 4 ? BAND_BYTES : banded->width * 4;
   const int rows = BAND_BYTES / row_bytes;
   const int end = rows < banded->height - y ? y + rows : banded->height;
   Py_CLEAR(banded->owner);
-  PyObject *band =
-      PyObject_CallMethod(banded->picture, "crop", "((iiii))", 0, y, banded->width, end);
+  PyObject *band = PyObject_CallMethod(banded->image, "crop", "((iiii))", 0, y, banded->width, end);
   if (band == NULL) return 0;
   banded->owner = lend_pillow(band, &banded->band);
   banded->first = y;
@@ -244,11 +243,11 @@ static int make_band(banded_picture *banded, int y) {
 /* A cnclip_image_read_row. Runs without the GIL and takes it for each band. An exception stays set
  * for the caller to see once it has the GIL again. */
 static void read_banded_row(void *context, int y, uint8_t *output) {
-  banded_picture *banded = context;
+  banded_image *banded = context;
   if (banded->owner == NULL || y >= banded->first + banded->band.height) {
     const PyGILState_STATE gil = PyGILState_Ensure();
     if (!PyErr_Occurred() && !make_band(banded, y) && !PyErr_Occurred()) {
-      PyErr_SetString(PyExc_RuntimeError, "Pillow does not lend a part of a picture");
+      PyErr_SetString(PyExc_RuntimeError, "Pillow does not lend a part of an image");
     }
     PyGILState_Release(gil);
     if (banded->owner == NULL) return;
@@ -257,19 +256,19 @@ static void read_banded_row(void *context, int y, uint8_t *output) {
          (size_t)banded->width * 4);
 }
 
-/* A picture in several blocks. A new capsule, or NULL: with an exception set, or without one where
+/* An image in several blocks. A new capsule, or NULL: with an exception set, or without one where
  * it cannot be had by bands either. */
 static PyObject *borrow_banded(PyObject *item, cnclip_image *ret_image) {
   int width, height;
   if (!read_size(item, &width, &height)) return NULL;
-  banded_picture *banded = PyMem_Calloc(1, sizeof *banded);
+  banded_image *banded = PyMem_Calloc(1, sizeof *banded);
   if (banded == NULL) return PyErr_NoMemory();
-  banded->picture = Py_NewRef(item);
+  banded->image = Py_NewRef(item);
   banded->width = width;
   banded->height = height;
   PyObject *capsule = PyCapsule_New(banded, banded_name, free_banded);
   if (capsule == NULL) {
-    Py_DECREF(banded->picture);
+    Py_DECREF(banded->image);
     PyMem_Free(banded);
     return NULL;
   }
@@ -308,7 +307,7 @@ static PyObject *borrow_image(const cnclip_state *state, PyObject *item, Py_ssiz
   const int is_rgb = PyUnicode_CompareWithASCIIString(mode, "RGB") == 0;
   if (!is_rgb) {
     PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
-                 "img[%zd]: expected a picture of mode RGB, got %R", index, mode);
+                 "img[%zd]: expected an image of mode RGB, got %R", index, mode);
   }
   Py_DECREF(mode);
   return is_rgb ? borrow_pillow(state, item, index, ret_image) : NULL;
@@ -318,7 +317,7 @@ int cnclip_borrow_images(const cnclip_state *state, PyObject *sequence,
                          cnclip_borrowed_images *ret_images) {
   *ret_images = (cnclip_borrowed_images){0};
   int complete = 0;
-  PyObject *tuple = tuple_of(state, sequence, "pictures");
+  PyObject *tuple = tuple_of(state, sequence, "images");
   if (tuple == NULL) return 0;
   const Py_ssize_t count = PyTuple_GET_SIZE(tuple);
   ret_images->owners = cnclip_alloc_array((size_t)count, sizeof(PyObject *));

@@ -1,4 +1,4 @@
-/* Between Python's objects and the core's plain arguments: arrays to fill, texts and pictures to
+/* Between Python's objects and the core's plain arguments: arrays to fill, texts and images to
  * read. Needs the GIL. */
 #ifndef CNCLIP_PY_ARRAY_H
 #define CNCLIP_PY_ARRAY_H
@@ -25,15 +25,15 @@ int cnclip_borrow_texts(const cnclip_state *state, PyObject *sequence,
                         cnclip_borrowed_texts *ret_texts);
 void cnclip_release_texts(cnclip_borrowed_texts *texts);
 
-/* Pictures borrowed from a sequence of RGB PIL.Image.Image and uint8 arrays [h, w, 3]. */
+/* Images borrowed from a sequence of RGB PIL.Image.Image and uint8 arrays [h, w, 3]. */
 typedef struct {
-  PyObject **owners; /* new references to what keeps each picture's pixels alive */
+  PyObject **owners; /* new references to what keeps each image's pixels alive */
   cnclip_image *images;
   Py_ssize_t count;
 } cnclip_borrowed_images;
 
 /* As cnclip_borrow_texts. Pillow's pixels are used where they stand, through the Arrow C interface;
- * of a picture in several blocks (over 16 MiB) a band is copied at a time, for which the processing
+ * of an image in several blocks (over 16 MiB) a band is copied at a time, for which the processing
  * takes the GIL; an exception that it meets there is set when the caller has the GIL again. */
 int cnclip_borrow_images(const cnclip_state *state, PyObject *sequence,
                          cnclip_borrowed_images *ret_images);

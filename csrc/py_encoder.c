@@ -91,7 +91,7 @@ static bool signal_pending(void *context) {
 
 PyDoc_STRVAR(encode_pixels_doc,
              "encode_pixels($self, pixels, /)\n--\n\n"
-             "What ImageProcessor makes of pictures, float32 [n, 3, r, r], to unit rows float32 "
+             "What ImageProcessor makes of images, float32 [n, 3, r, r], to unit rows float32 "
              "[n, d].\nAll of it goes through the model together.");
 
 static PyObject *encode_pixels(PyObject *object, PyObject *argument) {

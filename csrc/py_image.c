@@ -1,4 +1,4 @@
-/* _core.ImageProcessor: pictures to the pixels that the vision tower takes. */
+/* _core.ImageProcessor: images to the pixels that the vision tower takes. */
 #include <stdio.h>
 
 #include "py_array.h"
@@ -44,10 +44,10 @@ static void processor_dealloc(PyObject *object) {
 
 PyDoc_STRVAR(process_doc,
              "process($self, images, /, out=None)\n--\n\n"
-             "Pictures of mode RGB and uint8 arrays [h, w, 3] to float32 [n, 3, r, r], written to\n"
+             "Images of mode RGB and uint8 arrays [h, w, 3] to float32 [n, 3, r, r], written to\n"
              "`out` if it is given.");
 
-/* The array for `count` pictures: a new reference to `out`, or a new array where that is None. */
+/* The array for `count` images: a new reference to `out`, or a new array where that is None. */
 static PyObject *output_array(const cnclip_state *state, PyObject *out, Py_ssize_t count,
                               Py_ssize_t resolution, float **ret_tensors) {
   const Py_ssize_t shape[] = {count, 3, resolution, resolution};
@@ -87,7 +87,7 @@ static PyObject *processor_process(PyObject *object, PyObject *arguments, PyObje
     snprintf(prefix, sizeof prefix, "img[%zd]", i);
     cnclip_raise(state, &error, prefix);
   }
-  if (PyErr_Occurred()) Py_CLEAR(result); /* perhaps of cnclip_borrow_images' pictures */
+  if (PyErr_Occurred()) Py_CLEAR(result); /* perhaps of cnclip_borrow_images' images */
 
 done:
   cnclip_release_images(&images);

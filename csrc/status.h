@@ -12,7 +12,7 @@ extern "C" {
 typedef enum {
   CNCLIP_OK = 0,
   CNCLIP_ERROR_MEMORY,      /* an allocation failed, or its size would overflow */
-  CNCLIP_ERROR_ARGUMENT,    /* the caller's value is not usable: a size of 0, a picture too large */
+  CNCLIP_ERROR_ARGUMENT,    /* the caller's value is not usable: a size of 0, an image too large */
   CNCLIP_ERROR_VOCABULARY,  /* the vocabulary's text is not usable */
   CNCLIP_ERROR_ARCHIVE,     /* the model file is not an archive of ours, or is damaged */
   CNCLIP_ERROR_DEVICE,      /* the device does not exist here */

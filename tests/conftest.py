@@ -1,4 +1,4 @@
-"""What the tests share: a cache, the golden models, pictures, a server, subprocesses."""
+"""What the tests share: a cache, the golden models, images, a server, subprocesses."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ def texts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def picture_paths() -> list[Path]:
-    """The golden pictures, in the order of the answers' rows."""
+def image_paths() -> list[Path]:
+    """The golden images, in the order of the answers' rows."""
     names = np.load(GOLDEN / "tiny-vit.npz")["image_names"]
     return [GOLDEN / "cases" / "images" / str(name) for name in names]
 
 
 @pytest.fixture
 def photo() -> Image.Image:
-    """A picture of mode RGB that is larger than any model takes."""
-    with Image.open(GOLDEN / "cases" / "images" / "rgb_223x225.png") as picture:
-        picture.load()
-        return picture
+    """An image of mode RGB that is larger than any model takes."""
+    with Image.open(GOLDEN / "cases" / "images" / "rgb_223x225.png") as image:
+        image.load()
+        return image
 
 
 @pytest.fixture

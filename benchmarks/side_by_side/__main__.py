@@ -45,10 +45,10 @@ ENGINES = {
     "openvino-int8": "openvino",
     "tokenizers": "tokenizers",
 }
-LARGEST_BATCHES = {"picture": 8, "text": 32}
+MAX_BATCHES = {"image": 8, "text": 32}
 CASES: list[dict[str, Any]] = [
-    {"kind": "picture", "batch": 1},
-    {"kind": "picture", "batch": 8},
+    {"kind": "image", "batch": 1},
+    {"kind": "image", "batch": 8},
     {"kind": "text", "tokens": 12, "batch": 1},
     {"kind": "text", "tokens": 12, "batch": 32},
     {"kind": "text", "tokens": 52, "batch": 1},
@@ -122,7 +122,7 @@ def data_directory(kept: Path | None) -> Iterator[Path]:
 
 
 def write_inputs(data: Path, arguments: argparse.Namespace) -> None:
-    """The model and what all engines embed: pictures and texts, and the same as arrays."""
+    """The model and what all engines embed: images and texts, and the same as arrays."""
     model = data / "model"
     if not model.exists():
         if arguments.model:
@@ -131,10 +131,10 @@ def write_inputs(data: Path, arguments: argparse.Namespace) -> None:
             print(f"making {arguments.random}", file=sys.stderr)
             write_model_directory(arguments.random, model)
     embedder = pipeline(model=model, device="cpu")
-    pictures = inputs.make_pictures(LARGEST_BATCHES["picture"])
-    np.save(data / "pictures.npy", np.stack([np.asarray(picture) for picture in pictures]))
-    np.save(data / "pixels.npy", embedder.preprocess({"img": pictures})["img"])
-    texts = {n: inputs.make_texts(LARGEST_BATCHES["text"], n) for n in inputs.TOKENS}
+    images = inputs.make_images(MAX_BATCHES["image"])
+    np.save(data / "images.npy", np.stack([np.asarray(image) for image in images]))
+    np.save(data / "pixels.npy", embedder.preprocess({"img": images})["img"])
+    texts = {n: inputs.make_texts(MAX_BATCHES["text"], n) for n in inputs.TOKENS}
     for tokens, some in texts.items():
         np.save(data / f"ids{tokens}.npy", embedder.preprocess({"text": some})["text"][:, :tokens])
     (data / "texts.json").write_text(json.dumps(texts), encoding="ascii")
@@ -198,7 +198,7 @@ def compare_rows(workers: dict[str, Worker], data: Path) -> dict[str, dict[str, 
     """Each engine's embeddings against cnclip's in fp32: largest difference, lowest cosine."""
     rows = {}
     for name, worker in workers.items():
-        if "picture" in worker.abilities:
+        if "image" in worker.abilities:
             path = data / f"rows-{name}.npy"
             worker.ask("rows", path=str(path))
             rows[name] = np.load(path).astype(np.float64)

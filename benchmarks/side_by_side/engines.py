@@ -15,14 +15,14 @@ Rows = NDArray[np.float32]
 
 
 class Engine:
-    """What worker.py asks for. `picture` and `text` give unit rows for the first `count` inputs.
+    """What worker.py asks for. `image` and `text` give unit rows for the first `count` inputs.
 
-    `abilities` are the cases that the engine can run: picture, text, start, preprocess, tokenize.
+    `abilities` are the cases that the engine can run: image, text, start, preprocess, tokenize.
     """
 
-    abilities: tuple[str, ...] = ("picture", "text", "start")
+    abilities: tuple[str, ...] = ("image", "text", "start")
     packages: tuple[str, ...] = ()
-    picture: Callable[[int], Rows]
+    image: Callable[[int], Rows]
     text: Callable[[int, int], Rows]
 
     def __init__(self, data: Path, threads: int, precision: str) -> None:
@@ -37,10 +37,10 @@ class Engine:
     def versions(self) -> dict[str, str]:
         return {name: importlib.metadata.version(name) for name in self.packages}
 
-    def open_pictures(self) -> list[Any]:
+    def open_images(self) -> list[Any]:
         from PIL import Image
 
-        return [Image.fromarray(picture) for picture in np.load(self.data / "pictures.npy")]
+        return [Image.fromarray(image) for image in np.load(self.data / "images.npy")]
 
     def read_texts(self) -> dict[int, list[str]]:
         texts = json.loads((self.data / "texts.json").read_text())
@@ -59,7 +59,7 @@ class Engine:
 class Cnclip(Engine):
     """End to end."""
 
-    abilities: tuple[str, ...] = ("picture", "text", "start", "preprocess", "tokenize")
+    abilities: tuple[str, ...] = ("image", "text", "start", "preprocess", "tokenize")
     packages = ("cnclip", "torch", "pillow")
 
     def load(self) -> None:
@@ -71,13 +71,13 @@ class Cnclip(Engine):
             precision=self.precision,
             num_threads=self.threads,
         )
-        self.pictures, self.texts = self.open_pictures(), self.read_texts()
+        self.images, self.texts = self.open_images(), self.read_texts()
         self.titles = self.read_titles()
         if self.precision != "fp32":  # no precision in what comes before the model
-            self.abilities = ("picture", "text", "start")
+            self.abilities = ("image", "text", "start")
 
-    def picture(self, count: int) -> Rows:
-        rows: Rows = self.pipeline.forward({"img": self.pictures[:count]})["img_embedding"]
+    def image(self, count: int) -> Rows:
+        rows: Rows = self.pipeline.forward({"img": self.images[:count]})["img_embedding"]
         return rows
 
     def text(self, tokens: int, count: int) -> Rows:
@@ -85,7 +85,7 @@ class Cnclip(Engine):
         return rows
 
     def preprocess(self, count: int) -> None:
-        self.pipeline.preprocess({"img": self.pictures[:count]})
+        self.pipeline.preprocess({"img": self.images[:count]})
 
     def tokenize(self, count: int) -> None:
         self.pipeline.preprocess({"text": self.titles[:count]})
@@ -94,7 +94,7 @@ class Cnclip(Engine):
 class ModelScope(Engine):
     """End to end, by the model card's call. Texts are always padded to 52 ids."""
 
-    abilities = ("picture", "text", "start", "preprocess", "tokenize")
+    abilities = ("image", "text", "start", "preprocess", "tokenize")
     packages = ("modelscope", "torch", "torchvision", "pillow")
 
     def load(self) -> None:
@@ -106,11 +106,11 @@ class ModelScope(Engine):
         self.pipeline = pipeline(
             task=Tasks.multi_modal_embedding, model=str(self.data / "model"), device="cpu"
         )
-        self.pictures, self.texts = self.open_pictures(), self.read_texts()
+        self.images, self.texts = self.open_images(), self.read_texts()
         self.titles = self.read_titles()
 
-    def picture(self, count: int) -> Rows:
-        rows: Rows = self.pipeline.forward({"img": self.pictures[:count]})["img_embedding"].numpy()
+    def image(self, count: int) -> Rows:
+        rows: Rows = self.pipeline.forward({"img": self.images[:count]})["img_embedding"].numpy()
         return rows
 
     def text(self, tokens: int, count: int) -> Rows:
@@ -119,7 +119,7 @@ class ModelScope(Engine):
         return rows
 
     def preprocess(self, count: int) -> None:
-        self._on_one_thread({"img": self.pictures[:count]})
+        self._on_one_thread({"img": self.images[:count]})
 
     def tokenize(self, count: int) -> None:
         self._on_one_thread({"text": self.titles[:count]})
@@ -147,16 +147,16 @@ class Transformers(Engine):
     def load(self) -> None:
         import torch
         from transformers import ChineseCLIPModel
-        from weights import PictureTower, TextTower
+        from weights import ImageTower, TextTower
 
         torch.set_num_threads(self.threads)
         model = ChineseCLIPModel.from_pretrained(
             self.data / "transformers", attn_implementation="sdpa", dtype=torch.float32
         ).eval()
-        self.towers = PictureTower(model), TextTower(model)
+        self.towers = ImageTower(model), TextTower(model)
         self.read_arrays()
 
-    def picture(self, count: int) -> Rows:
+    def image(self, count: int) -> Rows:
         return self._run(self.towers[0], self.pixels[:count])
 
     def text(self, tokens: int, count: int) -> Rows:
@@ -186,12 +186,12 @@ class OnnxRuntime(Engine):
             name: onnxruntime.InferenceSession(
                 onnx_file(self.data, name), options, providers=["CPUExecutionProvider"]
             )
-            for name in ("picture", "text")
+            for name in ("image", "text")
         }
         self.read_arrays()
 
-    def picture(self, count: int) -> Rows:
-        return self._run("picture", self.pixels[:count])
+    def image(self, count: int) -> Rows:
+        return self._run("image", self.pixels[:count])
 
     def text(self, tokens: int, count: int) -> Rows:
         return self._run("text", self.ids[tokens][:count])
@@ -218,7 +218,7 @@ class OpenVino(Engine):
 
         self.read_arrays()
         inputs: dict[str, list[NDArray[Any]]] = {
-            "picture": [self.pixels[i : i + 1] for i in range(len(self.pixels))],
+            "image": [self.pixels[i : i + 1] for i in range(len(self.pixels))],
             "text": [ids[i : i + 1] for ids in self.ids.values() for i in range(len(ids))],
         }
         for name, items in inputs.items():
@@ -242,8 +242,8 @@ class OpenVino(Engine):
         self.compiled: dict[tuple[int, ...], Any] = {}
         self.read_arrays()
 
-    def picture(self, count: int) -> Rows:
-        return self._run("picture", self.pixels[:count])
+    def image(self, count: int) -> Rows:
+        return self._run("image", self.pixels[:count])
 
     def text(self, tokens: int, count: int) -> Rows:
         return self._run("text", self.ids[tokens][:count])

@@ -71,8 +71,8 @@ def start_once(worker: Worker) -> dict[str, float]:
     created = time.monotonic()
     answer = json.loads(run(worker.name, worker.data, worker.interpreter, "start"))
     return {
-        "start to first picture": answer["picture"] - created,
-        "start to first picture and text": answer["text"] - created,
+        "start to first image": answer["image"] - created,
+        "start to first image and text": answer["text"] - created,
         "peak memory of that process": answer["peak_bytes"],
     }
 

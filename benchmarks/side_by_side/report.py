@@ -8,12 +8,12 @@ from typing import Any
 
 MODEL_ONLY = ("transformers", "onnxruntime", "openvino")
 NAMES = {
-    "picture": "picture 640 x 480, batch {batch}",
+    "image": "image 640 x 480, batch {batch}",
     "text": "text of {tokens} tokens, batch {batch}",
-    "preprocess": "preprocessing a picture, one thread",
+    "preprocess": "preprocessing an image, one thread",
     "tokenize": "tokenizing a title, one thread",
 }
-CHARTED = ("picture", "text of 12")
+CHARTED = ("image", "text of 12")
 
 
 def describe_case(case: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ TRANSPOSED = {
 }
 
 
-class PictureTower(nn.Module):
+class ImageTower(nn.Module):
     """Pixels to unit rows."""
 
     def __init__(self, model: ChineseCLIPModel) -> None:
@@ -128,13 +128,13 @@ def rename_layer(name: str, value: Tensor) -> dict[str, Tensor]:
 
 
 def export_onnx(model: ChineseCLIPModel, data: Path) -> None:
-    """Write picture.onnx and text.onnx, of any batch and length."""
+    """Write image.onnx and text.onnx, of any batch and length."""
     vision = model.config.vision_config
     pixels = torch.rand(2, 3, vision.image_size, vision.image_size)
     ids = torch.randint(1, 100, (2, 12))
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=512)
     for name, tower, example, sizes in (
-        ("picture", PictureTower(model), pixels, {0: batch}),
+        ("image", ImageTower(model), pixels, {0: batch}),
         ("text", TextTower(model), ids, {0: batch, 1: length}),
     ):
         program = torch.onnx.export(

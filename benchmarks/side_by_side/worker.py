@@ -38,13 +38,13 @@ def main() -> None:
 
 def start(engine: Engine) -> dict[str, float]:
     engine.load()
-    engine.picture(1)
-    picture = time.monotonic()
+    engine.image(1)
+    image = time.monotonic()
     engine.text(12, 1)
     text = time.monotonic()
     lines = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    return {"picture": picture, "text": text, "peak_bytes": peak}
+    return {"image": image, "text": text, "peak_bytes": peak}
 
 
 def serve(engine: Engine, answers: IO[str]) -> None:
@@ -63,7 +63,7 @@ def answer_to(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
         engine.load()
         return {"abilities": list(engine.abilities), "versions": engine.versions()}
     if request["do"] == "rows":
-        rows = [engine.picture(8), engine.text(12, 32), engine.text(52, 32)]
+        rows = [engine.image(8), engine.text(12, 32), engine.text(52, 32)]
         np.save(request["path"], np.concatenate(rows))
         return {}
     return {"seconds": seconds_of_an_item(engine, request)}

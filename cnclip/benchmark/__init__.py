@@ -6,7 +6,7 @@ measures what the machine could do, `start.py` starts processes, `inputs.py` mak
 May import all rooms below `cli`.
 """
 
-from .flops import picture_flops, text_flops
+from .flops import image_flops, text_flops
 from .machine import measure_peak
 from .random_model import random_archive, write_model_directory
 from .report import Report, Result, format_table
@@ -18,8 +18,8 @@ __all__ = [
     "Result",
     "Settings",
     "format_table",
+    "image_flops",
     "measure_peak",
-    "picture_flops",
     "random_archive",
     "run_benchmark",
     "text_flops",

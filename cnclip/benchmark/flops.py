@@ -15,8 +15,8 @@ from typing import Any
 Sizes = Mapping[str, Any]
 
 
-def picture_flops(architecture: Sizes) -> int:
-    """Operations that one picture needs.
+def image_flops(architecture: Sizes) -> int:
+    """Operations that one image needs.
 
     Args:
         architecture: `metadata['architecture']` of an archive.

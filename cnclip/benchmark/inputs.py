@@ -1,4 +1,4 @@
-"""What is embedded: pictures of noise, texts of a known count of tokens, product titles."""
+"""What is embedded: images of noise, texts of a known count of tokens, product titles."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _KINDS = ("智能手机", "蓝牙耳机", "跑步鞋", "羽绒服", "电饭煲",
 _WORDS = ("2024新款", "官方旗舰店", "夏季", "轻薄", "5G", "加厚", "女士", "包邮", "256GB", "大容量")
 
 
-def make_pictures(count: int) -> list[Image.Image]:
-    """`count` RGB pictures of 640 x 480, open."""
+def make_images(count: int) -> list[Image.Image]:
+    """`count` RGB images of 640 x 480, open."""
     generator = np.random.default_rng(0)
     return [
         Image.fromarray(generator.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))

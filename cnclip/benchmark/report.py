@@ -16,7 +16,7 @@ class Result:
     """One row: what was measured, in which configuration, and the samples' spread.
 
     Attributes:
-        name: What was measured, such as "picture 640 x 480".
+        name: What was measured, such as "image 640 x 480".
         unit: "seconds", for one item, or "bytes".
         median: Of the samples, one a round.
         p25: Their lower quartile.
@@ -96,7 +96,7 @@ def format_table(report: Report) -> str:
         f"{machine['processor']}, {machine['cores']} cores, {machine['isa']} kernels, "
         f"torch {machine['torch']}, Python {machine['python']}",
         f"model {model['name']}: {model['parameters'] / 1e6:.1f} million parameters, "
-        f"{model['picture_flops'] / 1e9:.3g} Gop a picture",
+        f"{model['image_flops'] / 1e9:.3g} Gop an image",
     ]
     for peak in report.peaks:
         rate = peak["flops_per_second"]

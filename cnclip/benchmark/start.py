@@ -20,7 +20,7 @@ from cnclip import pipeline
 
 opened = pipeline(device="cpu", **json.loads(sys.argv[1]))
 opened.forward({"img": Image.fromarray(np.zeros((480, 640, 3), np.uint8))})
-picture = time.monotonic()
+image = time.monotonic()
 opened.forward({"text": "一个在逛公园的女孩子"})
 text = time.monotonic()
 try:
@@ -30,7 +30,7 @@ except (OSError, StopIteration):
     import resource
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-print(json.dumps([picture, text, peak]))
+print(json.dumps([image, text, peak]))
 """
 
 
@@ -39,18 +39,18 @@ class Start:
     """What a fresh process did.
 
     Attributes:
-        picture_seconds: From its creation to the first picture's embedding.
-        text_seconds: From its creation to the first text's embedding, behind the picture's.
+        image_seconds: From its creation to the first image's embedding.
+        text_seconds: From its creation to the first text's embedding, behind the image's.
         peak_bytes: Most memory that was resident.
     """
 
-    picture_seconds: float
+    image_seconds: float
     text_seconds: float
     peak_bytes: int
 
 
 def run_once(model: str, precision: str, num_threads: int) -> Start:
-    """Start a process that opens a model and embeds one picture, then one text.
+    """Start a process that opens a model and embeds one image, then one text.
 
     Args:
         model: As for `pipeline`; converted already, or the conversion is measured too.
@@ -71,5 +71,5 @@ def run_once(model: str, precision: str, num_threads: int) -> Start:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise CnclipError(f"a fresh process could not embed: {last}")
-    picture, text, peak_bytes = json.loads(done.stdout.splitlines()[-1])
-    return Start(picture - created, text - created, peak_bytes)
+    image, text, peak_bytes = json.loads(done.stdout.splitlines()[-1])
+    return Start(image - created, text - created, peak_bytes)

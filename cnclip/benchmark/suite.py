@@ -18,12 +18,12 @@ from ..errors import DeviceError, InputTypeError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..version import __version__
 from . import inputs, start
-from .flops import picture_flops, text_flops
+from .flops import image_flops, text_flops
 from .machine import available_cores, describe_machine, measure_peak
 from .report import Report, Result, spread
 
 PRECISIONS = ("fp32", "bf16", "int8")
-MOST_THREADS, LARGEST_BATCH, MOST_ROUNDS = 1024, 4096, 10_000
+MAX_THREADS, MAX_BATCH, MAX_ROUNDS = 1024, 4096, 10_000
 TITLES = 1000
 # A turn's timed calls go on for this long, so that short ones are timed more than once.
 _TURN_SECONDS = 0.1
@@ -57,9 +57,9 @@ class Settings:
             if precision not in PRECISIONS:
                 known = ", ".join(PRECISIONS)
                 raise InvalidInputError(f"precision: expected {known}, got {precision!r}")
-        _check_range("batch size", self.batch_sizes, LARGEST_BATCH)
-        _check_range("threads", self.threads if self.threads is not None else (1,), MOST_THREADS)
-        _check_range("rounds", (self.rounds,), MOST_ROUNDS)
+        _check_range("batch size", self.batch_sizes, MAX_BATCH)
+        _check_range("threads", self.threads if self.threads is not None else (1,), MAX_THREADS)
+        _check_range("rounds", (self.rounds,), MAX_ROUNDS)
         if not self.precisions or not self.batch_sizes or self.threads == ():
             raise InvalidInputError(
                 "precisions, batch_sizes, threads: expected one or more of each"
@@ -165,12 +165,12 @@ def _open_all(
 
 
 def _cases_without_model(info: ArchiveInfo) -> Iterator[Case]:
-    pictures, titles = inputs.make_pictures(1), inputs.make_titles(TITLES)
+    images, titles = inputs.make_images(1), inputs.make_titles(TITLES)
     processor = _core.ImageProcessor(info.resolution, info.mean, info.std)
     tokenizer = _core.Tokenizer(info.vocabulary)
     size = f"{inputs.WIDTH} x {inputs.HEIGHT}"
     yield _timed(
-        _row(f"preprocessing, picture {size}", threads=1), lambda: processor.process(pictures), 1
+        _row(f"preprocessing, image {size}", threads=1), lambda: processor.process(images), 1
     )
     yield _timed(
         _row("tokenizing, title", threads=1),
@@ -193,8 +193,8 @@ def _cases_of(
     yield _start_case(model, configuration)
     kinds: list[tuple[str, str, Callable[[int], list[Any]], dict[str, Any]]] = []
     size = f"{inputs.WIDTH} x {inputs.HEIGHT}"
-    flops = {"flops": picture_flops(architecture)}
-    kinds.append((f"picture {size}", "img", inputs.make_pictures, flops))
+    flops = {"flops": image_flops(architecture)}
+    kinds.append((f"image {size}", "img", inputs.make_images, flops))
     for tokens in sorted({min(n, info.context_length) for n in inputs.TOKENS}):
         flops = {"flops": text_flops(architecture, tokens), "tokens": tokens}
         make = _text_maker(tokens)
@@ -216,8 +216,8 @@ def _forward_call(
 
 def _start_case(model: str, configuration: dict[str, Any]) -> Case:
     rows = (
-        _row("start to first picture", **configuration),
-        _row("start to first picture and text", **configuration),
+        _row("start to first image", **configuration),
+        _row("start to first image and text", **configuration),
         _row("peak memory of that process", unit="bytes", **configuration),
     )
 
@@ -225,7 +225,7 @@ def _start_case(model: str, configuration: dict[str, Any]) -> Case:
         fresh = start.run_once(
             model, configuration["precision"], num_threads=configuration["threads"]
         )
-        return fresh.picture_seconds, fresh.text_seconds, float(fresh.peak_bytes)
+        return fresh.image_seconds, fresh.text_seconds, float(fresh.peak_bytes)
 
     return Case(rows, turn)
 
@@ -291,6 +291,6 @@ def _describe_model(name: str, info: ArchiveInfo) -> dict[str, Any]:
         "name": name,
         "parameters": info.metadata["parameters"],
         "architecture": architecture,
-        "picture_flops": picture_flops(architecture),
+        "image_flops": image_flops(architecture),
         "text_flops": {str(n): text_flops(architecture, n) for n in lengths},
     }

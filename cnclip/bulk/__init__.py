@@ -1,13 +1,13 @@
-"""Embedding of pictures and texts of any number, where a bad one costs itself only.
+"""Embedding of images and texts of any number, where a bad one costs itself only.
 
 `run.py` is the library's functions: `sources.py` finds what each source is (`folders.py`,
 `archives.py`, `tables.py`) and gives `items.py`, `stream.py` embeds them, `output.py` writes the
 folder: `manifest.py`, `shard_files.py`, and `known.py` for what was there. `reader.py` reads it,
 `lookup.py` opens what is recorded there. `cluster.py` does all this on a Ray cluster, `batches.py`
-is for callers with pictures of their own. Uses `pipelines`, `preprocessors` and `datasets`.
+is for callers with images of their own. Uses `pipelines`, `preprocessors` and `datasets`.
 """
 
-from .batches import Batch, embed_pictures
+from .batches import Batch, embed_images
 from .cluster import ray_embed
 from .lookup import holds_many, open_recorded
 from .manifest import model_identity
@@ -21,7 +21,7 @@ __all__ = [
     "Embeddings",
     "Report",
     "embed",
-    "embed_pictures",
+    "embed_images",
     "holds_many",
     "iter_embeddings",
     "model_identity",

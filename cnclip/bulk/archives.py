@@ -1,4 +1,4 @@
-"""Pictures in tar files, zips and Chinese-CLIP's TSV files, read on threads where they lie."""
+"""Images in tar files, zips and Chinese-CLIP's TSV files, read on threads where they lie."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from ..datasets import Problems, layouts, tsv
 from ..datasets.classification import SUFFIXES
 from ..datasets.problems import Problem
-from ..datasets.retrieval import PictureRow
-from ..datasets.stores import PictureStore
+from ..datasets.retrieval import ImageRow
+from ..datasets.stores import ImageStore
 from ..errors import DatasetError, ImageError
-from .items import LARGEST_FILE, Given, Item, printable, reason, spelled
+from .items import MAX_FILE, Given, Item, printable, reason, spelled
 
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -30,7 +30,7 @@ _ZIP_ERRORS = (
 
 
 class Holder(NamedTuple):
-    """A file that holds pictures. When it is written again, all of them are new.
+    """A file that holds images. When it is written again, all of them are new.
 
     Attributes:
         path: As it is recorded.
@@ -53,7 +53,7 @@ class Holder(NamedTuple):
         return cls(spelled(os.path.abspath(path)), state.st_size, state.st_mtime_ns)
 
     def item(self, id: str) -> Item:
-        """A picture in it."""
+        """An image in it."""
         return Item(id, *self)
 
     def failed(self, where: str, what: str) -> Item:
@@ -64,7 +64,7 @@ class Holder(NamedTuple):
 
 
 def tar_items(path: str) -> Iterator[Item]:
-    """The pictures of a tar file, as WebDataset makes them. Ids are `PATH:SAMPLE`."""
+    """The images of a tar file, as WebDataset makes them. Ids are `PATH:SAMPLE`."""
     holder = Holder.of(path)
     problems = Problems()
     store = layouts.find(path).open(None).locate(problems)
@@ -72,16 +72,16 @@ def tar_items(path: str) -> Iterator[Item]:
         yield _stored(holder, store, number, f"{holder.path}:{spelled_id(store.ids[number])}")
     for problem in problems.found:
         # A text is not looked for here; `left out` are only samples that have nothing else.
-        if problem.skipped and "no picture beside" not in problem.what:
+        if problem.skipped and "no image beside" not in problem.what:
             yield _problem(holder, problem)
 
 
 def tsv_items(path: str) -> Iterator[Item]:
-    """The pictures of a `SPLIT_imgs.tsv`, by their ids there."""
+    """The images of a `SPLIT_imgs.tsv`, by their ids there."""
     holder = Holder.of(path)
     problems = Problems()
     place = Path(path)
-    split = place.name.removesuffix(tsv.PICTURES)
+    split = place.name.removesuffix(tsv.IMAGES)
     store = tsv.TsvData(place.parent, split, split).locate(problems)
     for number, image_id in enumerate(store.ids):
         yield _stored(holder, store, number, spelled_id(image_id))
@@ -91,7 +91,7 @@ def tsv_items(path: str) -> Iterator[Item]:
 
 
 def zip_items(path: str) -> Iterator[Item]:
-    """The pictures of a zip, `PATH:NAME`; of Chinese-CLIP's TSV files in one, by their ids."""
+    """The images of a zip, `PATH:NAME`; of Chinese-CLIP's TSV files in one, by their ids."""
     holder = Holder.of(path)
     if splits := tsv.splits(Path(path)):
         for split in splits:
@@ -131,11 +131,11 @@ class _Member:
             archive = self._archive or _opened_zip(self._path, *_version(self._path))
             with archive.open(self._entry) as file:
                 # What the zip says of the size may be wrong.
-                content = file.read(LARGEST_FILE + 1)
+                content = file.read(MAX_FILE + 1)
         except _ZIP_ERRORS as error:
             raise ImageError(f"cannot be read in the zip: {reason(error)}") from error
-        if len(content) > LARGEST_FILE:
-            raise ImageError(f"a file of more than {LARGEST_FILE} bytes")
+        if len(content) > MAX_FILE:
+            raise ImageError(f"a file of more than {MAX_FILE} bytes")
         return content
 
 
@@ -154,7 +154,7 @@ def _zipped_tsv(holder: Holder, path: str, split: str) -> Iterator[Item]:
     """Lines that may be compressed, so that they are read here and not on threads."""
     problems = Problems()
     told = 0
-    for row in tsv.TsvData(Path(path), split, split).pictures(problems):
+    for row in tsv.TsvData(Path(path), split, split).images(problems):
         for problem in problems.found[told:]:
             if problem.skipped:
                 yield _problem(holder, problem)
@@ -165,7 +165,7 @@ def _zipped_tsv(holder: Holder, path: str, split: str) -> Iterator[Item]:
             yield _problem(holder, problem)
 
 
-def _row(holder: Holder, row: PictureRow) -> Item:
+def _row(holder: Holder, row: ImageRow) -> Item:
     content = row.content
     assert isinstance(content, bytes)
     item = holder.item(spelled_id(row.image_id))
@@ -173,16 +173,16 @@ def _row(holder: Holder, row: PictureRow) -> Item:
     return item
 
 
-def _stored(holder: Holder, store: PictureStore, number: int, id: str) -> Item:
+def _stored(holder: Holder, store: ImageStore, number: int, id: str) -> Item:
     item = holder.item(id)
     item.read = _Stored(store, number)
     return item
 
 
 class _Stored:
-    """Reads a picture of a store. To another process goes what it needs alone."""
+    """Reads an image of a store. To another process goes what it needs alone."""
 
-    def __init__(self, store: PictureStore, number: int) -> None:
+    def __init__(self, store: ImageStore, number: int) -> None:
         self._store, self._number = store, number
 
     def __reduce__(self) -> tuple[Any, ...]:

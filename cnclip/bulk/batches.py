@@ -1,4 +1,4 @@
-"""Pictures of any number through a pipeline: decoded on threads while the model runs."""
+"""Images of any number through a pipeline: decoded on threads while the model runs."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class Batch(Generic[Item]):
     failed: list[tuple[Item, CnclipError]]
 
 
-def embed_pictures(
+def embed_images(
     pipeline: MultiModalEmbeddingPipeline,
     items: Iterable[Item],
     open_item: Callable[[Item], ImageInput],
     batch_size: int = IMAGE_BATCH,
 ) -> Iterator[Batch[Item]]:
-    """Embed pictures, a batch at a time.
+    """Embed images, a batch at a time.
 
     Args:
         pipeline: The model.
-        items: What stands for pictures; drawn about two batches ahead of what is given out.
-        open_item: The picture of an item, as `pipeline.forward` takes it. Called on threads.
-        batch_size: Pictures that go through the model together.
+        items: What stands for images; drawn about two batches ahead of what is given out.
+        open_item: The image of an item, as `pipeline.forward` takes it. Called on threads.
+        batch_size: Images that go through the model together.
 
     Yields:
-        Batches in the order of the items. A picture that cannot be read is told, and no more.
+        Batches in the order of the items. An image that cannot be read is told, and no more.
     """
     preprocessor = pipeline.preprocessor
     side = preprocessor.image_resolution

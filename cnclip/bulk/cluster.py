@@ -25,8 +25,8 @@ from ..archive import SUFFIX
 from ..convert import open_archive
 from ..errors import CnclipError, InvalidInputError, MissingExtraError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
-from ..pipelines.builder import MOST_THREADS
-from ..pipelines.embedding import IMAGE_BATCH, LARGEST_IMAGE_BATCH
+from ..pipelines.builder import MAX_THREADS
+from ..pipelines.embedding import IMAGE_BATCH, MAX_IMAGE_BATCH
 from ..preprocessors.prefetch import map_ahead
 from .items import Given, Item, Kind, reason
 from .manifest import Manifest, identity_of
@@ -38,15 +38,15 @@ from .tables import pyarrow_modules
 
 logger = logging.getLogger("cnclip")
 
-# Batches of a part: many, since the model waits for a part's first pictures to be decoded.
+# Batches of a part: many, since the model waits for a part's first images to be decoded.
 _BATCHES = 32
-# Bytes of picture files that travel with a part; the actor reads those beyond.
-_LARGEST_CONTENT = 128 << 20
-_LARGEST_SENT = 32 << 20
+# Bytes of image files that travel with a part; the actor reads those beyond.
+_MAX_CONTENT = 128 << 20
+_MAX_SENT = 32 << 20
 _READERS_OF_A_PART = 8
-_MOST_RETRIES = 20
+_MAX_RETRIES = 20
 # CPUs of an actor on nodes that have no GPUs; the model gains little from more.
-_MOST_CPUS = 8
+_MAX_CPUS = 8
 
 
 def ray_embed(
@@ -54,7 +54,7 @@ def ray_embed(
     model: str | Path,
     *,
     output: str | os.PathLike[str],
-    kind: Kind = "pictures",
+    kind: Kind = "images",
     dtype: Literal["float16", "float32"] = "float16",
     precision: str = "fp32",
     device: str = "gpu",
@@ -80,7 +80,7 @@ def ray_embed(
         sources: As of `embed`. They are listed here and read on the nodes.
         model: As `pipeline` takes it.
         output: The folder, made if need be.
-        kind: "pictures" or "texts".
+        kind: "images" or "texts".
         dtype: What is stored.
         precision: As of `pipeline`.
         device: 'gpu': an actor for each GPU, if the cluster has any; 'cpu'.
@@ -90,7 +90,7 @@ def ray_embed(
             node, 8 at most.
         column: As of `embed`.
         id_column: As of `embed`.
-        batch_size: Pictures that go through the model together.
+        batch_size: Images that go through the model together.
         shard_items: As of `embed`.
         retry: As of `embed`.
         replace: As of `embed`.
@@ -104,7 +104,7 @@ def ray_embed(
         DatasetError, InvalidInputError, EmbeddingsError, OSError: as of `embed`.
         CnclipError: an actor could not open the model.
         ray.exceptions.RayError: the cluster failed beyond what Ray makes good, as where actors
-            died twenty times over the same pictures.
+            died twenty times over the same images.
         KeyboardInterrupt: Ctrl-C; what came back in order is kept.
     """
     ray = _ray()
@@ -113,13 +113,13 @@ def ray_embed(
         raise InvalidInputError(f"device: expected 'gpu' or 'cpu', got {device!r}")
     for name, count in (("workers", workers), ("cpus_per_worker", cpus_per_worker)):
         if count is not None:
-            check_count(name, count, MOST_THREADS)
+            check_count(name, count, MAX_THREADS)
     opened = open_checked(sources, kind, column, id_column)
     with locked(Path(output)) as folder, _connected(ray):
         actors = _actors(
             ray, device, workers and int(workers), cpus_per_worker and int(cpus_per_worker)
         )
-        check_count("batch_size", batch_size, LARGEST_IMAGE_BATCH["cuda" if actors.gpus else "cpu"])
+        check_count("batch_size", batch_size, MAX_IMAGE_BATCH["cuda" if actors.gpus else "cpu"])
         info = open_archive(model)
         wanted = Manifest(kind, identity_of(info), precision, dtype, opened.names, int(shard_items))
         path = Path(os.path.abspath(info.path))
@@ -208,7 +208,7 @@ class _Plan:
         self._parts: list[bytes] = []
         self._new: list[int] = []
         self.items = 0
-        batch = options.batch_size if options.kind == "pictures" else TEXTS_AT_ONCE // 8
+        batch = options.batch_size if options.kind == "images" else TEXTS_AT_ONCE // 8
         part: list[Item] = []
         for item in taken(opened.items(), take):
             self.items += 1
@@ -224,7 +224,7 @@ class _Plan:
             self._new.append(len(self._parts))
         for item in part:
             if item.error is not None or item.vector is not None:
-                item.read = None  # which may hold the picture itself
+                item.read = None  # which may hold the image itself
             if item.vector is not None:
                 item.vector = _KNOWN  # looked up again when it is written
         self._parts.append(_pack(part, 1))
@@ -257,7 +257,7 @@ class _Plan:
         data.context.execution_options.preserve_order = True
         data.context.enable_progress_bars = False
         actors, kind = self._options.actors, self._options.kind
-        if kind == "pictures":
+        if kind == "images":
             # Reading is waiting: it asks for no CPU, all of which the actors may have.
             tasks = ray.data.TaskPoolStrategy(size=min(2 * actors.workers, parts))
             data = data.map_batches(_read, batch_size=1, num_cpus=0, compute=tasks)
@@ -268,9 +268,9 @@ class _Plan:
             num_cpus=actors.cpus,
             num_gpus=actors.gpus,
             compute=ray.data.ActorPoolStrategy(size=min(actors.workers, parts)),
-            # Nodes may go down, but a picture that ends the process is not tried for ever.
-            max_restarts=_MOST_RETRIES,
-            max_task_retries=_MOST_RETRIES,
+            # Nodes may go down, but an image that ends the process is not tried for ever.
+            max_restarts=_MAX_RETRIES,
+            max_task_retries=_MAX_RETRIES,
         )
         for number, batch in zip(self._new, data.iter_batches(batch_size=1), strict=True):
             if batch["part"].tolist() != [number]:
@@ -283,9 +283,9 @@ _KNOWN = np.empty(0, np.float32)
 
 
 def _read(batch: dict[str, Any]) -> dict[str, Any]:
-    """A part with its pictures' files, in a task of Ray's."""
+    """A part with its images' files, in a task of Ray's."""
     items = _unpack(batch["items"][0])
-    room = _LARGEST_CONTENT
+    room = _MAX_CONTENT
     lock = threading.Lock()
 
     def read(item: Item) -> None:
@@ -294,7 +294,7 @@ def _read(batch: dict[str, Any]) -> dict[str, Any]:
         if item.error is not None or item.vector is not None or room <= 0:
             return
         # Of what lies in an archive, that is the archive's.
-        if item.id == item.path and (item.size or 0) > _LARGEST_SENT:
+        if item.id == item.path and (item.size or 0) > _MAX_SENT:
             return
         try:
             content = item.content()
@@ -364,7 +364,7 @@ def _actors(
         gpus = sum(int(node["GPU"]) for node in with_gpus)
         return _Actors(workers or gpus, cpus_per_worker or max(1, min(shares)), 1)
     found = [int(node.get("CPU", 0)) for node in nodes]
-    cpus = cpus_per_worker or min(_MOST_CPUS, min((count for count in found if count), default=1))
+    cpus = cpus_per_worker or min(_MAX_CPUS, min((count for count in found if count), default=1))
     if cpus > max(found, default=0):
         logger.warning("no node of the cluster has %d CPUs now: Ray waits for one", cpus)
     return _Actors(workers or max(1, sum(count // cpus for count in found)), cpus, 0)

@@ -1,4 +1,4 @@
-"""The pictures of a folder and all folders in it, always in the same order."""
+"""The images of a folder and all folders in it, always in the same order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .items import Item, file_item, reason, spelled
 
 
 def walk(folder: str, left_out: Counter[str] | None = None) -> Iterator[Item]:
-    """The files of a folder whose names say that they are pictures, and what is no file at all.
+    """The files of a folder whose names say that they are images, and what is no file at all.
 
     Links are followed; a folder that was seen already, as where links lead in a circle, is not
     gone through again. Hidden files and folders are left out.

@@ -1,4 +1,4 @@
-"""What is to be embedded: a picture or a text, where it lies, and what became of it."""
+"""What is to be embedded: an image or a text, where it lies, and what became of it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from PIL import Image
 from ..errors import ImageError
 from ..preprocessors.image import fetch, load_image
 
-Kind = Literal["pictures", "texts"]
+Kind = Literal["images", "texts"]
 
-# Pillow refuses pictures of so many pixels long before.
-LARGEST_FILE = 1 << 30
+# Pillow refuses images of so many pixels long before.
+MAX_FILE = 1 << 30
 _NOT_FILES = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -31,18 +31,18 @@ _NOT_FILES = (
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A picture or a text.
+    """An image or a text.
 
     Attributes:
         id: Its name, of its own among all items.
         path: Its file or URL; of what lies in an archive or table, that file.
         size: The file's bytes, and `mtime_ns`, when it was written: they tell whether it changed.
-        read: Gives the bytes of a picture file, or the URL to fetch. Called on threads.
+        read: Gives the bytes of an image file, or the URL to fetch. Called on threads.
         text: The text.
         error: Why it cannot be embedded.
-        width: Pixels of the picture as it is embedded, turned upright.
+        width: Pixels of the image as it is embedded, turned upright.
         height: The same.
-        bytes: Of the picture file.
+        bytes: Of the image file.
         vector: The embedding, [d]: float32, or as it is stored if it was embedded before.
         kept: Whether the vector, or the error, is of an earlier run.
     """
@@ -61,7 +61,7 @@ class Item:
     kept: bool = False
 
     def open(self) -> Image.Image:
-        """The picture, as `load_image` opens it.
+        """The image, as `load_image` opens it.
 
         Raises:
             ImageError: it cannot be read; says why, but not which.
@@ -69,14 +69,14 @@ class Item:
         content = self.content()
         self.bytes = len(content)
         try:
-            picture = load_image(content)
+            image = load_image(content)
         except ImageError as error:
             raise ImageError(str(error).removeprefix(f"{len(content)} bytes: ")) from error
-        self.width, self.height = picture.size
-        return picture
+        self.width, self.height = image.size
+        return image
 
     def content(self) -> builtins.bytes:
-        """The picture file's bytes, fetched if need be.
+        """The image file's bytes, fetched if need be.
 
         Raises:
             ImageError: it cannot be read; says why, but not which.
@@ -105,7 +105,7 @@ def key_of(kind: Kind, id: str, path: str, size: Any, mtime_ns: Any, text: str |
 
 
 def file_item(path: str, id: str | None = None) -> Item:
-    """The item of a picture file; one that is no file, or empty, has its error.
+    """The item of an image file; one that is no file, or empty, has its error.
 
     Args:
         path: The file.
@@ -128,8 +128,8 @@ def file_item(path: str, id: str | None = None) -> Item:
         item.size = item.mtime_ns = None
     elif state.st_size == 0:
         item.error = "an empty file"
-    elif state.st_size > LARGEST_FILE:
-        item.error = f"a file of more than {LARGEST_FILE} bytes"
+    elif state.st_size > MAX_FILE:
+        item.error = f"a file of more than {MAX_FILE} bytes"
     return item
 
 

@@ -69,7 +69,7 @@ class Manifest:
     """What a folder holds.
 
     Attributes:
-        kind: "pictures" or "texts".
+        kind: "images" or "texts".
         model: See `model_identity`.
         precision: What was computed in, such as "fp32".
         dtype: What is stored, "float16" or "float32".
@@ -160,7 +160,7 @@ def _read(value: dict[str, Any]) -> Manifest:
     for shard in shards:
         if Path(shard.name).name != shard.name or shard.rows > shard.items:
             raise ValueError(shard.name)
-    if value["kind"] not in ("pictures", "texts") or value["dtype"] not in DTYPES:
+    if value["kind"] not in ("images", "texts") or value["dtype"] not in DTYPES:
         raise ValueError(value["kind"], value["dtype"])
     return Manifest(
         value["kind"],

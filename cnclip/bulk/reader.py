@@ -44,7 +44,7 @@ class Embeddings:
 
     @property
     def kind(self) -> Kind:
-        """What was embedded: "pictures" or "texts"."""
+        """What was embedded: "images" or "texts"."""
         return self.manifest.kind
 
     @property

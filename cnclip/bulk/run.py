@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..datasets import Problems
 from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
-from ..pipelines.embedding import IMAGE_BATCH, LARGEST_IMAGE_BATCH
+from ..pipelines.embedding import IMAGE_BATCH, MAX_IMAGE_BATCH
 from ..progress import progress
 from .items import Item, Kind
 from .manifest import DTYPES, Manifest, Shard, model_identity
@@ -26,11 +26,11 @@ from .stream import Take, embed_items
 from .tables import pyarrow_modules
 
 SHARD_ITEMS = 8192
-LARGEST_SHARD = 1 << 20
+MAX_SHARD = 1 << 20
 # Work that a killed run loses at most, besides a batch.
 SECONDS_BETWEEN_COMMITS = 5.0
 # Failed items that a report names; all are in the folder.
-MOST_FAILED = 1000
+MAX_FAILED = 1000
 
 Embedded = Callable[[Take], tuple[int | None, Generator[list[Item], None, None]]]
 
@@ -41,7 +41,7 @@ class Report:
 
     Attributes:
         output: The folder.
-        kind: "pictures" or "texts".
+        kind: "images" or "texts".
         dim: Columns of the embeddings.
         items: Items of the sources.
         rows: Embeddings in the folder.
@@ -49,7 +49,7 @@ class Report:
         kept: Those that were there before.
         failed: Items that could not be embedded, those of earlier runs included.
         first_failed: (id, error) of the first of them.
-        left_out: Files of folders that are no pictures by their names: how many of each ending.
+        left_out: Files of folders that are no images by their names: how many of each ending.
     """
 
     output: Path
@@ -69,7 +69,7 @@ class Report:
         for item in items:
             if item.error is not None:
                 self.failed += 1
-                if len(self.first_failed) < MOST_FAILED:
+                if len(self.first_failed) < MAX_FAILED:
                     self.first_failed.append((item.id, item.error))
             elif item.kept:
                 self.kept += 1
@@ -83,7 +83,7 @@ def embed(
     model: str | Path | MultiModalEmbeddingPipeline,
     *,
     output: str | os.PathLike[str],
-    kind: Kind = "pictures",
+    kind: Kind = "images",
     dtype: Literal["float16", "float32"] = "float16",
     precision: str = "fp32",
     device: str = "gpu",
@@ -96,7 +96,7 @@ def embed(
     replace: bool = False,
     show_progress: bool = False,
 ) -> Report:
-    """Embed pictures or texts of any number to a folder, see docs/embedding.md.
+    """Embed images or texts of any number to a folder, see docs/embedding.md.
 
     What the folder holds afterwards is what the sources hold now. A run that was cut off goes on
     where it was, and a later one embeds only what is new or changed: files by their size and
@@ -107,14 +107,14 @@ def embed(
         model: As `pipeline` takes it, or an open pipeline; `precision`, `device` and `num_threads`
             are not used then.
         output: The folder, made if need be.
-        kind: "pictures" or "texts".
+        kind: "images" or "texts".
         dtype: What is stored.
         precision: As of `pipeline`.
         device: As of `pipeline`.
         num_threads: As of `pipeline`.
-        column: The tables' column of pictures or texts.
+        column: The tables' column of images or texts.
         id_column: The tables' column of ids.
-        batch_size: Pictures that go through the model together.
+        batch_size: Images that go through the model together.
         shard_items: Items of a shard.
         retry: Try again what failed in an earlier run and has not changed.
         replace: Let go what came of sources that are not named any more.
@@ -171,7 +171,7 @@ def check_storage(dtype: str, shard_items: int) -> None:
     """
     if dtype not in DTYPES:
         raise InvalidInputError(f"dtype: expected {' or '.join(DTYPES)}, got {dtype!r}")
-    check_count("shard_items", shard_items, LARGEST_SHARD)
+    check_count("shard_items", shard_items, MAX_SHARD)
     pyarrow_modules()
 
 
@@ -242,7 +242,7 @@ def iter_embeddings(
     sources: Sources,
     model: str | Path | MultiModalEmbeddingPipeline,
     *,
-    kind: Kind = "pictures",
+    kind: Kind = "images",
     precision: str = "fp32",
     device: str = "gpu",
     num_threads: int | None = None,
@@ -251,7 +251,7 @@ def iter_embeddings(
     batch_size: int = IMAGE_BATCH,
     problems: Problems | None = None,
 ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-    """Embed pictures or texts of any number, and write nothing.
+    """Embed images or texts of any number, and write nothing.
 
     Args:
         sources: As of `embed`, and so are the other arguments.
@@ -291,8 +291,8 @@ def open_checked(
     sources: Sources, kind: Kind, column: str | None, id_column: str | None
 ) -> SourceList:
     """`open_sources` of a kind that there is."""
-    if kind not in ("pictures", "texts"):
-        raise InvalidInputError(f"kind: expected 'pictures' or 'texts', got {kind!r}")
+    if kind not in ("images", "texts"):
+        raise InvalidInputError(f"kind: expected 'images' or 'texts', got {kind!r}")
     return open_sources(sources, kind, column=column, id_column=id_column)
 
 
@@ -308,7 +308,7 @@ def _open_model(
 
 
 def _check_batch_size(size: int, embedder: MultiModalEmbeddingPipeline) -> None:
-    check_count("batch_size", size, LARGEST_IMAGE_BATCH[embedder.model.device.partition(":")[0]])
+    check_count("batch_size", size, MAX_IMAGE_BATCH[embedder.model.device.partition(":")[0]])
 
 
 def check_count(name: str, value: int, most: int) -> None:

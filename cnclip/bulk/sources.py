@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ..datasets import shards, tsv
-from ..datasets.classification import SUFFIXES as PICTURE_SUFFIXES
+from ..datasets.classification import SUFFIXES as IMAGE_SUFFIXES
 from ..errors import DatasetError, InvalidInputError
 from . import tables
 from .archives import tar_items, tsv_items, zip_items
@@ -45,7 +45,7 @@ class SourceList:
     Attributes:
         kind: What they hold.
         sources: The sources by their names.
-        left_out: Files of folders that are no pictures by their names: how many of each ending.
+        left_out: Files of folders that are no images by their names: how many of each ending.
     """
 
     kind: Kind
@@ -104,8 +104,8 @@ class SourceList:
         return sum(1 for _ in self.items())
 
     def _hint(self, source: Source) -> str:
-        """What a folder has in place of pictures."""
-        for suffix in (tsv.PICTURES, ".tar", ".parquet", ".zip"):
+        """What a folder has in place of images."""
+        for suffix in (tsv.IMAGES, ".tar", ".parquet", ".zip"):
             if os.path.isdir(source.name) and list(Path(source.name).glob(f"*{suffix}")):
                 return f", but files *{suffix}: name those"
         return ""
@@ -113,7 +113,7 @@ class SourceList:
 
 def open_sources(
     sources: Sources,
-    kind: Kind = "pictures",
+    kind: Kind = "images",
     *,
     column: str | None = None,
     id_column: str | None = None,
@@ -121,8 +121,8 @@ def open_sources(
     """Find out what each source is.
 
     Args:
-        sources: One path, or several. Of pictures: a folder, gone through with all in it; a
-            picture; a list (.txt) of paths or URLs, or `-`, which is stdin; a .jsonl, .csv, .tsv or
+        sources: One path, or several. Of images: a folder, gone through with all in it; a
+            image; a list (.txt) of paths or URLs, or `-`, which is stdin; a .jsonl, .csv, .tsv or
             Parquet file with a column of them; Chinese-CLIP's `SPLIT_imgs.tsv`; a tar file as
             WebDataset makes them; a zip. Of texts: .txt, `-`, .jsonl, .csv, .tsv or Parquet.
             What is no file may be a pattern, `shards/*.tar` or `shards/{000..012}.tar`.
@@ -141,9 +141,9 @@ def open_sources(
         if path == STDIN:
             content = sys.stdin.buffer.read()
             found.add(Source(STDIN, partial(tables.stream_items, content, kind)))
-        elif kind == "pictures" and tables.is_url(path):
-            name = tables.picture_item(path).path
-            found.add(Source(name, partial(_alone, tables.picture_item, path)))
+        elif kind == "images" and tables.is_url(path):
+            name = tables.image_item(path).path
+            found.add(Source(name, partial(_alone, tables.image_item, path)))
         else:
             for name in _files(os.path.expanduser(path)):
                 found.add(_source(os.path.abspath(name), found, columns))
@@ -169,16 +169,16 @@ def _source(path: str, found: SourceList, columns: Columns) -> Source:
         raise DatasetError(f"{name}: texts come from {_listed(tables.SUFFIXES)} files")
     if os.path.isdir(path):
         return Source(name, partial(walk, path, found.left_out))
-    if suffix in PICTURE_SUFFIXES or not os.path.isfile(path):
+    if suffix in IMAGE_SUFFIXES or not os.path.isfile(path):
         return Source(name, partial(_alone, file_item, path))
-    if os.path.basename(path).endswith(tsv.PICTURES):
+    if os.path.basename(path).endswith(tsv.IMAGES):
         return Source(name, partial(tsv_items, path))
     if suffix in _ARCHIVES:
         return Source(name, partial(_ARCHIVES[suffix], path))
     if suffix in tables.SUFFIXES:
         return Source(name, partial(tables.table_items, path, columns))
     raise DatasetError(
-        f"{name}: of no known kind: pictures, {_listed({*tables.SUFFIXES, *_ARCHIVES})}"
+        f"{name}: of no known kind: images, {_listed({*tables.SUFFIXES, *_ARCHIVES})}"
     )
 
 

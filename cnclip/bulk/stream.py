@@ -1,4 +1,4 @@
-"""Items through the model: pictures decoded on threads while it runs, texts many at a time."""
+"""Items through the model: images decoded on threads while it runs, texts many at a time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def embed_items(
         pipeline: The model.
         items: What to embed; drawn about two batches ahead of what is given out.
         kind: What they are.
-        batch_size: Pictures that go through the model together.
+        batch_size: Images that go through the model together.
         cut_every: The longest list.
         take: Looks whether an item is known: it has a vector or an error then.
 
@@ -50,7 +50,7 @@ def embed_items(
         Lists of items, one after the other; each item has its vector, float32 [d] where it was
         not known before, or its error.
     """
-    batch: _Batch = _Texts(pipeline) if kind == "texts" else _Pictures(pipeline, batch_size)
+    batch: _Batch = _Texts(pipeline) if kind == "texts" else _Images(pipeline, batch_size)
     waiting: list[Item] = []
     with closing(as_generator(batch.prepared(items, take))) as prepared:
         for number, (item, value) in enumerate(prepared, 1):
@@ -97,7 +97,7 @@ class _Batch(ABC):
     def _encode(self) -> NDArray[np.float32]: ...
 
 
-class _Pictures(_Batch):
+class _Images(_Batch):
     def __init__(self, pipeline: MultiModalEmbeddingPipeline, size: int) -> None:
         super().__init__(pipeline)
         side = pipeline.preprocessor.image_resolution

@@ -1,7 +1,7 @@
-"""Lists and tables of pictures or texts: .txt, .jsonl, .csv, .tsv and Parquet files.
+"""Lists and tables of images or texts: .txt, .jsonl, .csv, .tsv and Parquet files.
 
 A .txt has one on each line; of the others one column is taken, of a usual name or of the one that
-is asked for. A picture is a path, a URL, or in Parquet a file's bytes as well; paths are those from
+is asked for. An image is a path, a URL, or in Parquet a file's bytes as well; paths are those from
 the table's folder.
 """
 
@@ -18,7 +18,7 @@ from functools import partial
 from typing import IO, Any, NamedTuple
 
 from ..datasets import Problems
-from ..datasets.folder import PICTURE_KEYS, TEXT_KEYS
+from ..datasets.folder import IMAGE_KEYS, TEXT_KEYS
 from ..datasets.lines import read_lines, read_objects
 from ..errors import DatasetError, ImageError, MissingExtraError
 from .archives import Holder, spelled_id
@@ -37,7 +37,7 @@ class Columns(NamedTuple):
 
     Attributes:
         kind: What the values are.
-        values: Names for the column of pictures or texts.
+        values: Names for the column of images or texts.
         ids: Names for the column of ids, which there need not be unless it was asked for.
         id_needed: Whether it was.
     """
@@ -50,7 +50,7 @@ class Columns(NamedTuple):
     @classmethod
     def of(cls, kind: Kind, column: str | None, id_column: str | None) -> Columns:
         """The usual names, or those that were asked for."""
-        usual = PICTURE_KEYS if kind == "pictures" else TEXT_KEYS
+        usual = IMAGE_KEYS if kind == "images" else TEXT_KEYS
         return cls(
             kind,
             usual if column is None else (column,),
@@ -130,8 +130,8 @@ def _item(cell: _Cell, holder: Holder, folder: str, kind: Kind) -> Item:
     if not isinstance(value, str) or not value.strip():
         found = "nothing" if value is None or isinstance(value, str) else f"{value!r:.60}"
         return holder.failed(cell.where if id is None else id, f"expected a string, found {found}")
-    if kind == "pictures":
-        return picture_item(value, id, folder)
+    if kind == "images":
+        return image_item(value, id, folder)
     item = Item(cell.where if id is None else id, holder.path, text=value)
     try:
         value.encode()
@@ -141,11 +141,11 @@ def _item(cell: _Cell, holder: Holder, folder: str, kind: Kind) -> Item:
 
 
 def is_url(value: str) -> bool:
-    """Whether it is a URL of a kind that pictures are fetched from."""
+    """Whether it is a URL of a kind that images are fetched from."""
     return _URL.match(value) is not None
 
 
-def picture_item(value: str, id: str | None = None, folder: str = "") -> Item:
+def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
     """The item of a path, taken from a folder, or of a URL."""
     scheme = _URL.match(value)
     if scheme is None:
@@ -170,7 +170,7 @@ def _line_cells(file: IO[bytes], name: str, kind: Kind) -> Iterator[_Cell]:
     for line in read_lines(file, name, problems):
         yield from _told(problems, seen)
         # Bytes of paths are kept; texts with such bytes are refused later.
-        value = os.fsdecode(line.content) if kind == "pictures" else _decoded(line.content)
+        value = os.fsdecode(line.content) if kind == "images" else _decoded(line.content)
         yield _Cell(line.where, None, value)
     yield from _told(problems, seen)
 
@@ -281,7 +281,7 @@ def _value(scalar: Any) -> Any:
 
 
 class _LazyColumn:
-    """A row group's pictures, read when one is first asked for: not at all where all are known.
+    """A row group's images, read when one is first asked for: not at all where all are known.
 
     Its items share it, so that it is gone with the last of them.
     """
@@ -308,13 +308,13 @@ class _LazyColumn:
         value = self._column[row].as_py()
         if isinstance(value, dict):
             if not value.get("bytes") and value.get("path"):
-                item = picture_item(value["path"], None, os.path.dirname(self._path))
+                item = image_item(value["path"], None, os.path.dirname(self._path))
                 if item.error is not None or item.read is None:
                     raise ImageError(f"{printable(item.path)}: {item.error}")
                 return item.read()
             value = value.get("bytes")
         if not isinstance(value, bytes) or not value:
-            raise ImageError("the row has no picture")
+            raise ImageError("the row has no image")
         return value
 
 

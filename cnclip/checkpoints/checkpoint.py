@@ -18,7 +18,7 @@ NamedTensor = tuple[str, torch.Tensor]
 
 # Those of float8 are converted by no torch operator that we use.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_LONGEST_NAME = 200
+_MAX_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def by_name(path: Path, tensors: Iterable[tuple[Any, Any]]) -> Weights:
     for name, value in tensors:
         if not isinstance(name, str):
             raise CheckpointError(f"{path}: expected tensors by their names")
-        if len(name) > _LONGEST_NAME or not name.isprintable():
+        if len(name) > _MAX_NAME or not name.isprintable():
             raise CheckpointError(f"{path}: damaged: a tensor of the name {name!r:.100}")
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{path}: {name}: expected a tensor, found {type(value)}")

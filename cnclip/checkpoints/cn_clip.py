@@ -14,11 +14,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..archive import LARGEST_RESOLUTION
+from ..archive import MAX_RESOLUTION
 from ..errors import CheckpointError
 from ..modeling.config import ClipConfig, TextConfig, VisionConfig
 from .checkpoint import Checkpoint, Hints, NamedTensor, Weights, by_name
-from .config_file import LARGEST_SIZE, MOST_LAYERS
+from .config_file import MAX_LAYERS, MAX_SIZE
 from .files import Source
 from .known import KNOWN_MODELS
 from .modelscope import with_pooler, without_pooler
@@ -94,10 +94,10 @@ class _Shapes:
         if name not in self.weights:
             raise CheckpointError(f"{self.path}: not of Chinese-CLIP: it has no tensor {name}")
         shape = tuple(self.weights[name].shape)
-        if len(shape) != dimensions or not all(1 <= size <= LARGEST_SIZE for size in shape):
+        if len(shape) != dimensions or not all(1 <= size <= MAX_SIZE for size in shape):
             raise CheckpointError(
                 f"{self.path}: {name} of shape {list(shape)}, expected {dimensions} dimensions of "
-                f"1 to {LARGEST_SIZE}"
+                f"1 to {MAX_SIZE}"
             )
         return shape
 
@@ -107,9 +107,9 @@ class _Shapes:
         found = {
             name[length:].partition(".")[0] for name in self.weights if name.startswith(prefix)
         }
-        if not 1 <= len(found) <= MOST_LAYERS:
+        if not 1 <= len(found) <= MAX_LAYERS:
             raise CheckpointError(
-                f"{self.path}: {len(found)} layers {prefix}N, expected 1 to {MOST_LAYERS}"
+                f"{self.path}: {len(found)} layers {prefix}N, expected 1 to {MAX_LAYERS}"
             )
         return len(found)
 
@@ -153,10 +153,10 @@ class _Shapes:
         return VisionConfig(resolution, (one, two, three, four), width, None)
 
     def _resolution(self, patch_size: int, side: int) -> int:
-        if patch_size * side > LARGEST_RESOLUTION:
+        if patch_size * side > MAX_RESOLUTION:
             raise CheckpointError(
-                f"{self.path}: pictures of {patch_size * side} pixels a side, expected at most "
-                f"{LARGEST_RESOLUTION}"
+                f"{self.path}: images of {patch_size * side} pixels a side, expected at most "
+                f"{MAX_RESOLUTION}"
             )
         return patch_size * side
 

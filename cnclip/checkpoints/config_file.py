@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..archive import LARGEST_RESOLUTION
+from ..archive import MAX_RESOLUTION
 from ..errors import CheckpointError
 
 # Far above any published model; what is larger is damage, and would take hours or all memory.
-LARGEST_SIZE = 1 << 24
-MOST_LAYERS = 1000
+MAX_SIZE = 1 << 24
+MAX_LAYERS = 1000
 # Of a file of settings; the published ones have a few kB.
-_LARGEST_FILE = 1 << 24
+_MAX_FILE = 1 << 24
 
 
 def read_small(path: Path, at_most: int) -> bytes:
@@ -42,7 +42,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
     Raises:
         CheckpointError: there is none; names the file.
     """
-    content = read_small(path, _LARGEST_FILE)
+    content = read_small(path, _MAX_FILE)
     try:
         values = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
@@ -93,7 +93,7 @@ class ConfigFile:
         default: int | None = None,
         *,
         at_least: int = 1,
-        at_most: int = LARGEST_SIZE,
+        at_most: int = MAX_SIZE,
     ) -> int:
         """An integer within bounds."""
         value = self.values.get(key, default)
@@ -103,14 +103,14 @@ class ConfigFile:
 
     def layers(self, key: str, default: int | None = None) -> int:
         """How many layers there are."""
-        return self.size(key, default, at_most=MOST_LAYERS)
+        return self.size(key, default, at_most=MAX_LAYERS)
 
     def stages(self, key: str) -> int | tuple[int, int, int, int]:
         """How many layers there are, or how many in each of a ResNet's four stages."""
         value = self.values.get(key)
         if not isinstance(value, list):
             return self.layers(key)
-        if len(value) != 4 or not all(type(n) is int and 1 <= n <= MOST_LAYERS for n in value):
+        if len(value) != 4 or not all(type(n) is int and 1 <= n <= MAX_LAYERS for n in value):
             raise self.error(key, "an integer or four of them")
         return value[0], value[1], value[2], value[3]
 
@@ -128,7 +128,7 @@ class ConfigFile:
 
     def resolution(self, key: str, default: int | None = None) -> int:
         """Pixels a side."""
-        return self.size(key, default, at_most=LARGEST_RESOLUTION)
+        return self.size(key, default, at_most=MAX_RESOLUTION)
 
     def one_of(self, key: str, known: tuple[str, ...], default: str) -> str:
         """One of some words."""

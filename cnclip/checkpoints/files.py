@@ -27,7 +27,7 @@ INDEX_SUFFIX = ".index.json"
 # Of the zips that torch writes; before them it wrote pickles one behind the other.
 ZIP_MAGIC = b"PK\x03\x04"
 # Of safetensors; those of published models have less than 100 kB.
-_LARGEST_HEADER = 1 << 24
+_MAX_HEADER = 1 << 24
 
 _MODELSCOPE = (WEIGHTS, VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
 
@@ -152,7 +152,7 @@ def check_whole(path: Path) -> None:
 def _check_safetensors(path: Path, header_size: int) -> None:
     """Refuse a file that does not end where its last tensor does."""
     size = path.stat().st_size
-    if header_size > min(size - 8, _LARGEST_HEADER):
+    if header_size > min(size - 8, _MAX_HEADER):
         raise CheckpointError(f"{path}: damaged: its header claims {header_size} bytes")
     with path.open("rb") as file:
         file.seek(8)

@@ -43,7 +43,7 @@ _UNUSED = (
     "text_model.pooler.dense.bias",
 )
 _TRANSPOSED = ("visual.proj", "text_projection")
-_LARGEST_VOCABULARY = 1 << 20
+_MAX_VOCABULARY = 1 << 20
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Of the files that weights are written to: so much is held beside the checkpoint's own tensors.
 SHARD_BYTES = 500_000_000
@@ -117,7 +117,7 @@ def _read_vocabulary(directory: Path) -> bytes:
     path = directory / TOKENIZER
     words = _read_words(ConfigFile.read(path))
     size = len(words)
-    if not 1 <= size <= _LARGEST_VOCABULARY or sorted(map(repr, words.values())) != sorted(
+    if not 1 <= size <= _MAX_VOCABULARY or sorted(map(repr, words.values())) != sorted(
         map(repr, range(size))
     ):
         raise CheckpointError(f"{path}: model: vocab: expected words with ids from 0 on, each once")
@@ -158,7 +158,7 @@ def _read_preprocessor(path: Path, resolution: int) -> tuple[Channels, Channels]
     """Mean and standard deviation of the normalisation.
 
     Other settings are refused where they say something else than what the core does: to resize
-    without regard to the picture's proportions, bicubically, and to scale to 0..1.
+    without regard to the image's proportions, bicubically, and to scale to 0..1.
     """
     if not path.is_file():
         return CLIP_MEAN, CLIP_STD

@@ -26,9 +26,9 @@ _GLOBALS = re.compile(
     r"|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)"
 )
 # Of a pickle without its tensors' numbers; published models have 100 kB.
-_LARGEST_PICKLE = 4 << 20
+_MAX_PICKLE = 4 << 20
 # Values in a tuple, tuples within it unfolded; what makes a tensor has about twenty.
-_LARGEST_TUPLE = 256
+_MAX_TUPLE = 256
 # Before it wrote zips, torch wrote so many pickles, and the tensors' numbers behind them.
 _PICKLES_BEFORE_ZIP = 5
 
@@ -119,8 +119,8 @@ def _check_pickles(path: Path, file: IO[bytes], is_zip: bool) -> None:
             return
         # By torch's own reader, so that what is looked at is what will be run.
         reader = torch._C.PyTorchFileReader(file)
-        if reader.get_record_size("data.pkl") > _LARGEST_PICKLE:
-            raise pickle.UnpicklingError(f"data.pkl has more than {_LARGEST_PICKLE} bytes")
+        if reader.get_record_size("data.pkl") > _MAX_PICKLE:
+            raise pickle.UnpicklingError(f"data.pkl has more than {_MAX_PICKLE} bytes")
         _check_pickle(reader.get_record("data.pkl"))
     except MemoryError as error:
         raise CheckpointError(f"{path}: damaged: a pickle claims more than all memory") from error
@@ -138,8 +138,8 @@ def _check_pickle(source: bytes | IO[bytes]) -> None:
     start: int | None = None
     for code, argument, position in pickletools.genops(source):
         start = position if start is None else start
-        if (position or 0) - (start or 0) > _LARGEST_PICKLE:
-            raise pickle.UnpicklingError(f"a pickle has more than {_LARGEST_PICKLE} bytes")
+        if (position or 0) - (start or 0) > _MAX_PICKLE:
+            raise pickle.UnpicklingError(f"a pickle has more than {_MAX_PICKLE} bytes")
         if code.name == "GLOBAL" and _GLOBALS.fullmatch(str(argument)) is None:
             what = printable(str(argument)[:100]).replace(" ", ".")
             raise pickle.UnpicklingError(f"{what} makes no dense tensor")
@@ -155,7 +155,7 @@ def _check_pickle(source: bytes | IO[bytes]) -> None:
         size = kept[argument] if code.name.endswith("GET") else 1
         if "TUPLE" in code.name:
             size += sum(stack[max(first, 0) :])
-        if size > _LARGEST_TUPLE:
+        if size > _MAX_TUPLE:
             raise pickle.UnpicklingError(f"a tuple has {size} values")
         stack[max(first, 0) :] = [size] * len(code.stack_after)
 

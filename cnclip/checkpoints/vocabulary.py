@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import _core
-from ..archive import LARGEST_VOCABULARY
+from ..archive import MAX_VOCABULARY
 from ..errors import VocabularyError
 from .config_file import read_small
 
@@ -19,7 +19,7 @@ def read_vocabulary(path: Path) -> bytes:
     Raises:
         CheckpointError: the file cannot be read.
     """
-    return read_small(path, LARGEST_VOCABULARY)
+    return read_small(path, MAX_VOCABULARY)
 
 
 def tokenizer_of(vocabulary: bytes, name: Path) -> _core.Tokenizer:

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         130 (interrupted).
     """
     parser = argparse.ArgumentParser(
-        prog="cnclip", description="Chinese-CLIP embeddings of pictures and Chinese texts."
+        prog="cnclip", description="Chinese-CLIP embeddings of images and Chinese texts."
     )
     parser.add_argument("--version", action="version", version=f"cnclip {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -17,9 +17,9 @@ from .serve import add_server_arguments, serve_collections
 
 TABLE_COUNT = 5
 SHEET_COUNT = 8
-LARGEST_COUNT = 24
+MAX_COUNT = 24
 
-SUMMARY = "run the example on the pictures that ship"
+SUMMARY = "run the example on the images that ship"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "queries",
         metavar="TEXT",
         nargs="*",
-        help=f"Chinese texts to find pictures for (default: {len(demo.QUERIES)} examples)",
+        help=f"Chinese texts to find images for (default: {len(demo.QUERIES)} examples)",
     )
     parser.add_argument(
         "-o",
@@ -42,14 +42,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-k",
         metavar="N",
         type=_count,
-        help=f"pictures to show for a text (default: {TABLE_COUNT} in the table, "
+        help=f"images to show for a text (default: {TABLE_COUNT} in the table, "
         f"{SHEET_COUNT} on the sheet)",
     )
     parser.add_argument(
         "--images",
         metavar="FOLDER",
         type=Path,
-        help="search this folder of pictures, not the gallery that ships",
+        help="search this folder of images, not the gallery that ships",
     )
     parser.add_argument(
         "--model",
@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the tables, write the sheet; 1 if pictures had to be left out."""
+    """Print the tables, write the sheet; 1 if images had to be left out."""
     if arguments.ui:
         return _serve(arguments)
     from ..demo.contact_sheet import draw_contact_sheet
@@ -77,27 +77,25 @@ def run(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     _check_output(output)
     gallery = demo.load_gallery()
-    pictures = (
-        gallery if arguments.images is None else demo.find_pictures(arguments.images, [output])
-    )
-    if not pictures:
-        raise InvalidInputError(f"{arguments.images}: holds no pictures")
+    images = gallery if arguments.images is None else demo.find_images(arguments.images, [output])
+    if not images:
+        raise InvalidInputError(f"{arguments.images}: holds no images")
 
     embedder = pipeline(
         task=Tasks.multi_modal_embedding, model=arguments.model, device=arguments.device
     )
     if arguments.images is None:
         _print_example(embedder, gallery)
-    readable, images, unreadable = demo.embed_pictures(embedder, pictures, progress=_progress)
+    readable, embeddings, unreadable = demo.embed_images(embedder, images, progress=_progress)
     _print_unreadable(unreadable)
     if not readable:
-        raise InvalidInputError(f"{arguments.images}: none of its pictures can be read")
+        raise InvalidInputError(f"{arguments.images}: none of its images can be read")
     answers = demo.find_matches(
-        demo.embed_texts(embedder, queries), readable, images, arguments.k or SHEET_COUNT
+        demo.embed_texts(embedder, queries), readable, embeddings, arguments.k or SHEET_COUNT
     )
     _print_matches(queries, answers, len(readable), arguments.k or TABLE_COUNT)
     name = Path(arguments.model).name
-    subtitle = f"{name} · {len(readable)} pictures · cosine similarity"
+    subtitle = f"{name} · {len(readable)} images · cosine similarity"
     draw_contact_sheet(queries, answers, subtitle).save(output, "PNG", optimize=True)
     print(f"\nContact sheet: {output}")
     return 1 if unreadable else 0
@@ -123,35 +121,37 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_unreadable(unreadable: Sequence[demo.UnreadablePicture]) -> None:
+def _print_unreadable(unreadable: Sequence[demo.UnreadableImage]) -> None:
     for item in unreadable:
-        print(f"cnclip demo: {item.picture.path}: {item.reason}", file=sys.stderr)
+        print(f"cnclip demo: {item.image.path}: {item.reason}", file=sys.stderr)
 
 
-def _print_example(embedder: MultiModalEmbeddingPipeline, gallery: Sequence[demo.Picture]) -> None:
-    """The model card's example: which of some texts belongs to which of some pictures."""
-    by_emoji = {picture.emoji: picture for picture in gallery}
+def _print_example(
+    embedder: MultiModalEmbeddingPipeline, gallery: Sequence[demo.GalleryImage]
+) -> None:
+    """The model card's example: which of some texts belongs to which of some images."""
+    by_emoji = {image.emoji: image for image in gallery}
     some = [by_emoji[emoji] for emoji in demo.EXAMPLE_EMOJI]
-    pictures, images, _ = demo.embed_pictures(embedder, some)
+    images, embeddings, _ = demo.embed_images(embedder, some)
     texts = demo.embed_texts(embedder, demo.EXAMPLE_TEXTS)
-    probabilities = demo.match_probabilities(images, texts, float(embedder.model.temperature))
-    rows = [["picture", *demo.EXAMPLE_TEXTS]]
-    for picture, row in zip(pictures, probabilities, strict=True):
-        rows.append([f"{picture.path.name}  {picture.label}", *(f"{value:.1%}" for value in row)])
-    print("How likely each text is to belong to each picture (图文匹配概率)\n")
+    probabilities = demo.match_probabilities(embeddings, texts, float(embedder.model.temperature))
+    rows = [["image", *demo.EXAMPLE_TEXTS]]
+    for image, row in zip(images, probabilities, strict=True):
+        rows.append([f"{image.path.name}  {image.label}", *(f"{value:.1%}" for value in row)])
+    print("How likely each text is to belong to each image (图文匹配概率)\n")
     print(format_table(rows, [False] + [True] * len(demo.EXAMPLE_TEXTS)), end="\n\n")
 
 
 def _print_matches(
     queries: Sequence[str], answers: Sequence[Sequence[demo.Match]], total: int, count: int
 ) -> None:
-    """A line a text: the best pictures, each with its cosine."""
+    """A line a text: the best images, each with its cosine."""
     columns = min(count, total)
     rows = [["text", *(str(rank + 1) for rank in range(columns))]]
     for query, matches in zip(queries, answers, strict=True):
-        cells = [f"{match.score:.3f} {match.picture.label}" for match in matches[:columns]]
+        cells = [f"{match.score:.3f} {match.image.label}" for match in matches[:columns]]
         rows.append([query, *cells])
-    print(f"The best of {total} pictures for each text, with their cosine\n")
+    print(f"The best of {total} images for each text, with their cosine\n")
     print(format_table(rows, [False] * (columns + 1)))
 
 
@@ -164,10 +164,10 @@ def _check_output(output: Path) -> None:
 
 
 def _progress(done: int, total: int) -> None:
-    """A line on a terminal that counts the pictures; gone when all are done."""
+    """A line on a terminal that counts the images; gone when all are done."""
     if total > 500 and sys.stderr.isatty():
         end = "\r\x1b[K" if done == total else ""
-        print(f"\r{done} of {total} pictures{end}", end="", file=sys.stderr, flush=True)
+        print(f"\r{done} of {total} images{end}", end="", file=sys.stderr, flush=True)
 
 
 def _print_anything() -> None:
@@ -178,8 +178,6 @@ def _print_anything() -> None:
 
 def _count(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
-    if not 1 <= number <= LARGEST_COUNT:
-        raise argparse.ArgumentTypeError(
-            f"expected a number from 1 to {LARGEST_COUNT}, got {text!r}"
-        )
+    if not 1 <= number <= MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {MAX_COUNT}, got {text!r}")
     return number

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..bulk import Report
 
-SUMMARY = "embed pictures or texts of any number to a folder"
+SUMMARY = "embed images or texts of any number to a folder"
 
 # The model that ships, which is small.
 _SHIPPED = "emoji-cn"
@@ -18,7 +18,7 @@ _SHIPPED = "emoji-cn"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Embed pictures or texts of any number to a folder: .npy shards, and Parquet files with a "
+        "Embed images or texts of any number to a folder: .npy shards, and Parquet files with a "
         "line for each item. A run that was cut off goes on where it was; a later run embeds what "
         "is new or changed, and lets go what is there no more. Exit status 1 if items failed; each "
         "is named, and recorded."
@@ -28,8 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         nargs="+",
         help="a folder, gone through with all in it; a list of paths or URLs (.txt, or - for "
-        "stdin); .jsonl, .csv, .tsv or .parquet with a column of pictures; Chinese-CLIP's "
-        "SPLIT_imgs.tsv; a .tar as WebDataset makes it; a .zip; a picture; a pattern of files",
+        "stdin); .jsonl, .csv, .tsv or .parquet with a column of images; Chinese-CLIP's "
+        "SPLIT_imgs.tsv; a .tar as WebDataset makes it; a .zip; an image; a pattern of files",
     )
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder")
     parser.add_argument(
@@ -52,10 +52,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="float16",
         help="what is stored; default: %(default)s",
     )
-    parser.add_argument("--column", metavar="NAME", help="of tables: the pictures or texts")
+    parser.add_argument("--column", metavar="NAME", help="of tables: the images or texts")
     parser.add_argument("--id-column", metavar="NAME", help="of tables: the ids")
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", default=8, help="pictures; default: %(default)s"
+        "--batch-size", type=int, metavar="N", default=8, help="images; default: %(default)s"
     )
     parser.add_argument(
         "--shard-items",
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.sources,
         arguments.model,
         output=arguments.output,
-        kind="texts" if arguments.texts else "pictures",
+        kind="texts" if arguments.texts else "images",
         dtype=arguments.dtype,
         precision=arguments.precision,
         device=arguments.device,
@@ -117,7 +117,7 @@ def _print(report: Report) -> None:
         print(f"and {more} more; all are in the Parquet files, with `error`", file=sys.stderr)
     if report.left_out:
         kinds = (f"{n} {end or 'without an ending'}" for end, n in sorted(report.left_out.items()))
-        print(f"left out, no pictures by their names: {', '.join(kinds)}", file=sys.stderr)
+        print(f"left out, no images by their names: {', '.join(kinds)}", file=sys.stderr)
     print(
         f"{report.output}: {report.rows} {report.kind} of {report.dim} columns: {report.embedded} "
         f"embedded, {report.kept} kept, {report.failed} failed"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SUMMARY = "evaluate retrieval or zero-shot classification on a data set"
 
 # Of the problems, on stderr; all are in the report.
-MOST_PROBLEMS = 1000
+MAX_PROBLEMS = 1000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     retrieval = kinds.add_parser(
         "retrieval",
-        help="texts find pictures, pictures find texts: R@1, R@5, R@10, MR",
+        help="texts find images, images find texts: R@1, R@5, R@10, MR",
         description="Recall of text to image and image to text, as Chinese-CLIP's evaluation "
         "defines it. Exit status 1 if rows could not be used; each is named.",
     )
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "dataset",
         metavar="DATASET",
         help="a folder with SPLIT_imgs.tsv and SPLIT_texts.jsonl, a zip of it, one with "
-        "lmdb/SPLIT/imgs, a folder of pictures with a metadata.jsonl, or emoji-cn",
+        "lmdb/SPLIT/imgs, a folder of images with a metadata.jsonl, or emoji-cn",
     )
     retrieval.add_argument("--split", help="valid, test, ...; needed where there are several")
     retrieval.add_argument(
@@ -42,14 +42,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     zeroshot = kinds.add_parser(
         "zeroshot",
         help="accuracy of zero-shot classification",
-        description="Accuracy of classification by class names. Exit status 1 if pictures could "
+        description="Accuracy of classification by class names. Exit status 1 if images could "
         "not be used; each is named.",
     )
     zeroshot.add_argument(
         "dataset",
         metavar="DATASET",
-        help="a folder with a folder of pictures for each class (also in SPLIT/), or a list of "
-        "'PICTURE CLASS' lines",
+        help="a folder with a folder of images for each class (also in SPLIT/), or a list of "
+        "'IMAGE CLASS' lines",
     )
     zeroshot.add_argument("--split", help="a folder in DATASET, such as test")
     zeroshot.add_argument(
@@ -117,11 +117,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_problems(problems: list[Problem], output: str | None) -> None:
-    for problem in problems[:MOST_PROBLEMS]:
+    for problem in problems[:MAX_PROBLEMS]:
         print(problem, file=sys.stderr)
-    if len(problems) > MOST_PROBLEMS:
+    if len(problems) > MAX_PROBLEMS:
         place = "" if output is None else f"; all are in {Path(output) / 'report.json'}"
-        print(f"and {len(problems) - MOST_PROBLEMS} more{place}", file=sys.stderr)
+        print(f"and {len(problems) - MAX_PROBLEMS} more{place}", file=sys.stderr)
 
 
 def retrieval_table(report: RetrievalReport) -> str:
@@ -133,8 +133,7 @@ def retrieval_table(report: RetrievalReport) -> str:
     cut = f", {report.truncated} of them cut" if report.truncated else ""
     left_out = f", {report.skipped} rows left out" if report.skipped else ""
     lines = [
-        f"{report.dataset}, {report.split}: {report.texts} texts, {report.pictures} pictures"
-        f"{left_out}",
+        f"{report.dataset}, {report.split}: {report.texts} texts, {report.images} images{left_out}",
         f"model {report.model}, {report.precision}; texts {words}{cut}",
         "",
         f"{'':42}" + "".join(f"{column:>8}" for column in columns),
@@ -147,7 +146,7 @@ def retrieval_table(report: RetrievalReport) -> str:
     for title, name in (("text to image", "text_to_image"), ("image to text", "image_to_text")):
         measured = getattr(report, name)
         if measured is None:
-            lines.append(f"{title}: no recall, since no text names a picture")
+            lines.append(f"{title}: no recall, since no text names an image")
             continue
         lines.append(row(title, measured))
         for setting, figures in ((report.published or {}).get(name) or {}).items():
@@ -162,8 +161,7 @@ def zeroshot_table(report: ZeroShotReport) -> str:
     left_out = f", {len(report.problems)} left out" if report.problems else ""
     return "\n".join(
         [
-            f"{report.dataset}: {report.pictures} pictures of {len(report.labels)} classes"
-            f"{left_out}",
+            f"{report.dataset}: {report.images} images of {len(report.labels)} classes{left_out}",
             f"model {report.model}, {report.precision}; {len(report.templates)} templates, such as "
             f"{report.templates[0]}",
             "",

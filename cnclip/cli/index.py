@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from ..pipelines import MultiModalEmbeddingPipeline
     from ..search import Index
 
-SUMMARY = "make an index of pictures or embeddings, to search in"
+SUMMARY = "make an index of images or embeddings, to search in"
 
-# Of the pictures that cannot be read, on stderr; all are in the embeddings' tables.
-MOST_PROBLEMS = 100
+# Of the images that cannot be read, on stderr; all are in the embeddings' tables.
+MAX_PROBLEMS = 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Make an index of the embeddings that `cnclip embed` wrote, or of a folder of pictures, "
-        "which is embedded first. Exit status 1 if pictures could not be read; each is named."
+        "Make an index of the embeddings that `cnclip embed` wrote, or of a folder of images, "
+        "which is embedded first. Exit status 1 if images could not be read; each is named."
     )
     parser.add_argument(
-        "source", metavar="OUT|FOLDER", type=Path, help="embeddings, or a folder of pictures"
+        "source", metavar="OUT|FOLDER", type=Path, help="embeddings, or a folder of images"
     )
     parser.add_argument(
         "-o",
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        help="a model directory, archive, or hub's name; default: of pictures emoji-cn, of "
+        help="a model directory, archive, or hub's name; default: of images emoji-cn, of "
         "embeddings the model that they name",
     )
     parser.add_argument(
@@ -51,11 +51,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--embeddings",
         metavar="DIR",
         type=Path,
-        help="where embeddings of a folder of pictures are kept, for the next time; default: "
+        help="where embeddings of a folder of images are kept, for the next time; default: "
         "NAME.embeddings",
     )
     parser.add_argument(
-        "--precision", default="fp32", help="of embedding pictures; default: %(default)s"
+        "--precision", default="fp32", help="of embedding images; default: %(default)s"
     )
     parser.add_argument("--device", default="gpu", help="default: %(default)s, else the CPU")
     parser.add_argument(
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not any((source / name).exists() for name in (MANIFEST, UNFINISHED)):
         folder = arguments.embeddings or Path(arguments.output).with_suffix(".embeddings")
         if remote and arguments.embeddings is None:
-            raise InvalidInputError("--embeddings: expected a folder, for pictures into Milvus")
+            raise InvalidInputError("--embeddings: expected a folder, for images into Milvus")
         embedder = _open(arguments, arguments.model or "emoji-cn", arguments.precision)
         failed = _embed(embedder, source, folder, replace=arguments.embeddings is None)
         source = folder
@@ -139,14 +139,14 @@ def _check_output(output: Path) -> None:
 def _embed(
     embedder: MultiModalEmbeddingPipeline, source: Path, folder: Path, *, replace: bool
 ) -> int:
-    """Embed a folder of pictures; name those that cannot be, and count them."""
+    """Embed a folder of images; name those that cannot be, and count them."""
     from ..bulk import embed
 
     report = embed(source, embedder, output=folder, replace=replace, show_progress=True)
-    for name, error in report.first_failed[:MOST_PROBLEMS]:
+    for name, error in report.first_failed[:MAX_PROBLEMS]:
         print(f"cnclip index: {printable(name)}: {error}", file=sys.stderr)
-    if report.failed > MOST_PROBLEMS:
-        more = report.failed - MOST_PROBLEMS
+    if report.failed > MAX_PROBLEMS:
+        more = report.failed - MAX_PROBLEMS
         print(f"and {more} more; all are in {folder}", file=sys.stderr)
     return report.failed
 

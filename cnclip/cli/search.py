@@ -18,20 +18,20 @@ from ..errors import InvalidInputError
 if TYPE_CHECKING:
     from ..search import Collection, Hit
 
-SUMMARY = "find pictures or texts in an index"
+SUMMARY = "find images or texts in an index"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Find what lies nearest to a text, a picture, or both. Thumbnails are shown in terminals "
+        "Find what lies nearest to a text, an image, or both. Thumbnails are shown in terminals "
         "that draw them (kitty, iTerm2, sixel)."
     )
     parser.add_argument(
         "index", metavar="NAME.index", help="what `cnclip index` wrote; or http://HOST:PORT"
     )
     parser.add_argument("query", metavar="TEXT", nargs="?", help="a query in Chinese")
-    parser.add_argument("--image", metavar="FILE", help="a picture as query, alone or with TEXT")
+    parser.add_argument("--image", metavar="FILE", help="an image as query, alone or with TEXT")
     parser.add_argument(
         "--weight",
         type=float,
@@ -123,7 +123,7 @@ def _page(
 
 
 def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
-    """A table, or a thumbnail above each line where the terminal draws pictures."""
+    """A table, or a thumbnail above each line where the terminal draws images."""
     from ..search.terminal import HEIGHT, encode, protocol
     from ..search.thumbnails import thumbnail
 
@@ -134,9 +134,9 @@ def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
         print(format_table(rows, [True, True, True, False]))
     else:
         for number, hit in enumerate(hits, 1):
-            picture = thumbnail(hit, 2 * HEIGHT, HEIGHT)
-            if picture is not None:
-                print(encode(picture, how))
+            image = thumbnail(hit, 2 * HEIGHT, HEIGHT)
+            if image is not None:
+                print(encode(image, how))
             print("  ".join(_cells(number, hit)))
     if suggested is not None:
         above = sum(hit.score >= suggested for hit in hits)

@@ -20,9 +20,9 @@ _ARGUMENTS = ("model", "train", "val", "train_split", "val_split", "from_scratch
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Contrastive training on pairs of pictures and Chinese texts. Options have cn_clip's "
+        "Contrastive training on pairs of images and Chinese texts. Options have cn_clip's "
         "names where it has them. Several processes: torchrun --nproc-per-node N -m cnclip train "
-        "... Exit status 1 if pictures could not be read; each is named, and left out."
+        "... Exit status 1 if images could not be read; each is named, and left out."
     )
     # None stands for "not given": a file's value, or the default, is taken then.
     parser.add_argument("--model", metavar="SRC", help="what to begin with, as for `convert`")
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--train",
         "--train-data",
         metavar="DATA",
-        help="SPLIT_imgs.tsv with SPLIT_texts.jsonl, cn_clip's LMDB, pictures with a JSON Lines or "
+        help="SPLIT_imgs.tsv with SPLIT_texts.jsonl, cn_clip's LMDB, images with a JSON Lines or "
         "CSV file, webdataset tars, or parquet files",
     )
     parser.add_argument(

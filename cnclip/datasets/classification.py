@@ -1,4 +1,4 @@
-"""Pictures with classes: a folder for each class, or a list of pictures with their classes."""
+"""Images with classes: a folder for each class, or a list of images with their classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import DatasetError
 from .lines import read_lines
 from .problems import Problems
-from .retrieval import PictureRow
+from .retrieval import ImageRow
 
 CHINESE_LABELS = "label_cn.txt"
 SUFFIXES = frozenset(
@@ -21,20 +21,20 @@ SUFFIXES = frozenset(
 
 
 @dataclass(frozen=True)
-class ClassifiedPicture:
-    """A picture of a known class.
+class ClassifiedImage:
+    """An image of a known class.
 
     Attributes:
-        row: The picture; its id is the path as the data set has it.
+        row: The image; its id is the path as the data set has it.
         label: The index of its class.
     """
 
-    row: PictureRow
+    row: ImageRow
     label: int
 
 
 class ClassificationData:
-    """Pictures with classes.
+    """Images with classes.
 
     Attributes:
         name: The data set's name.
@@ -47,10 +47,10 @@ class ClassificationData:
         """Look at a data set.
 
         Args:
-            path: A folder with a folder of pictures for each class; in ELEVATER's layout that is
+            path: A folder with a folder of images for each class; in ELEVATER's layout that is
                 `test/000`, with the Chinese names in `label_cn.txt`. Or a text file with a
-                picture's path, white space and its class's number or name on each line, paths
-                relative to the file's folder; a picture in a zip is `FILE.zip@MEMBER`.
+                image's path, white space and its class's number or name on each line, paths
+                relative to the file's folder; an image in a zip is `FILE.zip@MEMBER`.
             split: A folder in it, such as `test`.
 
         Raises:
@@ -78,8 +78,8 @@ class ClassificationData:
         if split:
             self.name = f"{self.name}, {split}"
 
-    def pictures(self, keys: list[str], problems: Problems) -> Iterator[ClassifiedPicture]:
-        """The pictures.
+    def images(self, keys: list[str], problems: Problems) -> Iterator[ClassifiedImage]:
+        """The images.
 
         Args:
             keys: What the classes are called, in the order of their indices.
@@ -96,11 +96,11 @@ class ClassificationData:
             for path in sorted((self._folder / key).rglob("*")):
                 if path.suffix.lower() in SUFFIXES and path.is_file():
                     shown = path.relative_to(self._folder).as_posix()
-                    yield ClassifiedPicture(PictureRow(shown, path, shown), index_of[key])
+                    yield ClassifiedImage(ImageRow(shown, path, shown), index_of[key])
 
     def _listed(
         self, listing: Path, index_of: dict[str, int], problems: Problems
-    ) -> Iterator[ClassifiedPicture]:
+    ) -> Iterator[ClassifiedImage]:
         archives: dict[Path, zipfile.ZipFile] = {}
         try:
             with listing.open("rb") as file:
@@ -113,11 +113,11 @@ class ClassificationData:
                         label = int(key)
                     name = name.strip()
                     if label is None or not name:
-                        problems.add(where, f"expected a picture and a class, found {key!r:.60}")
+                        problems.add(where, f"expected an image and a class, found {key!r:.60}")
                         continue
                     content = _content(listing.parent, name, archives, where, problems)
                     if content is not None:
-                        yield ClassifiedPicture(PictureRow(name, content, where), label)
+                        yield ClassifiedImage(ImageRow(name, content, where), label)
         except OSError as error:
             raise DatasetError(f"{listing}: cannot be read: {error}") from error
         finally:

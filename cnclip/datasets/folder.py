@@ -1,8 +1,8 @@
-"""A folder of pictures with a JSON Lines or CSV file, as Hugging Face's imagefolder.
+"""A folder of images with a JSON Lines or CSV file, as Hugging Face's imagefolder.
 
-`metadata.jsonl` has a line for each picture, `{"file_name": "1.jpg", "text": "一只猫"}`; `text` may
-be a list. `metadata.csv` begins with the columns' names, `file_name,text`; a picture with several
-texts has several rows. A picture's id is its file name, a text's id its number.
+`metadata.jsonl` has a line for each image, `{"file_name": "1.jpg", "text": "一只猫"}`; `text` may
+be a list. `metadata.csv` begins with the columns' names, `file_name,text`; an image with several
+texts has several rows. An image's id is its file name, a text's id its number.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ..errors import DatasetError
 from .ids import Id
 from .lines import line_number, read_objects
 from .problems import Problems
-from .retrieval import PictureRow, RetrievalData, TextRow
-from .stores import PictureStore
+from .retrieval import ImageRow, RetrievalData, TextRow
+from .stores import ImageStore
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-PICTURE_KEYS = ("file_name", "image", "path", "file", "filepath", "img", "图片")
+IMAGE_KEYS = ("file_name", "image", "path", "file", "filepath", "img", "图片")
 TEXT_KEYS = ("text", "texts", "caption", "captions", "label", "title", "文本")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -53,7 +53,7 @@ def _metadata(place: Path) -> Path | None:
 class FolderData(RetrievalData):
     """A split in this layout."""
 
-    turns_pictures = True
+    turns_images = True
 
     def __init__(self, place: Path, name: str, split: str) -> None:
         super().__init__(name, split or "all")
@@ -64,43 +64,43 @@ class FolderData(RetrievalData):
     def texts(self, problems: Problems) -> Iterator[TextRow]:
         """The texts, numbered."""
         number = 0
-        for where, picture, value in self._rows(problems):
-            for text in usable_texts(value_of(value, TEXT_KEYS), picture, where, problems):
-                yield TextRow(number, text, (picture,), where)
+        for where, image, value in self._rows(problems):
+            for text in usable_texts(value_of(value, TEXT_KEYS), image, where, problems):
+                yield TextRow(number, text, (image,), where)
                 number += 1
 
-    def pictures(self, problems: Problems) -> Iterator[PictureRow]:
-        """The pictures that a line names and that are there, each once."""
+    def images(self, problems: Problems) -> Iterator[ImageRow]:
+        """The images that a line names and that are there, each once."""
         seen: set[str] = set()
-        for where, picture, _ in self._rows(problems):
-            if picture in seen:
+        for where, image, _ in self._rows(problems):
+            if image in seen:
                 continue
-            seen.add(picture)
-            path = self._metadata.parent / picture
+            seen.add(image)
+            path = self._metadata.parent / image
             if not path.is_file():
-                problems.add(where, f"there is no picture {picture}")
+                problems.add(where, f"there is no image {image}")
                 continue
-            yield PictureRow(picture, path, where)
+            yield ImageRow(image, path, where)
 
-    def locate(self, problems: Problems) -> PictureStore:
-        """The pictures by their names."""
+    def locate(self, problems: Problems) -> ImageStore:
+        """The images by their names."""
         names: list[Id] = []
         numbers = array("q")
-        for row in self.pictures(problems):
+        for row in self.images(problems):
             names.append(row.image_id)
             numbers.append(line_number(row.where))
-        return _FolderPictures(self._metadata, names, np.frombuffer(numbers, np.int64))
+        return _FolderImages(self._metadata, names, np.frombuffer(numbers, np.int64))
 
     def files(self) -> list[Path]:
-        """The file of rows and the pictures."""
+        """The file of rows and the images."""
         return [
             self._metadata,
-            *(row.content for row in self.pictures(Problems()) if isinstance(row.content, Path)),
+            *(row.content for row in self.images(Problems()) if isinstance(row.content, Path)),
         ]
 
     def _rows(self, problems: Problems) -> Iterator[tuple[str, str, dict[str, Any]]]:
         for where, value in self._objects(problems):
-            name = value_of(value, PICTURE_KEYS)
+            name = value_of(value, IMAGE_KEYS)
             if not isinstance(name, str) or not name or "\0" in name:
                 problems.add(where, f"file_name: expected a file's name, found {name!r:.60}")
             elif leads_out(name):
@@ -121,22 +121,22 @@ class FolderData(RetrievalData):
             raise DatasetError(f"{path}: cannot be read: {error}") from error
 
 
-class _FolderPictures(PictureStore):
+class _FolderImages(ImageStore):
     def __init__(self, metadata: Path, names: list[Id], numbers: NDArray[np.int64]) -> None:
-        """Take the pictures' names, and the number of the line that names each first."""
+        """Take the images' names, and the number of the line that names each first."""
         self.ids = names
         self._metadata, self._numbers = metadata, numbers
 
-    def content(self, picture: int) -> Path:
-        """The picture's path."""
-        return self._metadata.parent / str(self.ids[picture])
+    def content(self, image: int) -> Path:
+        """The image's path."""
+        return self._metadata.parent / str(self.ids[image])
 
-    def where(self, picture: int) -> str:
+    def where(self, image: int) -> str:
         """The file of rows and the line."""
-        return f"{self._metadata.name}:{self._numbers[picture]}"
+        return f"{self._metadata.name}:{self._numbers[image]}"
 
     def files(self) -> Iterable[Path]:
-        """The file of rows and the pictures."""
+        """The file of rows and the images."""
         yield self._metadata
         yield from map(self.content, range(len(self.ids)))
 
@@ -146,13 +146,13 @@ def value_of(row: dict[str, Any], keys: Iterable[str]) -> Any:
     return next((row[key] for key in keys if key in row), None)
 
 
-def usable_texts(texts: Any, picture: str, where: str, problems: Problems) -> Iterator[str]:
+def usable_texts(texts: Any, image: str, where: str, problems: Problems) -> Iterator[str]:
     """The strings that are not empty: one, or those of a list."""
     for text in texts if isinstance(texts, list) else [texts]:
         if not isinstance(text, str):
             problems.add(where, f"text: expected a string, found {text!r:.60}")
         elif not text.strip():
-            problems.add(where, f"the text of {picture} is empty")
+            problems.add(where, f"the text of {image} is empty")
         else:
             yield text
 
@@ -200,7 +200,7 @@ def _is_utf8(row: list[str]) -> bool:
 
 
 def _check_columns(columns: list[str], where: str) -> None:
-    for what, keys in (("pictures", PICTURE_KEYS), ("texts", TEXT_KEYS)):
+    for what, keys in (("images", IMAGE_KEYS), ("texts", TEXT_KEYS)):
         if not set(columns) & set(keys):
             raise DatasetError(
                 f"{where}: no column of {what} ({', '.join(keys)}); the first line must name the "

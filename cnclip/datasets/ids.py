@@ -1,4 +1,4 @@
-"""Ids of pictures and texts."""
+"""Ids of images and texts."""
 
 from __future__ import annotations
 

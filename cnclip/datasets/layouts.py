@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..assets import asset_path
 from ..errors import DatasetError
 from . import folder, lmdb_files, parquet_files, shards, tsv, webdataset_tar
 from .retrieval import RetrievalData
@@ -77,7 +78,7 @@ def find(path: str | Path) -> Found:
         DatasetError: there is none.
     """
     shipped = str(path) == "emoji-cn"
-    place = Path(__file__).parents[1] / "demo" / "gallery" if shipped else Path(path).expanduser()
+    place = asset_path("gallery") if shipped else Path(path).expanduser()
     pattern = not place.exists()
     if pattern and not shards.is_pattern(str(place)):
         raise DatasetError(f"{path}: no such data set")
@@ -95,7 +96,7 @@ def find(path: str | Path) -> Found:
             )
     raise DatasetError(
         f"{path}: of no known layout: neither SPLIT_imgs.tsv with SPLIT_texts.jsonl (also in a "
-        "zip), nor lmdb/SPLIT/imgs, nor pictures with a metadata.jsonl or metadata.csv, nor .tar "
+        "zip), nor lmdb/SPLIT/imgs, nor images with a metadata.jsonl or metadata.csv, nor .tar "
         "or .parquet files"
     )
 
@@ -120,11 +121,11 @@ def open_retrieval(path: str | Path, split: str | None = None) -> RetrievalData:
     Args:
         path: A folder with Chinese-CLIP's `{split}_imgs.tsv` and `{split}_texts.jsonl`, or with the
             LMDB made from them, `lmdb/{split}/imgs` (or `lmdb/{split}` itself, as in cn_clip's
-            options); a zip of the former, as the data sets are published; a folder of pictures with
+            options); a zip of the former, as the data sets are published; a folder of images with
             a JSON Lines or CSV file that has `file_name` and `text` (`metadata.jsonl`, as Hugging
             Face's imagefolder), in it or in `{split}/`; such a file itself; tar files as WebDataset
             makes them, or Parquet files: one, a folder of them, or a pattern (`shards/*.tar`,
-            `shards/{000..012}.tar`); or `'emoji-cn'`, the pictures that ship.
+            `shards/{000..012}.tar`); or `'emoji-cn'`, the images that ship.
         split: Its name; may be left out where there is but one.
 
     Raises:

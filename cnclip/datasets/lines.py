@@ -9,8 +9,8 @@ from typing import IO, Any, NamedTuple
 from .problems import Problems
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# A picture of a data set, in base64, has a few hundred kB.
-LONGEST_LINE = 256 << 20
+# An image of a data set, in base64, has a few hundred kB.
+MAX_LINE = 256 << 20
 
 
 class Line(NamedTuple):
@@ -36,7 +36,7 @@ def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]
     """
     number = end = 0
     windows = False
-    while line := file.readline(LONGEST_LINE):
+    while line := file.readline(MAX_LINE):
         number += 1
         start = end
         end += len(line)
@@ -45,9 +45,9 @@ def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]
             problems.add(where, "begins with a byte order mark", skipped=False)
             line = line[len(BYTE_ORDER_MARK) :]
             start += len(BYTE_ORDER_MARK)
-        if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-            problems.add(where, f"a line of more than {LONGEST_LINE} bytes")
-            while rest := file.readline(LONGEST_LINE):
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            problems.add(where, f"a line of more than {MAX_LINE} bytes")
+            while rest := file.readline(MAX_LINE):
                 end += len(rest)
                 if rest.endswith(b"\n"):
                     break

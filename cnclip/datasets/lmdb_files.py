@@ -2,9 +2,9 @@
 
 A split's folder itself, `lmdb/{split}`, is how cn_clip's own options name a data set.
 
-Keys of the first are ids of pictures, values base64; of the second numbers, values pickled tuples
+Keys of the first are ids of images, values base64; of the second numbers, values pickled tuples
 (image_id, text_id, text). Texts are read from `{split}_texts.jsonl` where it lies beside: the pairs
-lack those of no picture.
+lack those of no image.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from weakref import WeakValueDictionary
 from ..errors import DatasetError, ImageError, MissingExtraError
 from .ids import Id, id_of
 from .problems import Problems
-from .retrieval import PictureRow, RetrievalData, TextRow
-from .stores import PictureStore
+from .retrieval import ImageRow, RetrievalData, TextRow
+from .stores import ImageStore
 from .tsv import TEXTS, decode_base64, read_texts
 
 # Of a pickled pair.
-_LARGEST_PAIR = 1 << 20
+_MAX_PAIR = 1 << 20
 
 
 def splits(place: Path) -> list[str]:
@@ -56,7 +56,7 @@ class LmdbData(RetrievalData):
     def __init__(self, place: Path, name: str, split: str) -> None:
         super().__init__(name, split)
         home = _home(place)
-        self._pictures, self._pairs = home / split / "imgs", home / split / "pairs"
+        self._images, self._pairs = home / split / "imgs", home / split / "pairs"
         self._texts = home.parent / (split + TEXTS)
 
     def texts(self, problems: Problems) -> Iterator[TextRow]:
@@ -66,7 +66,7 @@ class LmdbData(RetrievalData):
                 yield from read_texts(file, self._texts.name, problems)
             return
         texts: dict[Id, str] = {}
-        pictures: dict[Id, list[Id]] = {}
+        images: dict[Id, list[Id]] = {}
         for key, value in _entries(self._pairs):
             if key == b"num_samples":
                 continue
@@ -80,52 +80,52 @@ class LmdbData(RetrievalData):
                 problems.add(where, f"text {text_id} is empty")
             elif texts.setdefault(text_id, text) != text:
                 problems.add(where, f"text {text_id} stands in another pair with other words")
-            elif image_id not in pictures.setdefault(text_id, []):
-                pictures[text_id].append(image_id)
+            elif image_id not in images.setdefault(text_id, []):
+                images[text_id].append(image_id)
         for text_id, text in texts.items():
-            yield TextRow(text_id, text, tuple(pictures[text_id]), f"{self.split}/pairs")
+            yield TextRow(text_id, text, tuple(images[text_id]), f"{self.split}/pairs")
 
-    def pictures(self, problems: Problems) -> Iterator[PictureRow]:
-        """The pictures, in the order of their keys."""
-        for key, value in _entries(self._pictures):
+    def images(self, problems: Problems) -> Iterator[ImageRow]:
+        """The images, in the order of their keys."""
+        for key, value in _entries(self._images):
             if key == b"num_images":
                 continue
             shown = key.decode("utf-8", "replace")
             where, image_id = f"{self.split}/imgs:{shown}", id_of(shown)
             if image_id is None:
-                problems.add(where, "the picture has no id")
+                problems.add(where, "the image has no id")
                 continue
             try:
-                yield PictureRow(image_id, decode_base64(value), where)
+                yield ImageRow(image_id, decode_base64(value), where)
             except binascii.Error as error:
-                problems.add(where, f"picture {image_id}: not base64: {error}")
+                problems.add(where, f"image {image_id}: not base64: {error}")
 
-    def locate(self, problems: Problems) -> PictureStore:
-        """The pictures by their keys. Whether one is base64 is seen when it is read."""
+    def locate(self, problems: Problems) -> ImageStore:
+        """The images by their keys. Whether one is base64 is seen when it is read."""
         ids: list[Id] = []
         other_keys: dict[int, bytes] = {}
-        for key, _ in _entries(self._pictures, values=False):
+        for key, _ in _entries(self._images, values=False):
             if key == b"num_images":
                 continue
             shown = key.decode("utf-8", "replace")
             image_id = id_of(shown)
             if image_id is None:
-                problems.add(f"{self.split}/imgs:{shown}", "the picture has no id")
+                problems.add(f"{self.split}/imgs:{shown}", "the image has no id")
                 continue
             if str(image_id).encode() != key:
                 other_keys[len(ids)] = key
             ids.append(image_id)
-        return _LmdbPictures(self._pictures, f"{self.split}/imgs", ids, other_keys)
+        return _LmdbImages(self._images, f"{self.split}/imgs", ids, other_keys)
 
     def files(self) -> list[Path]:
         """The data bases' files."""
         texts = self._texts if self._texts.is_file() else self._pairs / "data.mdb"
-        return [self._pictures / "data.mdb", texts]
+        return [self._images / "data.mdb", texts]
 
 
-class _LmdbPictures(PictureStore):
+class _LmdbImages(ImageStore):
     def __init__(self, path: Path, name: str, ids: list[Id], other_keys: dict[int, bytes]) -> None:
-        """Take the pictures' ids, and the keys of those whose id is spelled otherwise there."""
+        """Take the images' ids, and the keys of those whose id is spelled otherwise there."""
         self.ids = ids
         self._path, self._name, self._other_keys = path, name, other_keys
         self._database: _Database | None = None
@@ -133,11 +133,11 @@ class _LmdbPictures(PictureStore):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_database": None}
 
-    def content(self, picture: int) -> bytes:
-        """The picture file's bytes."""
+    def content(self, image: int) -> bytes:
+        """The image file's bytes."""
         if self._database is None:
             self._database = _database(self._path)
-        key = self._other_keys.get(picture) or str(self.ids[picture]).encode()
+        key = self._other_keys.get(image) or str(self.ids[image]).encode()
         try:
             value = self._database.get(key)
             return decode_base64(value)
@@ -146,9 +146,9 @@ class _LmdbPictures(PictureStore):
         except binascii.Error as error:
             raise ImageError(f"not base64: {error}") from error
 
-    def where(self, picture: int) -> str:
+    def where(self, image: int) -> str:
         """The data base and the key."""
-        return f"{self._name}:{self.ids[picture]}"
+        return f"{self._name}:{self.ids[image]}"
 
     def files(self) -> Iterable[Path]:
         """The data base's file."""
@@ -231,7 +231,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _read_pair(value: bytes) -> tuple[Id, Id, str] | None:
-    if len(value) > _LARGEST_PAIR:
+    if len(value) > _MAX_PAIR:
         return None
     try:
         pair = _PlainUnpickler(io.BytesIO(value)).load()

@@ -1,4 +1,4 @@
-"""Pairs of a picture and a text with random access: what training draws from."""
+"""Pairs of an image and a text with random access: what training draws from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .ids import Id
 from .layouts import find
 from .problems import Problems
 from .retrieval import RetrievalData, with_known
-from .stores import PictureStore
+from .stores import ImageStore
 
 Role = Literal["train", "val"]
 # What the splits for a purpose are called, the best first.
@@ -30,7 +30,7 @@ _STRINGS_AT_ONCE = 65536
 
 
 class PairData(ABC):
-    """Pictures and texts with random access.
+    """Images and texts with random access.
 
     Picklable; opens its files on the first read in each process, so that worker processes may be
     forked or spawned at any time.
@@ -38,34 +38,34 @@ class PairData(ABC):
     Attributes:
         name: The data set's name.
         split: The split's name.
-        turns_pictures: Whether pictures are turned as their EXIF orientation says.
+        turns_images: Whether images are turned as their EXIF orientation says.
         texts: The rows' texts, in the data set's order; equal ones are not merged.
-        pairs: Int64 [n, 2], (picture number, text number), in the data set's order: every relation
-            of a picture and a text once. Some pictures and texts may be in none.
-        image_ids: The id of each picture number.
-        groups: Int64 [pictures], the block of storage in which each picture lies, where a block is
+        pairs: Int64 [n, 2], (image number, text number), in the data set's order: every relation
+            of an image and a text once. Some images and texts may be in none.
+        image_ids: The id of each image number.
+        groups: Int64 [images], the block of storage in which each image lies, where a block is
             read as a whole; None where any order costs the same.
     """
 
     name: str
     split: str
-    turns_pictures: bool
+    turns_images: bool
     texts: list[str]
     pairs: NDArray[np.int64]
     image_ids: Sequence[Id]
     groups: NDArray[np.int64] | None
 
     @abstractmethod
-    def read(self, picture: int) -> bytes | Path:
-        """A picture file's bytes, or its path.
+    def read(self, image: int) -> bytes | Path:
+        """An image file's bytes, or its path.
 
         Raises:
             ImageError: it cannot be read; the message begins with its place.
         """
 
     @abstractmethod
-    def where(self, picture: int) -> str:
-        """A picture's file and line or the like, `train_imgs.tsv:12`, for messages."""
+    def where(self, image: int) -> str:
+        """An image's file and line or the like, `train_imgs.tsv:12`, for messages."""
 
     @property
     @abstractmethod
@@ -99,12 +99,12 @@ def open_pairs(
 
 
 class _StoredPairs(PairData):
-    def __init__(self, data: RetrievalData, pictures: PictureStore, problems: Problems) -> None:
+    def __init__(self, data: RetrievalData, images: ImageStore, problems: Problems) -> None:
         self.name, self.split = data.name, data.split
-        self.turns_pictures = data.turns_pictures
-        self.image_ids, self.groups = pictures.ids, pictures.groups
-        self._pictures = pictures
-        numbers = {image_id: number for number, image_id in enumerate(pictures.ids)}
+        self.turns_images = data.turns_images
+        self.image_ids, self.groups = images.ids, images.groups
+        self._images = images
+        numbers = {image_id: number for number, image_id in enumerate(images.ids)}
         self.texts = []
         pairs = array("q")
         for row in data.texts(problems):
@@ -117,19 +117,19 @@ class _StoredPairs(PairData):
         if not pairs:
             told = f": {problems.found[0]}" if problems.found else ""
             raise DatasetError(
-                f"{data.name}, {data.split}: no picture with a text that can be used{told}"
+                f"{data.name}, {data.split}: no image with a text that can be used{told}"
             )
         self.pairs = np.frombuffer(pairs, np.int64).reshape(-1, 2)
 
-    def read(self, picture: int) -> bytes | Path:
+    def read(self, image: int) -> bytes | Path:
         try:
-            return self._pictures.content(picture)
+            return self._images.content(image)
         except ImageError as error:
-            what = f"picture {self.image_ids[picture]}: {error}"
-            raise ImageError(f"{self.where(picture)}: {what}") from error
+            what = f"image {self.image_ids[image]}: {error}"
+            raise ImageError(f"{self.where(image)}: {what}") from error
 
-    def where(self, picture: int) -> str:
-        return self._pictures.where(picture)
+    def where(self, image: int) -> str:
+        return self._images.where(image)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -138,7 +138,7 @@ class _StoredPairs(PairData):
             for part in _joined(strings):
                 total.update(part)
         try:
-            for file in self._pictures.files():
+            for file in self._images.files():
                 total.update(f"{file.stat().st_size}\0".encode())
         except OSError as error:
             raise DatasetError(f"{self.name}: cannot be read: {error}") from error

@@ -1,7 +1,7 @@
-"""Parquet files with a column of pictures and one of texts, as Hugging Face's data sets.
+"""Parquet files with a column of images and one of texts, as Hugging Face's data sets.
 
-A picture is a file's bytes, `{bytes, path}`, or a path from the Parquet file's folder; a text is a
-string or a list of them. A picture's id is the number of its row.
+An image is a file's bytes, `{bytes, path}`, or a path from the Parquet file's folder; a text is a
+string or a list of them. An image's id is the number of its row.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 
 from ..errors import DatasetError, ImageError, MissingExtraError
 from . import shards
-from .folder import PICTURE_KEYS, TEXT_KEYS, leads_out, usable_texts
+from .folder import IMAGE_KEYS, TEXT_KEYS, leads_out, usable_texts
 from .problems import Problems
 from .shards import Index, IndexedData
-from .stores import Kept, PictureStore
+from .stores import ImageStore, Kept
 
 SUFFIX = ".parquet"
-# Row groups of pictures that a process holds: whoever shuffles more of them at once waits.
+# Row groups of images that a process holds: whoever shuffles more of them at once waits.
 GROUPS_KEPT = 8
 _LARGE_GROUP = 128 << 20
 
@@ -37,7 +37,7 @@ def splits(place: Path) -> list[str]:
 
 
 class _Group(NamedTuple):
-    """A row group: its file, its number there, its first row in all files, its picture column."""
+    """A row group: its file, its number there, its first row in all files, its image column."""
 
     path: Path
     number: int
@@ -52,16 +52,16 @@ class ParquetData(IndexedData):
 
     def _read_index(self, problems: Problems) -> Index:
         texts: list[str] = []
-        picture_of = array("q")
+        image_of = array("q")
         groups: list[_Group] = []
         starts = [0]  # the number of each file's first row
         end = 0
         for path, name in zip(self._files, self._names, strict=True):
             with _damage_named(name, problems), _opened(path) as file:
-                pictures, column = _columns(file.schema_arrow, name)
-                _tell_large(file.metadata, pictures, name, problems)
+                images, column = _columns(file.schema_arrow, name)
+                _tell_large(file.metadata, images, name, problems)
                 for number in range(file.num_row_groups):
-                    groups.append(_Group(path, number, end, pictures))
+                    groups.append(_Group(path, number, end, images))
                     with _damage_named(f"{name}: row group {number}", problems):
                         for row, value in enumerate(_values(file, number, column), end):
                             where = f"{name}:{row - starts[-1] + 1}"
@@ -70,14 +70,14 @@ class ParquetData(IndexedData):
                                 continue
                             for text in usable_texts(value, f"row {row}", where, problems):
                                 texts.append(text)
-                                picture_of.append(row)
+                                image_of.append(row)
                     end += file.metadata.row_group(number).num_rows
             starts.append(end)
-        store = _ParquetPictures(self._files, self._names, starts, groups)
-        return Index(store, texts, np.frombuffer(picture_of, np.int64))
+        store = _ParquetImages(self._files, self._names, starts, groups)
+        return Index(store, texts, np.frombuffer(image_of, np.int64))
 
 
-class _ParquetPictures(PictureStore):
+class _ParquetImages(ImageStore):
     def __init__(
         self, files: list[Path], names: list[str], starts: list[int], groups: list[_Group]
     ) -> None:
@@ -89,26 +89,26 @@ class _ParquetPictures(PictureStore):
         self._starts, self._row_groups = np.array(starts, np.int64), groups
         self._read = Kept(_read_group, GROUPS_KEPT)
 
-    def content(self, picture: int) -> bytes | Path:
-        """The picture file's bytes, or its path."""
+    def content(self, image: int) -> bytes | Path:
+        """The image file's bytes, or its path."""
         assert self.groups is not None
-        group = self._row_groups[self.groups[picture]]
-        value = _value(self._read(group)[picture - group.start])
+        group = self._row_groups[self.groups[image]]
+        value = _value(self._read(group)[image - group.start])
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
             return value
         if not isinstance(value, str) or not value:
-            raise ImageError("the row has no picture")
+            raise ImageError("the row has no image")
         if leads_out(value):
             raise ImageError(f"{value!r:.60} leads out of the folder")
         path: Path = group.path.parent / value
         return path
 
-    def where(self, picture: int) -> str:
+    def where(self, image: int) -> str:
         """The file and the row, from 1."""
-        file = int(np.searchsorted(self._starts, picture, side="right")) - 1
-        return f"{self._names[file]}:{picture - self._starts[file] + 1}"
+        file = int(np.searchsorted(self._starts, image, side="right")) - 1
+        return f"{self._names[file]}:{image - self._starts[file] + 1}"
 
     def files(self) -> Iterable[Path]:
         """The Parquet files."""
@@ -139,7 +139,7 @@ def _opened(path: Path) -> Any:
 
 
 def _read_group(group: _Group) -> Any:
-    """The pictures of a row group."""
+    """The images of a row group."""
     arrow, _ = _pyarrow()
     try:
         with _opened(group.path) as file:
@@ -167,7 +167,7 @@ def _value(scalar: Any) -> Any:
 
 
 def _columns(schema: Any, name: str) -> tuple[str, str]:
-    """The columns of the pictures and of the texts.
+    """The columns of the images and of the texts.
 
     Raises:
         DatasetError: there is none of a usual name and a type that fits.
@@ -189,17 +189,17 @@ def _columns(schema: Any, name: str) -> tuple[str, str]:
         return is_text(kind.value_type if is_list else kind)
 
     found = {field.name: field.type for field in schema}
-    of_pictures = [key for key in PICTURE_KEYS if key in found]
-    pictures = [key for key in of_pictures if is_content(found[key])]
-    pictures += [key for key in of_pictures if is_text(found[key])]
+    of_images = [key for key in IMAGE_KEYS if key in found]
+    images = [key for key in of_images if is_content(found[key])]
+    images += [key for key in of_images if is_text(found[key])]
     texts = [key for key in TEXT_KEYS if key in found and is_texts(found[key])]
-    for what, some, keys in (("pictures", pictures, PICTURE_KEYS), ("texts", texts, TEXT_KEYS)):
+    for what, some, keys in (("images", images, IMAGE_KEYS), ("texts", texts, TEXT_KEYS)):
         if not some:
             columns = ", ".join(f"{key}: {kind}" for key, kind in found.items())
             raise DatasetError(
                 f"{name}: no column of {what} ({', '.join(keys)}); found {columns:.300}"
             )
-    return pictures[0], texts[0]
+    return images[0], texts[0]
 
 
 def _tell_large(metadata: Any, column: str, name: str, problems: Problems) -> None:
@@ -212,7 +212,7 @@ def _tell_large(metadata: Any, column: str, name: str, problems: Problems) -> No
     if largest > _LARGE_GROUP:
         problems.add(
             name,
-            f"has a row group with {largest >> 20} MB of pictures: every process reads row groups "
+            f"has a row group with {largest >> 20} MB of images: every process reads row groups "
             f"as a whole, and holds {GROUPS_KEPT}",
             skipped=False,
         )

@@ -12,7 +12,7 @@ class Problem:
     """A row that could not be used as it is.
 
     Attributes:
-        where: The file and its line, `valid_texts.jsonl:12`, or the picture's path.
+        where: The file and its line, `valid_texts.jsonl:12`, or the image's path.
         what: What is wrong.
         skipped: Whether the row was left out; else it was used in spite of it.
     """

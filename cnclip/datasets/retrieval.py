@@ -1,4 +1,4 @@
-"""Pictures and the texts that describe them: what every reader of a layout answers."""
+"""Images and the texts that describe them: what every reader of a layout answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import ImageError
 from ..preprocessors.image import load_image
 from .ids import Id
 from .problems import Problems
-from .stores import PictureStore
+from .stores import ImageStore
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TextRow:
     Attributes:
         text_id: Its id.
         text: The text.
-        image_ids: The pictures that it describes; none where that is not told, as in test sets
+        image_ids: The images that it describes; none where that is not told, as in test sets
             whose answers are kept back.
         where: Its file and line, for messages.
     """
@@ -36,8 +36,8 @@ class TextRow:
 
 
 @dataclass(frozen=True)
-class PictureRow:
-    """A picture that has not been decoded yet.
+class ImageRow:
+    """An image that has not been decoded yet.
 
     Attributes:
         image_id: Its id.
@@ -56,11 +56,11 @@ class RetrievalData(ABC):
     Attributes:
         name: The data set's name, that of its folder or file.
         split: The split's name.
-        turns_pictures: Whether pictures are turned as their EXIF orientation says. Those of
+        turns_images: Whether images are turned as their EXIF orientation says. Those of
             Chinese-CLIP's own layouts are not, as in its evaluation.
     """
 
-    turns_pictures = False
+    turns_images = False
 
     def __init__(self, name: str, split: str) -> None:
         self.name = name
@@ -71,12 +71,12 @@ class RetrievalData(ABC):
         """The texts that can be used, with ids of their own."""
 
     @abstractmethod
-    def pictures(self, problems: Problems) -> Iterator[PictureRow]:
-        """The pictures that can be used, with ids of their own; each is read when it is due."""
+    def images(self, problems: Problems) -> Iterator[ImageRow]:
+        """The images that can be used, with ids of their own; each is read when it is due."""
 
     @abstractmethod
-    def locate(self, problems: Problems) -> PictureStore:
-        """The pictures that can be used, to be read in any order.
+    def locate(self, problems: Problems) -> ImageStore:
+        """The images that can be used, to be read in any order.
 
         Raises:
             DatasetError: the layout, as it is stored here, can only be read from front to back.
@@ -84,15 +84,15 @@ class RetrievalData(ABC):
 
     @abstractmethod
     def files(self) -> list[Path]:
-        """The files behind it: when none of them changes, nor do its pictures and texts."""
+        """The files behind it: when none of them changes, nor do its images and texts."""
 
-    def count_pictures(self) -> int | None:
-        """How many pictures there are, if that is known before they are read."""
+    def count_images(self) -> int | None:
+        """How many images there are, if that is known before they are read."""
         return None
 
 
 def with_known(text: TextRow, known: Container[Id], problems: Problems) -> TextRow | None:
-    """The text with the pictures that there are; None if all that it names are missing."""
+    """The text with the images that there are; None if all that it names are missing."""
     unknown = [image_id for image_id in text.image_ids if image_id not in known]
     if not unknown:
         return text
@@ -100,14 +100,14 @@ def with_known(text: TextRow, known: Container[Id], problems: Problems) -> TextR
     shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
     problems.add(
         text.where,
-        f"text {text.text_id} names pictures that are not there: {shown}",
+        f"text {text.text_id} names images that are not there: {shown}",
         skipped=not left,
     )
     return TextRow(text.text_id, text.text, left, text.where) if left else None
 
 
-def open_picture(row: PictureRow, *, turned: bool) -> Image.Image:
-    """Decode a picture.
+def open_image(row: ImageRow, *, turned: bool) -> Image.Image:
+    """Decode an image.
 
     Raises:
         ImageError: it cannot be read.
@@ -116,11 +116,11 @@ def open_picture(row: PictureRow, *, turned: bool) -> Image.Image:
         return load_image(row.content)
     try:
         file = io.BytesIO(row.content) if isinstance(row.content, bytes) else row.content
-        picture = Image.open(file)
-        picture.load()
+        image = Image.open(file)
+        image.load()
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
         what = "of no format that Pillow knows" if "identify" in str(error) else error
-        raise ImageError(f"cannot be read as a picture: {what}") from error
-    return picture
+        raise ImageError(f"cannot be read as an image: {what}") from error
+    return image

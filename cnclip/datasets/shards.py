@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ..errors import DatasetError, ImageError
 from .problems import Problems
-from .retrieval import PictureRow, RetrievalData, TextRow
-from .stores import PictureStore
+from .retrieval import ImageRow, RetrievalData, TextRow
+from .stores import ImageStore
 
 # Hugging Face's `train-00000-of-00004`, or a usual name that the file's name begins with.
 _NUMBERED = re.compile(r"(.+?)-\d{5}-of-\d{5}")
@@ -107,14 +107,14 @@ class Index:
     """What lies in files.
 
     Attributes:
-        pictures: The pictures.
+        images: The images.
         texts: The texts.
-        picture_of: Int64 [n], the number of each text's picture.
+        image_of: Int64 [n], the number of each text's image.
     """
 
-    pictures: PictureStore
+    images: ImageStore
     texts: Sequence[str]
-    picture_of: NDArray[np.int64]
+    image_of: NDArray[np.int64]
 
 
 class IndexedData(RetrievalData):
@@ -124,7 +124,7 @@ class IndexedData(RetrievalData):
         suffix: How its files' names end.
     """
 
-    turns_pictures = True
+    turns_images = True
     suffix: str
 
     def __init__(self, place: Path, name: str, split: str) -> None:
@@ -149,32 +149,30 @@ class IndexedData(RetrievalData):
     def texts(self, problems: Problems) -> Iterator[TextRow]:
         """The texts, numbered."""
         index = self._index(problems)
-        pictures = index.pictures
-        for number, picture in enumerate(index.picture_of.tolist()):
-            yield TextRow(
-                number, index.texts[number], (pictures.ids[picture],), pictures.where(picture)
-            )
+        images = index.images
+        for number, image in enumerate(index.image_of.tolist()):
+            yield TextRow(number, index.texts[number], (images.ids[image],), images.where(image))
 
-    def pictures(self, problems: Problems) -> Iterator[PictureRow]:
-        """The pictures."""
-        pictures = self._index(problems).pictures
-        for picture, image_id in enumerate(pictures.ids):
-            where = pictures.where(picture)
+    def images(self, problems: Problems) -> Iterator[ImageRow]:
+        """The images."""
+        images = self._index(problems).images
+        for image, image_id in enumerate(images.ids):
+            where = images.where(image)
             try:
-                content = pictures.content(picture)
+                content = images.content(image)
             except ImageError as error:
-                problems.add(where, f"picture {image_id}: {error}")
+                problems.add(where, f"image {image_id}: {error}")
             else:
-                yield PictureRow(image_id, content, where)
+                yield ImageRow(image_id, content, where)
 
-    def locate(self, problems: Problems) -> PictureStore:
-        """The pictures."""
-        return self._index(problems).pictures
+    def locate(self, problems: Problems) -> ImageStore:
+        """The images."""
+        return self._index(problems).images
 
     def files(self) -> list[Path]:
         """The files."""
         return self._files
 
-    def count_pictures(self) -> int | None:
-        """How many pictures there are, once the files were gone through."""
-        return None if self._found is None else len(self._found[0].pictures.ids)
+    def count_images(self) -> int | None:
+        """How many images there are, once the files were gone through."""
+        return None if self._found is None else len(self._found[0].images.ids)

@@ -1,6 +1,6 @@
-"""Pictures with random access: what a data set's worker processes read from.
+"""Images with random access: what a data set's worker processes read from.
 
-A store is picklable and holds no picture; it opens its files on the first read in each process.
+A store is picklable and holds no image; it opens its files on the first read in each process.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Value = TypeVar("Value")
 _OPEN_FILES = 64
 
 
-class PictureStore(ABC):
-    """Pictures by their numbers, 0 to n - 1.
+class ImageStore(ABC):
+    """Images by their numbers, 0 to n - 1.
 
     Attributes:
-        ids: Of each picture number; distinct.
-        groups: Int64 [n], the block of storage in which each picture lies, where a block is read as
+        ids: Of each image number; distinct.
+        groups: Int64 [n], the block of storage in which each image lies, where a block is read as
             a whole; None where any order costs the same.
     """
 
@@ -37,27 +37,27 @@ class PictureStore(ABC):
     groups: NDArray[np.int64] | None = None
 
     @abstractmethod
-    def content(self, picture: int) -> bytes | Path:
-        """A picture file's bytes, or its path.
+    def content(self, image: int) -> bytes | Path:
+        """An image file's bytes, or its path.
 
         Raises:
             ImageError: it cannot be read; says why, but not which.
         """
 
     @abstractmethod
-    def where(self, picture: int) -> str:
+    def where(self, image: int) -> str:
         """Its file and line or the like, for messages."""
 
     @abstractmethod
     def files(self) -> Iterable[Path]:
         """The files behind it, in an order of their own."""
 
-    def reader(self, picture: int) -> Callable[[], bytes | Path]:
-        """A picklable function that gives a picture's content, to be sent to other processes.
+    def reader(self, image: int) -> Callable[[], bytes | Path]:
+        """A picklable function that gives an image's content, to be sent to other processes.
 
         It holds the whole store, unless a store has less to give.
         """
-        return partial(self.content, picture)
+        return partial(self.content, image)
 
 
 class Kept(Generic[Value]):

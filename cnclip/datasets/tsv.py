@@ -1,6 +1,6 @@
 """Chinese-CLIP's own layout: `{split}_imgs.tsv` and `{split}_texts.jsonl`, in a folder or a zip.
 
-A line of the first: id, TAB, a picture file in base64, of either alphabet. Of the second:
+A line of the first: id, TAB, an image file in base64, of either alphabet. Of the second:
 `{"text_id": 8428, "text": "高级感托特包斜挎", "image_ids": [1076345, 517602]}`.
 """
 
@@ -26,10 +26,10 @@ from ..errors import DatasetError, ImageError
 from .ids import Id, id_of
 from .lines import Line, read_lines, read_objects
 from .problems import Problems
-from .retrieval import PictureRow, RetrievalData, TextRow
-from .stores import PictureStore, Slices
+from .retrieval import ImageRow, RetrievalData, TextRow
+from .stores import ImageStore, Slices
 
-PICTURES, TEXTS = "_imgs.tsv", "_texts.jsonl"
+IMAGES, TEXTS = "_imgs.tsv", "_texts.jsonl"
 _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError)
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
 _ENCRYPTED = 1
@@ -45,12 +45,12 @@ def splits(place: Path) -> list[str]:
         with _opened_zip(place) as archive:
             names = [_base(name) for name in archive.namelist() if not _is_junk(name)]
     found = {name.removesuffix(TEXTS) for name in names if name.endswith(TEXTS)}
-    return sorted(split for split in found if split and split + PICTURES in names)
+    return sorted(split for split in found if split and split + IMAGES in names)
 
 
 def is_half(place: Path) -> bool:
     """Whether this is one of the two files of a split."""
-    ends = [end for end in (PICTURES, TEXTS) if place.name.endswith(end)]
+    ends = [end for end in (IMAGES, TEXTS) if place.name.endswith(end)]
     return any(place.name.removesuffix(end) in splits(place.parent) for end in ends)
 
 
@@ -66,13 +66,13 @@ class TsvData(RetrievalData):
         with self._open(TEXTS) as file:
             yield from read_texts(file, self.split + TEXTS, problems)
 
-    def pictures(self, problems: Problems) -> Iterator[PictureRow]:
-        """The pictures of `{split}_imgs.tsv`."""
+    def images(self, problems: Problems) -> Iterator[ImageRow]:
+        """The images of `{split}_imgs.tsv`."""
         for line, image_id, text in self._rows(problems):
-            yield PictureRow(image_id, decode_base64(text), line.where)
+            yield ImageRow(image_id, decode_base64(text), line.where)
 
-    def locate(self, problems: Problems) -> PictureStore:
-        """The pictures by their lines' offsets: one pass over the file, which decodes nothing.
+    def locate(self, problems: Problems) -> ImageStore:
+        """The images by their lines' offsets: one pass over the file, which decodes nothing.
 
         Raises:
             DatasetError: the file is compressed in a zip.
@@ -83,22 +83,22 @@ class TsvData(RetrievalData):
         for line, image_id, _ in self._rows(problems):
             ids.append(image_id)
             lines.extend((line.number, start + line.start, len(line.content)))
-        return _TsvPictures(
-            self.split + PICTURES, path, ids, np.frombuffer(lines, np.int64).reshape(-1, 3)
+        return _TsvImages(
+            self.split + IMAGES, path, ids, np.frombuffer(lines, np.int64).reshape(-1, 3)
         )
 
     def files(self) -> list[Path]:
         """The two files, or the zip."""
         if not self._place.is_dir():
             return [self._place]
-        return [self._place / (self.split + suffix) for suffix in (PICTURES, TEXTS)]
+        return [self._place / (self.split + suffix) for suffix in (IMAGES, TEXTS)]
 
     def _rows(self, problems: Problems) -> Iterator[tuple[Line, Id, bytes]]:
-        """The lines that hold a picture: (line, id, base64)."""
+        """The lines that hold an image: (line, id, base64)."""
         seen: set[Id] = set()
-        with self._open(PICTURES) as file:
-            for line in read_lines(file, self.split + PICTURES, problems):
-                row = _read_picture(line, problems)
+        with self._open(IMAGES) as file:
+            for line in read_lines(file, self.split + IMAGES, problems):
+                row = _read_image(line, problems)
                 if row is None:
                     continue
                 if row[0] in seen:
@@ -134,14 +134,14 @@ class TsvData(RetrievalData):
         return archive.getinfo(members[0])
 
     def _uncompressed(self) -> tuple[Path, int]:
-        """The file in which the pictures' lines lie as they are, and the offset of the first."""
+        """The file in which the images' lines lie as they are, and the offset of the first."""
         if self._place.is_dir():
-            return self._place / (self.split + PICTURES), 0
+            return self._place / (self.split + IMAGES), 0
         with _opened_zip(self._place) as archive:
-            member = self._member(archive, self.split + PICTURES)
+            member = self._member(archive, self.split + IMAGES)
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
             raise DatasetError(
-                f"{self._place}: {member.filename} is compressed there, so that single pictures "
+                f"{self._place}: {member.filename} is compressed there, so that single images "
                 "cannot be read; unpack the zip and give the folder"
             )
         try:
@@ -154,7 +154,7 @@ class TsvData(RetrievalData):
         return self._place, member.header_offset + 30 + sum(lengths)
 
 
-class _TsvPictures(PictureStore):
+class _TsvImages(ImageStore):
     def __init__(self, name: str, path: Path, ids: list[Id], lines: NDArray[np.int64]) -> None:
         """Take the lines, each (number, offset, length)."""
         self.ids = ids
@@ -164,17 +164,17 @@ class _TsvPictures(PictureStore):
             [path], np.ascontiguousarray(lines[:, 1]), np.ascontiguousarray(lines[:, 2])
         )
 
-    def content(self, picture: int) -> bytes:
-        """The picture file's bytes."""
-        return _read_line(self._lines, picture)
+    def content(self, image: int) -> bytes:
+        """The image file's bytes."""
+        return _read_line(self._lines, image)
 
-    def where(self, picture: int) -> str:
+    def where(self, image: int) -> str:
         """The file and the line."""
-        return f"{self._name}:{self._numbers[picture]}"
+        return f"{self._name}:{self._numbers[image]}"
 
-    def reader(self, picture: int) -> Callable[[], bytes]:
-        """A function that gives the picture file's bytes."""
-        return partial(_read_line, self._lines.alone(picture), 0)
+    def reader(self, image: int) -> Callable[[], bytes]:
+        """A function that gives the image file's bytes."""
+        return partial(_read_line, self._lines.alone(image), 0)
 
     def files(self) -> Iterable[Path]:
         """The file, or the zip."""
@@ -182,7 +182,7 @@ class _TsvPictures(PictureStore):
 
 
 def _read_line(lines: Slices, number: int) -> bytes:
-    """The picture of a line."""
+    """The image of a line."""
     line = lines.read(number)
     try:
         return decode_base64(line.strip().split(b"\t")[1])
@@ -222,13 +222,13 @@ def text_of(value: dict[str, Any], where: str, problems: Problems) -> TextRow | 
             return TextRow(known, text, good, where)
         wrong = next((v for v, one in zip(image_ids, ids, strict=True) if one is None), None)
         if wrong is None:
-            problems.add(where, "image_ids: names a picture twice", skipped=False)
+            problems.add(where, "image_ids: names an image twice", skipped=False)
             return TextRow(known, text, good, where)
         problems.add(where, f"image_ids: expected integers or names, found {wrong!r:.60}")
     return None
 
 
-def _read_picture(line: Line, problems: Problems) -> tuple[Id, bytes] | None:
+def _read_image(line: Line, problems: Problems) -> tuple[Id, bytes] | None:
     """The id and the base64 of a line, or None after its fault was named."""
     fields = line.content.strip().split(b"\t")
     if len(fields) != 2:
@@ -236,13 +236,13 @@ def _read_picture(line: Line, problems: Problems) -> tuple[Id, bytes] | None:
         return None
     image_id = id_of(fields[0].decode("utf-8", "replace"))
     if image_id is None:
-        problems.add(line.where, "the picture has no id")
+        problems.add(line.where, "the image has no id")
         return None
     if not _is_clean_base64(fields[1]):
         try:
             decode_base64(fields[1])
         except binascii.Error as error:
-            problems.add(line.where, f"picture {image_id}: not base64: {error}")
+            problems.add(line.where, f"image {image_id}: not base64: {error}")
             return None
     return image_id, fields[1]
 
@@ -286,7 +286,7 @@ def _is_junk(name: str) -> bool:
 def write_split(
     directory: str | Path,
     split: str,
-    pictures: Iterable[tuple[Id, bytes]],
+    images: Iterable[tuple[Id, bytes]],
     texts: Iterable[tuple[Id, str, Iterable[Id]]],
 ) -> None:
     """Write a split in Chinese-CLIP's layout.
@@ -294,16 +294,16 @@ def write_split(
     Args:
         directory: The data set's folder, made if need be.
         split: The split's name.
-        pictures: (id, bytes of a picture file) of each.
-        texts: (id, text, ids of the pictures that it describes) of each.
+        images: (id, bytes of an image file) of each.
+        texts: (id, text, ids of the images that it describes) of each.
 
     Raises:
         OSError: a file cannot be written.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / (split + PICTURES)).open("wb") as file:
-        for image_id, content in pictures:
+    with (folder / (split + IMAGES)).open("wb") as file:
+        for image_id, content in images:
             file.write(f"{image_id}\t".encode() + base64.b64encode(content) + b"\n")
     with (folder / (split + TEXTS)).open("w", encoding="utf-8", newline="\n") as lines:
         for text_id, text, image_ids in texts:

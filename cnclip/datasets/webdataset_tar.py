@@ -24,12 +24,12 @@ from .folder import TEXT_KEYS, usable_texts, value_of
 from .ids import Id
 from .problems import Problems
 from .shards import Index, IndexedData
-from .stores import PictureStore, Slices
+from .stores import ImageStore, Slices
 
 SUFFIX = ".tar"
-PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
+IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
 _TEXTS = frozenset({"txt", "json"})
-_LARGEST_TEXT = 1 << 20
+_MAX_TEXT = 1 << 20
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 _COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
 # What gzip, bzip2, xz and zstd begin their files with.
@@ -62,15 +62,15 @@ def refuse_compressed(*paths: Path) -> None:
 
 def _compressed(path: Path) -> DatasetError:
     return DatasetError(
-        f"{path}: compressed, so that single pictures cannot be read; unpack it to a .tar"
+        f"{path}: compressed, so that single images cannot be read; unpack it to a .tar"
     )
 
 
 @dataclass
 class _Sample:
-    """What was found of one: the picture's offset and size, the texts' bytes."""
+    """What was found of one: the image's offset and size, the texts' bytes."""
 
-    picture: tuple[int, int] | None = None
+    image: tuple[int, int] | None = None
     txt: bytes | None = None
     json: bytes | None = None
 
@@ -84,49 +84,49 @@ class TarData(IndexedData):
         ids: list[Id] = []
         file_of, starts, lengths = array("i"), array("q"), array("q")
         texts: list[str] = []
-        picture_of = array("q")
+        image_of = array("q")
         for number, name in enumerate(self._names):
             for key, sample in _samples(self._files[number], name, problems).items():
                 where = f"{name}:{key}"
                 some = list(_texts_of(sample, key, where, problems))
-                if sample.picture is None:
-                    problems.add(where, f"no picture beside the text: {key}.jpg or the like")
+                if sample.image is None:
+                    problems.add(where, f"no image beside the text: {key}.jpg or the like")
                     continue
-                picture_of.extend([len(ids)] * len(some))
+                image_of.extend([len(ids)] * len(some))
                 texts += some
                 # Files may each count their samples from 0.
                 ids.append(key if len(self._files) == 1 else where)
                 file_of.append(number)
-                starts.append(sample.picture[0])
-                lengths.append(sample.picture[1])
+                starts.append(sample.image[0])
+                lengths.append(sample.image[1])
         slices = Slices(
             self._files,
             np.frombuffer(starts, np.int64),
             np.frombuffer(lengths, np.int64),
             np.frombuffer(file_of, np.int32),
         )
-        pictures = _TarPictures(ids, self._names, slices)
-        return Index(pictures, texts, np.frombuffer(picture_of, np.int64))
+        images = _TarImages(ids, self._names, slices)
+        return Index(images, texts, np.frombuffer(image_of, np.int64))
 
 
-class _TarPictures(PictureStore):
+class _TarImages(ImageStore):
     def __init__(self, ids: list[Id], names: list[str], slices: Slices) -> None:
         self.ids = ids
         self._names, self._slices = names, slices
 
-    def content(self, picture: int) -> bytes:
-        """The picture file's bytes."""
-        return self._slices.read(picture)
+    def content(self, image: int) -> bytes:
+        """The image file's bytes."""
+        return self._slices.read(image)
 
-    def where(self, picture: int) -> str:
+    def where(self, image: int) -> str:
         """The tar file and the sample."""
         if len(self._names) > 1:
-            return str(self.ids[picture])
-        return f"{self._names[0]}:{self.ids[picture]}"
+            return str(self.ids[image])
+        return f"{self._names[0]}:{self.ids[image]}"
 
-    def reader(self, picture: int) -> Callable[[], bytes]:
-        """A function that gives the picture file's bytes."""
-        return partial(self._slices.alone(picture).read, 0)
+    def reader(self, image: int) -> Callable[[], bytes]:
+        """A function that gives the image file's bytes."""
+        return partial(self._slices.alone(image).read, 0)
 
     def files(self) -> Iterable[Path]:
         """The tar files."""
@@ -169,17 +169,17 @@ def _take(
         return
     key, kind = parts[1], parts[2].lower()
     last = kind.rpartition(".")[2]
-    if last not in PICTURES and last not in _TEXTS:
+    if last not in IMAGES and last not in _TEXTS:
         return
     sample = samples.setdefault(key, _Sample())
     where = f"{name}:{member.name}"
-    if kind in PICTURES:
-        if sample.picture is not None:
-            problems.add(where, f"{key} has another picture already")
+    if kind in IMAGES:
+        if sample.image is not None:
+            problems.add(where, f"{key} has another image already")
             return
-        sample.picture = (member.offset_data, member.size)
+        sample.image = (member.offset_data, member.size)
     elif kind in _TEXTS:
-        if member.size > _LARGEST_TEXT:
+        if member.size > _MAX_TEXT:
             problems.add(where, f"a text of {member.size} bytes")
             return
         if getattr(sample, kind) is not None:
@@ -202,8 +202,8 @@ def _texts_of(sample: _Sample, key: str, where: str, problems: Problems) -> Iter
                 problems.add(where, f"expected a JSON object, found {type(value).__name__}")
                 return
             yield from usable_texts(value_of(value, TEXT_KEYS), key, where, problems)
-        elif sample.picture is not None:
-            problems.add(where, "no text beside the picture: .txt or .json", skipped=False)
+        elif sample.image is not None:
+            problems.add(where, "no text beside the image: .txt or .json", skipped=False)
     except UnicodeDecodeError as error:
         problems.add(where, f"the text is not UTF-8: byte {error.start + 1}")
     except (ValueError, RecursionError) as error:

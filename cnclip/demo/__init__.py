@@ -1,6 +1,6 @@
-"""The demo: pictures found by Chinese texts, with a small model, gallery and font that ship.
+"""The demo: images found by Chinese texts, with a small model, gallery and font that ship.
 
-`emoji-cn/` is the model, `gallery/` its pictures with their names, `fonts/` what draws Chinese.
+`emoji-cn/` is the model, `gallery/` its images with their names, `fonts/` what draws Chinese.
 The functions here embed and match; `tables.py` and `contact_sheet.py` show. Uses `pipelines` only.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,22 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..assets import asset_path
+
 __all__ = [
     "EXAMPLE_EMOJI",
     "EXAMPLE_TEXTS",
     "QUERIES",
     "Embedder",
+    "GalleryImage",
     "Match",
-    "Picture",
-    "UnreadablePicture",
-    "data_path",
-    "embed_pictures",
+    "UnreadableImage",
+    "embed_images",
     "embed_texts",
+    "find_images",
     "find_matches",
-    "find_pictures",
     "load_gallery",
     "match_probabilities",
-    "open_picture",
+    "open_image",
 ]
 
 QUERIES = ("猫", "汽车", "昆虫", "生日蛋糕", "水果", "树", "下雨", "大哭")
@@ -40,13 +40,13 @@ QUERIES = ("猫", "汽车", "昆虫", "生日蛋糕", "水果", "树", "下雨",
 
 EXAMPLE_EMOJI = ("🍎", "🍏", "🍓", "🍅")
 EXAMPLE_TEXTS = ("红苹果", "绿苹果", "草莓", "西红柿")
-"""Pictures of the gallery and texts for the model card's example."""
+"""Images of the gallery and texts for the model card's example."""
 
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tga"}
     | {".tif", ".tiff", ".webp"}
 )
-"""File names that `find_pictures` takes for pictures."""
+"""File names that `find_images` takes for images."""
 
 
 class Embedder(Protocol):
@@ -58,13 +58,13 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture file.
+class GalleryImage:
+    """An image file.
 
     Attributes:
         path: The file.
         label: What stands under it.
-        emoji: The emoji that it shows; empty for pictures from elsewhere.
+        emoji: The emoji that it shows; empty for images from elsewhere.
     """
 
     path: Path
@@ -74,35 +74,30 @@ class Picture:
 
 @dataclass(frozen=True)
 class Match:
-    """A picture found for a text, with the cosine of the two embeddings."""
+    """An image found for a text, with the cosine of the two embeddings."""
 
-    picture: Picture
+    image: GalleryImage
     score: float
 
 
 @dataclass(frozen=True)
-class UnreadablePicture:
-    """A picture that was left out, and why."""
+class UnreadableImage:
+    """An image that was left out, and why."""
 
-    picture: Picture
+    image: GalleryImage
     reason: str
 
 
-def data_path(name: str) -> Path:
-    """Where a part of the demo's data lies: `'emoji-cn'`, `'gallery'` or `'fonts'`."""
-    return Path(str(resources.files(__name__) / name))
-
-
-def load_gallery() -> list[Picture]:
-    """The pictures that ship, in the gallery's order."""
-    folder = data_path("gallery")
+def load_gallery() -> list[GalleryImage]:
+    """The images that ship, in the gallery's order."""
+    folder = asset_path("gallery")
     lines = (folder / "gallery.jsonl").read_text(encoding="utf-8").splitlines()
     rows = map(json.loads, lines)
-    return [Picture(folder / row["file"], row["label"], row["emoji"]) for row in rows]
+    return [GalleryImage(folder / row["file"], row["label"], row["emoji"]) for row in rows]
 
 
-def find_pictures(folder: Path, leave_out: Iterable[Path] = ()) -> list[Picture]:
-    """Picture files in `folder` and below, by name; hidden ones are left out.
+def find_images(folder: Path, leave_out: Iterable[Path] = ()) -> list[GalleryImage]:
+    """GalleryImage files in `folder` and below, by name; hidden ones are left out.
 
     Args:
         folder: Where to look. A label is the path below it, without the suffix.
@@ -114,70 +109,70 @@ def find_pictures(folder: Path, leave_out: Iterable[Path] = ()) -> list[Picture]
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder}: no such folder")
     unwanted = {path.resolve() for path in leave_out}
-    pictures = []
+    images = []
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in below.parts)
         if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         if path.resolve() not in unwanted:
-            pictures.append(Picture(path, _printable(str(below.with_suffix("")))))
-    return pictures
+            images.append(GalleryImage(path, _printable(str(below.with_suffix("")))))
+    return images
 
 
-def open_picture(path: Path) -> Image.Image:
-    """A picture as a person sees it: upright, RGB, on white where it is transparent.
+def open_image(path: Path) -> Image.Image:
+    """An image as a person sees it: upright, RGB, on white where it is transparent.
 
     Raises:
-        OSError: the file cannot be read or is no picture; damaged ones raise other errors too.
+        OSError: the file cannot be read or is no image; damaged ones raise other errors too.
     """
     with Image.open(path) as opened:
-        picture = ImageOps.exif_transpose(opened)
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            white = Image.new("RGBA", picture.size, "white")
-            return Image.alpha_composite(white, picture).convert("RGB")
-        if picture.mode.startswith("I;16"):
+        image = ImageOps.exif_transpose(opened)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            return Image.alpha_composite(white, image).convert("RGB")
+        if image.mode.startswith("I;16"):
             # Pillow would clip 16 bits to 8 where a viewer scales them.
-            return picture.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
-        return picture.convert("RGB")
+            return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
+        return image.convert("RGB")
 
 
-def embed_pictures(
+def embed_images(
     embedder: Embedder,
-    pictures: Sequence[Picture],
+    images: Sequence[GalleryImage],
     *,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Picture], NDArray[np.float32], list[UnreadablePicture]]:
-    """Embed picture files, a batch of them in memory at a time.
+) -> tuple[list[GalleryImage], NDArray[np.float32], list[UnreadableImage]]:
+    """Embed image files, a batch of them in memory at a time.
 
     Args:
         embedder: A pipeline.
-        pictures: Of any number.
-        batch_size: Pictures in memory at a time.
-        progress: Called with the number of pictures done and of all, after each batch.
+        images: Of any number.
+        batch_size: Images in memory at a time.
+        progress: Called with the number of images done and of all, after each batch.
 
     Returns:
-        The pictures that could be read, their embeddings float32 [n, d] of unit length in the same
-        order, and the pictures that could not be read.
+        The images that could be read, their embeddings float32 [n, d] of unit length in the same
+        order, and the images that could not be read.
     """
-    kept: list[Picture] = []
-    unreadable: list[UnreadablePicture] = []
+    kept: list[GalleryImage] = []
+    unreadable: list[UnreadableImage] = []
     batches: list[NDArray[np.float32]] = []
-    for start in range(0, len(pictures), batch_size):
-        images = []
-        for picture in pictures[start : start + batch_size]:
+    for start in range(0, len(images), batch_size):
+        opened = []
+        for image in images[start : start + batch_size]:
             try:
-                images.append(open_picture(picture.path))
+                opened.append(open_image(image.path))
             except Exception as error:  # Pillow's readers raise anything on damaged files.
-                unreadable.append(UnreadablePicture(picture, _reason(error)))
+                unreadable.append(UnreadableImage(image, _reason(error)))
             else:
-                kept.append(picture)
-        if images:
-            batches.append(embedder.forward({"img": images})["img_embedding"])
+                kept.append(image)
+        if opened:
+            batches.append(embedder.forward({"img": opened})["img_embedding"])
         if progress is not None:
-            progress(min(start + batch_size, len(pictures)), len(pictures))
+            progress(min(start + batch_size, len(images)), len(images))
     embeddings = np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
     return kept, embeddings, unreadable
 
@@ -191,7 +186,7 @@ def embed_texts(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]
 def match_probabilities(
     images: NDArray[np.float32], texts: NDArray[np.float32], temperature: float
 ) -> NDArray[np.float32]:
-    """How likely each text is each picture's, as the model card computes it.
+    """How likely each text is each image's, as the model card computes it.
 
     Args:
         images: float32 [n, d], rows of unit length.
@@ -209,25 +204,25 @@ def match_probabilities(
 
 def find_matches(
     texts: NDArray[np.float32],
-    pictures: Sequence[Picture],
-    images: NDArray[np.float32],
+    images: Sequence[GalleryImage],
+    embeddings: NDArray[np.float32],
     count: int,
 ) -> list[list[Match]]:
-    """The `count` pictures of highest cosine for each text, best first.
+    """The `count` images of highest cosine for each text, best first.
 
     Args:
         texts: float32 [m, d], rows of unit length.
-        pictures: n of them, those of `images`.
-        images: float32 [n, d], rows of unit length.
-        count: Fewer come back where there are fewer pictures.
+        images: n of them, those of `embeddings`.
+        embeddings: float32 [n, d], rows of unit length.
+        count: Fewer come back where there are fewer images.
 
     Returns:
-        A list for each text. Pictures of equal score stand in their own order.
+        A list for each text. Images of equal score stand in their own order.
     """
     answers = []
-    for scores in texts @ images.T:
+    for scores in texts @ embeddings.T:
         best = np.argsort(-scores, kind="stable")[:count]
-        answers.append([Match(pictures[index], float(scores[index])) for index in best])
+        answers.append([Match(images[index], float(scores[index])) for index in best])
     return answers
 
 
@@ -240,5 +235,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture that Pillow can read"
+        return "not an image that Pillow can read"
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Draws what was found: a row for each text, its best pictures with names and scores."""
+"""Draws what was found: a row for each text, its best images with names and scores."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from . import Match, data_path, open_picture
+from ..assets import asset_path
+from . import Match, open_image
 
 FONT = "NotoSansSC-Regular-subset.ttf"
 TITLE = "以文搜图"
 
-PICTURE = 96
+IMAGE = 96
 CARD = 116
 GUTTER = 16
 MARGIN = 48
@@ -20,7 +21,7 @@ QUERY_COLUMN = 196
 HEADER = 120
 LABEL_HEIGHT = 52
 ROW_GAP = 26
-"""Sizes in pixels. `PICTURE` is the gallery's own size, so that nothing is enlarged."""
+"""Sizes in pixels. `IMAGE` is the gallery's own size, so that nothing is enlarged."""
 
 BACKGROUND = "#f7f6f3"
 CARD_FILL = "#ffffff"
@@ -37,7 +38,7 @@ ROW = CARD + LABEL_HEIGHT
 @functools.cache
 def load_font(size: int) -> ImageFont.FreeTypeFont:
     """The font that ships, at `size` pixels. Draws Chinese on machines that have no fonts."""
-    path = data_path("fonts") / FONT
+    path = asset_path("fonts") / FONT
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -60,11 +61,11 @@ def draw_contact_sheet(
         subtitle: A line below the title.
 
     Returns:
-        An RGB picture of `sheet_size(answers)`.
+        An RGB image of `sheet_size(answers)`.
 
     Raises:
         ValueError: there is nothing to draw, or not an answer for each text.
-        OSError: a picture cannot be read any more.
+        OSError: an image cannot be read any more.
     """
     if len(queries) != len(answers) or not any(answers):
         raise ValueError("expected an answer for each text, and a match in one of them")
@@ -88,7 +89,7 @@ def draw_contact_sheet(
 
 
 def _draw_query(draw: ImageDraw.ImageDraw, query: str, left: int, top: int) -> None:
-    """The query, centred beside its pictures, in as many lines as fit."""
+    """The query, centred beside its images, in as many lines as fit."""
     font = load_font(24)
     width, line_height = QUERY_COLUMN - 24, 34
     lines = _wrap(_drawable(query), font, width)
@@ -109,15 +110,15 @@ def _draw_match(
     *,
     first: bool,
 ) -> None:
-    """A card with the picture, and its label and score below."""
+    """A card with the image, and its label and score below."""
     card = _draw_card(FIRST_EDGE, 2) if first else _draw_card(CARD_EDGE, 1)
     sheet.paste(card, (left, top))
-    picture = open_picture(match.picture.path)
-    picture.thumbnail((PICTURE, PICTURE), Image.Resampling.LANCZOS)
-    sheet.paste(picture, (left + (CARD - picture.width) // 2, top + (CARD - picture.height) // 2))
+    image = open_image(match.image.path)
+    image.thumbnail((IMAGE, IMAGE), Image.Resampling.LANCZOS)
+    sheet.paste(image, (left + (CARD - image.width) // 2, top + (CARD - image.height) // 2))
     middle = left + CARD / 2
     font = load_font(15)
-    label = _shorten(_drawable(match.picture.label), font, CARD)
+    label = _shorten(_drawable(match.image.label), font, CARD)
     draw.text((middle, top + CARD + 20), label, SOFT_INK, font, anchor="ms")
     draw.text(
         (middle, top + CARD + 39), f"{match.score:.3f}", FAINT_INK, load_font(13), anchor="ms"

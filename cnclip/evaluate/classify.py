@@ -1,4 +1,4 @@
-"""Zero-shot classification: classes are texts, and a picture's class is the nearest."""
+"""Zero-shot classification: classes are texts, and an image's class is the nearest."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import cache
-from ..bulk import embed_pictures
+from ..bulk import embed_images
 from ..datasets import Problem, Problems
-from ..datasets.classification import ClassificationData, ClassifiedPicture
-from ..datasets.retrieval import open_picture
+from ..datasets.classification import ClassificationData, ClassifiedImage
+from ..datasets.retrieval import open_image
 from ..errors import DatasetError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..progress import progress
@@ -26,7 +26,7 @@ from .texts import LABELS, TEMPLATES_OF, read_labels, read_templates, shipped_la
 
 @dataclass(frozen=True)
 class Classified:
-    """What a picture was taken for.
+    """What an image was taken for.
 
     Attributes:
         label: The class; None if it is none of these.
@@ -38,17 +38,17 @@ class Classified:
 
 
 class ZeroShotClassifier:
-    """Tells which of some classes a picture shows, without having been trained for them.
+    """Tells which of some classes an image shows, without having been trained for them.
 
     A class's vector is the mean of the unit vectors of its texts, one for each template, brought
     back to unit length (Radford et al., 2021, section 3.1.4). Probabilities are a softmax over
     the cosines divided by the model's temperature, so that they add up to 1 over the classes: some
-    class wins for every picture, however little it fits.
+    class wins for every image, however little it fits.
 
-    To tell a picture of none of these, name what it may be instead: `others=["其他东西", "风景"]`
+    To tell an image of none of these, name what it may be instead: `others=["其他东西", "风景"]`
     are texts that compete with the classes, and the sum of their probabilities is that of "none
-    of these". Or refuse faint likenesses: `min_cosine=0.3`. Cosines of pictures and texts have a
-    scale of each model's own, and a narrow one: choose the bound on pictures of your own, with and
+    of these". Or refuse faint likenesses: `min_cosine=0.3`. Cosines of images and texts have a
+    scale of each model's own, and a narrow one: choose the bound on images of your own, with and
     without the classes, by looking at `cosines`.
 
     Attributes:
@@ -78,7 +78,7 @@ class ZeroShotClassifier:
             model: An open pipeline, or what `cnclip.pipeline` takes; by default the small model
                 that ships, which knows emoji.
             others: Names of what is none of these; they get the same templates.
-            min_cosine: A picture whose best class has a lower cosine is none of these.
+            min_cosine: An image whose best class has a lower cosine is none of these.
             normalize: Put texts in lower case with straight quotes, as Chinese-CLIP's evaluation.
             **options: Of `cnclip.pipeline`, such as `precision` and `device`.
 
@@ -108,7 +108,7 @@ class ZeroShotClassifier:
         self._vectors = vectors
 
     def cosines(self, images: Any) -> NDArray[np.float32]:
-        """Cosines of pictures and classes.
+        """Cosines of images and classes.
 
         Args:
             images: As `pipeline.forward` takes them under 'img', or float [n, d]: embeddings.
@@ -131,13 +131,13 @@ class ZeroShotClassifier:
         return probabilities[:, : len(self.labels)]
 
     def __call__(self, images: Any) -> list[Classified]:
-        """What each picture is taken for.
+        """What each image is taken for.
 
         Args:
             images: As for `cosines`.
 
         Returns:
-            One answer a picture. "None of these" where the others together are more probable than
+            One answer an image. "None of these" where the others together are more probable than
             any class, or where no cosine reaches `min_cosine`.
         """
         cosines = self._all_cosines(images)
@@ -157,7 +157,7 @@ class ZeroShotClassifier:
 
     def _all_cosines(self, images: Any) -> NDArray[np.float32]:
         if images is None:
-            raise InvalidInputError("images: expected pictures or embeddings, got None")
+            raise InvalidInputError("images: expected images or embeddings, got None")
         if isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating):
             rows = np.asarray(images, np.float32)
             if rows.ndim != 2 or rows.shape[1] != self._vectors.shape[1]:
@@ -203,14 +203,14 @@ class ZeroShotReport:
         precision: What it was computed in.
         labels: The classes' names.
         templates: The templates.
-        top1: Pictures whose class came first, in per cent.
-        top5: Pictures whose class came among the first five, in per cent; None for fewer than six
+        top1: Images whose class came first, in per cent.
+        top5: Images whose class came among the first five, in per cent; None for fewer than six
             classes, where it says little or nothing.
         mean_per_class: The mean of the classes' own shares of top-1, in per cent, over those that
-            have pictures.
-        per_class: Those shares by name; None for classes without pictures.
-        confusion: int64 [labels, labels]: pictures of a class (row) taken for another (column).
-        pictures: How many were classified.
+            have images.
+        per_class: Those shares by name; None for classes without images.
+        confusion: int64 [labels, labels]: images of a class (row) taken for another (column).
+        images: How many were classified.
         problems: What could not be used.
     """
 
@@ -224,7 +224,7 @@ class ZeroShotReport:
     mean_per_class: float
     per_class: dict[str, float | None]
     confusion: NDArray[np.int64] = field(repr=False)
-    pictures: int
+    images: int
     problems: list[Problem] = field(repr=False)
 
     def _repr_html_(self) -> str:
@@ -241,7 +241,7 @@ class ZeroShotReport:
             "dataset": self.dataset,
             "model": self.model,
             "precision": self.precision,
-            "pictures": self.pictures,
+            "images": self.images,
             "skipped": sum(problem.skipped for problem in self.problems),
             "per_class": self.per_class,
             "templates": self.templates,
@@ -266,7 +266,7 @@ def zeroshot(
     strict: bool = False,
     show_progress: bool = False,
 ) -> ZeroShotReport:
-    """Evaluate zero-shot classification on pictures whose classes are known.
+    """Evaluate zero-shot classification on images whose classes are known.
 
     Args:
         dataset: See `cnclip.datasets.classification.ClassificationData`.
@@ -280,7 +280,7 @@ def zeroshot(
         output: A folder for `report.json` and `confusion.png`.
         precision: As of `pipeline`.
         device: As of `pipeline`.
-        strict: Raise the first picture's problem instead of going on without it.
+        strict: Raise the first image's problem instead of going on without it.
         show_progress: Tell on stderr how far it has come.
 
     Raises:
@@ -301,9 +301,9 @@ def zeroshot(
     problems = Problems(strict)
     matrix = np.zeros((len(names), len(names)), np.int64)
     among_five = 0
-    with progress("pictures", None, "picture", enabled=show_progress) as advance:
-        pictures = data.pictures(keys, problems)
-        for batch in embed_pictures(model, pictures, _open):
+    with progress("images", None, "image", enabled=show_progress) as advance:
+        images = data.images(keys, problems)
+        for batch in embed_images(model, images, _open):
             for item, why in batch.failed:
                 problems.add(item.row.where, str(why))
             right = np.array([item.label for item in batch.items], np.int64)
@@ -315,7 +315,7 @@ def zeroshot(
     count = int(matrix.sum())
     if count == 0:
         first = f": {problems.found[0]}" if problems.found else ""
-        raise DatasetError(f"{dataset}: no picture that can be used{first}")
+        raise DatasetError(f"{dataset}: no image that can be used{first}")
     report = _report(data, model, classifier, matrix, among_five, problems)
     if output is not None:
         folder = Path(output)
@@ -327,8 +327,8 @@ def zeroshot(
     return report
 
 
-def _open(item: ClassifiedPicture) -> Any:
-    return open_picture(item.row, turned=True)
+def _open(item: ClassifiedImage) -> Any:
+    return open_image(item.row, turned=True)
 
 
 def _report(
@@ -354,7 +354,7 @@ def _report(
         mean_per_class=sum(known) / len(known),
         per_class=dict(zip(classifier.labels, shares, strict=True)),
         confusion=matrix,
-        pictures=count,
+        images=count,
         problems=problems.found,
     )
 
@@ -367,7 +367,7 @@ def _classes(
     if labels is None:
         found = data.chinese or data.keys
         if not found:
-            raise DatasetError(f"{data.name}: a list of pictures needs labels")
+            raise DatasetError(f"{data.name}: a list of images needs labels")
     elif isinstance(labels, str | Path):
         found = shipped_labels(str(labels)) if str(labels) in LABELS else read_labels(labels)
     else:

@@ -36,7 +36,7 @@ CHINESE_FONTS = (
     "Droid Sans Fallback",
 )
 # More classes than this are told apart by numbers of ticks only.
-MOST_NAMES = 60
+MAX_NAMES = 60
 
 
 def draw(report: ZeroShotReport, path: Path) -> None:
@@ -54,10 +54,10 @@ def draw(report: ZeroShotReport, path: Path) -> None:
     axes = figure.add_subplot()
     totals = np.maximum(report.confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(100 * report.confusion / totals, cmap="Blues", vmin=0, vmax=100)
-    figure.colorbar(image, ax=axes, label="% of the class's pictures", shrink=0.7)
+    figure.colorbar(image, ax=axes, label="% of the class's images", shrink=0.7)
     installed = {font.name for font in font_manager.fontManager.ttflist}
     fonts = [name for name in CHINESE_FONTS if name in installed]
-    if count <= MOST_NAMES:
+    if count <= MAX_NAMES:
         plain = not fonts and any(not name.isascii() for name in report.labels)
         names = [str(i) if plain else f"{i} {name}" for i, name in enumerate(report.labels)]
         axes.set_xticks(range(count), names, rotation=90)

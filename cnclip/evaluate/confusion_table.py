@@ -9,12 +9,12 @@ from ..html_parts import escaped
 if TYPE_CHECKING:
     from .classify import ZeroShotReport
 
-MOST_CLASSES = 30
+MAX_CLASSES = 30
 """Of more than these the table has no columns, only each class's share."""
 
 
 def notebook_html(report: ZeroShotReport) -> str:
-    """The figures, and a row for each class: its share, and what its pictures were taken for."""
+    """The figures, and a row for each class: its share, and what its images were taken for."""
     figures = [f"top-1 {report.top1:.1f} %"]
     if report.top5 is not None:
         figures.append(f"top-5 {report.top5:.1f} %")
@@ -23,7 +23,7 @@ def notebook_html(report: ZeroShotReport) -> str:
     if left_out:
         figures.append(f"略去 left out: {left_out}")
     subtitle = (
-        f"{report.dataset}: {report.pictures} 张图片 pictures · {report.model}, {report.precision}"
+        f"{report.dataset}: {report.images} 张图片 images · {report.model}, {report.precision}"
         f" · {len(report.templates)} 个模板 templates"
     )
     return (
@@ -35,7 +35,7 @@ def notebook_html(report: ZeroShotReport) -> str:
 
 def _table(report: ZeroShotReport) -> str:
     names = report.labels
-    full = len(names) <= MOST_CLASSES
+    full = len(names) <= MAX_CLASSES
     heads = "".join(f"<th>{escaped(name)}</th>" for name in names) if full else ""
     rows = []
     for number, name in enumerate(names):
@@ -43,7 +43,7 @@ def _table(report: ZeroShotReport) -> str:
         cells = [f"<th>{escaped(name)}</th><td>{'' if share is None else f'{share:.0f} %'}</td>"]
         counts = report.confusion[number].tolist()
         for column, count in enumerate(counts if full else []):
-            # Green is right, red is wrong, the more of the class's pictures the stronger.
+            # Green is right, red is wrong, the more of the class's images the stronger.
             color = "43, 138, 62" if column == number else "201, 42, 42"
             shade = 0.6 * count / max(1, sum(counts))
             style = f' style="background: rgba({color}, {shade:.2f})"' if count else ""

@@ -45,7 +45,7 @@ class Shard:
 
 
 class Features:
-    """The shards of one kind, "pictures" or "texts", in a folder; or nowhere."""
+    """The shards of one kind, "images" or "texts", in a folder; or nowhere."""
 
     def __init__(self, folder: Path | None, kind: str, key: dict[str, Any]) -> None:
         """Look into the folder, and empty it where it holds what was made of something else.

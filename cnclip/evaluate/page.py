@@ -1,4 +1,4 @@
-"""A page for people: pictures with the queries that find them best and worst. One HTML file."""
+"""A page for people: images with the queries that find them best and worst. One HTML file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from ..cache import replaced_atomically
 from ..datasets import Problems, RetrievalData, TextRow
 from ..datasets.ids import Id
-from ..datasets.retrieval import open_picture
+from ..datasets.retrieval import open_image
 from ..errors import ImageError
-from ..html_parts import escaped, picture_url
+from ..html_parts import escaped, image_url
 from .published import SETTINGS
 from .search import BLOCK_ROWS
 
 if TYPE_CHECKING:
     from .retrieve import RetrievalReport
 
-# Pictures in each of the two parts, and what a query found that is shown beside it.
+# Images in each of the two parts, and what a query found that is shown beside it.
 CARDS = 24
 FOUND = 3
 THUMBNAIL = 144
@@ -30,11 +30,11 @@ THUMBNAIL = 144
 
 @dataclass(frozen=True)
 class _Query:
-    """A text beside one of its pictures."""
+    """A text beside one of its images."""
 
     text: int  # its index
-    score: float  # of the text and its best picture
-    margin: float  # how much more than the best wrong picture has, at most 0 when that comes first
+    score: float  # of the text and its best image
+    margin: float  # how much more than the best wrong image has, at most 0 when that comes first
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ def write_page(
 
     Args:
         report: The RetrievalReport.
-        data: Where the pictures are read from again.
+        data: Where the images are read from again.
         texts: As they were evaluated.
         text_rows: float32 [texts, d].
         image_ids: As they were evaluated.
-        image_rows: float32 [pictures, d].
+        image_rows: float32 [images, d].
         path: The file.
 
     Raises:
@@ -94,7 +94,7 @@ def write_page(
             )
             lines.append(
                 f"<div class=query><p><small>{label}</small> {_text(texts[query.text].text)}<br>"
-                f"<small>rank {ranks[query.text]} of {report.pictures}, "
+                f"<small>rank {ranks[query.text]} of {report.images}, "
                 f"cosine {query.score:.3f}</small></p><div class=found>{found}</div></div>"
             )
         return (
@@ -110,8 +110,8 @@ def write_page(
     content = (
         _HEAD.format(title=_text(f"{report.dataset} · {report.split} · {report.model}"))
         + _summary(report)
-        + part("最难找到的图片 Pictures that are hardest to find", worst)
-        + part("最容易找到的图片 Pictures that are easiest to find", best)
+        + part("最难找到的图片 Images that are hardest to find", worst)
+        + part("最容易找到的图片 Images that are easiest to find", best)
         + "</main></body></html>\n"
     )
     with replaced_atomically(path, mode=0o666) as temporary:
@@ -125,8 +125,8 @@ def _cards(
     place: dict[Id, int],
     image_rows: NDArray[np.float32],
 ) -> list[_Card]:
-    """Each picture that a text names, with the texts that find it best and worst."""
-    of_picture: dict[Id, tuple[_Query, _Query]] = {}
+    """Each image that a text names, with the texts that find it best and worst."""
+    of_image: dict[Id, tuple[_Query, _Query]] = {}
     for index, text in enumerate(texts):
         if not text.image_ids:
             continue
@@ -135,46 +135,46 @@ def _cards(
         rival = -1.0 if wrong is None else float(image_rows[place[wrong]] @ text_rows[index])
         for image_id, score in zip(text.image_ids, right.tolist(), strict=True):
             query = _Query(index, score, score - rival)
-            best, worst = of_picture.get(image_id, (query, query))
-            of_picture[image_id] = (
+            best, worst = of_image.get(image_id, (query, query))
+            of_image[image_id] = (
                 query if query.margin > best.margin else best,
                 query if query.margin < worst.margin else worst,
             )
-    return [_Card(image_id, *queries) for image_id, queries in of_picture.items()]
+    return [_Card(image_id, *queries) for image_id, queries in of_image.items()]
 
 
 def _ranks(
     queries: list[_Query], text_rows: NDArray[np.float32], image_rows: NDArray[np.float32]
 ) -> dict[int, int]:
-    """The rank of each query's picture among all, from 1."""
+    """The rank of each query's image among all, from 1."""
     indices = [query.text for query in queries]
     scores = np.array([query.score for query in queries], np.float32)
     above = np.zeros(len(queries), np.int64)
     for start in range(0, len(image_rows), BLOCK_ROWS):
         block = text_rows[indices] @ image_rows[start : start + BLOCK_ROWS].T
-        # A picture's product with itself may differ in the last bit from block to block.
+        # An image's product with itself may differ in the last bit from block to block.
         above += (block > scores[:, None] + 1e-6).sum(axis=1)
     return {index: int(count) + 1 for index, count in zip(indices, above, strict=True)}
 
 
 def _thumbnails(data: RetrievalData, wanted: set[Id]) -> dict[Id, str]:
-    """Pictures as data URLs."""
+    """Images as data URLs."""
     found: dict[Id, str] = {}
-    for row in data.pictures(Problems()):
+    for row in data.images(Problems()):
         if len(found) == len(wanted):
             break
         if row.image_id not in wanted:
             continue
         try:
-            picture = open_picture(row, turned=data.turns_pictures)
-            picture.thumbnail((THUMBNAIL, THUMBNAIL))
-            if "A" in picture.getbands() or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-            elif picture.mode != "RGB":
-                picture = picture.convert("RGB")
+            image = open_image(row, turned=data.turns_images)
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            if "A" in image.getbands() or "transparency" in image.info:
+                image = image.convert("RGBA")
+            elif image.mode != "RGB":
+                image = image.convert("RGB")
         except (ImageError, OSError, ValueError):  # it was readable a moment ago
             continue
-        found[row.image_id] = picture_url(picture, 75)
+        found[row.image_id] = image_url(image, 75)
     return found
 
 
@@ -205,7 +205,7 @@ def _summary(report: RetrievalReport) -> str:
     words = "lower case, straight quotes" if report.normalized else "as they are"
     return (
         f"<h1>{_text(report.dataset)} · {_text(report.split)}</h1>"
-        f"<p>{_text(report.model)}, {report.precision}; {report.pictures} pictures, {report.texts} "
+        f"<p>{_text(report.model)}, {report.precision}; {report.images} images, {report.texts} "
         f"texts ({words}; {report.truncated} were cut), {report.skipped} rows left out</p>"
         f"<table><tr><th></th>{heads}</tr>{body}</table>"
     )

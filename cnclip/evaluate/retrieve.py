@@ -1,4 +1,4 @@
-"""Retrieval on a data set: texts find pictures, pictures find texts."""
+"""Retrieval on a data set: texts find images, images find texts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import cache
-from ..bulk import embed_pictures
+from ..bulk import embed_images
 from ..datasets import Problem, Problems, RetrievalData, open_retrieval
 from ..datasets.ids import Id
-from ..datasets.retrieval import PictureRow, open_picture, with_known
+from ..datasets.retrieval import ImageRow, open_image, with_known
 from ..errors import DatasetError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..progress import progress
@@ -30,7 +30,7 @@ from .search import Ranked, mutual_top_k
 # Ranks that prediction files have.
 K = 10
 # Items of a kept shard: about a minute's work for a large model on a CPU.
-PICTURES_OF_SHARD = 512
+IMAGES_OF_SHARD = 512
 TEXTS_OF_SHARD = 8192
 
 
@@ -44,17 +44,17 @@ class RetrievalReport:
         model: The model's name.
         precision: What it was computed in.
         text_to_image: {"R@1", "R@5", "R@10", "MR"} in per cent; None where no text tells which
-            pictures it describes.
-        image_to_text: The same of pictures that look for texts.
+            images it describes.
+        image_to_text: The same of images that look for texts.
         texts: How many texts could be found.
-        pictures: How many pictures could be found.
+        images: How many images could be found.
         queries: How many of both were asked for: those of which something is right.
         truncated: How many texts are longer than the model takes, and were cut.
         normalized: Whether texts were put in lower case, with straight quotes.
         published: The authors' figures for this data set and size of model, if there are any.
         problems: The rows that could not be used, or only with a remark.
-        predictions: (text id, picture ids) of each text, best first, 10 at most.
-        predictions_of_images: (picture id, text ids) of each picture.
+        predictions: (text id, image ids) of each text, best first, 10 at most.
+        predictions_of_images: (image id, text ids) of each image.
     """
 
     dataset: str
@@ -64,7 +64,7 @@ class RetrievalReport:
     text_to_image: dict[str, float] | None
     image_to_text: dict[str, float] | None
     texts: int
-    pictures: int
+    images: int
     queries: dict[str, int]
     truncated: int
     normalized: bool
@@ -87,7 +87,7 @@ class RetrievalReport:
             "split": self.split,
             "model": self.model,
             "texts": self.texts,
-            "pictures": self.pictures,
+            "images": self.images,
             "skipped": self.skipped,
             "queries": self.queries,
             "precision": self.precision,
@@ -123,7 +123,7 @@ def retrieval(
 ) -> RetrievalReport:
     """Evaluate retrieval on a data set, as Chinese-CLIP's scripts do.
 
-    Every text looks among all pictures, every picture with a text among all texts; see
+    Every text looks among all images, every image with a text among all texts; see
     `recall_at_k` for what is counted.
 
     Args:
@@ -158,10 +158,10 @@ def retrieval(
     key = _key(model, data, normalize)
     kept = None if folder is None else folder / "embeddings"
     image_ids, image_rows = _embed_images(
-        model, data, problems, Features(kept, "pictures", key), show_progress
+        model, data, problems, Features(kept, "images", key), show_progress
     )
     if not image_ids:
-        raise DatasetError(_nothing(data, "picture", problems))
+        raise DatasetError(_nothing(data, "image", problems))
     known = set(image_ids)
     texts = [left for text in texts if (left := with_known(text, known, problems))]
     if not texts:
@@ -190,7 +190,7 @@ def retrieval(
         text_to_image=_recall(predictions, of_text),
         image_to_text=_recall(predictions_of_images, of_image),
         texts=len(texts),
-        pictures=len(image_ids),
+        images=len(image_ids),
         queries={"text_to_image": len(of_text), "image_to_text": len(of_image)},
         truncated=int((lengths > info.context_length).sum()),
         normalized=normalize,
@@ -252,12 +252,12 @@ def _embed_images(
     features: Features,
     show_progress: bool,
 ) -> tuple[list[Id], NDArray[np.float32]]:
-    def open_row(row: PictureRow) -> Any:
-        return open_picture(row, turned=data.turns_pictures)
+    def open_row(row: ImageRow) -> Any:
+        return open_image(row, turned=data.turns_images)
 
     ids: list[Id] = []
     parts = [np.empty((0, model.model.info.embed_dim), np.float32)]
-    rows = data.pictures(problems)
+    rows = data.images(problems)
     number = done = 0
     last = False
     for shard in features.read():
@@ -265,8 +265,8 @@ def _embed_images(
         done += sum(1 for _ in itertools.islice(rows, shard.seen))
         _take(shard, ids, parts, problems)
         number, last = number + 1, shard.last
-    total = data.count_pictures()
-    with progress("pictures", total, "picture", done=done, enabled=show_progress) as advance:
+    total = data.count_images()
+    with progress("images", total, "image", done=done, enabled=show_progress) as advance:
         while not last:
             shard = _embed_shard(model, rows, open_row, advance)
             features.write(number, shard)
@@ -280,21 +280,21 @@ def _embed_images(
 
 def _embed_shard(
     model: MultiModalEmbeddingPipeline,
-    rows: Iterator[PictureRow],
-    open_row: Callable[[PictureRow], Any],
+    rows: Iterator[ImageRow],
+    open_row: Callable[[ImageRow], Any],
     advance: Callable[[int], None],
 ) -> Shard:
     ids: list[Id] = []
     parts = [np.empty((0, model.model.info.embed_dim), np.float32)]
     failed: list[tuple[str, str, Id]] = []
     seen = 0
-    for batch in embed_pictures(model, itertools.islice(rows, PICTURES_OF_SHARD), open_row):
+    for batch in embed_images(model, itertools.islice(rows, IMAGES_OF_SHARD), open_row):
         ids += [row.image_id for row in batch.items]
         parts.append(batch.rows)
-        failed += [(r.where, f"picture {r.image_id}: {why}", r.image_id) for r, why in batch.failed]
+        failed += [(r.where, f"image {r.image_id}: {why}", r.image_id) for r, why in batch.failed]
         seen += len(batch.items) + len(batch.failed)
         advance(len(batch.items) + len(batch.failed))
-    return Shard(seen, ids, np.concatenate(parts), failed, last=seen < PICTURES_OF_SHARD)
+    return Shard(seen, ids, np.concatenate(parts), failed, last=seen < IMAGES_OF_SHARD)
 
 
 def _take(

@@ -10,7 +10,7 @@ from ..errors import InvalidInputError
 
 LABELS = ("cifar10", "cifar100", "caltech101", "imagenet")
 TEMPLATES = ("generic", "photo", "small", "plain")
-# Those that go with the pictures of a list of labels.
+# Those that go with the images of a list of labels.
 TEMPLATES_OF = {"cifar10": "small", "cifar100": "small", "caltech101": "photo", "imagenet": "photo"}
 
 

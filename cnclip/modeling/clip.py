@@ -13,7 +13,7 @@ from .vit import SelfAttention, VisionTransformer
 
 
 class ChineseClip(nn.Module):
-    """Pictures and texts to rows of unit length in one space."""
+    """Images and texts to rows of unit length in one space."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Of CLIP's pictures, scaled to 0..1: red, green, blue.
+# Of CLIP's images, scaled to 0..1: red, green, blue.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "swish")

@@ -90,7 +90,7 @@ class AttentionPool(nn.Module):
         self.k_proj.prepare(precision)
         self.q_proj.prepare(precision)
         self.v_proj.prepare(precision)
-        self.c_proj.prepare("fp32")  # one row a picture, and the last one
+        self.c_proj.prepare("fp32")  # one row an image, and the last one
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [n, width, side, side] to float [n, embed_dim]."""
@@ -107,7 +107,7 @@ class AttentionPool(nn.Module):
 
 
 class ModifiedResNet(nn.Module):
-    """Pixels to one vector a picture."""
+    """Pixels to one vector an image."""
 
     def __init__(self, config: VisionConfig, embed_dim: int) -> None:
         super().__init__()

@@ -130,7 +130,7 @@ class PatchProjection(Conv2d):
 
 
 class VisionTransformer(nn.Module):
-    """Pixels to one vector a picture: patches, [CLS], layers, projection."""
+    """Pixels to one vector an image: patches, [CLS], layers, projection."""
 
     def __init__(self, config: VisionConfig, embed_dim: int) -> None:
         super().__init__()

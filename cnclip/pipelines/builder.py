@@ -22,7 +22,7 @@ logger = logging.getLogger("cnclip")
 _TASKS = (Tasks.multi_modal_embedding, Tasks.image_text_retrieval)
 _PRECISIONS = ("fp32", "bf16", "int8", "fp16")
 # OpenMP starts as many as it is told, and ends the process when the system refuses one.
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 _GPU = re.compile(r"(cuda|gpu)(?::(\d{1,3}))?")
 
 
@@ -53,7 +53,7 @@ def pipeline(
             docs/performance.md: `'bf16'`, on processors with AVX-512 BF16 and on GPUs; `'int8'`,
             weights and activations of linear layers, on processors with AVX-512 VNNI; `'fp16'`, on
             GPUs.
-        num_threads: Of the CPU, for each run of the model, and as many for preparing pictures; by
+        num_threads: Of the CPU, for each run of the model, and as many for preparing images; by
             default one a core. Ask for no more than the system gives a process: OpenMP ends the
             process if it is refused one.
         return_tensors: `'np'` for NumPy arrays, `'pt'` for torch tensors that share their memory.
@@ -106,9 +106,9 @@ def _check_num_threads(num_threads: int | None) -> None:
         return
     if not isinstance(num_threads, int | np.integer) or isinstance(num_threads, bool):
         raise InputTypeError(f"num_threads: expected int, got {type(num_threads).__name__}")
-    if not 1 <= num_threads <= MOST_THREADS:
+    if not 1 <= num_threads <= MAX_THREADS:
         raise InvalidInputError(
-            f"num_threads: expected 1 to {MOST_THREADS}, or None, got {num_threads}"
+            f"num_threads: expected 1 to {MAX_THREADS}, or None, got {num_threads}"
         )
 
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 # Measured on two cores: larger batches cost memory and gain nothing there.
 IMAGE_BATCH = 8
-# Nothing gains from more. Memory is taken for a whole batch before its pictures are counted, and
+# Nothing gains from more. Memory is taken for a whole batch before its images are counted, and
 # on a CPU, Ctrl-C waits for one.
-LARGEST_IMAGE_BATCH = {"cpu": 32, "cuda": 256}
+MAX_IMAGE_BATCH = {"cpu": 32, "cuda": 256}
 
 
 T = TypeVar("T")
@@ -67,13 +67,13 @@ class EmbeddingModel:
 
 
 class MultiModalEmbeddingPipeline:
-    """Embeds pictures and Chinese texts in one space.
+    """Embeds images and Chinese texts in one space.
 
     Made by `cnclip.pipelines.pipeline`. Threads may call one pipeline at the same time.
 
     Attributes:
         model: The open model.
-        preprocessor: Pictures and texts to the model's input.
+        preprocessor: Images and texts to the model's input.
     """
 
     def __init__(
@@ -99,19 +99,19 @@ class MultiModalEmbeddingPipeline:
         return {key: _as_returned(array, self._return_tensors) for key, array in arrays.items()}
 
     def forward(self, input: Mapping[str, Any], batch_size: int | None = None) -> dict[str, Any]:
-        """Embed pictures, texts, or both.
+        """Embed images, texts, or both.
 
         Args:
-            input: 'img': PIL.Image.Image, path, http(s), file or data URL, bytes of a picture file,
+            input: 'img': PIL.Image.Image, path, http(s), file or data URL, bytes of an image file,
                 uint8 array [height, width, 3] (red, green, blue), or an iterable of any of them.
                 'text': str or an iterable of them. A key that is missing or None is left out.
-                Paths, URLs and bytes are opened as `load_image` does; pictures given open are not
+                Paths, URLs and bytes are opened as `load_image` does; images given open are not
                 turned by their EXIF orientation.
                 All items of a list or tuple are checked before work begins. Other iterables are
                 consumed while the model runs, about a batch ahead of it, and never held as a
                 whole; what an iterator gives open may change once the next is asked for.
-            batch_size: Items that go through the model together at most. By default 8 pictures,
-                and as many texts as have 2,048 tokens; never more than that of texts, 32 pictures
+            batch_size: Items that go through the model together at most. By default 8 images,
+                and as many texts as have 2,048 tokens; never more than that of texts, 32 images
                 on a CPU and 256 on a GPU.
 
         Returns:
@@ -121,7 +121,7 @@ class MultiModalEmbeddingPipeline:
         Raises:
             InputTypeError: an item of a type that cannot be embedded; also a TypeError.
             InvalidInputError: an unusable value; also a ValueError.
-            ImageError: a picture cannot be read; also an OSError. Messages name the item.
+            ImageError: an image cannot be read; also an OSError. Messages name the item.
             KeyboardInterrupt: Ctrl-C, seen between batches.
         """
         _check_batch_size(batch_size)
@@ -179,7 +179,7 @@ class MultiModalEmbeddingPipeline:
         batch_size: int | None,
         name_of: Callable[[int], str] = "img[{}]".format,
     ) -> NDArray[np.float32]:
-        most = LARGEST_IMAGE_BATCH[self.model.device.partition(":")[0]]
+        most = MAX_IMAGE_BATCH[self.model.device.partition(":")[0]]
         size = min(int(batch_size or IMAGE_BATCH), most)
         if isinstance(images, list):
             size = min(size, len(images) or 1)
@@ -236,7 +236,7 @@ def _chain(parts: list[list[T] | Iterator[T] | None], counts: list[int]) -> list
 
 
 def _names_in(counts: list[int]) -> Callable[[int], str]:
-    """Names pictures by their dict and their place in it; `counts` of them stand in each dict."""
+    """Names images by their dict and their place in it; `counts` of them stand in each dict."""
 
     def name_of(row: int) -> str:
         ends = list(itertools.accumulate(counts))

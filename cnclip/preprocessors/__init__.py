@@ -1,6 +1,6 @@
-"""Pictures and texts to the arrays that the towers take, under ModelScope's module paths.
+"""Images and texts to the arrays that the towers take, under ModelScope's module paths.
 
-`image.py` opens pictures, `multi_modal.py` makes the arrays, several at once through `prefetch.py`.
+`image.py` opens images, `multi_modal.py` makes the arrays, several at once through `prefetch.py`.
 May import `_core`, `convert`, `archive` and `errors`.
 """
 

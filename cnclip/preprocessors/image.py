@@ -1,4 +1,4 @@
-"""Opens pictures as `modelscope.preprocessors.image.load_image` does."""
+"""Opens images as `modelscope.preprocessors.image.load_image` does."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def load_image(
     timeout: float = TIMEOUT_SECONDS,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
 ) -> Image.Image:
-    """Open a picture, turn it as its EXIF orientation says, convert it to RGB.
+    """Open an image, turn it as its EXIF orientation says, convert it to RGB.
 
     Args:
-        source: A path; an http, https, file or data URL; or the bytes of a picture file.
+        source: A path; an http, https, file or data URL; or the bytes of an image file.
         timeout: Seconds that a download may take, connecting included.
         max_bytes: Size at which a download is given up.
 
     Returns:
-        A picture of mode RGB, loaded.
+        An image of mode RGB, loaded.
 
     Raises:
         ImageNotFoundError: there is no such file; also a FileNotFoundError.
@@ -73,16 +73,16 @@ def load_image(
 
 def _decode(file: IO[bytes], name: str) -> Image.Image:
     try:
-        with Image.open(file) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
+        with Image.open(file) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{name}: cannot be read as a picture: of no format that Pillow knows"
+            f"{name}: cannot be read as an image: of no format that Pillow knows"
         ) from error
     except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
-        raise ImageError(f"{name}: cannot be read as a picture: {error}") from error
+        raise ImageError(f"{name}: cannot be read as an image: {error}") from error
 
 
 def fetch(url: str, timeout: float = TIMEOUT_SECONDS, max_bytes: int = MAX_DOWNLOAD_BYTES) -> bytes:

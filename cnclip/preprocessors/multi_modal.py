@@ -1,4 +1,4 @@
-"""Pictures and texts to arrays, as `modelscope.preprocessors.multi_modal.CLIPPreprocessor` does."""
+"""Images and texts to arrays, as `modelscope.preprocessors.multi_modal.CLIPPreprocessor` does."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ _IMAGE_TYPES = (
     memoryview,
 )
 # Iterable, but no sequence of items: without order, a single item that stands in the wrong place,
-# or an open file, whose lines are no pictures.
+# or an open file, whose lines are no images.
 _NO_ITEMS = (Mapping, set, frozenset, str, bytes, bytearray, memoryview, np.ndarray, io.IOBase)
-# Pictures of an iterator that `preprocess` makes in one go.
+# Images of an iterator that `preprocess` makes in one go.
 _AT_ONCE = 16
 # Texts of an iterator, and characters of theirs, that are held in memory at a time.
 TEXTS_AT_ONCE = 4096
 CHARACTERS_AT_ONCE = 1 << 22
-# A picture given open may be loaded by one thread at a time; two of that many seldom share a lock.
+# An image given open may be loaded by one thread at a time; two of that many seldom share a lock.
 _LOCKS = 64
 # Of an array: what the core counts pixels with.
-LARGEST_SIDE = 2**31 - 1
+MAX_SIDE = 2**31 - 1
 
 
 T = TypeVar("T")
 
 
 class CLIPPreprocessor:
-    """A model's tokenizer and picture preprocessing, without its weights.
+    """A model's tokenizer and image preprocessing, without its weights.
 
     Threads may share one.
 
@@ -60,7 +60,7 @@ class CLIPPreprocessor:
         image_processor: Resampling and normalising to the model's resolution.
         context_length: Columns of the token ids, 52 for the published models.
         image_resolution: Pixels a side of the tensors.
-        num_threads: Threads that open and resample several pictures.
+        num_threads: Threads that open and resample several images.
     """
 
     def __init__(self, model: str | Path | ArchiveInfo, num_threads: int | None = None) -> None:
@@ -68,7 +68,7 @@ class CLIPPreprocessor:
 
         Args:
             model: An archive, a model directory, or the name of a shipped model.
-            num_threads: For several pictures; by default one a core that this process may use.
+            num_threads: For several images; by default one a core that this process may use.
         """
         info = model if isinstance(model, ArchiveInfo) else open_archive(model)
         self.tokenizer = _core.Tokenizer(info.vocabulary)
@@ -130,7 +130,7 @@ class CLIPPreprocessor:
     def process_images(
         self, images: list[ImageInput] | Iterator[ImageInput]
     ) -> NDArray[np.float32]:
-        """Pictures to float32 [n, 3, r, r]."""
+        """Images to float32 [n, 3, r, r]."""
         side = self.image_resolution
         if not isinstance(images, list):
             batches = list(self.batches(images, _AT_ONCE))
@@ -145,21 +145,21 @@ class CLIPPreprocessor:
         size: int,
         name_of: Callable[[int], str] = "img[{}]".format,
     ) -> Generator[NDArray[np.float32], None, None]:
-        """Tensors of pictures, `size` at a time, the last ones perhaps fewer: float32 [m, 3, r, r].
+        """Tensors of images, `size` at a time, the last ones perhaps fewer: float32 [m, 3, r, r].
 
         While the caller works on a batch, threads make the next one. Nothing beyond that is taken
-        from an iterator. A picture that was opened here is let go once its tensor is made.
+        from an iterator. An image that was opened here is let go once its tensor is made.
 
-        Pictures that an iterator gives open are read before it is asked for the next, since it may
+        Images that an iterator gives open are read before it is asked for the next, since it may
         use their memory again; threads do the rest: files, URLs, bytes, and all of a list.
 
         Args:
             images: As `split_input` gives them.
-            size: Pictures of a batch.
-            name_of: Names the picture of an index in messages.
+            size: Images of a batch.
+            name_of: Names the image of an index in messages.
 
         Raises:
-            InputTypeError, InvalidInputError, ImageError: of the first picture that fails.
+            InputTypeError, InvalidInputError, ImageError: of the first image that fails.
         """
         shape = (size, 3, self.image_resolution, self.image_resolution)
         begun: deque[NDArray[np.float32]] = deque()
@@ -184,7 +184,7 @@ class CLIPPreprocessor:
         ahead: int,
         name_of: Callable[[int], str] = "img[{}]".format,
     ) -> Iterator[None]:
-        """Write picture i to `row_of(i)`, float32 [1, 3, r, r]; answers once for each, in order."""
+        """Write image i to `row_of(i)`, float32 [1, 3, r, r]; answers once for each, in order."""
         locks = [threading.Lock() for _ in range(_LOCKS)]
         reused = not isinstance(images, list)
 
@@ -217,11 +217,11 @@ class CLIPPreprocessor:
         return map_ahead(lambda work: work(), draw(), threads, ahead)
 
     def process_image(self, image: ImageInput) -> NDArray[np.float32]:
-        """One picture to float32 [1, 3, r, r], on the caller's thread; errors name no item."""
+        """One image to float32 [1, 3, r, r], on the caller's thread; errors name no item."""
         return self.image_processor.process([self._open(image, threading.Lock())])
 
     def _open(self, image: ImageInput, lock: threading.Lock) -> Pixels:
-        """A picture of mode RGB, or an array.
+        """An image of mode RGB, or an array.
 
         What is not RGB is resized here, by Pillow, before it becomes RGB: the order of ModelScope,
         whose numbers for palettes, transparency and 16 bits depend on it.
@@ -236,13 +236,13 @@ class CLIPPreprocessor:
         except (CnclipError, MemoryError):
             raise
         except Exception as error:  # Pillow's plugins raise whatever a damaged file leads to
-            raise ImageError(f"cannot be read as a picture: {error}") from error
+            raise ImageError(f"cannot be read as an image: {error}") from error
 
 
 def split_input(
     input: Mapping[str, Any], prefix: str = ""
 ) -> tuple[list[ImageInput] | Iterator[ImageInput] | None, list[str] | Iterator[str] | None]:
-    """The pictures and texts of an input dict, None where there are none to embed.
+    """The images and texts of an input dict, None where there are none to embed.
 
     Lists, tuples and single items become lists, whose items are all checked before any work is
     done; other iterables become iterators that check each item as it comes.
@@ -265,7 +265,7 @@ def split_input(
             f"{prefix}expected a dict with 'img' or 'text', got one with {keys}"
         )
     return (
-        _items_of(input.get("img"), f"{prefix}img", _IMAGE_TYPES, _PICTURE),
+        _items_of(input.get("img"), f"{prefix}img", _IMAGE_TYPES, _IMAGE),
         _items_of(input.get("text"), f"{prefix}text", (str,), "str"),
     )
 
@@ -289,7 +289,7 @@ def chunks_of_texts(texts: list[str] | Iterator[str]) -> Iterator[list[str]]:
     yield chunk
 
 
-_PICTURE = "PIL.Image.Image, a path, a URL, bytes, a uint8 array [height, width, 3]"
+_IMAGE = "PIL.Image.Image, a path, a URL, bytes, a uint8 array [height, width, 3]"
 
 
 def _items_of(
@@ -328,21 +328,19 @@ def _check_array(array: NDArray[Any]) -> NDArray[np.uint8]:
         raise InvalidInputError(
             f"expected a uint8 array [height, width, 3], got {array.dtype} {list(array.shape)}"
         )
-    if array.size == 0 or max(array.shape) > LARGEST_SIDE:
-        raise InvalidInputError(
-            f"expected 1 to {LARGEST_SIDE} pixels a side, got {list(array.shape)}"
-        )
+    if array.size == 0 or max(array.shape) > MAX_SIDE:
+        raise InvalidInputError(f"expected 1 to {MAX_SIDE} pixels a side, got {list(array.shape)}")
     return array
 
 
 def to_rgb(image: Image.Image, resolution: int) -> Image.Image:
-    """A picture of mode RGB; one of another mode is first resized, as ModelScope does.
+    """An image of mode RGB; one of another mode is first resized, as ModelScope does.
 
     Raises:
         InvalidInputError: it has no pixels.
     """
     if image.width == 0 or image.height == 0:
-        raise InvalidInputError(f"a picture without pixels, {image.width} x {image.height}")
+        raise InvalidInputError(f"an image without pixels, {image.width} x {image.height}")
     if image.mode == "RGB":
         image.load()
         return image

@@ -1,4 +1,4 @@
-"""Search: pictures and texts by texts and pictures, in an index on disk or in Milvus.
+"""Search: images and texts by texts and images, in an index on disk or in Milvus.
 
     from cnclip.search import Index
 

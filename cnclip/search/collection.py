@@ -20,7 +20,7 @@ from .scores import probabilities
 
 logger = logging.getLogger("cnclip")
 
-CONTENTS = ("pictures", "texts")
+CONTENTS = ("images", "texts")
 # Half precision's rounding, and more: what is meant is to find vectors that nobody normalized.
 _LENGTH_TOLERANCE = 0.01
 
@@ -46,13 +46,13 @@ class Hit:
 
     @property
     def name(self) -> str:
-        """What tells a picture from others: its path, or its id in an archive or table."""
+        """What tells an image from others: its path, or its id in an archive or table."""
         return self.id if holds_many(self.path) else self.path
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for one query. Notebooks show it with its pictures.
+    """What was found for one query. Notebooks show it with its images.
 
     Attributes:
         hits: Best first.
@@ -85,7 +85,7 @@ class Collection(ABC):
         dim: Columns of the vectors.
         model: What `cnclip.bulk.model_identity` says of the model; None if unknown.
         precision: What the model computed in.
-        contents: `'pictures'` or `'texts'`.
+        contents: `'images'` or `'texts'`.
         temperature: The model's; None if unknown.
         thresholds: The scores suggested for queries that are a `'text'` or an `'image'`.
     """
@@ -175,12 +175,12 @@ class Collection(ABC):
         weight: float = 0.5,
         threshold: float | None = None,
     ) -> Answer:
-        """What lies nearest to a text, a picture, or both.
+        """What lies nearest to a text, an image, or both.
 
         Args:
             pipeline: Of the model that the collection was made with.
             text: A query in Chinese.
-            image: A picture, as `pipeline.forward` takes it.
+            image: An image, as `pipeline.forward` takes it.
             k: At most so many.
             weight: Of text and image together, the text's share of their mean.
             threshold: Leave out hits of a lower score. Probabilities are those among all k.
@@ -188,7 +188,7 @@ class Collection(ABC):
         Raises:
             ModelMismatchError: the pipeline is of another model; names both.
             InvalidInputError: neither text nor image, or a value out of its range.
-            ImageError: the picture cannot be read.
+            ImageError: the image cannot be read.
         """
         self.check_model(model_identity(pipeline))
         if pipeline.model.precision != self.precision:

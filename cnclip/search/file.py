@@ -28,7 +28,7 @@ MAGIC = b"CNCLIPIX"
 PARTS = ("vectors", "items")
 
 _TRAILER = len(MAGIC) + 8 + 32
-_LARGEST_DESCRIPTION = 16 << 20
+_MAX_DESCRIPTION = 16 << 20
 _CHUNK = 1 << 20
 
 Write = Callable[[Any], Any]
@@ -92,7 +92,7 @@ def read_description(path: Path) -> dict[str, Any]:
         if len(trailer) < _TRAILER or not trailer.startswith(MAGIC):
             raise IndexFileError(f"{path}: not an index of cnclip, or cut short")
         length = int.from_bytes(trailer[len(MAGIC) : len(MAGIC) + 8], "little")
-        if length > min(size - _TRAILER, _LARGEST_DESCRIPTION):
+        if length > min(size - _TRAILER, _MAX_DESCRIPTION):
             raise IndexFileError(f"{path}: damaged: its description has an impossible length")
         file.seek(size - _TRAILER - length)
         text = file.read(length)

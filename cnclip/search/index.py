@@ -1,4 +1,4 @@
-"""An index of pictures or texts in one file: `cnclip.search.Index`."""
+"""An index of images or texts in one file: `cnclip.search.Index`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .collection import CONTENTS, Collection, Hit
 from .file import PARTS, check_once, map_parts, read_description, write_index_file
 from .items import Items
 from .scores import nonsense_texts, threshold_of_nonsense, threshold_of_pairs
-from .vectors import EXACT_UP_TO, HNSW_UP_TO, KINDS, LEAST_TO_TRAIN, Measured, Vectors, choose_kind
+from .vectors import EXACT_UP_TO, HNSW_UP_TO, KINDS, MIN_TO_TRAIN, Measured, Vectors, choose_kind
 
 if TYPE_CHECKING:
     from .milvus import MilvusIndex
 
 # Removed vectors that an approximate index carries along, as a share of all.
-_MOST_DEAD = 0.2
+_MAX_DEAD = 0.2
 
 
 class Index(Collection):
@@ -66,7 +66,7 @@ class Index(Collection):
         *,
         model: Mapping[str, Any] | None,
         precision: str = "fp32",
-        contents: str = "pictures",
+        contents: str = "images",
         temperature: float | None = None,
         kind: str = "auto",
         expected: int = 0,
@@ -81,7 +81,7 @@ class Index(Collection):
             model: What `cnclip.bulk.model_identity` says of the model; None for vectors of whose
                 model nothing is known, which are then not checked.
             precision: What the model computes in.
-            contents: `'pictures'` or `'texts'`.
+            contents: `'images'` or `'texts'`.
             temperature: The model's, for probabilities.
             kind: `'exact'`, `'hnsw'` or `'ivfpq'`; `'auto'` chooses by the number of vectors, and
                 changes the kind when vectors are added.
@@ -235,14 +235,14 @@ class Index(Collection):
 
         Args:
             pipeline: The model; with it a threshold for texts is found, in a collection of
-                pictures. Its temperature is noted.
+                images. Its temperature is noted.
         """
-        if self.removed > _MOST_DEAD * len(self._items):
+        if self.removed > _MAX_DEAD * len(self._items):
             kind = choose_kind(len(self), *self._limits) if self._limits else self.kind
-            self._rebuild("exact" if len(self) < LEAST_TO_TRAIN else kind)
+            self._rebuild("exact" if len(self) < MIN_TO_TRAIN else kind)
         if self.measured is None:
             self.measured = self._vectors.measure(self._alive)
-        own_kind = "image" if self.contents == "pictures" else "text"
+        own_kind = "image" if self.contents == "images" else "text"
         if own_kind not in self.thresholds:
             numbers = np.arange(len(self._items))
             if self._alive is not None:

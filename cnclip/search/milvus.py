@@ -48,7 +48,7 @@ class MilvusIndex(Collection):
         dim: int | None = None,
         model: Mapping[str, Any] | None = None,
         precision: str = "fp32",
-        contents: str = "pictures",
+        contents: str = "images",
         temperature: float | None = None,
         token: str = "",
         timeout: float = 10.0,
@@ -61,7 +61,7 @@ class MilvusIndex(Collection):
             dim: Columns of its vectors.
             model: Whose vectors these are; compared with what the collection holds.
             precision: What they are computed in, of a new collection.
-            contents: `'pictures'` or `'texts'`, of a new collection.
+            contents: `'images'` or `'texts'`, of a new collection.
             temperature: The model's, for probabilities.
             token: `'user:password'`, or an API key.
             timeout: Seconds to wait for the server.

@@ -1,4 +1,4 @@
-"""What was found as HTML with its pictures in it, for a browser or a notebook; asks no network."""
+"""What was found as HTML with its images in it, for a browser or a notebook; asks no network."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 from ..cache import replaced_atomically
-from ..html_parts import escaped, picture_url
+from ..html_parts import escaped, image_url
 from .collection import Hit
 from .thumbnails import thumbnail
 
 THUMBNAIL = 320
-MOST_IN_NOTEBOOK = 100
+MAX_IN_NOTEBOOK = 100
 """Hits that a notebook shows, which keeps what it shows in its file."""
 
 
@@ -45,10 +45,10 @@ def notebook_html(hits: list[Hit], suggested: float | None = None) -> str:
     """What a notebook shows of one query, with a style that nothing else there takes on.
 
     Args:
-        hits: What was found, best first. The first `MOST_IN_NOTEBOOK` are shown.
+        hits: What was found, best first. The first `MAX_IN_NOTEBOOK` are shown.
         suggested: Hits of a lower score are shown faintly.
     """
-    shown = hits[:MOST_IN_NOTEBOOK]
+    shown = hits[:MAX_IN_NOTEBOOK]
     notes = []
     if suggested is not None and hits:
         notes.append(f"{_note(suggested)}，低于者变淡 fainter below")
@@ -73,20 +73,20 @@ def _card(hit: Hit, suggested: float | None) -> str:
     name = hit.text if hit.text is not None else os.path.basename(hit.name)
     share = "" if hit.probability is None else f" · {hit.probability:.1%}"
     faint = " class=faint" if suggested is not None and hit.score < suggested else ""
-    picture = "" if hit.text is not None else _picture(hit)
+    image = "" if hit.text is not None else _image(hit)
     return (
-        f"<article{faint}>{picture}<b title='{escaped(hit.name)}'>{escaped(name)}</b>"
+        f"<article{faint}>{image}<b title='{escaped(hit.name)}'>{escaped(name)}</b>"
         f"<small>cosine {hit.score:.3f}{share}</small></article>"
     )
 
 
-def _picture(hit: Hit) -> str:
-    """The thumbnail, which leads to the picture itself."""
+def _image(hit: Hit) -> str:
+    """The thumbnail, which leads to the image itself."""
     path = hit.path
     small = thumbnail(hit, THUMBNAIL, THUMBNAIL)
     inner = "<span>?</span>"
     if small is not None:
-        inner = f'<img src="{picture_url(small, 80)}" alt="{escaped(hit.name)}">'
+        inner = f'<img src="{image_url(small, 80)}" alt="{escaped(hit.name)}">'
     known = re.match(r"(https?|file):", path, re.IGNORECASE)
     if hit.name != path or (known is None and not os.path.isabs(path)):
         return inner  # it would lead to an archive, or from where the page lies elsewhere

@@ -1,4 +1,4 @@
-"""A query as one vector: of a text, a picture, or both."""
+"""A query as one vector: of a text, an image, or both."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def embed_query(
 
     Raises:
         InvalidInputError: neither of the two, an empty text, or a weight that is not from 0 to 1.
-        ImageError: the picture cannot be read.
+        ImageError: the image cannot be read.
     """
     if text is None and image is None:
-        raise InvalidInputError("query: expected a text, a picture, or both, got neither")
+        raise InvalidInputError("query: expected a text, an image, or both, got neither")
     if text is not None and not text.strip():
         raise InvalidInputError("query: expected a text, got an empty one")
     if not 0 <= weight <= 1:

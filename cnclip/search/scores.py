@@ -70,7 +70,7 @@ def threshold_of_nonsense(best: ArrayLike) -> float:
 def threshold_of_pairs(
     count: int, rows: Callable[[NDArray[np.int64]], NDArray[np.float32]]
 ) -> float | None:
-    """The threshold for queries of the collection's own kind, such as picture to picture.
+    """The threshold for queries of the collection's own kind, such as image to image.
 
     Args:
         count: Vectors in the collection.

@@ -1,4 +1,4 @@
-"""Pictures in a terminal: by kitty's protocol, iTerm2's, or sixel."""
+"""Images in a terminal: by kitty's protocol, iTerm2's, or sixel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIXEL_COLORS = 256
 
 
 def protocol(environment: Mapping[str, str], is_terminal: bool) -> str | None:
-    """How the terminal draws pictures.
+    """How the terminal draws images.
 
     Args:
         environment: `os.environ`.
@@ -49,17 +49,17 @@ def protocol(environment: Mapping[str, str], is_terminal: bool) -> str | None:
     return None
 
 
-def encode(picture: Image.Image, how: str) -> str:
-    """The escape sequences that draw a picture where the cursor is.
+def encode(image: Image.Image, how: str) -> str:
+    """The escape sequences that draw an image where the cursor is.
 
     Args:
-        picture: Mode RGB.
+        image: Mode RGB.
         how: One of PROTOCOLS.
     """
     if how == "sixel":
-        return _sixel(picture)
+        return _sixel(image)
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     content = base64.b64encode(stream.getvalue()).decode("ascii")
     if how == "iterm":
         size = len(stream.getvalue())
@@ -74,9 +74,9 @@ def encode(picture: Image.Image, how: str) -> str:
     return "".join(parts)
 
 
-def _sixel(picture: Image.Image) -> str:
+def _sixel(image: Image.Image) -> str:
     """Bands of six rows: for each colour of a band, which of the six its columns have."""
-    coded = picture.convert("RGB").quantize(_SIXEL_COLORS)
+    coded = image.convert("RGB").quantize(_SIXEL_COLORS)
     palette = np.array(coded.getpalette("RGB") or [], np.int64).reshape(-1, 3)
     pixels = np.asarray(coded)
     height, width = pixels.shape

@@ -1,4 +1,4 @@
-"""Small pictures of what was found, for a terminal or a page."""
+"""Small images of what was found, for a terminal or a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OF_THE_NETWORK = re.compile(r"https?:", re.IGNORECASE)
 
 
 def thumbnail(hit: Hit, width: int, height: int) -> Image.Image | None:
-    """A picture made to fit.
+    """An image made to fit.
 
     Args:
         hit: What was found.
@@ -22,14 +22,14 @@ def thumbnail(hit: Hit, width: int, height: int) -> Image.Image | None:
         height: The same.
 
     Returns:
-        Mode RGB; None of texts, and where there is no picture to be read. What lies on the network
+        Mode RGB; None of texts, and where there is no image to be read. What lies on the network
         is not fetched.
     """
     if hit.text is not None or _OF_THE_NETWORK.match(hit.path):
         return None
     try:
-        picture = open_recorded(hit.id, hit.path)
+        image = open_recorded(hit.id, hit.path)
     except ImageError:
         return None
-    picture.thumbnail((width, height))
-    return picture
+    image.thumbnail((width, height))
+    return image

@@ -29,7 +29,7 @@ KINDS = ("exact", "hnsw", "ivfpq")
 """From the most exact to what takes the least time and memory of many vectors."""
 EXACT_UP_TO = 200_000
 HNSW_UP_TO = 2_000_000
-LEAST_TO_TRAIN = 256
+MIN_TO_TRAIN = 256
 """Vectors that IVF-PQ needs at least: its codes have 8 bits."""
 
 # Candidates beyond k that are scored again: room for those that rounding puts in another order.
@@ -143,9 +143,9 @@ class Vectors:
             index.hnsw.efConstruction = _HNSW_EFFORT_OF_BUILDING
             return cls(index, kind)
         count = 0 if sample is None else len(sample)
-        if sample is None or count < LEAST_TO_TRAIN:
+        if sample is None or count < MIN_TO_TRAIN:
             raise InvalidInputError(
-                f"kind ivfpq: needs {LEAST_TO_TRAIN} vectors to be trained on, got {count}"
+                f"kind ivfpq: needs {MIN_TO_TRAIN} vectors to be trained on, got {count}"
             )
         # Clusters as FAISS's guidelines have them: 4 times the root of the number of vectors.
         clusters = max(1, min(int(4 * math.sqrt(max(expected, count))), count // 39))
@@ -154,7 +154,7 @@ class Vectors:
         coded.cp.spherical = True
         # Small collections are trained on few vectors; FAISS prints a warning for each part.
         coded.cp.min_points_per_centroid = coded.pq.cp.min_points_per_centroid = 1
-        step = max(1, count // (_TRAINED_ON * max(clusters, LEAST_TO_TRAIN)))
+        step = max(1, count // (_TRAINED_ON * max(clusters, MIN_TO_TRAIN)))
         coded.train(np.ascontiguousarray(sample[::step]))
         kept = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, inner_product)
         return cls(faiss.IndexRefine(coded, kept), kind)
@@ -244,7 +244,7 @@ class Vectors:
         sample = None
         if kind == "ivfpq":
             numbers = np.arange(len(self)) if keep is None else np.flatnonzero(keep)
-            clusters = max(int(4 * math.sqrt(count)), LEAST_TO_TRAIN)
+            clusters = max(int(4 * math.sqrt(count)), MIN_TO_TRAIN)
             sample = self.rows(numbers[:: max(1, count // (_TRAINED_ON * clusters))])
         other = Vectors.create(self.dim, kind, sample, count)
         for block in self.blocks(keep):

@@ -15,11 +15,11 @@ from ..search import Hit
 from .collections import Searchable
 from .words import Words
 
-MOST_WORDS = 75
+MAX_WORDS = 75
 """Of a query: what the model card's widget takes."""
-MOST_CHARACTERS = 1000
-MOST_LABELS = 100
-MOST_RESULTS = 60
+MAX_CHARACTERS = 1000
+MAX_LABELS = 100
+MAX_RESULTS = 60
 
 # Each is a word of its own: Han, kana, and the characters that stand between them.
 _CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -41,7 +41,7 @@ class Tile:
     Attributes:
         caption: What stands under it.
         path: Its file or URL.
-        picture: A thumbnail; None of texts, and where there is none.
+        image: A thumbnail; None of texts, and where there is none.
         is_text: Whether it is a text.
         score: The cosine with the query; None where nothing was asked.
         share: Its probability among the results, where known.
@@ -50,7 +50,7 @@ class Tile:
 
     caption: str
     path: str
-    picture: Image.Image | None
+    image: Image.Image | None
     is_text: bool
     score: float | None = None
     share: float | None = None
@@ -99,34 +99,34 @@ def search(
     searchable: Searchable,
     words: Words,
     text: str = "",
-    picture: Path | None = None,
+    image: Path | None = None,
     *,
     weight: float = 0.5,
     count: int = 12,
 ) -> Results:
-    """What lies nearest to a text, a picture, or both.
+    """What lies nearest to a text, an image, or both.
 
     Args:
         searchable: Where to look.
         words: For what is said.
         text: The query, at most 75 words; blank for none.
-        picture: An uploaded file, or None.
+        image: An uploaded file, or None.
         weight: Of both together, the text's share.
         count: At most so many.
 
     Raises:
-        Refused: neither of them, a text that is too long, or a file that is no picture.
+        Refused: neither of them, a text that is too long, or a file that is no image.
     """
     text = _clean(text)
-    if not text and picture is None:
+    if not text and image is None:
         raise Refused(words.nothing_asked)
     _check_length(text, words)
-    image = None if picture is None else _opened(searchable, picture, words)
+    opened = None if image is None else _opened(searchable, image, words)
     answer = searchable.collection.find(
         searchable.pipeline,
         text or None,
-        image,
-        k=min(max(int(count), 1), MOST_RESULTS),
+        opened,
+        k=min(max(int(count), 1), MAX_RESULTS),
         weight=min(max(float(weight), 0.0), 1.0),
     )
     cut = find_cut(searchable.pipeline.preprocessor, text) if text else None
@@ -145,40 +145,40 @@ def search(
 def glimpse(searchable: Searchable, words: Words, count: int = 12) -> Results:
     """Some of the collection, before anything is asked."""
     hits = searchable.glimpse(count)
-    pictures = searchable.pictures(hits)
+    images = searchable.images(hits)
     tiles = [
-        Tile(searchable.caption(hit), hit.path, picture, hit.text is not None)
-        for hit, picture in zip(hits, pictures, strict=True)
+        Tile(searchable.caption(hit), hit.path, image, hit.text is not None)
+        for hit, image in zip(hits, images, strict=True)
     ]
     return Results(tiles, [f"{words.glimpse} · {contents(searchable, words)}"])
 
 
-def label(searchable: Searchable, words: Words, picture: Path | None, labels: str) -> Probabilities:
-    """How likely each of some labels is a picture's, as the model card computes it.
+def label(searchable: Searchable, words: Words, image: Path | None, labels: str) -> Probabilities:
+    """How likely each of some labels is an image's, as the model card computes it.
 
     Args:
         searchable: Whose model is asked.
         words: For what is said.
-        picture: An uploaded file.
+        image: An uploaded file.
         labels: Separated by line ends, commas or semicolons, Western or Chinese.
 
     Raises:
-        Refused: no picture, a file that is none, fewer than two labels or more than 100, or one
+        Refused: no image, a file that is none, fewer than two labels or more than 100, or one
             that is too long.
     """
-    if picture is None:
-        raise Refused(words.no_label_picture)
+    if image is None:
+        raise Refused(words.no_label_image)
     given = split_labels(labels)
     some = list(dict.fromkeys(given))
     if len(some) < 2:
         raise Refused(words.too_few_labels)
-    if len(some) > MOST_LABELS:
-        raise Refused(words.too_many_labels.format(labels=len(some), limit=MOST_LABELS))
+    if len(some) > MAX_LABELS:
+        raise Refused(words.too_many_labels.format(labels=len(some), limit=MAX_LABELS))
     for one in some:
         _check_length(one, words)
-    image = _opened(searchable, picture, words)
+    opened = _opened(searchable, image, words)
     pipeline = searchable.pipeline
-    answer = pipeline.forward({"img": image, "text": some})
+    answer = pipeline.forward({"img": opened, "text": some})
     rows = [np.asarray(answer[key], np.float32) for key in ("img_embedding", "text_embedding")]
     shares = match_probabilities(rows[0], rows[1], float(pipeline.model.temperature))[0]
     order = np.argsort(-shares, kind="stable")
@@ -193,9 +193,9 @@ def label(searchable: Searchable, words: Words, picture: Path | None, labels: st
 
 
 def contents(searchable: Searchable, words: Words) -> str:
-    """How much there is, such as "362 pictures"."""
+    """How much there is, such as "362 images"."""
     collection = searchable.collection
-    template = words.texts if collection.contents == "texts" else words.pictures
+    template = words.texts if collection.contents == "texts" else words.images
     return template.format(count=f"{len(collection):,}")
 
 
@@ -228,36 +228,36 @@ def _tiles(searchable: Searchable, hits: list[Hit], threshold: float | None) -> 
         Tile(
             searchable.caption(hit),
             hit.path,
-            picture,
+            image,
             hit.text is not None,
             hit.score,
             hit.probability,
             threshold is not None and hit.score >= threshold,
         )
-        for hit, picture in zip(hits, searchable.pictures(hits), strict=True)
+        for hit, image in zip(hits, searchable.images(hits), strict=True)
     ]
 
 
-def _opened(searchable: Searchable, picture: Path, words: Words) -> Image.Image:
+def _opened(searchable: Searchable, image: Path, words: Words) -> Image.Image:
     try:
-        return searchable.open(picture)
+        return searchable.open(image)
     except MemoryError:
         raise
     except FileNotFoundError as error:
         raise Refused(words.expired) from error
     except Exception as error:  # Pillow's readers raise anything on damaged files.
-        raise Refused(words.bad_picture) from error
+        raise Refused(words.bad_image) from error
 
 
 def _check_length(text: str, words: Words) -> None:
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         characters = f"{len(text):,}"
         raise Refused(
-            words.too_many_characters.format(characters=characters, limit=f"{MOST_CHARACTERS:,}")
+            words.too_many_characters.format(characters=characters, limit=f"{MAX_CHARACTERS:,}")
         )
     number = count_words(text)
-    if number > MOST_WORDS:
-        raise Refused(words.too_many_words.format(words=number, limit=MOST_WORDS))
+    if number > MAX_WORDS:
+        raise Refused(words.too_many_words.format(words=number, limit=MAX_WORDS))
 
 
 def _clean(text: str) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..errors import CnclipError
 from . import answers, tiles
-from .answers import MOST_RESULTS, MOST_WORDS, Refused
+from .answers import MAX_RESULTS, MAX_WORDS, Refused
 from .collections import Searchable
 from .guard import Application, Guard
 from .look import CSS, theme
@@ -24,7 +24,7 @@ from .words import LANGUAGES, WORDS, Language, Words
 logger = logging.getLogger("cnclip")
 
 _RESULTS = 12
-_LARGEST_UPLOAD = "64mb"
+_MAX_UPLOAD = "64mb"
 # The same for everything that a page asks for: four at a time, in each language.
 _OPTIONS: dict[str, Any] = {
     "api_visibility": "private",
@@ -62,7 +62,7 @@ def build_app(searchables: Sequence[Searchable], *, local: bool) -> Application:
             pwa=False,
             ssr_mode=False,
             show_error=False,
-            max_file_size=_LARGEST_UPLOAD,
+            max_file_size=_MAX_UPLOAD,
         )
     return Guard(app, local=local)
 
@@ -111,17 +111,17 @@ def _search_tab(page: Any, collection: Any, by_name: dict[str, Searchable], word
             elem_id="query",
         )
         button = gr.Button(words.search, variant="primary", scale=1, min_width=72, elem_id="search")
-    gr.HTML(tiles.hint(words.query_hint.format(limit=MOST_WORDS)), elem_id="hint")
+    gr.HTML(tiles.hint(words.query_hint.format(limit=MAX_WORDS)), elem_id="hint")
     chips = []
     if example.queries:
         with gr.Row(elem_id="examples"):
             chips = [gr.Button(text, size="sm") for text in example.queries]
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
-            picture = _upload(words.picture, "picture")
+            image = _upload(words.image, "image")
             with gr.Accordion(words.options, open=False):
                 weight = gr.Slider(0, 1, 0.5, step=0.05, label=words.weight, info=words.weight_hint)
-                count = gr.Slider(1, MOST_RESULTS, _RESULTS, step=1, label=words.count)
+                count = gr.Slider(1, MAX_RESULTS, _RESULTS, step=1, label=words.count)
         with gr.Column(scale=3, min_width=300, elem_id="results"):
             note = gr.HTML(elem_id="note")
             found = gr.HTML(elem_id="found")
@@ -147,7 +147,7 @@ def _search_tab(page: Any, collection: Any, by_name: dict[str, Searchable], word
 
         return _told(answer, words)
 
-    asked = [collection, query, picture, weight, count]
+    asked = [collection, query, image, weight, count]
     shown = [note, found]
     for happens in (button.click, query.submit):
         happens(search, asked, shown, **_OPTIONS).then(None, js=_show("results"))
@@ -155,7 +155,7 @@ def _search_tab(page: Any, collection: Any, by_name: dict[str, Searchable], word
         chip.click(
             try_example,
             [chip, collection, weight, count],
-            [query, picture, *shown],
+            [query, image, *shown],
             **_OPTIONS,
         ).then(None, js=_show("results"))
     collection.change(glimpse, [collection], shown, **_OPTIONS)
@@ -166,7 +166,7 @@ def _labels_tab(collection: Any, by_name: dict[str, Searchable], words: Words) -
     example = next(iter(by_name.values())).example
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            picture = _upload(words.label_picture, "label-picture")
+            image = _upload(words.label_image, "label-image")
             labels = gr.Textbox(
                 label=words.labels,
                 placeholder=words.labels_hint,
@@ -176,7 +176,7 @@ def _labels_tab(collection: Any, by_name: dict[str, Searchable], words: Words) -
             )
             with gr.Row():
                 button = gr.Button(words.compute, variant="primary", elem_id="compute")
-                if example.picture is not None:
+                if example.image is not None:
                     show = gr.Button(words.example, elem_id="example")
         with gr.Column(scale=1, min_width=280, elem_id="shares"):
             note = gr.HTML(elem_id="label-note")
@@ -190,20 +190,20 @@ def _labels_tab(collection: Any, by_name: dict[str, Searchable], words: Words) -
         return _told(answer, words)
 
     def try_example(name: str) -> tuple[Image.Image, str, str, str]:
-        assert example.picture is not None
+        assert example.image is not None
         typed = "\n".join(example.labels)
-        return Image.open(example.picture), typed, *compute(name, example.picture, typed)
+        return Image.open(example.image), typed, *compute(name, example.image, typed)
 
-    button.click(compute, [collection, picture, labels], [note, shares], **_OPTIONS).then(
+    button.click(compute, [collection, image, labels], [note, shares], **_OPTIONS).then(
         None, js=_show("shares")
     )
-    if example.picture is not None:
-        show.click(try_example, [collection], [picture, labels, note, shares], **_OPTIONS)
+    if example.image is not None:
+        show.click(try_example, [collection], [image, labels, note, shares], **_OPTIONS)
 
 
 def _upload(label: str, name: str) -> Any:
-    """A picture to upload, which is handed on as a file that nobody has opened."""
-    picture = gr.Image(
+    """An image to upload, which is handed on as a file that nobody has opened."""
+    image = gr.Image(
         type="filepath",
         label=label,
         sources=["upload", "clipboard"],
@@ -213,8 +213,8 @@ def _upload(label: str, name: str) -> Any:
     )
     # Gradio would open it and say in English that it cannot. A class of our own would have it
     # write a stub file into the package.
-    picture.preprocess = _uploaded
-    return picture
+    image.preprocess = _uploaded
+    return image
 
 
 def _uploaded(payload: Any) -> Path | None:

@@ -34,12 +34,12 @@ class Example:
 
     Attributes:
         queries: Texts to look for.
-        picture: A picture to label, or None.
+        image: An image to label, or None.
         labels: Labels for it.
     """
 
     queries: tuple[str, ...] = ()
-    picture: Path | None = None
+    image: Path | None = None
     labels: tuple[str, ...] = ()
 
 
@@ -51,8 +51,8 @@ class Searchable:
         name: What the page calls it.
         collection: What is searched.
         pipeline: The collection's model.
-        labels: What stands under the pictures, by id; file names where there is none.
-        open: Opens an upload in the way in which the collection's pictures were opened.
+        labels: What stands under the images, by id; file names where there is none.
+        open: Opens an upload in the way in which the collection's images were opened.
         example: What the page offers to try.
     """
 
@@ -69,7 +69,7 @@ class Searchable:
             return hit.text
         return self.labels.get(hit.id) or os.path.basename(hit.name.rstrip("/")) or hit.path
 
-    def pictures(self, hits: Sequence[Hit]) -> list[Image.Image | None]:
+    def images(self, hits: Sequence[Hit]) -> list[Image.Image | None]:
         """Thumbnails of mode RGB; None of texts, and where none can be had."""
         with ThreadPoolExecutor(_THREADS) as threads:
             return list(threads.map(lambda hit: thumbnail(hit, THUMBNAIL, THUMBNAIL), hits))
@@ -93,7 +93,7 @@ def open_gallery(
         As `pipeline`; MissingExtraError: FAISS is not installed.
     """
     gallery = demo.load_gallery()
-    by_emoji = {picture.emoji: picture for picture in gallery}
+    by_emoji = {image.emoji: image for image in gallery}
     example = Example(demo.QUERIES, by_emoji[demo.EXAMPLE_EMOJI[0]].path, demo.EXAMPLE_TEXTS)
     embedder = pipeline(model=model, device=device, precision=precision)
     return _embedded("表情符号 Emoji", gallery, embedder, example)[0]
@@ -106,23 +106,23 @@ def open_folder(
     device: str = "cpu",
     precision: str = "fp32",
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Searchable, list[demo.UnreadablePicture]]:
-    """The pictures of a folder and below, embedded in memory.
+) -> tuple[Searchable, list[demo.UnreadableImage]]:
+    """The images of a folder and below, embedded in memory.
 
     Returns:
         Them, and those that could not be read.
 
     Raises:
         NotADirectoryError: there is no such folder.
-        InvalidInputError: it holds no picture that can be read.
+        InvalidInputError: it holds no image that can be read.
         As `pipeline`; MissingExtraError: FAISS is not installed.
     """
-    pictures = demo.find_pictures(folder)
-    if not pictures:
-        raise InvalidInputError(f"{folder}: holds no pictures")
+    images = demo.find_images(folder)
+    if not images:
+        raise InvalidInputError(f"{folder}: holds no images")
     embedder = pipeline(model=model, device=device, precision=precision)
     name = printable(folder.resolve().name or str(folder))
-    return _embedded(name, pictures, embedder, Example(), progress)
+    return _embedded(name, images, embedder, Example(), progress)
 
 
 def open_indexes(
@@ -166,22 +166,22 @@ def open_indexes(
 
 def _embedded(
     name: str,
-    pictures: Sequence[demo.Picture],
+    images: Sequence[demo.GalleryImage],
     embedder: MultiModalEmbeddingPipeline,
     example: Example,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Searchable, list[demo.UnreadablePicture]]:
-    """An index in memory of picture files."""
-    readable, rows, unreadable = demo.embed_pictures(embedder, pictures, progress=progress)
+) -> tuple[Searchable, list[demo.UnreadableImage]]:
+    """An index in memory of image files."""
+    readable, rows, unreadable = demo.embed_images(embedder, images, progress=progress)
     if not readable:
-        raise InvalidInputError(f"{name}: none of its pictures can be read")
+        raise InvalidInputError(f"{name}: none of its images can be read")
     identity = model_identity(embedder)
     index = Index.create(rows.shape[1], model=identity, precision=embedder.model.precision)
-    addresses = [spelled(str(picture.path)) for picture in readable]
+    addresses = [spelled(str(image.path)) for image in readable]
     index.add(rows, addresses)
     index.prepare(embedder)
-    labels = {address: picture.label for address, picture in zip(addresses, readable, strict=True)}
-    opener = demo.open_picture
+    labels = {address: image.label for address, image in zip(addresses, readable, strict=True)}
+    opener = demo.open_image
     return Searchable(name, index, embedder, labels, opener, example), unreadable
 
 

@@ -144,7 +144,7 @@ CSS = """
   .tiles { gap: 10px; grid-template-columns: repeat(2, minmax(0, 1fr)) }
   #ask button { min-width: 76px !important; max-width: 92px; padding: 0 8px; font-size: 16px }
   #ask textarea { font-size: 16px; padding: 11px 12px }
-  #picture, #label-picture { height: 150px !important }
+  #image, #label-image { height: 150px !important }
   .source-selection { display: none !important }
 }
 """

@@ -1,18 +1,18 @@
-"""The answers as HTML, with their pictures in it. All text in it is escaped."""
+"""The answers as HTML, with their images in it. All text in it is escaped."""
 
 from __future__ import annotations
 
 from PIL import Image
 
-from ..html_parts import escaped, picture_url
+from ..html_parts import escaped, image_url
 from .answers import Probabilities, Results, Tile
 from .words import Words
 
-_LEAST_BAR = 0.004
+_MIN_BAR = 0.004
 
 
 def grid(results: Results, words: Words) -> str:
-    """Tiles in a grid, each with its picture or text, caption, score and share."""
+    """Tiles in a grid, each with its image or text, caption, score and share."""
     tiles = "".join(_tile(tile, words) for tile in results.tiles)
     return f'<div class="tiles">{tiles}</div>' if tiles else ""
 
@@ -21,7 +21,7 @@ def bars(probabilities: Probabilities) -> str:
     """A bar for each label, likeliest first."""
     rows = "".join(
         f'<li><span class="name">{escaped(name)}</span><b>{share:.1%}</b>'
-        f'<i style="width:{max(share, _LEAST_BAR):.2%}"></i></li>'
+        f'<i style="width:{max(share, _MIN_BAR):.2%}"></i></li>'
         for name, share in probabilities.shares.items()
     )
     return f'<ol class="bars">{rows}</ol>'
@@ -61,7 +61,7 @@ def _tile(tile: Tile, words: Words) -> str:
     if tile.is_text:
         shown = f"<q>{caption}</q>"
     else:
-        shown = _picture(tile.picture, caption, words)
+        shown = _image(tile.image, caption, words)
         shown += f'<b title="{escaped(tile.path)}">{caption}</b>'
     return f"<article{_class(tile)}>{shown}{_score(tile, words)}</article>"
 
@@ -78,9 +78,9 @@ def _score(tile: Tile, words: Words) -> str:
     return f"<small{meaning}><em>{tile.score:.3f}</em>{share}</small>"
 
 
-def _picture(picture: Image.Image | None, caption: str, words: Words) -> str:
-    """A picture that a tap enlarges; a label with a box to tick needs no script for that."""
-    if picture is None:
-        return f'<span class="none">{escaped(words.no_picture)}</span>'
-    image = f'<img src="{picture_url(picture, 82)}" alt="{caption}">'
-    return f'<label title="{escaped(words.enlarge)}"><input type="checkbox">{image}</label>'
+def _image(image: Image.Image | None, caption: str, words: Words) -> str:
+    """An image that a tap enlarges; a label with a box to tick needs no script for that."""
+    if image is None:
+        return f'<span class="none">{escaped(words.no_image)}</span>'
+    tag = f'<img src="{image_url(image, 82)}" alt="{caption}">'
+    return f'<label title="{escaped(words.enlarge)}"><input type="checkbox">{tag}</label>'

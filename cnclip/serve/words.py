@@ -23,26 +23,26 @@ class Words:
     title: str
     subtitle: str
     collection: str
-    pictures: str
+    images: str
     texts: str
     search_tab: str
     query: str
     query_example: str
     query_hint: str
     search: str
-    picture: str
+    image: str
     options: str
     weight: str
     weight_hint: str
     count: str
     labels_tab: str
-    label_picture: str
+    label_image: str
     labels: str
     labels_hint: str
     compute: str
     example: str
     glimpse: str
-    no_picture: str
+    no_image: str
     enlarge: str
     found_nothing: str
     reach: str
@@ -53,9 +53,9 @@ class Words:
     nothing_asked: str
     too_many_words: str
     too_many_characters: str
-    bad_picture: str
+    bad_image: str
     expired: str
-    no_label_picture: str
+    no_label_image: str
     too_few_labels: str
     too_many_labels: str
     failed: str
@@ -68,26 +68,26 @@ ZH = Words(
     title="图文检索",
     subtitle="用中文描述，或用一张图片，找到相近的图片。",
     collection="图库",
-    pictures="{count} 张图片",
+    images="{count} 张图片",
     texts="{count} 条文本",
     search_tab="检索",
     query="查询文本",
     query_example="例如：戴眼镜的猫",
     query_hint="最多 {limit} 词，每个汉字算一词。",
     search="检索",
-    picture="以图检索（可与文本一起使用）",
+    image="以图检索（可与文本一起使用）",
     options="选项",
     weight="文本的比重",
     weight_hint="仅当文本和图片同时使用时有效",
     count="结果数量",
     labels_tab="图片分类",
-    label_picture="图片",
+    label_image="图片",
     labels="候选标签",
     labels_hint="每行一个，也可用逗号或顿号分隔",
     compute="计算概率",
     example="示例",
     glimpse="图库一瞥",
-    no_picture="无法显示图片",
+    no_image="无法显示图片",
     enlarge="放大",
     found_nothing="没有结果。",
     reach="{count} 个结果中，有 {above} 个达到建议阈值 {threshold:.3f}。",
@@ -99,8 +99,8 @@ ZH = Words(
     too_many_words="文本有 {words} 词，最多 {limit} 词，请缩短后再试。",
     too_many_characters="文本有 {characters} 个字符，最多 {limit} 个，请缩短后再试。",
     expired="上传的图片已过期，请重新上传。",
-    bad_picture="无法读取这个文件，请上传 JPEG、PNG、WebP 等格式的图片。",
-    no_label_picture="请先上传一张图片。",
+    bad_image="无法读取这个文件，请上传 JPEG、PNG、WebP 等格式的图片。",
+    no_label_image="请先上传一张图片。",
     too_few_labels="请输入至少两个不同的标签。",
     too_many_labels="有 {labels} 个标签，最多 {limit} 个。",
     failed="出错了：{error}",
@@ -110,29 +110,29 @@ ZH = Words(
 EN = Words(
     tag="en",
     other="中文",
-    title="Picture search",
-    subtitle="Describe a picture in Chinese, or show one, and see what lies near it.",
+    title="Image search",
+    subtitle="Describe an image in Chinese, or show one, and see what lies near it.",
     collection="Collection",
-    pictures="{count} pictures",
+    images="{count} images",
     texts="{count} texts",
     search_tab="Search",
     query="Query, in Chinese",
     query_example="such as 戴眼镜的猫",
     query_hint="Up to {limit} words of Chinese; each character is one.",
     search="Search",
-    picture="Search by picture (alone, or with a text)",
+    image="Search by image (alone, or with a text)",
     options="Options",
     weight="The text's share",
-    weight_hint="Used only for a text and a picture together",
+    weight_hint="Used only for a text and an image together",
     count="Number of results",
-    labels_tab="Label a picture",
-    label_picture="Picture",
+    labels_tab="Label an image",
+    label_image="Image",
     labels="Labels, in Chinese",
     labels_hint="One a line, or separated by commas",
     compute="Compute",
     example="Example",
     glimpse="A glimpse of the collection",
-    no_picture="No picture to show",
+    no_image="No image to show",
     enlarge="Enlarge",
     found_nothing="Nothing was found.",
     reach="{above} of these {count} reach the suggested threshold, {threshold:.3f}.",
@@ -142,13 +142,13 @@ EN = Words(
     cut_label="The label “{label}” has more tokens than the model's {limit}: "
     "it was read up to “{kept}”.",
     dropped="Labels that were there twice count once.",
-    nothing_asked="Type a text, or upload a picture.",
+    nothing_asked="Type a text, or upload an image.",
     too_many_words="The text has {words} words, at most {limit} are taken: please shorten it.",
     too_many_characters="The text has {characters} characters, at most {limit} are taken: "
     "please shorten it.",
     expired="The upload has expired: please upload it again.",
-    bad_picture="This file cannot be read as a picture. JPEG, PNG, WebP and others can.",
-    no_label_picture="Upload a picture first.",
+    bad_image="This file cannot be read as an image. JPEG, PNG, WebP and others can.",
+    no_label_image="Upload an image first.",
     too_few_labels="Type at least two different labels.",
     too_many_labels="These are {labels} labels, at most {limit} are taken.",
     failed="Something went wrong: {error}",

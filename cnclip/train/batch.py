@@ -11,16 +11,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which pictures and texts of a batch belong together.
+    """Which images and texts of a batch belong together.
 
     Attributes:
-        pictures: int64 [n], equal for pictures of equal content.
+        images: int64 [n], equal for images of equal content.
         texts: int64 [n], equal for texts of equal words.
-        described: int64 [n, k], keys of other texts that the data set gives each picture, filled up
+        described: int64 [n, k], keys of other texts that the data set gives each image, filled up
             with the key of its own.
     """
 
-    pictures: Tensor
+    images: Tensor
     texts: Tensor
     described: Tensor
 
@@ -51,7 +51,7 @@ class Part:
         return self._mapped(Tensor.pin_memory)
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Part:
-        keys = (self.pairs.pictures, self.pairs.texts, self.pairs.described)
+        keys = (self.pairs.images, self.pairs.texts, self.pairs.described)
         taught = None if self.teacher is None else tuple(change(t) for t in self.teacher)
         return Part(
             change(self.pixels),

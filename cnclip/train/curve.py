@@ -1,4 +1,4 @@
-"""A run's metrics as a picture, and for TensorBoard."""
+"""A run's metrics as an image, and for TensorBoard."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .towers import stored_names
 def write_checkpoint(start: Checkpoint, weights: dict[str, torch.Tensor], directory: Path) -> None:
     """Write a ModelScope model directory, of whose weights linear layers and BERT are float16.
 
-    That is what ModelScope's software computes with. Where the model's pictures have a mean and
+    That is what ModelScope's software computes with. Where the model's images have a mean and
     standard deviation of their own, for which that format has no place, it is one of Hugging
     Face's, in float32.
 

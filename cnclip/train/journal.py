@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: lines on stderr, metrics, pictures that were left out."""
+"""What a run tells while it goes on: lines on stderr, metrics, images that were left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Journal:
     """Tells and writes, in the first process, what all processes have to tell.
 
     Attributes:
-        skipped: How many times a picture could not be read, in all processes, also before a
+        skipped: How many times an image could not be read, in all processes, also before a
             resumption.
     """
 
@@ -48,13 +48,13 @@ class Journal:
             self._board.add(values)
 
     def leave_out(self, skipped: list[tuple[str, str]]) -> None:
-        """Note (place, reason) of pictures that this process could not read."""
+        """Note (place, reason) of images that this process could not read."""
         self._unsaid += skipped
         if skipped and self._world.size == 1:
             self.tell_left_out()
 
     def tell_left_out(self) -> None:
-        """Tell of the pictures noted since the last call, each once. All processes call."""
+        """Tell of the images noted since the last call, each once. All processes call."""
         for part in self._world.objects(self._unsaid):
             self.skipped += len(part)
             for where, what in part:

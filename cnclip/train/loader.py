@@ -1,7 +1,7 @@
 """Batches of pairs, made by worker processes, in an order that a run can be taken up in.
 
 All pairs of an epoch in random order, then those of the next, are one endless row; a run is at a
-position in it. What happens at a position (which pair, how its picture is augmented) depends on the
+position in it. What happens at a position (which pair, how its image is augmented) depends on the
 seed and the position alone: not on the number of workers, processes, or interruptions.
 """
 
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .. import _core
 from ..datasets.pairs import PairData
 from ..datasets.parquet_files import GROUPS_KEPT
-from ..datasets.retrieval import PictureRow, open_picture
+from ..datasets.retrieval import ImageRow, open_image
 from ..errors import CnclipError, DatasetError, ImageError
 from ..evaluate import normalize_text
 from ..preprocessors.multi_modal import TEXTS_AT_ONCE, to_rgb
@@ -33,7 +33,7 @@ from .distributed import World
 from .options import TrainOptions
 
 # Pairs that are tried in place of one that cannot be read.
-MOST_REPLACEMENTS = 100
+MAX_REPLACEMENTS = 100
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class Inputs:
     vocabulary: bytes
     context_length: int
 
-    def pixels(self, picture: Image.Image) -> NDArray[np.float32]:
+    def pixels(self, image: Image.Image) -> NDArray[np.float32]:
         """Float32 [3, r, r], as the pipeline makes it.
 
         Raises:
-            ImageError: the picture is damaged.
+            ImageError: the image is damaged.
         """
         processor = _processor(self.resolution, self.mean, self.std)
         with _named_errors():
-            tensor: NDArray[np.float32] = processor.process([to_rgb(picture, self.resolution)])[0]
+            tensor: NDArray[np.float32] = processor.process([to_rgb(image, self.resolution)])[0]
         return tensor
 
     def ids(self, texts: Sequence[str], *, whole_width: bool = False) -> torch.Tensor:
@@ -82,7 +82,7 @@ def _named_errors() -> Iterator[None]:
     except (CnclipError, MemoryError):
         raise
     except Exception as error:
-        raise ImageError(f"cannot be read as a picture: {error}") from error
+        raise ImageError(f"cannot be read as an image: {error}") from error
 
 
 @lru_cache(maxsize=4)
@@ -97,20 +97,20 @@ def _tokenizer(vocabulary: bytes) -> _core.Tokenizer:
     return _core.Tokenizer(vocabulary)
 
 
-def read_picture(data: PairData, picture: int) -> tuple[Image.Image, int]:
-    """A picture of a data set, and a number that those of equal content share.
+def read_image(data: PairData, image: int) -> tuple[Image.Image, int]:
+    """An image of a data set, and a number that those of equal content share.
 
     Raises:
         CnclipError: it cannot be read.
     """
-    content = data.read(picture)
+    content = data.read(image)
     if not isinstance(content, bytes):
         try:
             content = content.read_bytes()
         except OSError as error:
             raise ImageError(f"{content!s}: {error.strerror or error}") from error
-    row = PictureRow(data.image_ids[picture], content, data.where(picture))
-    return open_picture(row, turned=data.turns_pictures), _key(content)
+    row = ImageRow(data.image_ids[image], content, data.where(image))
+    return open_image(row, turned=data.turns_images), _key(content)
 
 
 def _text_keys(texts: list[str], inputs: Inputs) -> NDArray[np.int64]:
@@ -134,15 +134,15 @@ class Item:
     Attributes:
         pixels: What each model sees: the student, and perhaps a teacher.
         text: The text.
-        picture_key: Equal for pictures of equal content.
+        image_key: Equal for images of equal content.
         text_key: Equal for texts of equal ids, as far as the model reads them.
-        described: Keys of all texts that the data set gives the picture.
+        described: Keys of all texts that the data set gives the image.
         skipped: (place, reason) of pairs that could not be read, in whose place this one stands.
     """
 
     pixels: tuple[NDArray[np.float32], ...]
     text: str
-    picture_key: int
+    image_key: int
     text_key: int
     described: NDArray[np.int64]
     skipped: list[tuple[str, str]]
@@ -152,7 +152,7 @@ class TrainingPairs(Dataset[Item]):
     """A data set's pairs by their positions in a run.
 
     Attributes:
-        size: Pairs (or pictures) of an epoch.
+        size: Pairs (or images) of an epoch.
     """
 
     def __init__(self, data: PairData, options: TrainOptions, inputs: tuple[Inputs, ...]) -> None:
@@ -171,15 +171,15 @@ class TrainingPairs(Dataset[Item]):
         self._inputs = inputs
         self._texts = data.texts if options.raw_text else [normalize_text(t) for t in data.texts]
         self._keys = _text_keys(self._texts, inputs[0])
-        pictures, texts = data.pairs[:, 0], data.pairs[:, 1]
-        # The texts of each picture, one picture's after the other's.
-        order = np.argsort(pictures, kind="stable")
+        images, texts = data.pairs[:, 0], data.pairs[:, 1]
+        # The texts of each image, one image's after the other's.
+        order = np.argsort(images, kind="stable")
         self._texts_of = texts[order]
-        self._starts = np.searchsorted(pictures[order], np.arange(len(data.image_ids) + 1))
+        self._starts = np.searchsorted(images[order], np.arange(len(data.image_ids) + 1))
         self._described = np.flatnonzero(np.diff(self._starts))
         self.size = len(data.pairs) if options.sampling == "pairs" else len(self._described)
         if self.size == 0:
-            raise DatasetError(f"{data.name}, {data.split}: no pair of a picture and a text")
+            raise DatasetError(f"{data.name}, {data.split}: no pair of an image and a text")
         counts = np.bincount(texts, minlength=len(self._texts))
         self._weights = np.maximum(counts, 1) ** -options.rare_texts
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
@@ -195,15 +195,15 @@ class TrainingPairs(Dataset[Item]):
         place = int(self._order_of(epoch)[index])
         skipped: list[tuple[str, str]] = []
         while True:
-            picture, text = self._pair(place, random)
+            image, text = self._pair(place, random)
             try:
-                return self._read(picture, text, random, skipped)
+                return self._read(image, text, random, skipped)
             except (CnclipError, MemoryError) as error:
-                where = self._data.where(picture)
+                where = self._data.where(image)
                 skipped.append((where, str(error).removeprefix(f"{where}: ")))
-                if len(skipped) > MOST_REPLACEMENTS:
+                if len(skipped) > MAX_REPLACEMENTS:
                     raise DatasetError(
-                        f"{len(skipped)} pictures in a row cannot be read; the first: "
+                        f"{len(skipped)} images in a row cannot be read; the first: "
                         f"{': '.join(skipped[0])}"
                     ) from error
                 place = int(random.integers(self.size))
@@ -211,23 +211,23 @@ class TrainingPairs(Dataset[Item]):
     def _pair(self, place: int, random: np.random.Generator) -> tuple[int, int]:
         """The pair that stands at a place of the data set."""
         if self._options.sampling == "pairs":
-            picture, text = self._data.pairs[place]
-            return int(picture), int(text)
-        picture = self._described[place]
-        texts = self._texts_of[self._starts[picture] : self._starts[picture + 1]]
+            image, text = self._data.pairs[place]
+            return int(image), int(text)
+        image = self._described[place]
+        texts = self._texts_of[self._starts[image] : self._starts[image + 1]]
         if not self._options.rare_texts:
-            return int(picture), int(texts[random.integers(len(texts))])
+            return int(image), int(texts[random.integers(len(texts))])
         weights = self._weights[texts]
-        return int(picture), int(random.choice(texts, p=weights / weights.sum()))
+        return int(image), int(random.choice(texts, p=weights / weights.sum()))
 
     def _read(
-        self, picture: int, text: int, random: np.random.Generator, skipped: list[tuple[str, str]]
+        self, image: int, text: int, random: np.random.Generator, skipped: list[tuple[str, str]]
     ) -> Item:
-        opened, key = read_picture(self._data, picture)
+        opened, key = read_image(self._data, image)
         with _named_errors():
             opened = augment(opened, self._options.augment, random)
         pixels = tuple(inputs.pixels(opened) for inputs in self._inputs)
-        texts = self._texts_of[self._starts[picture] : self._starts[picture + 1]]
+        texts = self._texts_of[self._starts[image] : self._starts[image + 1]]
         return Item(
             pixels, self._texts[text], key, int(self._keys[text]), self._keys[texts], skipped
         )
@@ -243,9 +243,9 @@ class TrainingPairs(Dataset[Item]):
         if self._data.groups is None:
             return random.permutation(self.size)
         pairs = self._options.sampling == "pairs"
-        pictures = self._data.pairs[:, 0] if pairs else self._described
+        images = self._data.pairs[:, 0] if pairs else self._described
         # Blocks in random order, some at a time; what lies in those in random order.
-        names, groups = np.unique(self._data.groups[pictures], return_inverse=True)
+        names, groups = np.unique(self._data.groups[images], return_inverse=True)
         turn = random.permutation(len(names))[groups] // GROUPS_KEPT
         return np.lexsort((random.random(self.size), turn))
 
@@ -271,7 +271,7 @@ class Collate:
         for row, item in zip(described, items, strict=True):
             row[: len(item.described)] = item.described
         pairs = Pairs(
-            torch.tensor([item.picture_key for item in items]),
+            torch.tensor([item.image_key for item in items]),
             torch.tensor([item.text_key for item in items]),
             torch.from_numpy(described),
         )

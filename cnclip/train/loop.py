@@ -35,10 +35,10 @@ from .options import TrainOptions
 from .run_folder import ARCHIVE, BEST, RunFolder
 from .run_state import Recalls, RunState, made_of
 from .step import Stepper
-from .towers import LARGEST_LOGIT_SCALE
+from .towers import MAX_LOGIT_SCALE
 from .validate import Validation, validate
 
-MOST_WORKERS = 8
+MAX_WORKERS = 8
 SECONDS_BETWEEN_STATES = 300.0
 
 
@@ -54,7 +54,7 @@ class TrainReport:
             set, and for a model from scratch.
         best: The same of the best weights.
         best_step: The step behind which they were the best.
-        skipped: How many times a picture could not be read.
+        skipped: How many times an image could not be read.
     """
 
     path: Path
@@ -80,7 +80,7 @@ def finetune(
     show_progress: bool = True,
     **options: Any,
 ) -> TrainReport:
-    """Train a Chinese-CLIP on pairs of pictures and texts.
+    """Train a Chinese-CLIP on pairs of images and texts.
 
     Under torchrun, all its processes train together: over nccl on GPUs, else over gloo.
 
@@ -342,7 +342,7 @@ class _Loop:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         with torch.no_grad():
-            state.model.logit_scale.clamp_(0, LARGEST_LOGIT_SCALE)
+            state.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         state.step += 1
         if state.average is not None:
             state.average.add(state.model, state.step)
@@ -463,7 +463,7 @@ class _Loop:
             return self.options.num_workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return max(1, min(MOST_WORKERS, (cores or 1) // local))
+        return max(1, min(MAX_WORKERS, (cores or 1) // local))
 
 
 def _time(seconds: float) -> str:

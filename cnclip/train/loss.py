@@ -1,4 +1,4 @@
-"""The contrastive loss of CLIP, where a batch may hold the same caption or picture twice.
+"""The contrastive loss of CLIP, where a batch may hold the same caption or image twice.
 
 Rows are of unit length, and those of all processes in the order of their ranks. A process asks for
 its own rows, among those of all.
@@ -16,9 +16,9 @@ ALL = slice(None)
 
 
 def matches(own: Pairs, everyone: Pairs, first: int) -> tuple[Tensor, Tensor]:
-    """Which candidates are right for each query: for own pictures, and for own texts.
+    """Which candidates are right for each query: for own images, and for own texts.
 
-    A picture and a text belong together if they are a pair of the batch, if the pictures or the
+    An image and a text belong together if they are a pair of the batch, if the images or the
     texts of two pairs are equal, or if the data set tells that they do.
 
     Args:
@@ -27,9 +27,9 @@ def matches(own: Pairs, everyone: Pairs, first: int) -> tuple[Tensor, Tensor]:
         first: Where the own ones begin among them.
 
     Returns:
-        bool [own, all] for pictures that look for texts, and for texts that look for pictures.
+        bool [own, all] for images that look for texts, and for texts that look for images.
     """
-    same = (own.pictures[:, None] == everyone.pictures) | (own.texts[:, None] == everyone.texts)
+    same = (own.images[:, None] == everyone.images) | (own.texts[:, None] == everyone.texts)
     index = torch.arange(len(own.texts), device=same.device)
     same[index, first + index] = True
     forth, back = same.clone(), same
@@ -126,6 +126,6 @@ def distillation_loss(
 def _logits(
     images: Tensor, texts: Tensor, logit_scale: Tensor, own: slice
 ) -> tuple[Tensor, Tensor]:
-    """Of own pictures among all texts, and of own texts among all pictures: [own, n] each."""
+    """Of own images among all texts, and of own texts among all images: [own, n] each."""
     scale = logit_scale.exp()
     return scale * images[own] @ texts.T, scale * texts[own] @ images.T

@@ -22,9 +22,9 @@ from ..errors import InputTypeError, InvalidInputError, MissingExtraError
 PRECISIONS = ("fp32", "bf16", "fp16")
 # What candidates are that belong to a query beside the one it was drawn with: see loss.py.
 DUPLICATES = ("positive", "mask", "negative")
-# How pictures are augmented: see augment.py.
+# How images are augmented: see augment.py.
 POLICIES = ("none", "photo", "drawing")
-SAMPLING = ("pairs", "pictures")
+SAMPLING = ("pairs", "images")
 
 
 def _option(default: Any, what: str, **more: Any) -> Any:
@@ -44,7 +44,7 @@ class TrainOptions:
     """
 
     max_epochs: int = _option(
-        3, "times that all pairs (or pictures, see sampling) are seen", least=1, free=True
+        3, "times that all pairs (or images, see sampling) are seen", least=1, free=True
     )
     max_steps: int | None = _option(
         None, "steps in all, in place of max_epochs", least=1, free=True
@@ -66,18 +66,18 @@ class TrainOptions:
     max_grad_norm: float | None = _option(None, "clip the gradient's norm to this", least=0)
     duplicates: str = _option(
         "positive",
-        "pairs of a batch with equal captions or pictures, or of which the data set tells that "
+        "pairs of a batch with equal captions or images, or of which the data set tells that "
         "they belong together: right answers for each other, left out, or wrong ones as in cn_clip",
         choices=DUPLICATES,
     )
     sampling: str = _option(
         "pairs",
-        "what an epoch has once: every pair, or every picture with one of its texts",
+        "what an epoch has once: every pair, or every image with one of its texts",
         choices=SAMPLING,
     )
     rare_texts: float = _option(
         0.0,
-        "with sampling=pictures: a text that describes m pictures is drawn with a weight of m to "
+        "with sampling=images: a text that describes m images is drawn with a weight of m to "
         "the power of minus this",
         least=0,
         most=10,
@@ -86,10 +86,10 @@ class TrainOptions:
     raw_text: bool = _option(
         False, "leave texts as they are; else they get lower case and straight quotes"
     )
-    use_augment: bool = _option(False, "augment pictures with the policy 'photo'")
-    augment: str = _option("none", "how pictures are augmented", choices=POLICIES)
+    use_augment: bool = _option(False, "augment images with the policy 'photo'")
+    augment: str = _option("none", "how images are augmented", choices=POLICIES)
     mask_ratio: float = _option(
-        0.0, "share of a picture's patches that is left out in training (FLIP)", least=0, below=1
+        0.0, "share of an image's patches that is left out in training (FLIP)", least=0, below=1
     )
     freeze_vision: bool = _option(False, "train the text tower alone")
     text_dropout: float = _option(0.1, "in the text tower, as BERT's", least=0, below=1)
@@ -117,7 +117,7 @@ class TrainOptions:
     )
     kd_loss_weight: float = _option(0.5, "of the loss of distillation", least=0)
     num_workers: int | None = _option(
-        None, "processes that read pictures; by default one a core, 8 at most", least=0, free=True
+        None, "processes that read images; by default one a core, 8 at most", least=0, free=True
     )
     valid_batch_size: int | None = _option(
         None, "in validation; by default batch_size", least=1, free=True
@@ -148,8 +148,8 @@ class TrainOptions:
             object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
         if self.use_augment and self.augment == "none":
             object.__setattr__(self, "augment", "photo")
-        if self.rare_texts and self.sampling != "pictures":
-            raise InvalidInputError("rare_texts: goes with sampling=pictures")
+        if self.rare_texts and self.sampling != "images":
+            raise InvalidInputError("rare_texts: goes with sampling=images")
         if self.freeze_vision and self.mask_ratio:
             raise InvalidInputError("mask_ratio: goes with a vision tower that is trained")
 

@@ -5,7 +5,7 @@
     RUN/best/             the best weights so far, a ModelScope model directory
     RUN/best.cnclip.pt    the same as an archive
     RUN/metrics.jsonl     a line for each interval and validation
-    RUN/skipped.jsonl     pictures that could not be read
+    RUN/skipped.jsonl     images that could not be read
     RUN/curve.png         the metrics, drawn
     RUN/tensorboard/      the metrics, for TensorBoard
 
@@ -121,12 +121,12 @@ class RunFolder:
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
     def add_skipped(self, where: str, what: str) -> None:
-        """Append a line of a picture that could not be read."""
+        """Append a line of an image that could not be read."""
         with (self.path / SKIPPED).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps({"where": where, "what": what}, ensure_ascii=False) + "\n")
 
     def skipped(self) -> set[str]:
-        """The places of the pictures that could not be read so far."""
+        """The places of the images that could not be read so far."""
         return {str(line["where"]) for line in self._lines(SKIPPED) if "where" in line}
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ class RunState:
         Args:
             folder: The run's.
             of: What the run is made of, see `made_of`.
-            skipped: How many pictures could not be read.
+            skipped: How many images could not be read.
 
         Raises:
             ModelRunError: weights are not finite; the state before is kept.
@@ -112,7 +112,7 @@ class RunState:
         """Go on from a state that was written.
 
         Returns:
-            How many pictures could not be read.
+            How many images could not be read.
 
         Raises:
             InvalidInputError: it is of a run of other options, data, model or processes.

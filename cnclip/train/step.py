@@ -28,7 +28,7 @@ class Teacher:
     """A model whose similarities the student is to have.
 
     Attributes:
-        rows: Rows of pictures and of texts, and the logit scale, without gradients.
+        rows: Rows of images and of texts, and the logit scale, without gradients.
         weight: Of its loss beside the contrastive one.
     """
 
@@ -176,7 +176,7 @@ def _cut(rows: Rows) -> Rows:
 def _joined(pairs: list[Pairs]) -> Pairs:
     width = max(some.described.shape[1] for some in pairs)
     return Pairs(
-        torch.cat([some.pictures for some in pairs]),
+        torch.cat([some.images for some in pairs]),
         torch.cat([some.texts for some in pairs]),
         torch.cat([_widened(some, width) for some in pairs]),
     )
@@ -185,8 +185,8 @@ def _joined(pairs: list[Pairs]) -> Pairs:
 def _gathered(own: Pairs, world: World) -> tuple[Pairs, Pairs]:
     """The pairs of this process and those of all."""
     wide = _widened(own, world.largest(own.described.shape[1]))
-    own = Pairs(own.pictures, own.texts, wide)
-    everyone = (world.gather(keys) for keys in (own.pictures, own.texts, own.described))
+    own = Pairs(own.images, own.texts, wide)
+    everyone = (world.gather(keys) for keys in (own.images, own.texts, own.described))
     return own, Pairs(*everyone)
 
 

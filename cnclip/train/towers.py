@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ..modeling.config import ClipConfig, TextConfig, VisionConfig
 from ..modeling.resnet import ModifiedResNet
 
-LARGEST_LOGIT_SCALE = math.log(100.0)
+MAX_LOGIT_SCALE = math.log(100.0)
 FIRST_LOGIT_SCALE = math.log(1 / 0.07)
 BERT_STD = 0.02
 
@@ -62,7 +62,7 @@ class _Stack(nn.Module):
         return x
 
 
-# --- Pictures ------------------------------------------------------------------------------------
+# --- Images ------------------------------------------------------------------------------------
 
 
 class _VisionAttention(nn.Module):
@@ -117,7 +117,7 @@ class VisionTransformer(nn.Module):
     """CLIP's vision transformer.
 
     Attributes:
-        mask_ratio: The share of patches that each picture loses in training, chosen at random, as
+        mask_ratio: The share of patches that each image loses in training, chosen at random, as
             in FLIP (Li et al. 2023, arXiv:2212.00794).
     """
 
@@ -378,7 +378,7 @@ class TrainableClip(nn.Module):
         return _unit(self.bert(ids, mask) @ self.text_projection)
 
     def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of pictures and of texts, and the logit scale: all that has a gradient."""
+        """Rows of images and of texts, and the logit scale: all that has a gradient."""
         return self.encode_image(pixels), self.encode_text(ids), self.logit_scale.view(())
 
     def start(self) -> None:

@@ -17,7 +17,7 @@ from ..datasets.pairs import PairData
 from ..errors import CnclipError, DatasetError
 from ..evaluate import mutual_top_k, normalize_text, recall_at_k
 from .distributed import World
-from .loader import Inputs, leave_group, read_picture
+from .loader import Inputs, leave_group, read_image
 from .towers import TrainableClip
 
 Recall = dict[str, float]
@@ -29,8 +29,8 @@ class Validation:
 
     Attributes:
         text_to_image: {"R@1", "R@5", "R@10", "MR"} in per cent.
-        image_to_text: The same of pictures that look for texts.
-        skipped: (place, reason) of pictures that could not be read.
+        image_to_text: The same of images that look for texts.
+        skipped: (place, reason) of images that could not be read.
     """
 
     text_to_image: Recall
@@ -43,7 +43,7 @@ class Validation:
         return (self.text_to_image["MR"] + self.image_to_text["MR"]) / 2
 
 
-class _Pictures(Dataset[tuple[int, NDArray[np.float32] | tuple[str, str]]]):
+class _Images(Dataset[tuple[int, NDArray[np.float32] | tuple[str, str]]]):
     def __init__(self, data: PairData, numbers: NDArray[np.int64], inputs: Inputs) -> None:
         self._data, self._numbers, self._inputs = data, numbers, inputs
 
@@ -51,14 +51,14 @@ class _Pictures(Dataset[tuple[int, NDArray[np.float32] | tuple[str, str]]]):
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> tuple[int, NDArray[np.float32] | tuple[str, str]]:
-        """A picture's number, and its pixels or why there are none."""
-        picture = int(self._numbers[index])
+        """An image's number, and its pixels or why there are none."""
+        image = int(self._numbers[index])
         try:
-            opened, _ = read_picture(self._data, picture)
-            return picture, self._inputs.pixels(opened)
+            opened, _ = read_image(self._data, image)
+            return image, self._inputs.pixels(opened)
         except CnclipError as error:
-            where = self._data.where(picture)
-            return picture, (where, str(error).removeprefix(f"{where}: "))
+            where = self._data.where(image)
+            return image, (where, str(error).removeprefix(f"{where}: "))
 
 
 def _separate(items: list[Any]) -> tuple[list[int], torch.Tensor, list[tuple[str, str]]]:
@@ -84,13 +84,13 @@ def validate(
 
     Args:
         model: The model; left in the mode, training or not, in which it was.
-        data: The data set. A text looks among all pictures that belong to a text, a picture among
-            all texts that belong to a picture.
+        data: The data set. A text looks among all images that belong to a text, an image among
+            all texts that belong to an image.
         inputs: The model's preprocessing.
         world: The processes; all must call.
         autocast: Around each run of the towers.
         batch_size: Items that go through the towers at once.
-        workers: Processes that read pictures.
+        workers: Processes that read images.
         raw_text: Leave texts as they are.
         stop: Asked after each batch whether to give up; must be answered alike by all.
 
@@ -100,14 +100,14 @@ def validate(
     Raises:
         DatasetError: nothing in it can be used.
     """
-    pictures, texts = np.unique(data.pairs[:, 0]), np.unique(data.pairs[:, 1])
+    images, texts = np.unique(data.pairs[:, 0]), np.unique(data.pairs[:, 1])
     words = [data.texts[text] for text in texts]
     words = words if raw_text else [normalize_text(text) for text in words]
     skipped: list[tuple[str, str]] = []
     with _evaluating(model), torch.inference_mode():
         numbers, rows = [], [_nothing(model)]
         loader = DataLoader(
-            _Pictures(data, pictures[world.rank :: world.size], inputs),
+            _Images(data, images[world.rank :: world.size], inputs),
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=_separate,
@@ -138,7 +138,7 @@ def validate(
     known = np.concatenate([part[2] for part in parts])
     told = [one for part in parts for one in part[4]]
     if len(found) == 0:
-        raise DatasetError(f"{data.name}, {data.split}: no picture can be read: {told[:1]}")
+        raise DatasetError(f"{data.name}, {data.split}: no image can be read: {told[:1]}")
     order, text_order = np.argsort(found), np.argsort(known)
     recalls = _recalls(
         data.pairs,
@@ -152,19 +152,19 @@ def validate(
 
 def _recalls(
     pairs: NDArray[np.int64],
-    pictures: NDArray[np.int64],
-    picture_rows: NDArray[np.float32],
+    images: NDArray[np.int64],
+    image_rows: NDArray[np.float32],
     texts: NDArray[np.int64],
     text_rows: NDArray[np.float32],
 ) -> tuple[Recall, Recall]:
-    """Text to image, image to text; pictures and texts rise, and have a row each."""
-    pairs = pairs[np.isin(pairs[:, 0], pictures)]
-    forth, back = mutual_top_k(text_rows, picture_rows, 10)
-    of_text = _answers(pairs[:, 1], np.searchsorted(pictures, pairs[:, 0]), texts)
-    of_picture = _answers(pairs[:, 0], np.searchsorted(texts, pairs[:, 1]), pictures)
+    """Text to image, image to text; images and texts rise, and have a row each."""
+    pairs = pairs[np.isin(pairs[:, 0], images)]
+    forth, back = mutual_top_k(text_rows, image_rows, 10)
+    of_text = _answers(pairs[:, 1], np.searchsorted(images, pairs[:, 0]), texts)
+    of_image = _answers(pairs[:, 0], np.searchsorted(texts, pairs[:, 1]), images)
     return (
         recall_at_k(*_asked(forth.indices, of_text)),
-        recall_at_k(*_asked(back.indices, of_picture)),
+        recall_at_k(*_asked(back.indices, of_image)),
     )
 
 
@@ -181,7 +181,7 @@ def _answers(
 def _asked(
     ranked: NDArray[np.int64], right: list[NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Without the queries of which nothing is right: those whose pictures could not be read."""
+    """Without the queries of which nothing is right: those whose images could not be read."""
     some = np.array([len(answers) > 0 for answers in right])
     return ranked[some], [answers for answers in right if len(answers)]
 

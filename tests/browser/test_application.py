@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from cnclip import demo, pipeline
+from cnclip.assets import asset_path
 from cnclip.bulk import model_identity
 from cnclip.serve.words import EN, ZH
 
@@ -34,7 +35,7 @@ if CHROMIUM is None:
 from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-GALLERY = demo.data_path("gallery")
+GALLERY = asset_path("gallery")
 CAT = GALLERY / "1f408.png"
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
@@ -177,7 +178,7 @@ def search(page: Page, text: str) -> None:
     answered(page, lambda: page.press("#query textarea", "Enter"))
 
 
-def upload(page: Page, file: Path, part: str = "picture") -> None:
+def upload(page: Page, file: Path, part: str = "image") -> None:
     page.set_input_files(f"#{part} input[type=file]", file)
     page.locator(f"#{part} img").wait_for(state="attached")
 
@@ -199,8 +200,8 @@ def test_opens_with_the_gallery(gallery: str, open_page: Open) -> None:
     page = open_page(gallery)
     assert page.title() == f"cnclip · {ZH.title}"
     assert len(captions(page)) == 12
-    assert set(captions(page)) <= {picture.label for picture in demo.load_gallery()}
-    assert ZH.pictures.format(count=362) in page.inner_text("#note")
+    assert set(captions(page)) <= {image.label for image in demo.load_gallery()}
+    assert ZH.images.format(count=362) in page.inner_text("#note")
     assert page.locator("footer", has_text="Gradio").count() == 0
     keep(page, "opened")
 
@@ -226,7 +227,7 @@ def test_button_and_examples_search_too(gallery: str, open_page: Open) -> None:
     assert page.input_value("#query textarea") == "下雨"
 
 
-def test_uploaded_picture_finds_itself_and_its_neighbours(gallery: str, open_page: Open) -> None:
+def test_uploaded_image_finds_itself_and_its_neighbours(gallery: str, open_page: Open) -> None:
     page = open_page(gallery)
     upload(page, CAT)
     answered(page, lambda: page.click("button#search"))
@@ -237,7 +238,7 @@ def test_uploaded_picture_finds_itself_and_its_neighbours(gallery: str, open_pag
     keep(page, "neighbours")
 
 
-def test_text_and_picture_together_and_their_weight(gallery: str, open_page: Open) -> None:
+def test_text_and_image_together_and_their_weight(gallery: str, open_page: Open) -> None:
     page = open_page(gallery)
     upload(page, CAT)
     search(page, "汽车")
@@ -256,17 +257,17 @@ def test_text_and_picture_together_and_their_weight(gallery: str, open_page: Ope
     assert captions(page) == ["猫"]
 
 
-def test_tap_enlarges_a_picture(gallery: str, open_page: Open) -> None:
+def test_tap_enlarges_a_image(gallery: str, open_page: Open) -> None:
     page = open_page(gallery, size=PHONE)
-    picture = page.locator("#found img").first
-    before = picture.bounding_box()
-    picture.click()
-    after = picture.bounding_box()
+    image = page.locator("#found img").first
+    before = image.bounding_box()
+    image.click()
+    after = image.bounding_box()
     assert before is not None and after is not None
     assert before["width"] < 200 < 380 < after["width"]
     keep(page, "enlarged")
-    picture.click()
-    assert picture.bounding_box() == before
+    image.click()
+    assert image.bounding_box() == before
 
 
 # What cannot be answered as asked
@@ -304,11 +305,11 @@ def test_broken_upload_is_said_and_the_next_one_works(
     gallery: str, open_page: Open, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.png"
-    broken.write_text("no picture", encoding="utf-8")
+    broken.write_text("no image", encoding="utf-8")
     page = open_page(gallery)
     upload(page, broken)
     answered(page, lambda: page.click("button#search"))
-    assert page.inner_text("#note .warning") == ZH.bad_picture
+    assert page.inner_text("#note .warning") == ZH.bad_image
     keep(page, "broken-upload")
     answered(page, lambda: page.click("#examples button:has-text('猫')"))
     assert captions(page)[0] == "猫"
@@ -325,8 +326,8 @@ def test_probabilities_of_own_labels(gallery: str, open_page: Open) -> None:
     page = open_page(gallery)
     page.get_by_role("tab", name=ZH.labels_tab).click()
     answered(page, lambda: page.click("button#compute"))
-    assert page.inner_text("#label-note .warning") == ZH.no_label_picture
-    upload(page, CAT, "label-picture")
+    assert page.inner_text("#label-note .warning") == ZH.no_label_image
+    upload(page, CAT, "label-image")
     page.fill("#labels textarea", "狗，猫、汽车\n猫, 树")
     answered(page, lambda: page.click("button#compute"))
     assert page.locator("#bars .name").first.inner_text() == "猫"
@@ -351,7 +352,7 @@ def test_language_is_the_browsers(gallery: str, open_page: Open, locale: str, wo
     assert page.inner_text("h1") == words.title
     assert page.get_attribute("html", "lang") == words.tag
     # Gradio's own words as well.
-    assert ("点击上传" if words is ZH else "Click to Upload") in page.inner_text("#picture")
+    assert ("点击上传" if words is ZH else "Click to Upload") in page.inner_text("#image")
     page.click("header a")
     page.locator("#found article").first.wait_for()
     assert page.inner_text("h1") == (EN if words is ZH else ZH).title
@@ -400,13 +401,13 @@ def test_two_windows_at_once(gallery: str, open_page: Open) -> None:
 # Own collections
 
 
-def make_index(path: Path, pictures: list[demo.Picture]) -> Path:
+def make_index(path: Path, images: list[demo.GalleryImage]) -> Path:
     from cnclip.search import Index
 
     embedder = pipeline(model="emoji-cn", device="cpu")
-    readable, rows, _ = demo.embed_pictures(embedder, pictures)
+    readable, rows, _ = demo.embed_images(embedder, images)
     index = Index.create(rows.shape[1], model=model_identity(embedder))
-    index.add(rows, [str(picture.path) for picture in readable])
+    index.add(rows, [str(image.path) for image in readable])
     index.prepare(embedder)
     index.save(path)
     return path
@@ -414,11 +415,11 @@ def make_index(path: Path, pictures: list[demo.Picture]) -> Path:
 
 def test_choice_of_own_indexes(tmp_path: Path, open_page: Open) -> None:
     some = demo.load_gallery()
-    by_label = {picture.label: picture for picture in some}
+    by_label = {image.label: image for image in some}
     gone = tmp_path / "gone.png"
     Image.open(by_label["汽车"].path).save(gone)
     animals = [by_label[label] for label in ("猫", "狗", "马", "鱼", "老虎") if label in by_label]
-    things = [by_label["生日蛋糕"], demo.Picture(gone, "")]
+    things = [by_label["生日蛋糕"], demo.GalleryImage(gone, "")]
     first = make_index(tmp_path / "animals.index", animals)
     second = make_index(tmp_path / "<b>things.index", things)
     gone.unlink()
@@ -433,8 +434,8 @@ def test_choice_of_own_indexes(tmp_path: Path, open_page: Open) -> None:
         answered(page, lambda: page.get_by_role("option", name="<b>things").click())
         search(page, "汽车")
         assert captions(page) == ["gone.png", by_label["生日蛋糕"].path.name]
-        # Its picture is not there any more.
-        assert page.locator("#found .none").inner_text() == ZH.no_picture
+        # Its image is not there any more.
+        assert page.locator("#found .none").inner_text() == ZH.no_image
         assert fits(page)
         keep(page, "own-indexes")
         # What is on the disk is not to be had through the server.
@@ -498,22 +499,22 @@ def test_requests_name_no_other_file_or_url(browser: Browser, tmp_path: Path) ->
             assert len(done) == 1, events
             return '"success":true' in done[0]
 
-        takes_pictures = [
+        takes_images = [
             one
             for one in config["dependencies"]
             if any(parts[part]["type"] == "image" for part in one["inputs"])
         ]
-        assert len(takes_pictures) >= 2
-        for dependency in takes_pictures:
+        assert len(takes_images) >= 2
+        for dependency in takes_images:
             for path in (str(secret), "/etc/passwd", "../secret.png", "http://127.0.0.1:9/a.png"):
                 for stream in (False, True):
                     assert not succeeds(dependency, path, stream), (dependency, path, stream)
         copied = [file.name for file in (tmp_path / "temporary").rglob("*") if file.is_file()]
         assert copied == []
         # What was uploaded is taken.
-        picture = {"name": "cat.png", "mimeType": "image/png", "buffer": CAT.read_bytes()}
-        uploaded = calls.post("/zh/gradio_api/upload", multipart={"files": picture}).json()[0]
-        assert all(succeeds(dependency, uploaded) for dependency in takes_pictures)
+        image = {"name": "cat.png", "mimeType": "image/png", "buffer": CAT.read_bytes()}
+        uploaded = calls.post("/zh/gradio_api/upload", multipart={"files": image}).json()[0]
+        assert all(succeeds(dependency, uploaded) for dependency in takes_images)
     finally:
         context.close()
         server.stop(complains=True)
@@ -532,10 +533,10 @@ def test_other_pages_and_urls(browser: Browser) -> None:
                 assert answer.ok, (host, path)
                 assert "access-control-allow-origin" not in answer.headers, (host, path)
         foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
-        picture = {"name": "cat.png", "mimeType": "image/png", "buffer": CAT.read_bytes()}
+        image = {"name": "cat.png", "mimeType": "image/png", "buffer": CAT.read_bytes()}
         for headers, status in (({}, 200), (foreign, 403)):
             answer = calls.post(
-                "/zh/gradio_api/upload", multipart={"files": picture}, headers=headers
+                "/zh/gradio_api/upload", multipart={"files": image}, headers=headers
             )
             assert answer.status == status
         # A link from elsewhere still leads here.

@@ -119,7 +119,7 @@ static void check_items(cnclip_attention_type type, size_t heads, size_t width, 
 
 static void test_items(void) {
   const int64_t one[] = {0, 1}, three[] = {0, 1, 5, 38}, single[] = {0, 1, 2, 3},
-                picture[] = {0, 197}, edges[] = {0, 16, 48, 65, 194};
+                image[] = {0, 197}, edges[] = {0, 16, 48, 65, 194};
   const size_t widths[] = {16, 32, 48, 64, 80};
   for (int type = 0; type <= CNCLIP_ATTENTION_BF16; type++) {
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
@@ -128,7 +128,7 @@ static void test_items(void) {
       check_items(of, 3, widths[i], 3, three, three);
       check_items(of, 3, widths[i], 3, single, three);
       check_items(of, 1, widths[i], 4, edges, edges);
-      check_items(of, 2, widths[i], 1, picture, picture);
+      check_items(of, 2, widths[i], 1, image, image);
     }
   }
 }

@@ -7,7 +7,7 @@
 
 #include "check.h"
 
-enum { WIDTH = 2, CONTEXT_LENGTH = 52, MOST_IDS = 2048 };
+enum { WIDTH = 2, CONTEXT_LENGTH = 52, MAX_IDS = 2048 };
 
 static const char vocabulary[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\n";
 static size_t batches, largest_batch, shortest_row, ids_seen;
@@ -18,7 +18,7 @@ cnclip_status cnclip_torch_model_encode_text(cnclip_torch_model *model, const in
                                              size_t count, size_t length, float *embeddings,
                                              size_t width, cnclip_error *error) {
   CHECK(model == NULL && width == WIDTH && length >= 2 && length <= CONTEXT_LENGTH);
-  CHECK(count * length <= MOST_IDS);
+  CHECK(count * length <= MAX_IDS);
   CHECK(length >= shortest_row);
   shortest_row = length;
   batches++;
@@ -94,7 +94,7 @@ static void test_batches(const cnclip_encoder *encoder, size_t count, size_t lon
 
 static void test_full_batches(const cnclip_encoder *encoder) {
   test_batches(encoder, 4096, 50, 0);
-  CHECK(ids_seen / batches > MOST_IDS * 9 / 10);
+  CHECK(ids_seen / batches > MAX_IDS * 9 / 10);
   test_batches(encoder, 600, 1, 0); /* all alike, three ids each */
   CHECK(batches == 1 && largest_batch == 600);
   test_batches(encoder, 600, 1, 32);

@@ -29,7 +29,7 @@ static bool columns_first(int width, int height, int r) {
   return height > r && height - r > 2 * (width - r);
 }
 
-/* Both passes with a whole picture between them, serial kernels, no ring. */
+/* Both passes with a whole image between them, serial kernels, no ring. */
 static uint8_t *resample_rows(const uint8_t *pixels, int width, int height, int r) {
   cnclip_resample_filter filter;
   uint8_t *result = malloc((size_t)height * (size_t)r * 4);
@@ -83,7 +83,7 @@ static float *reference(const uint8_t *pixels, int width, int height, int r) {
   return tensor;
 }
 
-/* Copies a picture of four bytes a pixel into another layout, in a block of exactly its size. */
+/* Copies an image of four bytes a pixel into another layout, in a block of exactly its size. */
 typedef struct {
   uint8_t *block;
   cnclip_image image;
@@ -131,7 +131,7 @@ static void check_image(const cnclip_image_processor *processor, const cnclip_im
   free(tensor);
 }
 
-/* A picture that lends no pixels, only rows. */
+/* An image that lends no pixels, only rows. */
 typedef struct {
   const uint8_t *pixels;
   int width, next;

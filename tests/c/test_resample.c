@@ -115,12 +115,12 @@ static bool same_pixels(const uint8_t *a, const uint8_t *b, size_t count) {
 }
 
 /* `rows` rows of the same width, each in a block of its own. */
-enum { MOST_ROWS = 7 };
+enum { MAX_ROWS = 7 };
 
 static void test_horizontal(const cnclip_image_kernels *kernels, int input, int output, int rows) {
   cnclip_resample_filter filter;
-  uint8_t *inputs[MOST_ROWS], *outputs[MOST_ROWS], *wanted[MOST_ROWS];
-  const uint8_t *borrowed[MOST_ROWS];
+  uint8_t *inputs[MAX_ROWS], *outputs[MAX_ROWS], *wanted[MAX_ROWS];
+  const uint8_t *borrowed[MAX_ROWS];
   CHECK(cnclip_resample_filter_init(&filter, input, output, NULL) == CNCLIP_OK);
   for (int i = 0; i < rows; i++) {
     borrowed[i] = inputs[i] = random_bytes((size_t)input * 4);
@@ -184,7 +184,7 @@ int main(void) {
     test_widen(kernels);
     for (int input = 1; input <= 64; input++) {
       for (int output = 1; output <= 64; output++) {
-        test_horizontal(kernels, input, output, 1 + random_below(MOST_ROWS));
+        test_horizontal(kernels, input, output, 1 + random_below(MAX_ROWS));
       }
       test_vertical(kernels, input, 1 + random_below(64), 1 + random_below(64));
     }

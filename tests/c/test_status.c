@@ -6,10 +6,10 @@
 
 static void test_message_and_code(void) {
   cnclip_error error = {0};
-  CHECK(cnclip_error_set(&error, CNCLIP_ERROR_ARGUMENT, "%s %d", "picture", 7) ==
+  CHECK(cnclip_error_set(&error, CNCLIP_ERROR_ARGUMENT, "%s %d", "image", 7) ==
         CNCLIP_ERROR_ARGUMENT);
   CHECK(error.code == CNCLIP_ERROR_ARGUMENT);
-  CHECK(strcmp(error.message, "picture 7") == 0);
+  CHECK(strcmp(error.message, "image 7") == 0);
   CHECK(cnclip_error_memory(&error, "the token ids") == CNCLIP_ERROR_MEMORY);
   CHECK(error.code == CNCLIP_ERROR_MEMORY);
   CHECK(strcmp(error.message, "out of memory for the token ids") == 0);

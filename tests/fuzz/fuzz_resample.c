@@ -1,13 +1,13 @@
-/* libFuzzer: a picture of fuzzed size, strides, offset and pixels. Every instruction set that this
- * machine has must give the serial answer, and read nothing outside the picture. Built with clang
- * -fsanitize=fuzzer,address,undefined from this file and the picture files of csrc/. */
+/* libFuzzer: an image of fuzzed size, strides, offset and pixels. Every instruction set that this
+ * machine has must give the serial answer, and read nothing outside the image. Built with clang
+ * -fsanitize=fuzzer,address,undefined from this file and the image files of csrc/. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "image.h"
 
-enum { MOST_RESOLUTION = 40 };
+enum { MAX_RESOLUTION = 40 };
 
 typedef struct {
   const uint8_t *bytes;
@@ -28,7 +28,7 @@ static void reach(ptrdiff_t stride, int count, size_t *below, size_t *above) {
   *(last < 0 ? below : above) += (size_t)(last < 0 ? -last : last);
 }
 
-/* A picture in a block of exactly the bytes that its strides reach. New block, or NULL. */
+/* An image in a block of exactly the bytes that its strides reach. New block, or NULL. */
 static uint8_t *take_image(input *in, cnclip_image *image) {
   size_t below = 0, above = 0;
   const bool slim = take(in, 2);
@@ -74,10 +74,10 @@ static void process(int resolution, cnclip_isa isa, const cnclip_image *image, f
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  static float want[3 * MOST_RESOLUTION * MOST_RESOLUTION];
-  static float got[3 * MOST_RESOLUTION * MOST_RESOLUTION];
+  static float want[3 * MAX_RESOLUTION * MAX_RESOLUTION];
+  static float got[3 * MAX_RESOLUTION * MAX_RESOLUTION];
   input in = {data, size};
-  const int resolution = 1 + (int)take(&in, MOST_RESOLUTION);
+  const int resolution = 1 + (int)take(&in, MAX_RESOLUTION);
   const size_t bytes = (size_t)(3 * resolution * resolution) * sizeof *want;
   cnclip_image image;
   uint8_t *block = take_image(&in, &image);

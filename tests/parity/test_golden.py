@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline
-from tests.twins.image import pillow_tensor
+from tests.support.twins.image import pillow_tensor
 
 TOLERANCE = 2e-6
 MODELS = ["tiny-vit", "tiny-rn"]
@@ -40,12 +40,12 @@ WAYS: dict[str, Callable[[Path], Any]] = {
 class Case:
     pipeline: MultiModalEmbeddingPipeline
     answers: Any
-    pictures: list[Image.Image]
+    images: list[Image.Image]
 
     def check_texts(self, rows: Any, order: Any = slice(None)) -> None:
         check(rows, self.answers["text_embedding"][order])
 
-    def check_pictures(self, rows: Any, order: Any = slice(None)) -> None:
+    def check_images(self, rows: Any, order: Any = slice(None)) -> None:
         check(rows, self.answers["img_embedding"][order])
 
 
@@ -57,20 +57,20 @@ def check(rows: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
 
 def opened(path: Path) -> Image.Image:
     """What ModelScope's load_image gives."""
-    with Image.open(path) as picture:
-        return ImageOps.exif_transpose(picture).convert("RGB")
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def case(request: pytest.FixtureRequest, picture_paths: list[Path]) -> Case:
+def case(request: pytest.FixtureRequest, image_paths: list[Path]) -> Case:
     answers = dict(np.load(GOLDEN / f"{request.param}.npz"))
-    assert [path.name for path in picture_paths] == answers["image_names"].tolist()
-    pictures = []
-    for path in picture_paths:
-        with Image.open(path) as picture:
-            picture.load()
-            pictures.append(picture)
-    return Case(pipeline(model=GOLDEN / request.param, device="cpu"), answers, pictures)
+    assert [path.name for path in image_paths] == answers["image_names"].tolist()
+    images = []
+    for path in image_paths:
+        with Image.open(path) as image:
+            image.load()
+            images.append(image)
+    return Case(pipeline(model=GOLDEN / request.param, device="cpu"), answers, images)
 
 
 def test_ids_are_equal(case: Case, texts: list[str]) -> None:
@@ -84,12 +84,12 @@ def test_ids_are_equal_one_by_one(case: Case, texts: list[str]) -> None:
         assert np.array_equal(case.pipeline.preprocess({"text": text})["text"], expected[None])
 
 
-def test_pixels_are_equal_to_the_bit(case: Case, picture_paths: list[Path]) -> None:
-    pixels = case.pipeline.preprocess({"img": case.pictures})["img"]
+def test_pixels_are_equal_to_the_bit(case: Case, image_paths: list[Path]) -> None:
+    pixels = case.pipeline.preprocess({"img": case.images})["img"]
     assert pixels.dtype == np.float32
     differing = [
         path.name
-        for path, some, expected in zip(picture_paths, pixels, case.answers["pixels"], strict=True)
+        for path, some, expected in zip(image_paths, pixels, case.answers["pixels"], strict=True)
         if not np.array_equal(some.view(np.uint32), expected.view(np.uint32))
     ]
     assert not differing
@@ -105,28 +105,28 @@ def test_temperature(case: Case) -> None:
 def test_embeddings_one_by_one(case: Case, texts: list[str]) -> None:
     forward = case.pipeline.forward
     case.check_texts(np.concatenate([forward({"text": text})["text_embedding"] for text in texts]))
-    case.check_pictures(
-        np.concatenate([forward({"img": img})["img_embedding"] for img in case.pictures])
+    case.check_images(
+        np.concatenate([forward({"img": img})["img_embedding"] for img in case.images])
     )
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 7, 32, 1000])
 def test_embeddings_in_batches(case: Case, texts: list[str], batch_size: int | None) -> None:
-    answer = case.pipeline.forward({"img": case.pictures, "text": texts}, batch_size=batch_size)
-    case.check_pictures(answer["img_embedding"])
+    answer = case.pipeline.forward({"img": case.images, "text": texts}, batch_size=batch_size)
+    case.check_images(answer["img_embedding"])
     case.check_texts(answer["text_embedding"])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_keep_the_order_of_the_items(case: Case, texts: list[str], seed: int) -> None:
     random = np.random.default_rng(seed)
-    pictures = random.integers(len(case.pictures), size=40)
+    images = random.integers(len(case.images), size=40)
     words = random.integers(len(texts), size=200)
     answer = case.pipeline.forward(
-        {"img": [case.pictures[i] for i in pictures], "text": [texts[i] for i in words]},
+        {"img": [case.images[i] for i in images], "text": [texts[i] for i in words]},
         batch_size=int(random.integers(1, 50)),
     )
-    case.check_pictures(answer["img_embedding"], pictures)
+    case.check_images(answer["img_embedding"], images)
     case.check_texts(answer["text_embedding"], words)
 
 
@@ -138,23 +138,23 @@ def test_more_texts_than_are_sorted_at_once(case: Case, texts: list[str]) -> Non
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_of_giving_a_picture(case: Case, picture_paths: list[Path], way: str) -> None:
+def test_every_way_of_giving_a_image(case: Case, image_paths: list[Path], way: str) -> None:
     resolution = case.pipeline.model.info.resolution
-    given = [WAYS[way](path) for path in picture_paths]
+    given = [WAYS[way](path) for path in image_paths]
     pixels = case.pipeline.preprocess({"img": given})["img"]
-    expected = np.stack([pillow_tensor(opened(path), resolution) for path in picture_paths])
+    expected = np.stack([pillow_tensor(opened(path), resolution) for path in image_paths])
     assert np.array_equal(pixels, expected)
-    turned = [opened(path) for path in picture_paths]
+    turned = [opened(path) for path in image_paths]
     check(
         case.pipeline.forward({"img": given})["img_embedding"],
         case.pipeline.forward({"img": turned}, batch_size=1)["img_embedding"],
     )
 
 
-def test_pictures_from_a_server(
-    case: Case, picture_paths: list[Path], serve: Callable[..., str]
+def test_images_from_a_server(
+    case: Case, image_paths: list[Path], serve: Callable[..., str]
 ) -> None:
-    content = {path.name: path.read_bytes() for path in picture_paths}
+    content = {path.name: path.read_bytes() for path in image_paths}
 
     def respond(handler: Any) -> None:
         body = content[handler.path[1:]]
@@ -164,29 +164,29 @@ def test_pictures_from_a_server(
         handler.wfile.write(body)
 
     url = serve(respond)
-    pixels = case.pipeline.preprocess({"img": [url + path.name for path in picture_paths]})["img"]
+    pixels = case.pipeline.preprocess({"img": [url + path.name for path in image_paths]})["img"]
     resolution = case.pipeline.model.info.resolution
-    expected = np.stack([pillow_tensor(opened(path), resolution) for path in picture_paths])
+    expected = np.stack([pillow_tensor(opened(path), resolution) for path in image_paths])
     assert np.array_equal(pixels, expected)
 
 
-def test_different_ways_in_one_list(case: Case, picture_paths: list[Path]) -> None:
+def test_different_ways_in_one_list(case: Case, image_paths: list[Path]) -> None:
     ways = list(WAYS.values())
-    given = [ways[i % len(ways)](path) for i, path in enumerate(picture_paths)]
+    given = [ways[i % len(ways)](path) for i, path in enumerate(image_paths)]
     resolution = case.pipeline.model.info.resolution
-    expected = np.stack([pillow_tensor(opened(path), resolution) for path in picture_paths])
+    expected = np.stack([pillow_tensor(opened(path), resolution) for path in image_paths])
     assert np.array_equal(case.pipeline.preprocess({"img": given})["img"], expected)
 
 
-def test_a_picture_given_open_is_not_turned(case: Case, picture_paths: list[Path]) -> None:
-    index = [path.name for path in picture_paths].index("exif_rot.jpg")
-    as_is = case.pipeline.preprocess({"img": case.pictures[index]})["img"]
-    turned = case.pipeline.preprocess({"img": picture_paths[index]})["img"]
+def test_a_image_given_open_is_not_turned(case: Case, image_paths: list[Path]) -> None:
+    index = [path.name for path in image_paths].index("exif_rot.jpg")
+    as_is = case.pipeline.preprocess({"img": case.images[index]})["img"]
+    turned = case.pipeline.preprocess({"img": image_paths[index]})["img"]
     assert np.array_equal(as_is[0], case.answers["pixels"][index])
     assert not np.array_equal(as_is, turned)
 
 
 def test_rows_are_of_unit_length(case: Case, texts: list[str]) -> None:
-    answer = case.pipeline.forward({"img": case.pictures, "text": texts})
+    answer = case.pipeline.forward({"img": case.images, "text": texts})
     for rows in answer.values():
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=0, atol=1e-6)

@@ -1,0 +1,598 @@
+"""Model directories to archives: the readers, the rounding, the numbers, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import stat
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cnclip
+from cnclip import cli, pipeline
+from cnclip.archive import read_archive
+from cnclip.convert import convert
+from tests.support.twins import towers
+
+Weights = dict[str, torch.Tensor]
+
+VOCABULARY = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *"猫狗一个在逛公园的女孩abc",
+    "##b",
+    "##c",
+]
+TEXTS = ["", "猫", "一个在逛公园的女孩", "abc 狗 x", "猫" * 80]
+
+VISION = {
+    "embed_dim": 24,
+    "image_resolution": 32,
+    "vision_layers": 2,
+    "vision_width": 48,
+    "vision_patch_size": 8,
+    "vision_head_width": 16,
+}
+TEXT = {
+    "vocab_size": 40,
+    "text_attention_probs_dropout_prob": 0.1,
+    "text_hidden_act": "gelu",
+    "text_hidden_dropout_prob": 0.1,
+    "text_hidden_size": 32,
+    "text_initializer_range": 0.02,
+    "text_intermediate_size": 80,
+    "text_max_position_embeddings": 60,
+    "text_num_attention_heads": 4,
+    "text_num_hidden_layers": 2,
+    "text_type_vocab_size": 2,
+}
+
+
+def random_weights(vision: dict[str, Any], text: dict[str, Any], seed: int = 0) -> Weights:
+    """A ViT checkpoint's tensors, large enough that a wrong activation or rounding shows."""
+    width, hidden, dim = vision["vision_width"], text["text_hidden_size"], vision["embed_dim"]
+    patch, inner = vision["vision_patch_size"], text["text_intermediate_size"]
+    rows = (vision["image_resolution"] // patch) ** 2 + 1
+    shapes: dict[str, tuple[int, ...]] = {
+        "text_projection": (hidden, dim),
+        "logit_scale": (),
+        "visual.class_embedding": (width,),
+        "visual.positional_embedding": (rows, width),
+        "visual.proj": (width, dim),
+        "visual.conv1.weight": (width, 3, patch, patch),
+        "bert.embeddings.word_embeddings.weight": (text["vocab_size"], hidden),
+        "bert.embeddings.position_embeddings.weight": (
+            text["text_max_position_embeddings"],
+            hidden,
+        ),
+        "bert.embeddings.token_type_embeddings.weight": (text["text_type_vocab_size"], hidden),
+    }
+    layers: dict[str, tuple[int, ...]] = {}
+    norms = {"visual.ln_pre": width, "visual.ln_post": width, "bert.embeddings.LayerNorm": hidden}
+    for layer in range(vision["vision_layers"]):
+        block = f"visual.transformer.resblocks.{layer}."
+        shapes[block + "attn.in_proj_weight"] = (3 * width, width)
+        shapes[block + "attn.in_proj_bias"] = (3 * width,)
+        layers[block + "attn.out_proj"] = (width, width)
+        layers[block + "mlp.c_fc"] = (4 * width, width)
+        layers[block + "mlp.c_proj"] = (width, 4 * width)
+        norms |= {block + "ln_1": width, block + "ln_2": width}
+    for layer in range(text["text_num_hidden_layers"]):
+        name = f"bert.encoder.layer.{layer}."
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            layers[f"{name}attention.{part}"] = (hidden, hidden)
+        layers[name + "intermediate.dense"] = (inner, hidden)
+        layers[name + "output.dense"] = (hidden, inner)
+        norms |= {name + "attention.output.LayerNorm": hidden, name + "output.LayerNorm": hidden}
+    generator = torch.Generator().manual_seed(seed)
+    for name, shape in layers.items():
+        shapes |= {name + ".weight": shape, name + ".bias": shape[:1]}
+    weights = {
+        name: torch.randn(shape, generator=generator) * (0.5 if "embed" in name else 0.2)
+        for name, shape in shapes.items()
+    }
+    for name, size in norms.items():
+        weights[name + ".weight"] = 1 + 0.1 * torch.randn(size, generator=generator)
+        weights[name + ".bias"] = 0.1 * torch.randn(size, generator=generator)
+    return weights
+
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Writes a model directory."""
+
+    def write(
+        content: Any = None,
+        *,
+        vision: dict[str, Any] | None = None,
+        text: dict[str, Any] | None = None,
+        vocabulary: list[str] = VOCABULARY,
+        seed: int = 0,
+    ) -> Path:
+        directory = tmp_path / f"model-{len(list(tmp_path.iterdir()))}"
+        directory.mkdir()
+        vision, text = VISION | (vision or {}), TEXT | (text or {})
+        (directory / "vision_model_config.json").write_text(json.dumps(vision))
+        (directory / "text_model_config.json").write_text(json.dumps(text))
+        (directory / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+        if content is None:
+            content = random_weights(vision, text, seed)
+        if isinstance(content, bytes):
+            (directory / "pytorch_model.bin").write_bytes(content)
+        else:
+            torch.save(content, directory / "pytorch_model.bin")
+        return directory
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return random_weights(VISION, TEXT)
+
+
+@pytest.fixture(scope="module")
+def image() -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    return Image.fromarray(noise)
+
+
+def embed(directory: Path, image: Image.Image) -> dict[str, Any]:
+    return pipeline(model=directory, device="cpu").forward({"img": image, "text": TEXTS})
+
+
+def check(
+    directory: Path,
+    image: Image.Image,
+    weights: Weights,
+    *,
+    head_width: int = 16,
+    activation: str = "gelu",
+    pad_id: int = 0,
+) -> None:
+    """Compare a directory's embeddings with the plain twin's."""
+    found = pipeline(model=directory, device="cpu")
+    batch = found.preprocess({"img": image, "text": TEXTS})
+    answer = found.forward({"img": image, "text": TEXTS})
+    plain = towers.rounded(weights)
+    vision_heads = plain["visual.class_embedding"].numel() // head_width
+    row = towers.encode_image(torch.from_numpy(batch["img"][0]), plain, vision_heads)
+    np.testing.assert_allclose(answer["img_embedding"][0], row.numpy(), rtol=0, atol=2e-6)
+    for ids, text_row in zip(batch["text"], answer["text_embedding"], strict=True):
+        text = towers.encode_text(torch.from_numpy(ids), plain, 4, activation, pad_id)
+        np.testing.assert_allclose(text_row, text.numpy(), rtol=0, atol=2e-6)
+    temperature = 1 / np.exp(np.float32(plain["logit_scale"]))
+    np.testing.assert_allclose(found.model.temperature, temperature, rtol=1e-6)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "swish"])
+def test_activations(make: Make, image: Image.Image, weights: Weights, activation: str) -> None:
+    check(make(text={"text_hidden_act": activation}), image, weights, activation=activation)
+
+
+@pytest.mark.parametrize("head_width", [7, 8, 24, 48])
+def test_head_widths(make: Make, image: Image.Image, weights: Weights, head_width: int) -> None:
+    directory = make(vision={"vision_head_width": head_width})
+    check(directory, image, weights, head_width=head_width)
+
+
+def test_head_width_is_64_where_none_is_said(make: Make, image: Image.Image) -> None:
+    directory = make(vision={"vision_width": 128, "vision_layers": 1})
+    config = json.loads((directory / "vision_model_config.json").read_text())
+    del config["vision_head_width"]
+    (directory / "vision_model_config.json").write_text(json.dumps(config))
+    weights = torch.load(directory / "pytorch_model.bin", weights_only=True)
+    check(directory, image, weights, head_width=64)
+
+
+def test_images_whose_sides_are_no_multiple_of_the_patch(make: Make, image: Image.Image) -> None:
+    directory = make(vision={"image_resolution": 29})
+    check(directory, image, torch.load(directory / "pytorch_model.bin", weights_only=True))
+
+
+def test_a_vocabulary_in_another_order(make: Make, image: Image.Image, weights: Weights) -> None:
+    # ModelScope fills with 0 whatever [PAD]'s id is, and masks the id of [PAD].
+    order = ["猫", "[SEP]", *VOCABULARY[5:], "狗", "[CLS]", "[MASK]", "[PAD]", "[UNK]"]
+    order = list(dict.fromkeys(order))
+    check(make(vocabulary=order), image, weights, pad_id=order.index("[PAD]"))
+
+
+def test_float16_rounding(make: Make, image: Image.Image, weights: Weights) -> None:
+    single = embed(make(weights), image)
+    rounded = embed(make(towers.rounded(weights)), image)
+    half = {
+        name: value.half() if torch.equal(value.half().float(), value) else value
+        for name, value in towers.rounded(weights).items()
+    }
+    assert {value.dtype for value in half.values()} == {torch.float16, torch.float32}
+    stored_half = embed(make(half), image)
+    for key in single:
+        assert np.array_equal(single[key], rounded[key])
+        assert np.array_equal(single[key], stored_half[key])
+    everything = embed(make({name: value.half() for name, value in weights.items()}), image)
+    assert not np.array_equal(single["img_embedding"], everything["img_embedding"])
+    assert np.array_equal(single["text_embedding"], everything["text_embedding"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_floats(make: Make, image: Image.Image, weights: Weights, dtype: Any) -> None:
+    other = {name: value.to(dtype) for name, value in weights.items()}
+    check(make(other), image, {name: value.float() for name, value in other.items()})
+
+
+def test_the_archive_keeps_float16(make: Make, tmp_path: Path, weights: Weights) -> None:
+    output = tmp_path / "out.cnclip.pt"
+    assert convert(make(weights), output) == output
+    info = read_archive(output)
+    assert info.metadata["stored_dtypes"] == ["float16", "float32"]
+    parameters = sum(value.numel() for value in weights.values())
+    assert info.metadata["parameters"] == parameters
+    assert output.stat().st_size < 3 * parameters + 200_000
+    assert stat.S_IMODE(output.stat().st_mode) == 0o666 & ~current_umask()
+    assert [path.name for path in tmp_path.iterdir() if ".tmp" in path.name] == []
+
+
+def current_umask() -> int:
+    fields = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in fields if line.startswith("Umask")).split()[1], 8)
+
+
+# Readers
+
+WRAPPINGS: dict[str, Callable[[Weights], Any]] = {
+    "module.": lambda w: {"module." + name: value for name, value in w.items()},
+    "clip_model.": lambda w: {"clip_model." + name: value for name, value in w.items()},
+    "module.clip_model.": lambda w: {
+        "module.clip_model." + name: value for name, value in w.items()
+    },
+    "state_dict": lambda w: {"epoch": 3, "state_dict": w},
+    "state_dict of module.": lambda w: {
+        "optimizer": {"lr": 0.1, "steps": [1, 2]},
+        "state_dict": {"module." + name: value for name, value in w.items()},
+        "name": "a run",
+    },
+    "ordered": OrderedDict,
+    "pooler": lambda w: {
+        **w,
+        "bert.pooler.dense.weight": torch.zeros(32, 32),
+        "bert.pooler.dense.bias": torch.zeros(32),
+    },
+    "not contiguous": lambda w: {
+        name: value.T.contiguous().T if value.ndim == 2 else value for name, value in w.items()
+    },
+    "parameters": lambda w: {name: torch.nn.Parameter(value) for name, value in w.items()},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_wrappings(make: Make, image: Image.Image, weights: Weights, wrapping: str) -> None:
+    check(make(WRAPPINGS[wrapping](weights)), image, weights)
+
+
+def test_the_format_before_zip(make: Make, image: Image.Image, weights: Weights) -> None:
+    directory = make(weights)
+    torch.save(weights, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    check(directory, image, weights)
+
+
+@pytest.mark.parametrize("name", ["m\udcff", "模" * 80, "m\nn", "m" * 250], ids=ascii)
+def test_strange_names_of_directories(
+    make: Make, image: Image.Image, weights: Weights, tmp_path: Path, name: str
+) -> None:
+    check(make(weights).rename(tmp_path / name), image, weights)
+
+
+def test_a_resnets_counters_are_not_needed(
+    golden: Path, tmp_path: Path, texts: list[str], image: Image.Image
+) -> None:
+    directory = tmp_path / "resnet"
+    shutil.copytree(golden / "tiny-rn", directory)
+    weights = torch.load(directory / "pytorch_model.bin", weights_only=True)["state_dict"]
+    fewer = {name: value for name, value in weights.items() if "num_batches" not in name}
+    assert len(fewer) < len(weights)
+    torch.save(fewer, directory / "pytorch_model.bin")
+    expected = embed(golden / "tiny-rn", image)
+    for key, value in embed(directory, image).items():
+        assert np.array_equal(value, expected[key])
+
+
+# What is refused
+
+
+def refused(source: Path, message: str) -> cnclip.CheckpointError:
+    with pytest.raises(cnclip.CheckpointError, match=message) as raised:
+        pipeline(model=source, device="cpu")
+    assert isinstance(raised.value, ValueError)
+    return raised.value
+
+
+def without(weights: Weights, *names: str) -> Weights:
+    return {name: value for name, value in weights.items() if name not in names}
+
+
+WRONG_TENSORS: list[tuple[Callable[[Weights], Any], str]] = [
+    (lambda w: without(w, "visual.proj"), r"has no tensor visual\.proj$"),
+    (lambda w: without(w, "logit_scale"), "has no tensor logit_scale$"),
+    (lambda w: {**w, "extra": torch.zeros(2)}, "has a tensor extra that this architecture has not"),
+    (
+        lambda w: {**w, "visual.proj": torch.zeros(48, 25)},
+        r"visual\.proj of shape \[48, 25\], expected \[48, 24\]",
+    ),
+    (
+        lambda w: {**w, "visual.proj": torch.zeros(48, 24, dtype=torch.int64)},
+        r"visual\.proj of type torch\.int64, expected dense floats",
+    ),
+    (
+        lambda w: {**w, "visual.proj": torch.zeros(48, 24, dtype=torch.complex64)},
+        r"visual\.proj of type torch\.complex64",
+    ),
+    (
+        lambda w: {**w, "visual.proj": torch.zeros(48, 24).to_sparse()},
+        r"_rebuild_sparse_tensor makes no dense tensor",
+    ),
+    (lambda w: {**w, "logit_scale": torch.zeros(1)}, r"logit_scale of shape \[1\], expected \[\]"),
+    (
+        lambda w: {**w, "visual.proj": torch.full((48, 24), torch.nan)},
+        r"visual\.proj has NaN or infinite values as torch\.float16",
+    ),
+    (
+        lambda w: {**w, "visual.ln_post.bias": torch.tensor([torch.inf] * 48)},
+        r"visual\.ln_post\.bias has NaN or infinite values as torch\.float32",
+    ),
+    (
+        lambda w: {**w, "text_projection": w["text_projection"].float() - 1e5},  # beyond float16
+        r"text_projection has NaN or infinite values as torch\.float16",
+    ),
+    (lambda w: {**w, "logit_scale": torch.tensor(-torch.inf)}, "logit_scale has NaN or infinite"),
+    (lambda w: {**w, "logit_scale": torch.tensor(-200.0)}, "logit_scale -200 gives no temperature"),
+    (lambda w: {**w, "logit_scale": torch.tensor(200.0)}, "logit_scale 200 gives no temperature"),
+    (lambda w: {**w, "visual.proj": 5}, r"visual\.proj: expected a tensor, found .*int"),
+    (lambda w: {**w, 5: torch.zeros(2)}, "expected tensors by their names"),
+    (lambda w: {}, "expected a dict of tensors"),
+    (lambda w: {"state_dict": []}, "expected a dict of tensors"),
+    (lambda w: list(w.values()), "expected a dict of tensors"),
+    (lambda w: w["visual.proj"], "expected a dict of tensors"),
+    (lambda w: {"a" + name: value for name, value in w.items()}, r"\(and \d+ more\)$"),
+    (
+        lambda w: {("" if "proj" in name else "module.") + name: w[name] for name in w},
+        r"a tensor module\.|no tensor",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse.*:UserWarning")
+@pytest.mark.parametrize(("change", "message"), WRONG_TENSORS, ids=[m for _, m in WRONG_TENSORS])
+def test_wrong_tensors(
+    make: Make, weights: Weights, change: Callable[[Weights], Any], message: str
+) -> None:
+    directory = make(change(weights))
+    assert str(directory) in str(refused(directory, message))
+
+
+def test_weights_that_are_not_finite_on_request(
+    make: Make, weights: Weights, tmp_path: Path
+) -> None:
+    directory = make({**weights, "visual.proj": torch.full((48, 24), torch.inf)})
+    output = tmp_path / "out.cnclip.pt"
+    assert cli.main(["convert", str(directory), "-o", str(output)]) == 2
+    assert not output.exists()
+    assert cli.main(["convert", str(directory), "-o", str(output), "--allow-nonfinite"]) == 0
+    assert read_archive(output).embed_dim == 24
+
+
+def test_parts_that_unpack_to_more_than_the_file(make: Make, weights: Weights) -> None:
+    directory = make(weights)
+    path = directory / "pytorch_model.bin"
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in parts.items():
+            file.writestr(name, bytes(1 << 28) if name.endswith("/data/0") else content)
+    assert path.stat().st_size < 1 << 21
+    assert "pytorch_model.bin" in str(refused(directory, "is compressed, which torch never does"))
+
+
+class Hostile:
+    """Would write a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return exec, (f"open({str(self.path)!r}, 'w').close()",)
+
+
+@pytest.mark.parametrize("form", ["zip", "before zip", "plain pickle", "beside the weights"])
+def test_a_hostile_pickle_is_refused_and_not_run(
+    make: Make, weights: Weights, tmp_path: Path, form: str
+) -> None:
+    trace = tmp_path / "it-ran"
+    hostile = Hostile(trace)
+    if form == "plain pickle":
+        directory = make(pickle.dumps(hostile, protocol=2))
+    else:
+        directory = make({**weights, "x": hostile} if form == "beside the weights" else hostile)
+        if form == "before zip":
+            torch.save(
+                hostile, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False
+            )
+    error = refused(directory, "not read|damaged")
+    assert "pytorch_model.bin" in str(error)
+    assert not trace.exists()
+    with pytest.raises(cnclip.CheckpointError):
+        convert(directory, tmp_path / "out.pt")
+    assert not trace.exists()
+    assert not (tmp_path / "out.pt").exists()
+    torch.load(directory / "pytorch_model.bin", weights_only=False) if form == "zip" else None
+    assert trace.exists() == (form == "zip")  # the file is as hostile as it is meant to be
+
+
+@pytest.mark.parametrize("form", ["zip", "before zip"])
+@pytest.mark.filterwarnings("ignore:.*")
+def test_damaged_weights(make: Make, weights: Weights, form: str) -> None:
+    directory = make(weights)
+    path = directory / "pytorch_model.bin"
+    torch.save(weights, path, _use_new_zipfile_serialization=form == "zip")
+    content = path.read_bytes()
+    for end in [0, 1, 2, 100, 1000, len(content) // 2, len(content) - 100, len(content) - 1]:
+        path.write_bytes(content[:end])
+        assert "pytorch_model.bin" in str(refused(directory, "damaged"))
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        # In the pickled names, where a reader would trip in a hundred ways.
+        at = content.find(b"visual") + int(random.integers(2000))
+        path.write_bytes(content[:at] + random.bytes(30) + content[at + 30 :])
+        refused(directory, "")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", bytes(5000), b"PK\x03\x04", b"\x80\x02}q\x00."])
+def test_weights_that_are_none(make: Make, content: bytes) -> None:
+    assert "pytorch_model.bin" in str(refused(make(content), "pytorch_model"))
+
+
+@pytest.mark.filterwarnings("ignore:.*TorchScript archive.*:UserWarning")
+def test_weights_that_are_an_archive(make: Make, archive: Path) -> None:
+    refused(make(archive.read_bytes()), "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("name", ["vision_model_config.json", "text_model_config.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b"[1, 2]", "expected a JSON object"),
+        (b"null", "expected a JSON object"),
+        (b"{}", "expected an integer from 1 to .*, found nothing"),
+        (b"\xff\xfe{}", "can't decode|BOM"),
+        (b"[" * 100_000, "recursion"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_broken_json(make: Make, name: str, content: bytes, message: str) -> None:
+    directory = make()
+    (directory / name).write_bytes(content)
+    assert name in str(refused(directory, message))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("embed_dim", 0, "an integer from 1"),
+        ("embed_dim", "24", "an integer from 1"),
+        ("embed_dim", 24.0, "an integer from 1"),
+        ("embed_dim", True, "an integer from 1"),
+        ("embed_dim", 2**40, "an integer from 1"),
+        ("vision_layers", 10**6, "an integer from 1 to 1000"),
+        ("vision_layers", [1, 2, 3], "an integer or four of them"),
+        ("vision_layers", [1, 2, 3, 0], "an integer or four of them"),
+        ("vision_layers", [1, 2, 3, "4"], "an integer or four of them"),
+        ("vision_layers", [1, 2, 3, 10**9], "an integer or four of them"),
+        ("vision_layers", None, "an integer from 1"),
+        ("image_resolution", 10**6, "an integer from 1 to 4096"),
+        ("vision_patch_size", None, "an integer from 1"),
+        ("vision_patch_size", 64, "an integer from 1 to 32"),
+        ("vision_head_width", 64, "one that divides 48 columns among heads"),
+        ("vision_head_width", 9, "one that divides 48 columns among heads"),
+        ("text_num_hidden_layers", 10**6, "an integer from 1 to 1000"),
+        ("text_num_attention_heads", 5, "a divisor of 32"),
+        ("text_hidden_act", "mish", "one of gelu, gelu_new, relu, swish"),
+        ("text_hidden_act", ["gelu"], "one of gelu, gelu_new, relu, swish"),
+        ("vocab_size", -1, "an integer from 1"),
+    ],
+)
+def test_wrong_values(make: Make, weights: Weights, key: str, value: Any, expected: str) -> None:
+    part = {key: value}
+    directory = make(weights, **({"vision": part} if key in VISION else {"text": part}))
+    refused(directory, rf"_model_config\.json: {key}: expected {expected}")
+
+
+def test_a_resnet_of_a_size_that_does_not_halve(make: Make, weights: Weights) -> None:
+    vision = {"vision_layers": [1, 1, 1, 1], "image_resolution": 63}
+    refused(make(weights, vision=vision), "image_resolution: expected one that a ResNet halves")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["pytorch_model.bin", "vision_model_config.json", "text_model_config.json", "vocab.txt"],
+)
+def test_missing_files(make: Make, missing: str) -> None:
+    directory = make()
+    (directory / missing).unlink()
+    assert str(directory) in str(refused(directory, f"it has no {missing}$"))
+    (directory / missing).mkdir()
+    refused(directory, f"it has no {missing}$")
+
+
+def test_a_directory_of_something_else(tmp_path: Path) -> None:
+    refused(
+        tmp_path,
+        "not a model directory: it has no vision_model_config.json of .* and no config.json",
+    )
+
+
+@pytest.mark.parametrize("token", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+def test_vocabularies_without_a_special_token(make: Make, token: str) -> None:
+    directory = make(vocabulary=[word for word in VOCABULARY if word != token])
+    with pytest.raises(cnclip.VocabularyError, match=rf"\[{token[1:-1]}\]"):
+        pipeline(model=directory, device="cpu")
+
+
+def test_a_vocabulary_that_is_not_utf8(make: Make) -> None:
+    directory = make()
+    (directory / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
+    with pytest.raises(cnclip.VocabularyError):
+        pipeline(model=directory, device="cpu")
+
+
+def test_a_vocabulary_larger_than_the_embedding(
+    make: Make, image: Image.Image, weights: Weights
+) -> None:
+    longer = [*VOCABULARY, *(f"word{i}" for i in range(40 - len(VOCABULARY)))]
+    assert len(longer) == 40
+    check(make(vocabulary=longer), image, weights)
+    error = refused(make(vocabulary=[*longer, "more"]), "ids up to 40, the word embedding only 40")
+    assert "model-" in str(error)
+
+
+def test_convert_leaves_nothing_behind_when_it_fails(
+    make: Make, tmp_path: Path, weights: Weights
+) -> None:
+    output = tmp_path / "out" / "model.pt"
+    with pytest.raises(FileNotFoundError, match=rf"{output}: there is no directory"):
+        convert(make(), output)
+    output.parent.mkdir()
+    with pytest.raises(cnclip.CheckpointError):
+        convert(make(without(weights, "visual.proj")), output)
+    assert list(output.parent.iterdir()) == []
+    output.write_text("what was here")
+    with pytest.raises(cnclip.CheckpointError):
+        convert(make(without(weights, "visual.proj")), output)
+    assert output.read_text() == "what was here"
+    convert(make(), output)
+    assert [path.name for path in output.parent.iterdir()] == ["model.pt"]
+
+
+def test_convert_refuses_an_archive(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(cnclip.InvalidInputError, match="is an archive already"):
+        convert(archive, tmp_path / "out.pt")
+    with pytest.raises(cnclip.ModelNotFoundError):
+        convert("nowhere", tmp_path / "out.pt")

@@ -1,0 +1,220 @@
+"""What notebooks show: answers of a search with their images, a report of classification."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnclip import bulk, pipeline
+from cnclip.assets import asset_path
+from cnclip.evaluate import ZeroShotReport
+from cnclip.evaluate.confusion_table import MAX_CLASSES
+from cnclip.search import Answer, Hit
+from cnclip.search.page import MAX_IN_NOTEBOOK, write_page
+
+GALLERY = asset_path("gallery")
+CAT = str(GALLERY / "1f431.png")
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+
+
+class Seen(HTMLParser):
+    """Checks that tags are balanced, and keeps them with their attributes, and the text."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(content)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("br", "img"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] != ["style"]:
+            self.text.append(data)
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def shown(*hits: Hit, suggested: float | None = None) -> Seen:
+    return Seen(Answer(list(hits), suggested)._repr_html_())
+
+
+def hit(path: str, score: float = 0.5, text: str | None = None) -> Hit:
+    return Hit(path, score, path, text, 0.25)
+
+
+def test_answer_shows_its_images() -> None:
+    seen = shown(hit(CAT, 0.71), hit(CAT, 0.42), suggested=0.6)
+    sources = [str(one["src"]) for one in seen.all("img")]
+    assert len(sources) == 2
+    for source in sources:
+        kind, _, content = source.partition(",")
+        assert kind == "data:image/webp;base64"
+        with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+            assert image.size == (96, 96)
+    assert [one["href"] for one in seen.all("a")] == [Path(CAT).as_uri()] * 2
+    assert [one.get("class") for one in seen.all("article")] == [None, "faint"]
+    text = "|".join(seen.text)
+    assert "1f431.png" in text and "cosine 0.710 · 25.0%" in text and "0.600" in text
+
+
+def test_find_answers_with_images(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `search`")
+    from cnclip.search import Index
+
+    p = pipeline(model="emoji-cn", device="cpu")
+    photos = [CAT, str(GALLERY / "1f697.png"), str(GALLERY / "1f34e.png")]
+    rows = p.forward({"img": photos})["img_embedding"]
+    index = Index.create(rows.shape[1], model=bulk.model_identity(p))
+    index.add(rows, photos)
+    answer = index.find(p, text="猫", k=2)
+    seen = Seen(answer._repr_html_())
+    assert len(seen.all("img")) == 2 and seen.all("img")[0]["alt"] == CAT
+    assert repr(answer).startswith(f"Answer(2 hits, best {answer.hits[0].score:.3f} {CAT!r}")
+
+
+def test_names_and_texts_are_escaped(tmp_path: Path) -> None:
+    folder = tmp_path / HOSTILE.replace("/", "_")
+    folder.mkdir()
+    path = folder / HOSTILE.replace("/", "_")
+    shutil.copy(CAT, path)
+    seen = shown(hit(str(path)), hit("titles.jsonl", text=HOSTILE), hit(f"https://{HOSTILE}"))
+    assert not seen.all("script") and HOSTILE in seen.text
+    assert [one.get("onerror") for one in seen.all("img")] == [None]  # the image itself
+    assert seen.all("img")[0]["alt"] == str(path)
+    names = {"a", "article", "b", "img", "p", "section", "small", "span", "style"}
+    assert {tag for tag, _ in seen.tags} <= names
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["https://127.0.0.1:9/a.png", "HTTP://127.0.0.1:9/a.png", "{damaged}", "{missing}", "a.tar:7"],
+)
+def test_images_that_cannot_be_read_have_a_tile(tmp_path: Path, path: str) -> None:
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(Path(CAT).read_bytes()[:900])
+    path = path.format(damaged=damaged, missing=tmp_path / "missing.png")
+    seen = shown(hit(path), hit(CAT))
+    assert seen.text.count("?") == 1 and len(seen.all("img")) == 1
+    assert len(seen.all("article")) == 2
+
+
+def test_texts_are_shown_as_texts() -> None:
+    seen = shown(hit("titles.jsonl", text="戴眼镜的猫"), hit(CAT, text=""))
+    assert "戴眼镜的猫" in seen.text and not seen.all("img") and not seen.all("a")
+
+
+def test_empty_answer() -> None:
+    for suggested in (None, 0.5):
+        seen = shown(suggested=suggested)
+        assert "".join(seen.text).strip() == "没有结果 nothing was found"
+    assert repr(Answer([], 0.5)) == "Answer(nothing was found)"
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff cat.png")
+    shutil.copy(CAT, path)
+    url = path.as_uri()
+    assert url.endswith("/%FF%20cat.png")
+    for one in (str(path), url):
+        html = Answer([hit(one)], None)._repr_html_()
+        html.encode()
+        seen = Seen(html)
+        assert seen.all("a")[0]["href"] == url and len(seen.all("img")) == 1
+        assert repr(Answer([hit(one)], None)).encode()
+
+
+def test_a_notebook_shows_so_many_at_most() -> None:
+    seen = shown(*[hit("titles.jsonl", text=str(number)) for number in range(MAX_IN_NOTEBOOK + 7)])
+    assert len(seen.all("article")) == MAX_IN_NOTEBOOK and " and 7 more" in "".join(seen.text)
+    many = Answer([hit("/" + "x" * 5000)] * 1000, None)
+    assert len(repr(many)) < 300 and "1000 hits" in repr(many)
+
+
+def selectors(html: str) -> list[str]:
+    styles = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    rules = re.findall(r"([^{}]+)\{[^{}]*\}", "".join(styles))
+    return [one.strip() for rule in rules for one in rule.split(",")]
+
+
+def test_styles_stay_within_what_is_shown() -> None:
+    for html, name in (
+        (Answer([hit(CAT)], 0.5)._repr_html_(), ".cnclip-found"),
+        (report([[1, 0], [0, 1]])._repr_html_(), ".cnclip-confusion"),
+    ):
+        found = selectors(html)
+        assert len(found) > 4 and all(re.match(rf"{re.escape(name)}\b", one) for one in found)
+        assert f'class="{name[1:]}"' in html
+
+
+def test_page_and_notebook_show_the_same(tmp_path: Path) -> None:
+    hits = [hit(CAT, 0.7), hit("https://127.0.0.1:9/a.png", 0.2)]
+    write_page(tmp_path / "found.html", "猫", hits, "photos.index · 2 images", 0.5)
+    page = (tmp_path / "found.html").read_text("utf-8")
+    section = re.search(r"<section.*</section>", page, re.DOTALL)
+    assert section and section.group() in Answer(hits, 0.5)._repr_html_()
+    assert "<!doctype html>" in page and ".cnclip-found img" in page and "{style}" not in page
+
+
+def report(confusion: list[list[int]], labels: list[str] | None = None) -> ZeroShotReport:
+    matrix = np.array(confusion, np.int64)
+    labels = labels or [f"类{number}" for number in range(len(matrix))]
+    totals = matrix.sum(axis=1)
+    shares = [
+        100 * int(right) / int(n) if n else None
+        for right, n in zip(matrix.diagonal(), totals, strict=True)
+    ]
+    return ZeroShotReport(
+        dataset=HOSTILE,
+        model="emoji-cn",
+        precision="fp32",
+        labels=labels,
+        templates=["{}"],
+        top1=100 * int(matrix.trace()) / int(matrix.sum()),
+        top5=None,
+        mean_per_class=50.0,
+        per_class=dict(zip(labels, shares, strict=True)),
+        confusion=matrix,
+        images=int(matrix.sum()),
+        problems=[],
+    )
+
+
+def test_report_shows_what_was_taken_for_what() -> None:
+    seen = Seen(report([[3, 1, 0], [0, 2, 0], [0, 0, 0]], ["猫", "<b>狗</b>", "鸟"])._repr_html_())
+    assert not seen.all("script") and len(seen.all("b")) == 1
+    assert [one for one in seen.text if one.isdecimal()] == ["3", "1", "2"]
+    assert [one for one in seen.text if one.endswith("%")] == [
+        "top-1 83.3 % · 各类平均 mean of the classes 50.0 %",
+        "75 %",
+        "100 %",
+    ]
+    shades = [
+        re.findall(r"rgba\((\d+),.*, (.*)\)", one.get("style") or "") for one in seen.all("td")
+    ]
+    assert [one[0] for one in shades if one] == [("43", "0.45"), ("201", "0.15"), ("43", "0.60")]
+
+
+def test_report_of_many_classes_has_no_columns() -> None:
+    count = MAX_CLASSES + 1
+    seen = Seen(report(np.eye(count, dtype=int).tolist())._repr_html_())
+    assert len(seen.all("tr")) == count + 1 and len(seen.all("td")) == count

@@ -1,0 +1,234 @@
+"""Zero-shot classification: the classifier, the evaluation, the lists that ship."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnclip import DatasetError, InvalidInputError, cli, pipeline
+from cnclip.assets import asset_path
+from cnclip.evaluate import Classified, ZeroShotClassifier, zeroshot
+from cnclip.evaluate.texts import LABELS, TEMPLATES, read_templates, shipped_labels
+from cnclip.pipelines import MultiModalEmbeddingPipeline
+
+CLASSES = {
+    "apple": ("苹果", ["1f34e", "1f34f"]),
+    "car": ("汽车", ["1f697", "1f699"]),
+    "cat": ("猫", ["1f408", "1f431", "1f63a"]),
+    "sun": ("太阳", ["2600", "1f31e"]),
+    "dragon": ("龙", ["1f409"]),
+    "pizza": ("披萨", ["1f355"]),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiModalEmbeddingPipeline:
+    return pipeline(model="emoji-cn", device="cpu")
+
+
+def image(code: str) -> Path:
+    return asset_path("gallery") / f"{code}.png"
+
+
+def files_of(key: str) -> list[Path]:
+    return [image(code) for code in CLASSES[key][1] if image(code).exists()]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    for key in CLASSES:
+        (tmp_path / "data" / "test" / key).mkdir(parents=True)
+        for file in files_of(key):
+            shutil.copy(file, tmp_path / "data" / "test" / key)
+    return tmp_path / "data"
+
+
+def chinese() -> list[str]:
+    return [CLASSES[key][0] for key in sorted(CLASSES)]
+
+
+def test_scores_are_those_of_the_definition(model: MultiModalEmbeddingPipeline) -> None:
+    templates = ["{}", "一张{}的照片"]
+    classifier = ZeroShotClassifier(["猫", "狗"], templates, model=model)
+    texts = model.forward({"text": ["猫", "一张猫的照片", "狗", "一张狗的照片"]})["text_embedding"]
+    means = np.stack([texts[:2].mean(0), texts[2:].mean(0)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(classifier.class_vectors, means, atol=1e-6)
+    vector = model.forward({"img": image("1f408")})["img_embedding"]
+    cosines = vector @ means.T
+    np.testing.assert_allclose(classifier.cosines(image("1f408")), cosines, atol=1e-6)
+    np.testing.assert_allclose(classifier.cosines(vector * 3), cosines, atol=1e-6)
+    powers = np.exp(cosines / model.model.temperature)
+    expected = powers / powers.sum()
+    np.testing.assert_allclose(classifier.probabilities(vector), expected, atol=1e-5)
+    (answer,) = classifier(image("1f408"))
+    assert answer.label == "猫"
+    assert answer.probability == pytest.approx(expected.max(), abs=1e-5)
+
+
+def test_none_of_these(model: MultiModalEmbeddingPipeline) -> None:
+    cat = image("1f408")
+    assert ZeroShotClassifier(["披萨", "汽车"], "plain", model=model)(cat)[0].label is not None
+    others = ZeroShotClassifier(["披萨", "汽车"], "plain", model=model, others=["猫", "狗"])
+    (answer,) = others(cat)
+    assert answer.label is None
+    assert answer.probability == pytest.approx(1 - others.probabilities(cat).sum(), abs=1e-5)
+    strict = ZeroShotClassifier(["披萨", "汽车"], "plain", model=model, min_cosine=0.99)
+    assert strict([cat, cat])[1].label is None
+    known = ZeroShotClassifier(["猫", "汽车"], "plain", model=model, others=["披萨"])
+    assert isinstance(known(cat)[0], Classified)
+    assert known(cat)[0].label == "猫"
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        ([], {}, "labels: there are none"),
+        ("猫", {}, "expected a list"),
+        (["猫", "猫"], {}, "'猫' stands there twice"),
+        (["猫", " "], {}, r"labels\[1\]"),
+        (["猫", 5], {}, r"labels\[1\]"),
+        (["猫"], {"templates": ["一张照片"]}, "expected a text with one {}"),
+        (["猫"], {"templates": []}, "there are none"),
+        (["猫"], {"templates": "no/such/file"}, "neither a name that ships nor a file"),
+        (["猫"], {"others": ["猫"]}, "'猫' is among the labels"),
+    ],
+)
+def test_wrong_classes(
+    labels: list[str],
+    options: dict[str, object],
+    message: str,
+    model: MultiModalEmbeddingPipeline,
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        ZeroShotClassifier(labels, model=model, **options)  # type: ignore[arg-type]
+
+
+def test_wrong_embeddings(model: MultiModalEmbeddingPipeline) -> None:
+    classifier = ZeroShotClassifier(["猫"], "plain", model=model)
+    for rows in (np.ones((1, 3), np.float32), np.zeros((1, 128), np.float32)):
+        with pytest.raises(InvalidInputError, match="embeddings"):
+            classifier.probabilities(rows)
+    with pytest.raises(InvalidInputError, match="got None"):
+        classifier.probabilities(None)
+
+
+def test_folders_of_classes(
+    folders: Path, tmp_path: Path, model: MultiModalEmbeddingPipeline
+) -> None:
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "out"
+    report = zeroshot(
+        folders, model, split="test", labels=chinese(), templates="plain", output=output
+    )
+    classifier = ZeroShotClassifier(chinese(), "plain", model=model)
+    right = total = 0
+    shares = []
+    for index, key in enumerate(sorted(CLASSES)):
+        found = classifier.cosines(files_of(key)).argmax(axis=1)
+        assert report.confusion[index].tolist() == np.bincount(found, minlength=6).tolist()
+        right += int((found == index).sum())
+        total += len(found)
+        shares.append(100 * float((found == index).mean()))
+    assert report.images == total == int(report.confusion.sum())
+    assert report.top1 == pytest.approx(100 * right / total)
+    assert report.mean_per_class == pytest.approx(np.mean(shares))
+    assert list(report.per_class.values()) == pytest.approx(shares)
+    assert report.top5 is not None
+    assert report.top1 <= report.top5 <= 100
+    told = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    assert told["top1"] == report.top1
+    assert told["skipped"] == 0
+    with Image.open(output / "confusion.png") as drawn:
+        assert drawn.format == "PNG"
+        assert len(np.unique(np.asarray(drawn.convert("L")))) > 10
+
+
+def test_elevaters_layouts(
+    folders: Path, tmp_path: Path, model: MultiModalEmbeddingPipeline
+) -> None:
+    expected = zeroshot(folders, model, split="test", labels=chinese())
+    elevater = tmp_path / "elevater"
+    (elevater / "test").mkdir(parents=True)
+    for index, key in enumerate(sorted(CLASSES)):
+        shutil.copytree(folders / "test" / key, elevater / "test" / f"{index:03}")
+    (elevater / "label_cn.txt").write_text("\n".join(chinese()) + "\n", encoding="utf-8")
+    assert zeroshot(elevater, model, split="test").confusion.tolist() == expected.confusion.tolist()
+
+    with zipfile.ZipFile(elevater / "images.zip", "w") as archive:
+        for file in elevater.glob("test/*/*"):
+            archive.write(file, file.relative_to(elevater).as_posix())
+    for prefix in ("", "images.zip@"):
+        listing = elevater / "list.txt"
+        listing.write_text(
+            "".join(
+                f"{prefix}{file.relative_to(elevater).as_posix()} {int(file.parent.name)}\n"
+                for file in elevater.glob("test/*/*")
+            )
+        )
+        found = zeroshot(listing, model)
+        assert found.confusion.tolist() == expected.confusion.tolist()
+
+
+def test_what_cannot_be_used_is_named(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folders / "test" / "cat" / "broken.png").write_bytes(b"no image")
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("".join(f"{key}\t{name}\n" for key, (name, _) in CLASSES.items()))
+    arguments = ["eval", "zeroshot", str(folders), "--split", "test", "--labels", str(labels)]
+    arguments += ["--model", "emoji-cn"]
+    assert cli.main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "cat/broken.png: " in captured.err
+    assert "top-1" in captured.out
+    assert cli.main([*arguments, "--strict"]) == 2
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{image('1f408')} 1\nnowhere.png 0\n{image('1f409')} 9\n")
+    names = tmp_path / "names.txt"
+    names.write_text("狗\n猫\n", encoding="utf-8")
+    arguments = ["eval", "zeroshot", str(listing), "--labels", str(names), "--model", "emoji-cn"]
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "list.txt:2: " in error
+    assert "list.txt:3: expected an image and a class, found '9'" in error
+
+
+def test_no_data_sets(folders: Path, tmp_path: Path, model: MultiModalEmbeddingPipeline) -> None:
+    (tmp_path / "empty").mkdir()
+    for path, options, message in (
+        (tmp_path / "nowhere", {}, "no such data set"),
+        (tmp_path / "empty", {}, "has no folders"),
+        (folders, {}, "has the splits test: choose one"),
+        (folders, {"split": "valid"}, "has no folder 'valid'"),
+        (folders, {"split": "test", "labels": ["猫"]}, "6 folders, but 1 labels"),
+        (folders, {"split": "test", "labels": "cifar10"}, "no label for the folder 'apple'"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            zeroshot(path, model, **options)  # type: ignore[arg-type]
+
+
+def test_labels_that_ship() -> None:
+    counts = {"cifar10": 10, "cifar100": 100, "caltech101": 102, "imagenet": 1000}
+    for name in LABELS:
+        labels = shipped_labels(name)
+        assert len(labels) == counts[name]
+        assert len(set(labels.values())) == len(labels)
+        assert all(key == key.strip() and value == value.strip() for key, value in labels.items())
+    assert shipped_labels("cifar10")["truck"] == "卡车"
+    assert list(shipped_labels("cifar100"))[99] == "worm"
+    assert list(shipped_labels("caltech101")) == sorted(shipped_labels("caltech101"))
+
+
+def test_templates_that_ship() -> None:
+    for name in TEMPLATES:
+        templates = read_templates(name)
+        assert len(set(templates)) == len(templates)
+        assert all(len(template) < 40 for template in templates)
+    assert read_templates("一张{}") == ["一张{}"]

@@ -1,0 +1,200 @@
+"""Models by their names on the hubs: the real clients against a local server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cnclip
+from cnclip.hub import parse_hub_name
+from tests.support.hub_server import COMMIT, Hub, serve
+
+pytest.importorskip("huggingface_hub")
+pytest.importorskip("modelscope_hub")
+
+pytestmark = pytest.mark.skipif(
+    "CNCLIP_SANITIZE" in os.environ, reason="starts many processes, and nothing of it is C"
+)
+
+MODELSCOPE, HUGGINGFACE = "damo/multi-modal_clip-tiny_zh", "OFA-Sys/chinese-clip-tiny"
+NAMES = [MODELSCOPE, HUGGINGFACE]
+
+# In a process of its own: the clients read the environment when they are imported.
+PROGRAM = """
+import json, logging, sys
+import cnclip
+logging.basicConfig(level="INFO")
+options = json.loads(sys.argv[2])
+try:
+    found = cnclip.pipeline(model=sys.argv[1], device="cpu", **options)
+except cnclip.CnclipError as error:
+    print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+else:
+    row = found.forward({"text": "猫"})["text_embedding"][0]
+    print(json.dumps({"row": row.tolist(), "source": found.model.info.metadata["source"]}))
+"""
+
+Open = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def directories(vit_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both hubs' directories of the same model, each with a file that nobody needs."""
+    theirs = tmp_path_factory.mktemp("hub") / "theirs"
+    cnclip.convert.convert(vit_directory, theirs, to="huggingface")
+    (theirs / "README.md").write_text("not needed")
+    (theirs / "tf_model.h5").write_bytes(bytes(1000))
+    return {MODELSCOPE: vit_directory, HUGGINGFACE: theirs}
+
+
+@pytest.fixture
+def hub(directories: dict[str, Path]) -> Iterator[Hub]:
+    with serve(dict(directories)) as server:
+        yield server
+
+
+@pytest.fixture
+def open_model(hub: Hub, tmp_path: Path) -> Open:
+    """Opens a model in a fresh process, whose caches last as long as the test."""
+
+    def run(name: str, *, offline: bool = False, **options: Any) -> dict[str, Any]:
+        url = "http://127.0.0.1:9" if offline else hub.url
+        environment = {
+            **os.environ,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_ENDPOINT": url,
+            "MODELSCOPE_CACHE": str(tmp_path / "ms"),
+            "MODELSCOPE_ENDPOINT": url,
+            "CNCLIP_CACHE": str(tmp_path / "cnclip"),
+            "PYTHONPATH": str(Path(cnclip.__file__).parents[1]),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, name, json.dumps(options)],
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer | {"log": done.stderr}
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_by_its_name(
+    name: str, open_model: Open, hub: Hub, vit: Any, directories: dict[str, Path]
+) -> None:
+    first = open_model(name)
+    expected = vit.forward({"text": "猫"})["text_embedding"][0]
+    np.testing.assert_allclose(first["row"], expected, rtol=0, atol=1e-3)
+    assert first["source"]["digest"]
+    needed = {"vocab.txt", "config.json", "preprocessor_config.json", "model.safetensors"}
+    needed |= {"vision_model_config.json", "text_model_config.json", "pytorch_model.bin"}
+    fetched = hub.fetched()
+    assert set(fetched) == needed & {file.name for file in directories[name].iterdir()}
+    assert len(fetched) == len(set(fetched))
+    hub.requests.clear()
+    again = open_model(name)
+    assert again["row"] == first["row"]
+    assert hub.fetched() == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_network(name: str, open_model: Open) -> None:
+    refused = open_model(name, offline=True)
+    assert refused["error"] == "HubError"
+    assert name in refused["message"] and "cannot be fetched" in refused["message"]
+    assert open_model(name, local_files_only=True)["error"] == "HubError"
+    row = open_model(name)["row"]
+    assert open_model(name, offline=True)["row"] == row
+    assert open_model(name, offline=True, local_files_only=True)["row"] == row
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_broken_connection(
+    name: str, open_model: Open, hub: Hub, directories: dict[str, Path]
+) -> None:
+    weights = "pytorch_model.bin" if name == MODELSCOPE else "model.safetensors"
+    hub.cut[weights] = (directories[name] / weights).stat().st_size // 2
+    assert "row" in open_model(name)
+    assert hub.fetched().count(weights) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_digest(name: str, open_model: Open, hub: Hub) -> None:
+    weights = "pytorch_model.bin" if name == MODELSCOPE else "model.safetensors"
+    hub.wrong_digest.add(weights)
+    refused = open_model(name)
+    assert refused["error"] == "HubError"
+    assert name in refused["message"]
+    hub.wrong_digest.clear()
+    assert "row" in open_model(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_file(name: str, open_model: Open, hub: Hub) -> None:
+    hub.hidden.add("vocab.txt")
+    refused = open_model(name)
+    assert refused["error"] in ("HubError", "CheckpointError")
+    assert "row" not in refused
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_revisions_that_are_not_there(name: str, open_model: Open) -> None:
+    missing = open_model(name + "-not")
+    assert missing["error"] == "ModelNotFoundError", missing
+    assert name + "-not" in missing["message"]
+    assert open_model(name, model_revision="v9")["error"] == "ModelNotFoundError"
+    assert "row" in open_model(name, model_revision="v1.0")
+
+
+def test_prefixes_choose_the_hub(open_model: Open, hub: Hub) -> None:
+    hub.models["somebody/clip"] = hub.models[MODELSCOPE]
+    assert "row" in open_model("ms:somebody/clip")
+    hub.models["somebody/clip"] = hub.models[HUGGINGFACE]
+    assert "row" in open_model("hf:somebody/clip", model_revision=COMMIT)
+
+
+def test_parsing_names() -> None:
+    assert parse_hub_name("damo/x") == ("modelscope", "damo/x")
+    assert parse_hub_name("iic/x") == ("modelscope", "iic/x")
+    assert parse_hub_name("OFA-Sys/x") == ("huggingface", "OFA-Sys/x")
+    assert parse_hub_name("hf:damo/x") == ("huggingface", "damo/x")
+    assert parse_hub_name("ms:a/b") == ("modelscope", "a/b")
+    for name in ("a/b", "hf:a", "damo", "damo/x/y", "damo/", "/x", "hf:../x/y", "damo/a b", ""):
+        assert parse_hub_name(name) is None
+    for name in ("ms:../..", "hf:../x", "ms:./.", "hf:x/..", "damo/..", "iic/."):
+        assert parse_hub_name(name) is None
+        with pytest.raises(cnclip.ModelNotFoundError):
+            cnclip.pipeline(model=name, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [("damo/x", "modelscope_hub", "modelscope"), ("OFA-Sys/x", "huggingface_hub", "huggingface")],
+)
+def test_the_clients_are_extras(
+    name: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(cnclip.MissingExtraError, match=rf"pip install 'cnclip\[{extra}\]'"):
+        cnclip.pipeline(model=name, device="cpu")
+
+
+def test_a_path_comes_before_a_hubs_name(
+    vit_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "damo").mkdir()
+    (tmp_path / "damo" / "x").symlink_to(vit_directory)
+    monkeypatch.chdir(tmp_path)
+    assert cnclip.pipeline(model="damo/x", device="cpu").model.info.embed_dim == 64

@@ -1,0 +1,288 @@
+"""What is built and shipped: the extension, sdist and wheel, and what the READMEs print."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cnclip import _core
+from cnclip.assets import asset_path
+from cnclip.datasets import write_split
+
+ROOT = Path(__file__).resolve().parents[2]
+EXTENSION = Path(_core.__file__)
+READMES = ("README.md", "README.zh-CN.md")
+# What a working copy holds and no distribution may.
+LITTER = ("cnclip/left.so", "cnclip/cli/left.pyc", "cnclip/__pycache__/left.py", "csrc/left.o")
+
+needs_elf = pytest.mark.skipif(sys.platform != "linux", reason="readelf and nm read ELF files")
+
+
+def output_of(*command: str | Path, **options: object) -> str:
+    """What a command prints; fails with all of it where the command fails."""
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, encoding="utf-8", **options
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """This environment without what would let the checkout's own package be found."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("CNCLIP_", "PYTHON"))}
+    return {**kept, "PYTHONIOENCODING": "utf-8", **more}
+
+
+# --- The extension --------------------------------------------------------------------------------
+
+
+@needs_elf
+def test_libtorch_is_found_beside_the_package() -> None:
+    dynamic = output_of("readelf", "-d", EXTENSION)
+    paths = re.findall(r"\((?:RUNPATH|RPATH)\).*\[(.*)\]", dynamic)
+    assert paths == ["$ORIGIN/../torch/lib"]
+    needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic))
+    assert {"libtorch_cpu.so", "libc10.so"} <= needed
+    assert not {name for name in needed if "python" in name or "cuda" in name}
+
+
+@needs_elf
+def test_the_process_has_one_openmp_library(tmp_path: Path) -> None:
+    code = "import cnclip; print(open('/proc/self/maps').read())"
+    maps = output_of(sys.executable, "-c", code, cwd=tmp_path)
+    mapped = {line.split()[-1] for line in maps.splitlines() if re.search(r"lib[gi]?omp", line)}
+    assert len(mapped) == 1 and "/torch/lib/" in mapped.pop()
+
+
+@needs_elf
+def test_nothing_but_the_module_is_exported() -> None:
+    symbols = output_of("nm", "-D", "--defined-only", EXTENSION).splitlines()
+    assert [line.split()[-1] for line in symbols] == ["PyInit__core"]
+
+
+def test_one_file_is_cpp_and_alone_includes_torch() -> None:
+    sources = [path for path in (ROOT / "csrc").iterdir() if path.suffix in {".c", ".cpp", ".h"}]
+    assert [path.name for path in sources if path.suffix == ".cpp"] == ["torch_shim.cpp"]
+    including = re.compile(r"^\s*#\s*include\s*[<\"](?:torch|ATen|c10|caffe2)/", re.MULTILINE)
+    assert [p.name for p in sources if including.search(p.read_text())] == ["torch_shim.cpp"]
+    python = re.compile(r"^\s*#\s*include\s*[<\"](?:Python\.h|numpy/)", re.MULTILINE)
+    rim = {path.name for path in sources if python.search(path.read_text())}
+    assert rim and all(name.startswith("py_") for name in rim)
+
+
+def test_shim_header_is_c11(tmp_path: Path) -> None:
+    source = tmp_path / "header.c"
+    source.write_text('#include "torch_shim.h"\nint used(void) { return CNCLIP_OK; }\n')
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Wstrict-prototypes", "-Werror", "-fsyntax-only"]
+    output_of(os.environ.get("CC", "cc"), *flags, f"-I{ROOT / 'csrc'}", source)
+
+
+# --- sdist and wheel ------------------------------------------------------------------------------
+
+
+def package_files() -> set[str]:
+    """The files of the package that are shipped, by their paths in the checkout."""
+    package = ROOT / "cnclip"
+    files = {path for path in package.rglob("*.py") if "__pycache__" not in path.parts}
+    files |= {package / "py.typed", package / "_core.pyi"}
+    files |= {package / "checkpoints" / name for name in ("vocab.txt", "VOCABULARY.md")}
+    files |= {package / "evaluate" / "published_results.json"}
+    for folder in ("assets/emoji-cn", "assets/gallery", "assets/fonts"):
+        files |= set((package / folder).iterdir())
+    for folder in ("evaluate/labels", "evaluate/templates"):
+        files |= set((package / folder).iterdir())
+    return {path.relative_to(package.parent).as_posix() for path in files} - {
+        "cnclip/_built_with.py"
+    }
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source distribution, made from a copy of the checkout with litter in it."""
+    folder = tmp_path_factory.mktemp("sdist")
+    checkout = folder / "checkout"
+    ignored = shutil.ignore_patterns(".git", ".*cache", ".venv*", "build", "*.egg-info", "*.so")
+    shutil.copytree(ROOT, checkout, ignore=ignored)
+    for name in LITTER:
+        (checkout / name).parent.mkdir(exist_ok=True)
+        (checkout / name).write_text("")
+    code = "from setuptools import build_meta; build_meta.build_sdist('../dist')"
+    (folder / "dist").mkdir()
+    output_of(sys.executable, "-c", code, cwd=checkout, env=clean_environment())
+    (archive,) = (folder / "dist").iterdir()
+    return archive
+
+
+def test_sdist_holds_the_sources_and_nothing_else(sdist: Path) -> None:
+    with tarfile.open(sdist) as file:
+        names = {m.name.partition("/")[2] for m in file.getmembers() if m.isfile()}
+    sources = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "csrc").iterdir()
+        if path.suffix in {".c", ".cpp", ".h", ".md", ".py"}
+    }
+    top = {"pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "CHANGELOG.md", *READMES}
+    made = {name for name in names if name in {"PKG-INFO", "setup.cfg"} or ".egg-info/" in name}
+    assert names - made == package_files() | sources | top
+
+
+def isolated_environment(folder: Path) -> Path:
+    """A virtual environment with the one torch whose CPU build pip is not to replace."""
+    output_of(sys.executable, "-m", "venv", folder)
+    python = folder / "bin" / "python"
+    pip_install(python, "torch==2.13.0")
+    return python
+
+
+def pip_install(python: Path, *what: str) -> None:
+    flags = ("--quiet", "--no-input", "--disable-pip-version-check")
+    environment = clean_environment()
+    output_of(python, "-m", "pip", "install", *flags, *what, env=environment, cwd=python.parent)
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, built from the source distribution in an environment of pip's own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-input", sdist]
+    output_of(*command, cwd=folder, env=clean_environment())
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a fresh environment with the wheel in it."""
+    python = isolated_environment(tmp_path_factory.mktemp("installed") / "venv")
+    pip_install(python, str(wheel))
+    return python
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as file:
+        names = {name for name in file.namelist() if ".dist-info/" not in name}
+        licences = {Path(name).name for name in file.namelist() if ".dist-info/licenses/" in name}
+        built_with = file.read("cnclip/_built_with.py").decode()
+    extensions = {name for name in names if name.endswith(".so")}
+    assert len(extensions) == 1
+    assert names - extensions == package_files() | {"cnclip/_built_with.py"}
+    assert licences == {"LICENSE", "OFL.txt"}
+    assert 'TORCH = "2.13"' in built_with
+
+
+@pytest.mark.slow
+def test_demo_of_a_fresh_install(installed: Path, tmp_path: Path) -> None:
+    environment = clean_environment(CNCLIP_CACHE=str(tmp_path / "cache"))
+    for command in ([installed, "-m", "cnclip.demo"], [installed.with_name("cnclip"), "demo"]):
+        printed = output_of(*command, "-o", "sheet.png", cwd=tmp_path, env=environment)
+        assert "生日蛋糕" in printed
+        assert (tmp_path / "sheet.png").stat().st_size > 10_000
+        (tmp_path / "sheet.png").unlink()
+
+
+@pytest.mark.slow
+def test_another_torch_is_refused(installed: Path, tmp_path: Path) -> None:
+    """A sentence that says what to install, in place of an undefined symbol."""
+    fake = tmp_path / "torch"
+    fake.mkdir()
+    (fake / "__init__.py").write_text("")
+    (fake / "version.py").write_text("__version__ = '2.12.1+cpu'\n")
+    done = subprocess.run(
+        [installed, "-c", "import cnclip"],
+        env=clean_environment(PYTHONPATH=str(tmp_path)),
+        capture_output=True,
+        encoding="utf-8",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "torch 2.12.1+cpu is installed: pip install 'torch==2.13.*'" in done.stderr
+
+
+# --- What the READMEs print -----------------------------------------------------------------------
+
+
+def blocks_of(readme: str, language: str) -> list[str]:
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def readme_folder(folder: Path) -> Path:
+    """A folder with the files that the READMEs' examples name."""
+    model, gallery = asset_path("emoji-cn"), asset_path("gallery")
+    shutil.copytree(model, folder / "multi-modal_clip-vit-base-patch16_zh")
+    (folder / "photos").mkdir()
+    for name, source in {"cat": "1f408", "car": "1f697", "cake": "1f382"}.items():
+        shutil.copy(gallery / f"{source}.png", folder / "photos" / f"{name}.png")
+    cat, car = ((folder / "photos" / name).read_bytes() for name in ("cat.png", "car.png"))
+    write_split(folder / "MUGE", "valid", [(1, cat), (2, car)], [(1, "猫", [1]), (2, "汽车", [2])])
+    for name, content in {"cat": cat, "automobile": car}.items():
+        (folder / "cifar10" / "test" / name).mkdir(parents=True)
+        (folder / "cifar10" / "test" / name / "0.png").write_bytes(content)
+    return folder
+
+
+def run_readme(readme: str, python: Path, folder: Path) -> None:
+    environment = clean_environment(
+        CNCLIP_CACHE=str(folder / "cache"), PATH=f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    script = folder / "readme.py"
+    script.write_text("\n".join(blocks_of(readme, "python")), encoding="utf-8")
+    output_of(python, "-W", "error", script.name, cwd=folder, env=environment)
+    commands = [
+        line.removeprefix("$ ")
+        for block in blocks_of(readme, "console")
+        for line in block.splitlines()
+        if line.startswith("$ cnclip ")
+    ]
+    assert len(commands) >= 3
+    for command in commands:
+        output_of("sh", "-c", command, cwd=folder, env=environment)
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_python_blocks_compile(readme: str) -> None:
+    blocks = blocks_of(readme, "python")
+    assert len(blocks) >= 3
+    for number, block in enumerate(blocks):
+        compile(block, f"{readme}[{number}]", "exec")
+
+
+def test_both_readmes_have_the_same_blocks() -> None:
+    """The Chinese page is held to the same code; comments apart."""
+    for language in ("python", "diff", "console"):
+        english, chinese = (
+            [re.sub(r"\s*#.*", "", block) for block in blocks_of(readme, language)]
+            for readme in READMES
+        )
+        assert english == chinese
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("readme", READMES)
+def test_readme_runs(readme: str, installed: Path, tmp_path: Path) -> None:
+    pip_install(installed, "faiss-cpu", "pyarrow")  # of the extra `search`
+    run_readme(readme, installed, readme_folder(tmp_path))
+
+
+def test_relative_links_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("csrc/*.md"), *ROOT.glob("tests/*.md")]
+    assert len(pages) >= 6
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_makefile_says_what_each_target_does() -> None:
+    printed = output_of("make", "-s", "-C", ROOT, "help")
+    targets = ("demo", "test", "test-slow", "lint", "format", "typing", "asan", "fuzz", "bench")
+    for target in (*targets, "notebooks"):
+        assert re.search(rf"^ +make {target} +\S", printed, re.MULTILINE), target

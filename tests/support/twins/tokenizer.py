@@ -1,0 +1,105 @@
+"""The tokenizer once more, slowly, in Python's own words for each step.
+
+Where `csrc/tokenizer.c` decides everything in one pass, this goes step by step, and leaves every
+question about a character to `str` and `unicodedata`.
+"""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections.abc import Iterator
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+MAX_WORD = 200
+
+# First and last code points of what BERT takes for Chinese characters.
+CJK_BLOCKS = (
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0x2F800, 0x2FA1F),
+)
+
+
+def is_cjk(character: str) -> bool:
+    """Whether the character is a word of its own."""
+    return any(first <= ord(character) <= last for first, last in CJK_BLOCKS)
+
+
+def is_dropped(character: str) -> bool:
+    """Whether the text is read as if the character were not there."""
+    if character in "\t\n\r":
+        return False
+    return character in "\0\ufffd" or unicodedata.category(character) in ("Cc", "Cf")
+
+
+def is_punctuation(character: str) -> bool:
+    """Whether the character splits words: everything visible in ASCII but letters and digits."""
+    if "!" <= character <= "~":
+        return not character.isalnum()
+    return unicodedata.category(character).startswith("P")
+
+
+def spaced_words(text: str) -> list[str]:
+    """The words between white space; a Chinese character stands alone."""
+    kept = (character for character in text if not is_dropped(character))
+    return "".join(f" {c} " if is_cjk(c) else c for c in kept).split()
+
+
+def without_accents(word: str) -> str:
+    """Lower case (with the final sigma of this word), decomposed, without non-spacing marks."""
+    decomposed = unicodedata.normalize("NFD", word.lower())
+    return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
+
+
+def words(text: str) -> Iterator[str]:
+    """The words that WordPiece cuts up."""
+    for word in spaced_words(text):
+        folded = without_accents(word)
+        yield from "".join(f" {c} " if is_punctuation(c) else c for c in folded).split()
+
+
+def read_vocabulary(vocabulary: bytes) -> dict[str, int]:
+    """Tokens to line numbers, as text mode reads lines; the last of equal lines counts."""
+    lines = io.TextIOWrapper(io.BytesIO(vocabulary), encoding="utf-8", newline=None)
+    return {line.strip(): number for number, line in enumerate(lines)}
+
+
+class Tokenizer:
+    """BERT's tokenizer for lower-case vocabularies; ValueError for one that is not usable."""
+
+    def __init__(self, vocabulary: bytes) -> None:
+        self.ids = read_vocabulary(vocabulary)
+        missing = [token for token in SPECIAL_TOKENS if token not in self.ids]
+        if missing:
+            raise ValueError(f"the vocabulary has no {', '.join(missing)}")
+
+    def pieces(self, word: str) -> list[int]:
+        """The ids of the longest tokens, one after the other, that make up the word."""
+        unknown = [self.ids["[UNK]"]]
+        if len(word) > MAX_WORD:
+            return unknown
+        found = []
+        start = 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            for end in range(len(word), start, -1):
+                token_id = self.ids.get(prefix + word[start:end])
+                if token_id is not None:
+                    break
+            else:
+                return unknown
+            found.append(token_id)
+            start = end
+        return found
+
+    def encode(self, text: str, context_length: int = 52) -> tuple[list[int], int]:
+        """`context_length` ids, and how many there would be without the cut and the zeros."""
+        pieces = [token_id for word in words(text) for token_id in self.pieces(word)]
+        ids = [self.ids["[CLS]"], *pieces[: context_length - 2], self.ids["[SEP]"]]
+        return ids + [0] * (context_length - len(ids)), len(pieces) + 2
