@@ -1,24 +1,111 @@
-"""Every exception that cnclip raises on purpose.
+"""Every exception that cnclip raises on purpose, and where in the input it happened.
 
 Each derives from CnclipError and from the built-in exception that it resembles, so that programs
-may catch either. This module imports nothing: the C core looks its classes up here.
+may catch either. The C core looks its classes up here.
 """
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from ._text import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A place in the input; its text is `ITEM: FILE:LINE`, of the parts that are known.
+
+    Attributes:
+        item: The item of a call, such as `img[1]`.
+        file: A path or URL.
+        line: The line or row of the file, from 1.
+        member: The name of a member of an archive, or a key of a database.
+    """
+
+    item: str | None = None
+    file: str | None = None
+    line: int | None = None
+    member: str | None = None
+
+    def __str__(self) -> str:
+        inner = (self.file, self.member, None if self.line is None else str(self.line))
+        in_file = ":".join(part for part in inner if part is not None)
+        return printable(": ".join(part for part in (self.item, in_file) if part))
+
+    def within(self, outer: Where) -> Where:
+        """This place, with what `outer` knows and this one does not."""
+        unknown = [field.name for field in fields(self) if getattr(self, field.name) is None]
+        return replace(self, **{name: getattr(outer, name) for name in unknown})
 
 
 class CnclipError(Exception):
-    """Base of all exceptions below."""
+    """Base of all exceptions below. Its text is `WHERE: REASON`.
+
+    Attributes:
+        reason: What happened, and what to do.
+        where: The place in the input, or None.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        where: Where | None = None,
+        *,
+        item: str | None = None,
+        file: str | os.PathLike[str] | None = None,
+        line: int | None = None,
+        member: str | None = None,
+    ) -> None:
+        """Say what happened. The place is a `where`, or made of the other arguments."""
+        super().__init__(reason)
+        self.reason = reason
+        self.where = _where(item, file, line, member) if where is None else where
+
+    def __str__(self) -> str:
+        return self.reason if self.where is None else f"{self.where}: {self.reason}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason,), self.__dict__
+
+    def at(
+        self,
+        where: Where | None = None,
+        *,
+        item: str | None = None,
+        file: str | os.PathLike[str] | None = None,
+        line: int | None = None,
+        member: str | None = None,
+    ) -> Self:
+        """The same error with a place; parts of the place that it has already stay."""
+        outer = _where(item, file, line, member) if where is None else where
+        moved = copy.copy(self)
+        if outer is not None:
+            moved.where = outer if self.where is None else self.where.within(outer)
+        moved.__cause__, moved.__suppress_context__ = self.__cause__, True
+        return moved.with_traceback(self.__traceback__)
+
+
+def _where(
+    item: str | None, file: str | os.PathLike[str] | None, line: int | None, member: str | None
+) -> Where | None:
+    if (item, file, line, member) == (None, None, None, None):
+        return None
+    return Where(item, None if file is None else os.fspath(file), line, member)
 
 
 class InputTypeError(CnclipError, TypeError):
-    """An input is of a type that cannot be embedded; the message names the item."""
+    """An input has a type that cannot be used."""
 
 
 class InvalidInputError(CnclipError, ValueError):
-    """An input or option has a value that cannot be used; the message names it."""
+    """An input or option has a value that cannot be used."""
 
 
 class ImageError(CnclipError, OSError):
-    """An image cannot be fetched, read or decoded; the message names it and says why."""
+    """An image cannot be fetched, read or decoded."""
 
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
@@ -26,30 +113,35 @@ class ImageNotFoundError(ImageError, FileNotFoundError):
 
 
 class ModelNotFoundError(CnclipError, FileNotFoundError):
-    """There is no model under the given name or path."""
+    """No model has the given name or path."""
 
 
 class CheckpointError(CnclipError, ValueError):
-    """A checkpoint is incomplete, damaged or of another architecture; the message says where."""
+    """A checkpoint is incomplete, damaged or of another architecture."""
 
 
 class MissingExtraError(CnclipError, ImportError):
-    """A package is needed that is not installed; the message names the extra that brings it."""
+    """A package is needed that is not installed.
+
+    Attributes:
+        extra: The extra of cnclip that installs it.
+        package: The package.
+    """
 
     def __init__(self, extra: str, package: str) -> None:
-        super().__init__(extra, package)  # as pickle gives them back
+        super().__init__(f"{package} is not installed: pip install 'cnclip[{extra}]'")
+        self.extra, self.package = extra, package
 
-    def __str__(self) -> str:
-        extra, package = self.args
-        return f"{package} is not installed, which is needed here: pip install 'cnclip[{extra}]'"
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.extra, self.package), self.__dict__
 
 
 class HubError(CnclipError, OSError):
-    """A model cannot be fetched from its hub; the message names both and says why."""
+    """A model cannot be fetched from its hub."""
 
 
 class DatasetError(CnclipError, ValueError):
-    """A data set is of no known layout, or a row of it cannot be used; the message names it."""
+    """A data set has no known layout, or a row of it cannot be used."""
 
 
 class IndexFileError(CnclipError, ValueError):
@@ -61,15 +153,15 @@ class IndexNotFoundError(IndexFileError, FileNotFoundError):
 
 
 class ModelMismatchError(CnclipError, ValueError):
-    """Vectors or a query are of another model than a collection's; the message names both."""
+    """Vectors or a query come from another model than a collection."""
 
 
 class MilvusError(CnclipError, ConnectionError):
-    """Milvus does not answer, or not as expected; the message names it."""
+    """Milvus does not respond, or not as expected."""
 
 
 class EmbeddingsError(CnclipError, ValueError):
-    """A folder of embeddings is unfinished, damaged, or of something else; names the file."""
+    """A folder of embeddings is unfinished, damaged, or holds something else."""
 
 
 class VocabularyError(CheckpointError):
@@ -81,7 +173,7 @@ class ArchiveError(CnclipError, ValueError):
 
 
 class DeviceError(CnclipError, RuntimeError):
-    """The device does not exist on this machine, or does not compute in the precision."""
+    """The device does not exist on this machine, or does not support the precision."""
 
 
 class ModelRunError(CnclipError, RuntimeError):
@@ -89,4 +181,4 @@ class ModelRunError(CnclipError, RuntimeError):
 
 
 class ForkedProcessError(CnclipError, RuntimeError):
-    """The model was used before a fork and again in the child, where its threads are gone."""
+    """The model was used before a fork and again in the child, which lacks its threads."""

@@ -1,0 +1,24 @@
+"""Text that is safe to print and to store. Imports nothing of the package."""
+
+from __future__ import annotations
+
+import re
+
+MAX_REASON = 300
+_TERMINAL_CODES = re.compile(r"\x1b\[[\d;]*m")
+
+
+def printable(text: str) -> str:
+    r"""A text with control characters and lone surrogates escaped, as in `\x1b` and `\ud800`."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign exception's message, printable, at most MAX_REASON characters.
+
+    An OSError gives its reason without the path. An exception without a message gives its type.
+    For exceptions of cnclip use `error.reason`.
+    """
+    text = getattr(error, "strerror", None) or str(error)
+    lines = [line.strip() for line in _TERMINAL_CODES.sub("", str(text)).splitlines()]
+    return printable(next(filter(None, lines), type(error).__name__))[:MAX_REASON]
