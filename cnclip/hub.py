@@ -11,7 +11,7 @@ import logging
 import re
 from pathlib import Path
 
-from . import cache
+from .cache import remembered_sha256
 from .checkpoints.files import (
     CONFIG,
     INDEX_SUFFIX,
@@ -115,7 +115,7 @@ def _check_blobs(path: Path) -> None:
     """
     for file in sorted(path.iterdir()):
         blob = file.resolve()
-        if re.fullmatch(r"[0-9a-f]{64}", blob.name) and cache.sha256_of(blob) != blob.name:
+        if re.fullmatch(r"[0-9a-f]{64}", blob.name) and remembered_sha256(blob) != blob.name:
             blob.unlink()  # so that it is fetched again
             raise OSError(f"{file.name} is not what the hub says of it; try again")
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from .. import _core
 from ..archive import ArchiveInfo
-from ..convert import open_archive
 from ..errors import DeviceError, InputTypeError, InvalidInputError
+from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..version import __version__
 from . import inputs, start

@@ -22,8 +22,8 @@ import numpy as np
 
 from .. import cache
 from ..archive import SUFFIX
-from ..convert import open_archive
 from ..errors import CnclipError, InvalidInputError, MissingExtraError
+from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..pipelines.builder import MAX_THREADS
 from ..pipelines.embedding import IMAGE_BATCH, MAX_IMAGE_BATCH
@@ -123,7 +123,7 @@ def ray_embed(
         info = open_archive(model)
         wanted = Manifest(kind, identity_of(info), precision, dtype, opened.names, int(shard_items))
         path = Path(os.path.abspath(info.path))
-        sent = _SentModel(str(path), cache.sha256_of(path), _content(ray, path))
+        sent = _SentModel(str(path), cache.remembered_sha256(path), _content(ray, path))
         options = _Options(sent, kind, precision, actors, int(batch_size))
 
         def embedded(take: Take) -> tuple[int, Generator[list[Item], None, None]]:
@@ -168,7 +168,7 @@ class _SentModel(NamedTuple):
         """The archive on this node: that of the same path, or one in the cache."""
         path = Path(self.path)
         with contextlib.suppress(OSError):
-            if cache.sha256_of(path) == self.sha256:
+            if cache.remembered_sha256(path) == self.sha256:
                 return path
 
         def write(to: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import cache
+from .._files import write_durably
 from ..archive import ArchiveInfo
+from ..cache import remembered_sha256
 from ..errors import EmbeddingsError
 from ..pipelines import MultiModalEmbeddingPipeline
 from .items import Kind
@@ -40,7 +40,7 @@ def identity_of(info: ArchiveInfo) -> dict[str, Any]:
     origin = source if isinstance(source, dict) else {}
     return {
         "name": str(origin.get("name") or info.path.name),
-        "digest": str(origin.get("digest") or cache.sha256_of(info.path)),
+        "digest": str(origin.get("digest") or remembered_sha256(info.path)),
         "embed_dim": info.embed_dim,
         "resolution": info.resolution,
     }
@@ -188,18 +188,3 @@ def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(value)
     return value
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Put a file in its place at once, with its content on the disk before its name.
-
-    Raises:
-        OSError: it cannot be written; names the file.
-    """
-    try:
-        with cache.replaced_atomically(path, mode=0o666) as temporary, temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error

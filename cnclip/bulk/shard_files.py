@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._files import write_durably
 from ..errors import EmbeddingsError
 from .items import Item
-from .manifest import Manifest, Shard, write_durably
+from .manifest import Manifest, Shard
 from .tables import pyarrow_modules
 
 SUFFIXES = ("npy", "parquet")

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from ..archive import is_archive, printable, read_archive
-from ..convert import find_model, open_archive
+from ..models import find_model, open_archive
 
 SUMMARY = "print what an archive or checkpoint holds"
 

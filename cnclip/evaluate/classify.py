@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import cache
+from .._files import replaced_atomically
 from ..bulk import embed_images
 from ..datasets import Problem, Problems
 from ..datasets.classification import ClassificationData, ClassifiedImage
@@ -321,7 +321,7 @@ def zeroshot(
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
         confusion.draw(report, folder / "confusion.png")
-        with cache.replaced_atomically(folder / "report.json", mode=0o666) as temporary:
+        with replaced_atomically(folder / "report.json") as temporary:
             text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
     return report

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..cache import replaced_atomically
+from .._files import replaced_atomically
 from ..errors import MissingExtraError
 
 try:
@@ -82,6 +82,6 @@ def draw(report: ZeroShotReport, path: Path) -> None:
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
     axes.set_title(f"top-1 {report.top1:.1f} %, mean of the classes {report.mean_per_class:.1f} %")
-    with replaced_atomically(path, mode=0o666) as temporary, warnings.catch_warnings():
+    with replaced_atomically(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(temporary, format="png", dpi=110)

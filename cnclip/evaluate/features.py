@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache import replaced_atomically
+from .._files import replaced_atomically
 from ..datasets.ids import Id
 
 KEY = "key.json"
@@ -63,7 +63,7 @@ class Features:
                 return
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
-        with replaced_atomically(path, mode=0o666) as temporary:
+        with replaced_atomically(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     def read(self) -> Iterator[Shard]:
@@ -108,7 +108,7 @@ class Features:
             "last": shard.last,
         }
         with (
-            replaced_atomically(self._path(number), mode=0o666) as temporary,
+            replaced_atomically(self._path(number)) as temporary,
             temporary.open("wb") as file,
         ):
             np.savez(file, rows=shard.rows, told=np.array(json.dumps(told)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache import replaced_atomically
+from .._files import replaced_atomically
 from ..datasets import Problems, RetrievalData, TextRow
 from ..datasets.ids import Id
 from ..datasets.retrieval import open_image
@@ -114,7 +114,7 @@ def write_page(
         + part("最容易找到的图片 Images that are easiest to find", best)
         + "</main></body></html>\n"
     )
-    with replaced_atomically(path, mode=0o666) as temporary:
+    with replaced_atomically(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import cache
+from .._files import identity_of, replaced_atomically
 from ..bulk import embed_images
+from ..cache import remembered_sha256
 from ..datasets import Problem, Problems, RetrievalData, open_retrieval
 from ..datasets.ids import Id
 from ..datasets.retrieval import ImageRow, open_image, with_known
@@ -223,12 +224,12 @@ def _key(
 ) -> dict[str, Any]:
     """Changes when other embeddings would come out."""
     try:
-        files = _digest([cache.identity_of(file) for file in data.files()])
+        files = _digest([identity_of(file) for file in data.files()])
     except OSError as error:
         raise DatasetError(f"{data.name}: cannot be read: {error}") from error
     return {
         "cnclip": __version__,
-        "model": cache.sha256_of(model.model.info.path),
+        "model": remembered_sha256(model.model.info.path),
         "precision": model.model.precision,
         "device": model.model.device.partition(":")[0],
         "normalized_texts": normalize,
@@ -356,7 +357,7 @@ def _write_report(report: RetrievalReport, folder: Path) -> None:
     }
     for name, content in contents.items():
         with (
-            cache.replaced_atomically(folder / name, mode=0o666) as temporary,
+            replaced_atomically(folder / name) as temporary,
             temporary.open("w", encoding="utf-8", newline="\n") as file,
         ):
             file.writelines(content)

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from .. import _core, _libtorch
-from ..convert import open_archive
 from ..errors import DeviceError, InputTypeError, InvalidInputError
+from ..models import open_archive
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..utils.constant import Tasks
 from .embedding import EmbeddingModel, MultiModalEmbeddingPipeline

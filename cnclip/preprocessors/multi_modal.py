@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import _core
-from ..archive import ArchiveInfo
-from ..convert import open_archive
+from ..archive import ArchiveInfo, read_archive
 from ..errors import CnclipError, ImageError, InputTypeError, InvalidInputError
 from .image import ImageSource, load_image
 from .prefetch import map_ahead
@@ -67,10 +66,11 @@ class CLIPPreprocessor:
         """Take the preprocessing of a model.
 
         Args:
-            model: An archive, a model directory, or the name of a shipped model.
+            model: An archive, opened or by its path; `cnclip.models.open_archive` opens other
+                models.
             num_threads: For several images; by default one a core that this process may use.
         """
-        info = model if isinstance(model, ArchiveInfo) else open_archive(model)
+        info = model if isinstance(model, ArchiveInfo) else read_archive(Path(model))
         self.tokenizer = _core.Tokenizer(info.vocabulary)
         self.image_processor = _core.ImageProcessor(info.resolution, info.mean, info.std)
         self.context_length = info.context_length

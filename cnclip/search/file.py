@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache import remembered, replaced_atomically
+from .._files import replaced_atomically
+from ..cache import remembered
 from ..errors import IndexFileError, IndexNotFoundError
 
 FORMAT_VERSION = 1
@@ -48,7 +49,7 @@ def write_index_file(
         OSError: it cannot be written; names `path`. What was there before is as it was.
     """
     try:
-        with replaced_atomically(path, mode=0o666) as temporary, temporary.open("wb") as file:
+        with replaced_atomically(path) as temporary, temporary.open("wb") as file:
             written = {}
             for name in PARTS:
                 digest = hashlib.sha256()

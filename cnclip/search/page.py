@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ..cache import replaced_atomically
+from .._files import replaced_atomically
 from ..html_parts import escaped, image_url
 from .collection import Hit
 from .thumbnails import thumbnail
@@ -37,7 +37,7 @@ def write_page(
         + f"<h1>{escaped(query)}</h1><p>{escaped(subtitle)}{note}</p>"
         + f"{_cards(hits, suggested)}</main></body></html>\n"
     )
-    with replaced_atomically(path, mode=0o666) as temporary:
+    with replaced_atomically(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..convert import read_checkpoint
 from ..errors import InvalidInputError
+from ..models import read_checkpoint
 from .batch import Part
 from .distributed import World
 from .loader import Inputs

@@ -18,10 +18,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.scratch import sizes_of
-from ..convert import convert, read_checkpoint
+from ..convert import convert
 from ..datasets.pairs import PairData, open_pairs
 from ..datasets.problems import Problems
 from ..errors import DatasetError, InputTypeError, InvalidInputError, ModelRunError
+from ..models import read_checkpoint
 from .batch import Part
 from .build import inputs_of, make_model, make_teacher, wrapped
 from .distributed import World, joined_world

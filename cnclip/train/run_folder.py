@@ -17,16 +17,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import cache
+from .._files import (
+    directory_replaced_atomically,
+    remove,
+    remove_temporaries,
+    replaced_atomically,
+)
 from ..checkpoints.pickles import write_pickle
 from ..errors import CheckpointError, InvalidInputError
 from .curve import curve_of
@@ -63,12 +65,11 @@ class RunFolder:
             )
         path.mkdir(parents=True, exist_ok=True)
         for name in names:
-            for left_over in path.glob(f".{name}.{'[0-9a-f]' * 8}.tmp"):
-                _remove(left_over)
+            remove_temporaries(path / name)
         old = path / _OLD
-        if old.exists():  # a run ended between the two renames of `_replaced`
+        if old.exists():  # a run ended between the two renames of `write_best`
             if (path / BEST).exists():
-                _remove(old)
+                remove(old)
             else:
                 old.rename(path / BEST)
 
@@ -91,29 +92,19 @@ class RunFolder:
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Replace the state."""
-        with self._replaced(STATE) as temporary:
+        with replaced_atomically(self.path / STATE, durable=True) as temporary:
             write_pickle(state, temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
 
     def write_options(self, options: dict[str, Any]) -> None:
         """Write what was asked for."""
-        with self._replaced(OPTIONS) as temporary:
+        with replaced_atomically(self.path / OPTIONS) as temporary:
             temporary.write_text(json.dumps(options, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
     def write_best(self, write: Callable[[Path], None]) -> None:
         """Replace the best weights by what `write` puts into an empty directory."""
-        temporary = self.path / f".{BEST}.{secrets.token_hex(4)}.tmp"
-        temporary.mkdir()
-        try:
+        best, old = self.path / BEST, self.path / _OLD
+        with directory_replaced_atomically(best, previous=old) as temporary:
             write(temporary)
-            best, old = self.path / BEST, self.path / _OLD
-            if best.exists():
-                best.rename(old)
-            temporary.rename(best)
-            _remove(old)
-        finally:
-            _remove(temporary)
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Append a line."""
@@ -146,25 +137,13 @@ class RunFolder:
     def forget_metrics_behind(self, step: int) -> None:
         """Take away the lines of steps that are to be made again."""
         kept = [values for values in self.metrics() if values["step"] <= step]
-        with self._replaced(METRICS) as temporary:
+        with replaced_atomically(self.path / METRICS) as temporary:
             lines = (json.dumps(values, ensure_ascii=False) + "\n" for values in kept)
             temporary.write_text("".join(lines), "utf-8")
-
-    @contextlib.contextmanager
-    def _replaced(self, name: str) -> Iterator[Path]:
-        with cache.replaced_atomically(self.path / name, mode=0o666) as temporary:
-            yield temporary
 
     def draw_curve(self) -> None:
         """Draw the metrics, where matplotlib is installed."""
         drawn = curve_of(self.metrics())
         if drawn is not None:
-            with self._replaced(CURVE) as temporary:
+            with replaced_atomically(self.path / CURVE) as temporary:
                 temporary.write_bytes(drawn)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from cnclip.benchmark.random_model import vocabulary
 from cnclip.benchmark.report import spread
 from cnclip.checkpoints.known import KNOWN_MODELS, VOCABULARY_SIZE
 from cnclip.modeling.config import ClipConfig, VisionConfig
+from cnclip.models import open_archive
 
 TINY = Settings(precisions=("fp32",), batch_sizes=(1, 2), threads=(1,), rounds=2, seconds=1e-3)
 
@@ -139,7 +140,7 @@ def test_all_rows_are_there(report: Report) -> None:
     assert [(peak["precision"], peak["threads"]) for peak in report.peaks] == [("fp32", 1)]
     assert (
         report.model["parameters"]
-        == read_archive(cnclip.convert.open_archive("emoji-cn").path).metadata["parameters"]
+        == read_archive(open_archive("emoji-cn").path).metadata["parameters"]
     )
 
 

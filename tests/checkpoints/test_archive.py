@@ -17,6 +17,7 @@ from PIL import Image
 import cnclip
 from cnclip import _core, pipeline
 from cnclip.archive import FORMAT_VERSION, METADATA, VOCABULARY, check_archive, read_archive
+from cnclip.convert import convert
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 Entries = dict[str, bytes]
@@ -221,7 +222,7 @@ def test_sizes_of_towers_that_cannot_be(
     expected = rf"{path}: damaged: its {METADATA}: architecture: {tower}: {key}: expected {message}"
     for to in ("cn_clip", "modelscope"):
         with pytest.raises(cnclip.ArchiveError, match=expected):
-            cnclip.convert.convert(path, tmp_path / "out.pt", to=to)
+            convert(path, tmp_path / "out.pt", to=to)
 
 
 def test_a_damaged_vocabulary(rewrite: Callable[..., Path]) -> None:
@@ -319,7 +320,7 @@ def test_a_part_that_unpacks_to_gigabytes(rewrite: Callable[..., Path], tmp_path
             part.write(bytes(1 << 20))
     refused(path, "damaged: its parts claim [0-9]{9} bytes")
     with pytest.raises(cnclip.ArchiveError, match="its parts claim"):
-        cnclip.convert.convert(path, tmp_path / "out.pt", to="cn_clip")
+        convert(path, tmp_path / "out.pt", to="cn_clip")
 
 
 # TorchScript that answers other things than it should

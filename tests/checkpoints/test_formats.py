@@ -21,9 +21,10 @@ from cnclip.checkpoints.checkpoint import Checkpoint, Weights
 from cnclip.checkpoints.files import find_source
 from cnclip.checkpoints.known import KNOWN_MODELS
 from cnclip.checkpoints.tensors import read_tensors
-from cnclip.convert import _read, convert
+from cnclip.convert import convert
 from cnclip.modeling.clip import ChineseClip
 from cnclip.modeling.config import ClipConfig
+from cnclip.models import read_source
 
 pytest.importorskip("safetensors")
 
@@ -125,7 +126,7 @@ def test_nothing_changes_on_the_way_there_and_back(
     modelscope: Path, to: str, tmp_path: Path
 ) -> None:
     output = convert(modelscope, tmp_path / "out.pt", to=to)
-    there, before = _read(find_source(output)), _read(find_source(modelscope))
+    there, before = read_source(find_source(output)), read_source(find_source(modelscope))
     assert there.config == before.config
     assert there.vocabulary == before.vocabulary
     assert (there.mean, there.std) == (before.mean, before.std)
@@ -559,6 +560,6 @@ def test_transformers_gives_the_same(name: str, image: Image.Image, tmp_path: Pa
         np.testing.assert_allclose(answer[key], value.numpy(), rtol=0, atol=2e-6)
     theirs.save_pretrained(tmp_path / "again")
     (tmp_path / "again" / "vocab.txt").write_bytes(WORDS.read_bytes())
-    again = _read(find_source(tmp_path / "again"))
+    again = read_source(find_source(tmp_path / "again"))
     weights["bert.embeddings.word_embeddings.weight"][0] = 0  # transformers does so to [PAD]
     assert all(torch.equal(again.weights[tensor], value) for tensor, value in weights.items())

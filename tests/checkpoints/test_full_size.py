@@ -20,6 +20,7 @@ import torch
 import cnclip
 from cnclip.benchmark import write_model_directory
 from cnclip.checkpoints.known import KNOWN_MODELS
+from cnclip.convert import convert
 
 pytestmark = pytest.mark.full_size
 
@@ -72,7 +73,7 @@ def in_float32(source: Path) -> Path:
 KINDS: dict[str, Callable[[Path], Path]] = {
     "modelscope": lambda source: source,
     "modelscope, float32": in_float32,
-    "huggingface": lambda source: cnclip.convert.convert(
+    "huggingface": lambda source: convert(
         source, source.with_name("huggingface"), to="huggingface"
     ),
 }
@@ -107,7 +108,7 @@ def test_writing_the_largest_back(
 ) -> None:
     archive = tmp_path / "a.cnclip.pt"
     write_model_directory("ViT-H-14", tmp_path / "source")
-    cnclip.convert.convert(KINDS[kind](tmp_path / "source"), archive)
+    convert(KINDS[kind](tmp_path / "source"), archive)
     parameters = cnclip.archive.read_archive(archive).metadata["parameters"]
     for file in list(tmp_path.iterdir()):
         if file != archive:

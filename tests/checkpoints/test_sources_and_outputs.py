@@ -18,10 +18,11 @@ import torch
 from PIL import Image
 
 import cnclip
-from cnclip import cli, convert, pipeline
+from cnclip import cli, models, pipeline
 from cnclip.archive import read_archive
 from cnclip.checkpoints.checkpoint import Checkpoint
 from cnclip.checkpoints.modelscope import write_modelscope
+from cnclip.convert import convert
 from cnclip.errors import CheckpointError, InvalidInputError
 from cnclip.modeling.config import ClipConfig, TextConfig, VisionConfig
 from tests.checkpoints.test_formats import WORDS, random_weights
@@ -100,7 +101,7 @@ def test_what_must_be_told(
 ) -> None:
     model = write(tmp_path / "model", **sizes)
     with caplog.at_level(logging.WARNING, logger="cnclip"):
-        path = convert.convert(model, tmp_path / "a.pt", to="cn_clip")
+        path = convert(model, tmp_path / "a.pt", to="cn_clip")
     assert options in caplog.text
     assert ("cnclip convert reads it with" in caplog.text) == bool(options)
     words = options.replace("FILE", str(model / "vocab.txt")).split()
@@ -123,24 +124,24 @@ def test_what_cannot_be_told(tmp_path: Path, sizes: dict[str, Any], message: str
     with pytest.raises(
         CheckpointError, match=rf"model: cn_clip's format cannot tell the {message}"
     ):
-        convert.convert(model, tmp_path / "a.pt", to="cn_clip")
+        convert(model, tmp_path / "a.pt", to="cn_clip")
     assert not (tmp_path / "a.pt").exists()
 
 
 @pytest.mark.parametrize("to", ["cn_clip", "modelscope"])
 def test_other_means_have_no_place(tmp_path: Path, vit_directory: Path, to: str) -> None:
-    model = convert.convert(vit_directory, tmp_path / "model", to="huggingface")
+    model = convert(vit_directory, tmp_path / "model", to="huggingface")
     settings = json.loads((model / "preprocessor_config.json").read_text())
     settings["image_mean"] = [0.9, 0.1, 0.5]
     (model / "preprocessor_config.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match=r"model: .* has no place for means"):
-        convert.convert(model, tmp_path / "a.pt", to=to)
+        convert(model, tmp_path / "a.pt", to=to)
 
 
 @pytest.mark.parametrize("width", [0, -1, True, 8.0, "8"])
 def test_head_widths_that_are_none(source: Path, tmp_path: Path, width: Any) -> None:
     with pytest.raises(InvalidInputError, match="vision_head_width: expected 1 or more"):
-        convert.convert(source, tmp_path / "a.pt", vision_head_width=width)
+        convert(source, tmp_path / "a.pt", vision_head_width=width)
 
 
 # Weights that share their numbers, or hold more than they show
@@ -161,7 +162,7 @@ def test_shared_numbers(
         changed = {"logit_scale": large[-1]}
     path = tmp_path / "source.pt"
     torch.save(weights | changed, path)
-    output = convert.convert(path, tmp_path / "out.pt", to=to, **HINTS)
+    output = convert(path, tmp_path / "out.pt", to=to, **HINTS)
     files = [output] if output.is_file() else list(output.iterdir())
     assert sum(file.stat().st_size for file in files) < 4_000_000
     if to == "cn_clip":
@@ -185,11 +186,11 @@ def zeros(path: Path) -> None:
 def test_sources_that_are_no_files(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
     path = tmp_path / name
     make(path)
-    for run in (convert.open_archive, convert.read_checkpoint):
+    for run in (models.open_archive, models.read_checkpoint):
         with pytest.raises(cnclip.ArchiveError, match="expected a file or a model directory"):
             run(path)
     with pytest.raises(cnclip.ArchiveError, match="expected a file or a model directory"):
-        convert.convert(path, tmp_path / "out.pt")
+        convert(path, tmp_path / "out.pt")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_vocabularies_that_are_none(
     path = tmp_path / name
     make(path)
     with pytest.raises(CheckpointError, match=message):
-        convert.convert(source, tmp_path / "out.pt", vocabulary=path, **HINTS)
+        convert(source, tmp_path / "out.pt", vocabulary=path, **HINTS)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -227,7 +228,7 @@ def test_sources_that_may_not_be_read(
     path.chmod(0o600 if path.is_dir() else 0)
     try:
         with pytest.raises((CheckpointError, cnclip.ArchiveError), match="cannot be read"):
-            convert.open_archive(tmp_path / name.partition("/")[0])
+            models.open_archive(tmp_path / name.partition("/")[0])
     finally:
         path.chmod(0o700)
 
@@ -250,7 +251,7 @@ def test_outputs_that_cannot_be(
     before = sorted(os.listdir())
     for output in outputs:
         with pytest.raises((InvalidInputError, FileExistsError)):
-            convert.convert(vit_directory, output, to=to)
+            convert(vit_directory, output, to=to)
     assert sorted(os.listdir()) == before
     assert (tmp_path / "pipe.pt").is_fifo()
 
@@ -269,9 +270,9 @@ def test_a_source_is_not_written_over(
         if (path, to) != (own, "archive"):  # for another reason
             hints = {} if path == own else HINTS
             with pytest.raises(InvalidInputError, match="is of the model that is to be converted"):
-                convert.convert(path, output, to=to, **hints)
+                convert(path, output, to=to, **hints)
     with pytest.raises(InvalidInputError, match="is of the model that is to be converted"):
-        convert.convert(model, model / "pytorch_model.bin", to=to)
+        convert(model, model / "pytorch_model.bin", to=to)
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
@@ -280,7 +281,7 @@ def test_names_by_which_cn_clips_files_are_not_found(
     vit_directory: Path, tmp_path: Path, name: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=r"expected a name that ends in \.pt"):
-        convert.convert(vit_directory, tmp_path / name, to="cn_clip")
+        convert(vit_directory, tmp_path / name, to="cn_clip")
 
 
 @pytest.mark.parametrize("to", FORMATS)
@@ -304,13 +305,13 @@ def test_errors_name_what_is_read(
     path = tmp_path / "source.pt"
     torch.save(weights | {name: value}, path)
     with pytest.raises(CheckpointError, match=message) as raised:
-        convert.convert(path, tmp_path / "out.pt", to=to, **HINTS)
+        convert(path, tmp_path / "out.pt", to=to, **HINTS)
     assert str(raised.value).startswith(f"{path}: ")
 
 
 FULL_DISK = """
 import resource, signal, sys
-import cnclip
+import cnclip.convert
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 source, directory, *formats = sys.argv[1:]
 for to in formats:

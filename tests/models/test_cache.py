@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cnclip import CheckpointError, cache, convert, pipeline
+from cnclip import CheckpointError, cache, models, pipeline
 from cnclip.archive import read_archive
 from cnclip.checkpoints.checkpoint import Checkpoint
 from cnclip.checkpoints.files import Source
@@ -42,13 +42,13 @@ def model(tmp_path: Path, vit_directory: Path) -> Path:
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Lists the sources that are converted."""
     converted: list[Path] = []
-    read = convert._read
+    read = models.read_source
 
     def record(source: Source) -> Checkpoint:
         converted.append(source.path)
         return read(source)
 
-    monkeypatch.setattr(convert, "_read", record)
+    monkeypatch.setattr(models, "read_source", record)
     return converted
 
 
@@ -65,7 +65,7 @@ def archives(directory: Path) -> list[Path]:
 def test_the_second_opening_converts_nothing(
     own_cache: Path, model: Path, conversions: list[Path]
 ) -> None:
-    first, second = convert.open_archive(model), convert.open_archive(model)
+    first, second = models.open_archive(model), models.open_archive(model)
     assert first == second
     assert conversions == [model]
     assert archives(own_cache) == [first.path]
@@ -76,12 +76,12 @@ def test_the_second_opening_converts_nothing(
 def test_the_second_opening_reads_no_weights(
     own_cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    info = convert.open_archive(model)
-    convert.open_archive(model)
+    info = models.open_archive(model)
+    models.open_archive(model)
     read: list[Path] = []
-    monkeypatch.setattr(cache, "_hash", lambda file: read.append(file) or "0" * 64)
+    monkeypatch.setattr(cache, "sha256_of", lambda file: read.append(file) or "0" * 64)
     monkeypatch.setattr(cache, "check_archive", read.append)
-    assert convert.open_archive(model) == info
+    assert models.open_archive(model) == info
     assert read == []
 
 
@@ -90,7 +90,7 @@ def test_the_same_content_elsewhere_is_not_converted(
     own_cache: Path, model: Path, tmp_path: Path, conversions: list[Path]
 ) -> None:
     shutil.copytree(model, tmp_path / "elsewhere" / "model")
-    assert convert.open_archive(model) == convert.open_archive(tmp_path / "elsewhere" / "model")
+    assert models.open_archive(model) == models.open_archive(tmp_path / "elsewhere" / "model")
     assert conversions == [model]
 
 
@@ -98,21 +98,21 @@ def test_the_same_content_elsewhere_is_not_converted(
 def test_changed_content_is_converted(
     own_cache: Path, model: Path, conversions: list[Path]
 ) -> None:
-    before = convert.open_archive(model)
+    before = models.open_archive(model)
     vocabulary = model / "vocab.txt"
     times = vocabulary.stat()
     content = vocabulary.read_bytes()
     # The same size and the same modification time.
     vocabulary.write_bytes(content.replace("猫\n".encode(), "貓\n".encode()))
     os.utime(vocabulary, ns=(times.st_atime_ns, times.st_mtime_ns))
-    after = convert.open_archive(model)
+    after = models.open_archive(model)
     assert after.path != before.path
     assert after.vocabulary != before.vocabulary
     assert len(conversions) == 2
 
 
 def test_only_the_user_can_read_it(own_cache: Path, model: Path) -> None:
-    info = convert.open_archive(model)
+    info = models.open_archive(model)
     for directory in (own_cache, own_cache / "archives", own_cache / "records"):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE(info.path.stat().st_mode) == 0o600
@@ -123,27 +123,29 @@ def test_only_the_user_can_read_it(own_cache: Path, model: Path) -> None:
 def test_directories_that_others_can_write_to(
     own_cache: Path, model: Path, caplog: pytest.LogCaptureFixture, which: str, mode: int
 ) -> None:
-    planted = convert.open_archive(model).path
+    planted = models.open_archive(model).path
     (own_cache / which).chmod(mode)
     with caplog.at_level(logging.WARNING, logger="cnclip"):
-        info = convert.open_archive(model)
+        info = models.open_archive(model)
     # Records are not needed; an archive is code.
     assert (info.path == planted) == (which == "records")
-    assert ("others can write to it, and archives are code" in caplog.text) == (which != "records")
+    assert ("other users can write to it, and archives contain code" in caplog.text) == (
+        which != "records"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
 @pytest.mark.parametrize("which", [".", "archives"])
 def test_directories_of_others(own_cache: Path, model: Path, which: str) -> None:
-    planted = convert.open_archive(model).path
+    planted = models.open_archive(model).path
     os.chown(own_cache / which, 65534, 65534)
-    assert convert.open_archive(model).path != planted
+    assert models.open_archive(model).path != planted
 
 
 def test_directories_that_others_can_read(own_cache: Path, model: Path) -> None:
-    path = convert.open_archive(model).path
+    path = models.open_archive(model).path
     path.parent.chmod(0o755)
-    assert convert.open_archive(model).path == path
+    assert models.open_archive(model).path == path
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
@@ -151,7 +153,7 @@ def test_the_directories_above_it(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CNCLIP_CACHE", str(tmp_path / "a" / "b"))
-    convert.open_archive(model)
+    models.open_archive(model)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
 
 
@@ -160,8 +162,8 @@ def test_the_directories_above_it(
 def test_a_damaged_archive_is_made_again(
     own_cache: Path, model: Path, conversions: list[Path], damage: str
 ) -> None:
-    archive = convert.open_archive(model).path
-    convert.open_archive(model)
+    archive = models.open_archive(model).path
+    models.open_archive(model)
     good = archive.read_bytes()
     archive.write_bytes(
         {
@@ -171,7 +173,7 @@ def test_a_damaged_archive_is_made_again(
             "another version": good.replace(b'"format": 2', b'"format": 7'),
         }[damage]
     )
-    assert convert.open_archive(model).path == archive
+    assert models.open_archive(model).path == archive
     assert len(conversions) == 2
     pipeline(model=model, device="cpu").forward({"text": "猫"})
     assert len(conversions) == 2
@@ -212,11 +214,11 @@ def test_without_a_usable_cache(
 def test_a_place_for_records_is_not_needed(
     own_cache: Path, model: Path, conversions: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    convert.open_archive(model)
+    models.open_archive(model)
     shutil.rmtree(own_cache / "records")
     (own_cache / "records").touch()
     with caplog.at_level(logging.WARNING, logger="cnclip"):
-        convert.open_archive(model)
+        models.open_archive(model)
     assert conversions == [model]
     assert caplog.text == ""
 
@@ -227,15 +229,15 @@ def test_an_unreadable_source_is_named(
     def refuse(file: Path) -> str:
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(cache, "_hash", refuse)
+    monkeypatch.setattr(cache, "sha256_of", refuse)
     with pytest.raises(CheckpointError, match=r"cannot be read: .*Permission denied.*bin"):
-        convert.open_archive(model)
+        models.open_archive(model)
 
 
 def test_a_failed_conversion_leaves_nothing(own_cache: Path, model: Path) -> None:
     (model / "pytorch_model.bin").write_bytes(b"not weights")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
-        convert.open_archive(model)
+        models.open_archive(model)
     assert archives(own_cache) == []
 
 
@@ -268,7 +270,7 @@ def test_many_processes_at_once(own_cache: Path, model: Path, tmp_path: Path) ->
 
 FULL_DISK = """
 import resource, signal, sys
-import cnclip
+import cnclip.convert
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 try:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import cnclip
+import cnclip.convert
 from cnclip.hub import parse_hub_name
 from tests.support.hub_server import COMMIT, Hub, serve
 

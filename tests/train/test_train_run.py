@@ -20,9 +20,9 @@ torch = pytest.importorskip("torch")
 
 import cnclip  # noqa: E402
 from cnclip.cli import main  # noqa: E402
-from cnclip.convert import read_checkpoint  # noqa: E402
 from cnclip.datasets import write_split  # noqa: E402
 from cnclip.evaluate import retrieval  # noqa: E402
+from cnclip.models import read_checkpoint  # noqa: E402
 from cnclip.train import TrainOptions, finetune  # noqa: E402
 
 SHIPPED = Path(cnclip.__file__).parent / "assets" / "emoji-cn"

@@ -16,9 +16,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cnclip import pipeline  # noqa: E402
-from cnclip.convert import read_checkpoint  # noqa: E402
 from cnclip.modeling.clip import ChineseClip, half_precision_names  # noqa: E402
 from cnclip.modeling.config import ClipConfig, TextConfig, VisionConfig  # noqa: E402
+from cnclip.models import read_checkpoint  # noqa: E402
 from cnclip.train.batch import Pairs, Part  # noqa: E402
 from cnclip.train.distributed import World  # noqa: E402
 from cnclip.train.loss import (  # noqa: E402

@@ -1,0 +1,114 @@
+"""Files and directories that are replaced as a whole, and what identifies a file's content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def replaced_atomically(path: Path, mode: int = 0o666, *, durable: bool = False) -> Iterator[Path]:
+    """A temporary file next to `path`, renamed to it when the block ends without an exception.
+
+    Args:
+        path: The file to create or replace.
+        mode: Its permissions, before the process's umask is applied.
+        durable: Flush the content to the disk before the file is renamed.
+    """
+    temporary = temporary_name(path)
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+    try:
+        yield temporary
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Create or replace a file as a whole, and flush its content to the disk.
+
+    Raises:
+        OSError: the file cannot be written; names `path`.
+    """
+    try:
+        with replaced_atomically(path, durable=True) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def directory_replaced_atomically(path: Path, previous: Path | None = None) -> Iterator[Path]:
+    """A temporary directory next to `path`, renamed to it when the block ends without an exception.
+
+    Args:
+        path: The directory to create. Without `previous` it must be empty or not exist.
+        previous: Where an existing directory is moved first, and then removed. A process that is
+            killed between the two renames leaves it there.
+    """
+    temporary = temporary_name(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if previous is not None and path.exists():
+            path.rename(previous)
+        temporary.rename(path)
+        if previous is not None:
+            remove(previous)
+    finally:
+        remove(temporary)
+
+
+def temporary_name(path: Path) -> Path:
+    """An unused name in the directory of `path`."""
+    return path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove the temporary files and directories that a killed process left next to `path`."""
+    for left_over in path.parent.glob(f".{path.name[:80]}.{'[0-9a-f]' * 8}.tmp"):
+        remove(left_over)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or directory, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def identity_of(file: Path) -> str:
+    """A digest that changes when a file is written or replaced, without reading the file.
+
+    It contains the inode's change time, which programs cannot set back.
+
+    Raises:
+        OSError: the file does not exist.
+    """
+    state = file.stat()
+    parts = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
+    return hashlib.sha256(f"{file.resolve()}\0{parts}".encode(errors="surrogateescape")).hexdigest()

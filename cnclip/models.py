@@ -1,0 +1,166 @@
+"""Opening models: from a name, path or hub id to an archive or a checkpoint.
+
+Only converting a checkpoint, which happens once per model, imports Python's torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import cache
+from .archive import ArchiveInfo, is_archive, read_archive
+from .assets import asset_path
+from .checkpoints.files import Source, find_source
+from .errors import CheckpointError, InputTypeError, ModelNotFoundError
+from .hub import PREFIXES, download, parse_hub_name
+
+if TYPE_CHECKING:
+    from .checkpoints.checkpoint import Checkpoint, Hints
+
+logger = logging.getLogger("cnclip")
+
+SHIPPED_MODELS = {"emoji-cn": asset_path("emoji-cn")}
+
+
+def find_model(
+    name: str | Path, revision: str | None = None, *, local_files_only: bool = False
+) -> Path:
+    """The archive or checkpoint of a model, downloaded from a hub if necessary.
+
+    The name of a shipped model has precedence over a path: write `./emoji-cn` for a folder of that
+    name. A path has precedence over a hub id: write `hf:OWNER/MODEL` or `ms:OWNER/MODEL` for a
+    model on a hub.
+
+    Args:
+        name: The name of a shipped model, a path, or a hub id as for `parse_hub_name`.
+        revision: Branch, tag or commit of a model on a hub; ignored for other models.
+        local_files_only: Use only files of a hub's model that were downloaded before.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        HubError, MissingExtraError: the model cannot be downloaded.
+    """
+    if str(name) in SHIPPED_MODELS:
+        return SHIPPED_MODELS[str(name)]
+    if not isinstance(name, str | os.PathLike):
+        raise InputTypeError(f"model: expected a name or path, got {type(name).__name__}")
+    path = Path(name)
+    try:
+        path = path.expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError):  # a name too long, or of a user who does not exist
+        exists = False
+    hub_name = parse_hub_name(str(name))
+    if hub_name is not None and (str(name)[:3].lower() in PREFIXES or not exists):
+        return download(*hub_name, revision, local_files_only=local_files_only)
+    if not exists:
+        raise ModelNotFoundError(
+            f"no model {str(name)!r}: neither an existing path nor a shipped model "
+            f"({', '.join(SHIPPED_MODELS)}); for a model on a hub write hf:OWNER/MODEL or "
+            "ms:OWNER/MODEL"
+        )
+    return path
+
+
+def open_archive(
+    name: str | Path, revision: str | None = None, *, local_files_only: bool = False
+) -> ArchiveInfo:
+    """The archive of a model. A checkpoint is converted the first time, and then cached.
+
+    Args:
+        name: An archive; a model directory of ModelScope or Hugging Face; a `.pt` file of cn_clip;
+            the name of a shipped model, or a hub id (see `find_model`).
+        revision: Branch, tag or commit of a model on a hub.
+        local_files_only: Use only files of a hub's model that were downloaded before.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        HubError, MissingExtraError: the model cannot be downloaded.
+        ArchiveError: the file is not an archive, or is damaged.
+        CheckpointError: the checkpoint cannot be converted.
+    """
+    path = find_model(name, revision, local_files_only=local_files_only)
+    if is_archive(path):
+        info = read_archive(path)
+        cache.check_once(path)
+        return info
+    source = find_source(path.resolve())
+    origin = origin_of(source)
+
+    def write(output: Path) -> None:
+        from .checkpoints.archive import write_archive
+
+        logger.info("converting %s", source.path)
+        write_archive(read_source(source), output, source.path, origin)
+
+    return read_archive(cache.cached_archive(source.path.name, origin["digest"], write))
+
+
+def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint:
+    """The sizes, weights and vocabulary of a model. Reading an archive runs the code in it.
+
+    Args:
+        name: As for `open_archive`.
+        revision: Branch, tag or commit of a model on a hub.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        HubError, MissingExtraError: the model cannot be downloaded.
+        ArchiveError: the file is not an archive, or is damaged.
+        CheckpointError: the checkpoint cannot be used; names the file or tensor.
+    """
+    from .checkpoints.archive import check_weights, read_archived
+
+    path = find_model(name, revision)
+    if is_archive(path):
+        checkpoint = read_archived(path)
+    else:
+        checkpoint = read_source(find_source(path.resolve()))
+    check_weights(checkpoint, path)
+    return checkpoint
+
+
+def read_source(source: Source, hints: Hints | None = None) -> Checkpoint:
+    """Read a checkpoint with the reader of its format.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used; names the file or tensor.
+    """
+    from .checkpoints.checkpoint import Hints as AllHints
+    from .checkpoints.cn_clip import read_cn_clip
+    from .checkpoints.huggingface import read_huggingface
+    from .checkpoints.modelscope import read_modelscope
+
+    readers: dict[str, Callable[[Source, Hints], Checkpoint]] = {
+        "modelscope": read_modelscope,
+        "cn_clip": read_cn_clip,
+        "huggingface": read_huggingface,
+    }
+    try:
+        return readers[source.format](source, hints or AllHints())
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{source.path}: cannot be read: {error}") from error
+
+
+def origin_of(source: Source) -> dict[str, str]:
+    """What an archive records about its checkpoint: `format`, `name` and `digest`.
+
+    The digest is a SHA-256 of the names and contents of the checkpoint's files.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for file in source.files:
+            digest.update(f"{file.name}\0{cache.remembered_sha256(file)}\n".encode())
+    except OSError as error:
+        raise CheckpointError(f"{source.path}: cannot be read: {error}") from error
+    return {"format": source.format, "name": source.path.name, "digest": digest.hexdigest()}
