@@ -269,9 +269,9 @@ def test_a_source_is_not_written_over(
     for path, output in [(source, source), (source, tmp_path / "link.pt"), (own, own)]:
         if (path, to) != (own, "archive"):  # for another reason
             hints = {} if path == own else HINTS
-            with pytest.raises(InvalidInputError, match="is of the model that is to be converted"):
+            with pytest.raises(InvalidInputError, match="is part of the model to convert"):
                 convert(path, output, to=to, **hints)
-    with pytest.raises(InvalidInputError, match="is of the model that is to be converted"):
+    with pytest.raises(InvalidInputError, match="is part of the model to convert"):
         convert(model, model / "pytorch_model.bin", to=to)
     assert all(path.read_bytes() == content for path, content in before.items())
 
