@@ -24,7 +24,7 @@ help: ## list the targets
 # First what pyproject.toml builds with, torch of one exact version among it, so that nothing later
 # fetches another; then the package, editable, with warnings as errors. A stamp file stands for each.
 
-SOURCES := setup.py $(wildcard csrc/*.c csrc/*.cpp csrc/*.h csrc/*.py)
+SOURCES := setup.py $(shell find csrc -name '*.[ch]*' -o -name '*.py' -o -name '*.mk')
 read_pyproject = $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1))')
 requirements_of = $(call read_pyproject,["project"]["optional-dependencies"]["$(1)"])
 
@@ -78,8 +78,8 @@ test-ui: $(UI)/.installed ## the application in headless Chromium, and the image
 	$(UI)/bin/python -m pytest tests/browser tests/core/test_image.py $(PYTEST_OPTIONS)
 
 # --- The core without Python -----------------------------------------------------------------------
-# KIND chooses how the core and its tests are compiled. The core becomes a library, so that a test
-# takes in only what it calls: none needs libtorch.
+# KIND chooses how the core and its tests are compiled. The core becomes a library, of which a test
+# links only the parts that it calls: none needs libtorch.
 
 KIND := plain
 CLANG ?= $(firstword $(foreach name,clang clang-19 clang-18 clang-17 clang-16 clang-15 clang-14,$(shell command -v $(name))))
@@ -89,57 +89,37 @@ CC_fuzz := $(CLANG)
 OPTIONS_plain := -O1
 OPTIONS_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 OPTIONS_fuzz := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
-C_FLAGS := -std=c11 -g -Wall -Wextra -Wstrict-prototypes -Wshadow -Werror -ffp-contract=off -MMD -MP
+include csrc/flags.mk
 ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
-BASELINE := -march=x86-64-v2
-AVX2 := -mavx2
-AVX512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
-AVX512_VNNI := $(AVX512) -mavx512vnni
-AVX512_BF16 := $(AVX512_VNNI) -mavx512bf16
+isa_flags = $(or $(strip $(foreach isa,$(ISAS),$(if $(filter %_$(isa),$(1)),$(FLAGS_$(isa))))),$(FLAGS_baseline))
 endif
 
 OUT = build/c/$(KIND)
 GENERATED := build/c/generated
-OBJECTS = $(patsubst csrc/%.c,$(OUT)/%.o,$(filter-out csrc/py_%,$(wildcard csrc/*.c)))
+OBJECTS = $(patsubst csrc/%.c,$(OUT)/%.o,$(filter-out csrc/python/%,$(wildcard csrc/*/*.c)))
 C_TESTS = $(patsubst tests/c/%.c,$(OUT)/%,$(wildcard tests/c/test_*.c))
 FUZZERS = $(patsubst tests/fuzz/%.c,$(OUT)/%,$(wildcard tests/fuzz/fuzz_*.c))
-COMPILE = $(CC_$(KIND)) $(C_FLAGS) $(OPTIONS_$(KIND)) -Icsrc -I$(GENERATED)
+COMPILE = $(CC_$(KIND)) $(FLAGS_c) -g -Werror -MMD -MP $(OPTIONS_$(KIND)) -Icsrc -I$(GENERATED)
 
-$(GENERATED)/unicode_tables.h: csrc/generate_unicode_tables.py
+$(GENERATED)/unicode_tables.h: csrc/text/generate_unicode_tables.py
 	@mkdir -p $(@D)
 	@echo '  $(PYTHON): $@'; $(PYTHON) $< $@
 
-$(OUT)/%_avx2.o: csrc/%_avx2.c Makefile | $(GENERATED)/unicode_tables.h
+$(OUT)/%.o: csrc/%.c Makefile csrc/flags.mk | $(GENERATED)/unicode_tables.h
 	@mkdir -p $(@D)
-	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(AVX2) -c $< -o $@
-
-$(OUT)/%_avx512.o: csrc/%_avx512.c Makefile | $(GENERATED)/unicode_tables.h
-	@mkdir -p $(@D)
-	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(AVX512) -c $< -o $@
-
-$(OUT)/%_avx512_vnni.o: csrc/%_avx512_vnni.c Makefile | $(GENERATED)/unicode_tables.h
-	@mkdir -p $(@D)
-	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(AVX512_VNNI) -c $< -o $@
-
-$(OUT)/%_avx512_bf16.o: csrc/%_avx512_bf16.c Makefile | $(GENERATED)/unicode_tables.h
-	@mkdir -p $(@D)
-	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(AVX512_BF16) -c $< -o $@
-
-$(OUT)/%.o: csrc/%.c Makefile | $(GENERATED)/unicode_tables.h
-	@mkdir -p $(@D)
-	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(BASELINE) -c $< -o $@
+	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(call isa_flags,$*) -c $< -o $@
 
 $(OUT)/libcore.a: $(OBJECTS)
 	@rm -f $@
 	@$(AR) rcs $@ $^
 
 $(OUT)/test_%: tests/c/test_%.c $(OUT)/libcore.a
-	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(BASELINE) $< $(OUT)/libcore.a -lm -lpthread -o $@
+	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(isa_flags) $< $(OUT)/libcore.a -lm -lpthread -o $@
 
 $(OUT)/fuzz_%: tests/fuzz/fuzz_%.c $(OUT)/libcore.a
-	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(BASELINE) -fsanitize=fuzzer $< $(OUT)/libcore.a -lm -lpthread -o $@
+	@echo '  $(CC_$(KIND)): $@'; $(COMPILE) $(isa_flags) -fsanitize=fuzzer $< $(OUT)/libcore.a -lm -lpthread -o $@
 
--include $(wildcard build/c/*/*.d)
+-include $(wildcard build/c/*/*.d build/c/*/*/*.d)
 
 run-c: $(C_TESTS)
 	@failed=0; for test in $(C_TESTS); do $$test || failed=1; done; exit $$failed
@@ -189,7 +169,7 @@ fuzz: ## tokenizer, vocabulary and resampling under clang's libFuzzer, FUZZ_SECO
 
 # --- Style and types -------------------------------------------------------------------------------
 
-C_FILES := $(wildcard csrc/*.[ch] csrc/*.cpp tests/c/*.[ch] tests/fuzz/*.[ch])
+C_FILES := $(shell find csrc tests/c tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp')
 
 lint: $(VENV)/.lint ## ruff, clang-format and what `make typing` checks; changes nothing
 	$(BIN)/ruff check .

@@ -1,12 +1,13 @@
-"""Builds the extension cnclip._core: C11 and one C++ file, against the torch that is installed.
+"""Builds the extension cnclip._core from csrc/ against the installed torch.
 
-Everything else about the package stands in pyproject.toml.
+Everything else about the package is in pyproject.toml.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,23 +19,13 @@ CSRC = Path("csrc")
 DEVELOPMENT = os.environ.get("CNCLIP_DEVELOPMENT") == "1"
 SANITIZE = os.environ.get("CNCLIP_SANITIZE", "")
 
-# What CPython looks up; the rest stays inside, so that no other library's symbol of the same name,
-# nor a weak C++ one of libtorch's headers, is shared across the process.
+# The symbol that CPython looks up. All others are hidden, so that none is shared with another
+# library that defines the same name, such as the weak C++ symbols of libtorch's headers.
 EXPORTED = "PyInit__core"
 
-WARNINGS = ["-Wall", "-Wextra"] + (["-Werror"] if DEVELOPMENT else [])
-COMMON_FLAGS = ["-O2", "-g1", "-fvisibility=hidden", "-ffp-contract=off", *WARNINGS]
-C_FLAGS = ["-std=c11", "-Wstrict-prototypes", "-Wshadow"]
-# libtorch's parallel loops are templates: without OpenMP in their compiler they run on one thread.
-CXX_FLAGS = ["-std=c++20"] + (["-fopenmp"] if sys.platform == "linux" else [])
-AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"]
-AVX512_VNNI = [*AVX512, "-mavx512vnni"]
-ISA_FLAGS = {
-    "_avx2": ["-mavx2"],
-    "_avx512": AVX512,
-    "_avx512_vnni": AVX512_VNNI,
-    "_avx512_bf16": [*AVX512_VNNI, "-mavx512bf16"],
-}
+COMMON_FLAGS = ["-O2", "-g1", "-fvisibility=hidden", *(["-Werror"] if DEVELOPMENT else [])]
+# libtorch's parallel loops are templates: compiled without OpenMP, they run on one thread.
+OPENMP_FLAGS = ["-fopenmp"] if sys.platform == "linux" else []
 
 
 def is_x86() -> bool:
@@ -42,15 +33,29 @@ def is_x86() -> bool:
     return platform.machine().lower() in {"x86_64", "amd64"}
 
 
+def read_flags() -> dict[str, list[str]]:
+    """The variables of csrc/flags.mk, which the Makefile includes."""
+    variables: dict[str, str] = {}
+    for line in (CSRC / "flags.mk").read_text(encoding="ascii").splitlines():
+        name, assignment, value = line.partition(" := ")
+        if assignment and not line.startswith("#"):
+            variables[name] = re.sub(r"\$\((\w+)\)", lambda match: variables[match[1]], value)
+    return {name: value.split() for name, value in variables.items()}
+
+
+FLAGS = read_flags()
+
+
 def flags_of(source: str) -> list[str]:
     """Compiler flags for one source file."""
     path = Path(source)
-    flags = [*COMMON_FLAGS, *(CXX_FLAGS if path.suffix == ".cpp" else C_FLAGS)]
+    is_cpp = path.suffix == ".cpp"
+    flags = [*(FLAGS["FLAGS_cpp"] + OPENMP_FLAGS if is_cpp else FLAGS["FLAGS_c"]), *COMMON_FLAGS]
     if SANITIZE:
         flags += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer"]
     if is_x86():
-        suffixes = [flags for suffix, flags in ISA_FLAGS.items() if path.stem.endswith(suffix)]
-        flags += suffixes[0] if suffixes else ["-march=x86-64-v2"]
+        isa = next((isa for isa in FLAGS["ISAS"] if path.stem.endswith(f"_{isa}")), "baseline")
+        flags += FLAGS[f"FLAGS_{isa}"]
     return flags
 
 
@@ -64,7 +69,7 @@ def link_flags(generated: Path) -> list[str]:
 
 
 def openmp_library(directories: list[str]) -> str:
-    """The OpenMP library that torch brings: the shim sets its thread count, the process has one."""
+    """The OpenMP library of torch: the process has only this one, the engine sets its threads."""
     for pattern in ("libgomp*.so*", "libomp*", "libiomp*"):
         for directory in directories:
             for library in sorted(Path(directory).glob(pattern)):
@@ -73,10 +78,10 @@ def openmp_library(directories: list[str]) -> str:
 
 
 class BuildCore(build_ext):
-    """Compiles each file with its own flags, links to the installed torch by a relative rpath."""
+    """Compiles each file with its flags and links to the installed torch by a relative rpath."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Ask torch for its paths and ABI, generate the Unicode tables, then compile and link."""
+        """Generate the Unicode tables, then compile and link with torch's paths and ABI."""
         try:
             import numpy
             import torch
@@ -87,11 +92,15 @@ class BuildCore(build_ext):
         generated = Path(self.build_temp) / "generated"
         generated.mkdir(parents=True, exist_ok=True)
         subprocess.run(
-            [sys.executable, CSRC / "generate_unicode_tables.py", generated / "unicode_tables.h"],
+            [
+                sys.executable,
+                CSRC / "text" / "generate_unicode_tables.py",
+                generated / "unicode_tables.h",
+            ],
             check=True,
         )
         ext.include_dirs = [str(CSRC), str(generated)]
-        # Other projects' headers are not held to our warnings.
+        # Warnings in the headers of other projects are ignored.
         system = [numpy.get_include(), *cpp_extension.include_paths()]
         ext.extra_compile_args = [part for path in system for part in ("-isystem", path)]
         ext.extra_compile_args += [
@@ -116,29 +125,29 @@ class BuildCore(build_ext):
             self.compiler._compile = compile_one
 
     def run(self) -> None:
-        """Build, and record the torch that was built against for the check at import."""
+        """Build, and record the version of torch for the check at import."""
         super().run()
         import torch
 
         major, minor = torch.__version__.split(".")[:2]
         package = Path("." if self.inplace or self.editable_mode else self.build_lib) / "cnclip"
         (package / "_built_with.py").write_text(
-            '"""Written by setup.py: what the extension was compiled against."""\n\n'
+            '"""Written by setup.py: the torch version that the extension requires."""\n\n'
             f'TORCH = "{major}.{minor}"\n'
         )
 
 
-def sources() -> list[str]:
-    """Every C and C++ file of csrc/, in a fixed order."""
-    return sorted(str(path) for path in [*CSRC.glob("*.c"), *CSRC.glob("*.cpp")])
+def files_of(*suffixes: str) -> list[str]:
+    """The files of csrc/ with one of the suffixes, sorted."""
+    return sorted(str(path) for path in CSRC.rglob("*") if path.suffix in suffixes)
 
 
 setup(
     ext_modules=[
         Extension(
             "cnclip._core",
-            sources(),
-            depends=sorted(str(path) for path in CSRC.glob("*.h")),
+            files_of(".c", ".cpp"),
+            depends=files_of(".h", ".hpp", ".mk"),
         )
     ],
     cmdclass={"build_ext": BuildCore},

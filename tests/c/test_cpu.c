@@ -1,6 +1,6 @@
 #define _POSIX_C_SOURCE 200112L /* setenv */
 
-#include "cpu.h"
+#include "base/cpu.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-#include "linear.h"
+#include "kernels/linear.h"
 
 #include <math.h>
 #include <stdint.h>

@@ -1,10 +1,10 @@
-#include "normalize.h"
+#include "image/normalize.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
-#include "image.h"
+#include "image/image.h"
 
 static const float mean[3] = {0.48145466f, 0.4578275f, 0.40821073f};
 static const float deviation[3] = {0.26862954f, 0.26130258f, 0.27577711f};

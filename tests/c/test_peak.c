@@ -1,10 +1,10 @@
-#include "peak.h"
+#include "kernels/peak.h"
 
 #include <math.h>
 #include <string.h>
 
+#include "base/cpu.h"
 #include "check.h"
-#include "cpu.h"
 
 static void test_names(void) {
   CHECK(strcmp(cnclip_peak_name(CNCLIP_PEAK_FP32), "fp32") == 0);

@@ -1,10 +1,10 @@
-#include "resample.h"
+#include "image/resample.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
-#include "image.h"
+#include "image/image.h"
 
 static const int32_t one = 1 << CNCLIP_RESAMPLE_PRECISION_BITS;
 

@@ -1,6 +1,6 @@
 /* Texts to ids, each rule by itself. The vocabulary gives every id a name, so that a case reads as
  * the words it should come to. */
-#include "tokenizer.h"
+#include "text/tokenizer.h"
 
 #include <stdbool.h>
 #include <stdlib.h>

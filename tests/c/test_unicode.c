@@ -1,5 +1,5 @@
 /* Properties of code points, by examples that hold in every version of Unicode since 9. */
-#include "unicode.h"
+#include "text/unicode.h"
 
 #include <stdbool.h>
 

@@ -1,5 +1,5 @@
 /* How a vocabulary file is read, and what longest match finds in it. */
-#include "vocab.h"
+#include "text/vocab.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -45,10 +45,10 @@ static bool refuses(const char *text, size_t size, const char *because) {
 
 static void test_specials(void) {
   cnclip_vocab *vocab = READ("a\n[SEP]\n[CLS]\n[UNK]\n[PAD]");
-  CHECK(cnclip_vocab_pad(vocab) == 4);
-  CHECK(cnclip_vocab_unknown(vocab) == 3);
-  CHECK(cnclip_vocab_classify(vocab) == 2);
-  CHECK(cnclip_vocab_separate(vocab) == 1);
+  CHECK(cnclip_vocab_pad_id(vocab) == 4);
+  CHECK(cnclip_vocab_unk_id(vocab) == 3);
+  CHECK(cnclip_vocab_cls_id(vocab) == 2);
+  CHECK(cnclip_vocab_sep_id(vocab) == 1);
   CHECK(cnclip_vocab_size(vocab) == 5);
   CHECK(cnclip_vocab_largest_id(vocab) == 4);
   cnclip_vocab_free(vocab);
@@ -98,7 +98,7 @@ static void test_duplicates(void) {
   cnclip_vocab *vocab = READ(SPECIALS "a\nb\n a\n[PAD]\nb\nb\n");
   CHECK(find(vocab, "a", false) == 6);
   CHECK(find(vocab, "b", false) == 9);
-  CHECK(cnclip_vocab_pad(vocab) == 7);
+  CHECK(cnclip_vocab_pad_id(vocab) == 7);
   cnclip_vocab_free(vocab);
 }
 

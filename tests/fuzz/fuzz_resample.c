@@ -1,11 +1,11 @@
 /* libFuzzer: an image of fuzzed size, strides, offset and pixels. Every instruction set that this
  * machine has must give the serial answer, and read nothing outside the image. Built with clang
- * -fsanitize=fuzzer,address,undefined from this file and the image files of csrc/. */
+ * -fsanitize=fuzzer,address,undefined from this file and csrc/image. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "image.h"
+#include "image/image.h"
 
 enum { MAX_RESOLUTION = 40 };
 

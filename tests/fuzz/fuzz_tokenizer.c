@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tokenizer.h"
-#include "vocab.h"
+#include "text/tokenizer.h"
+#include "text/vocab.h"
 
 enum { LENGTH_LIMIT = 4096 };
 
@@ -54,11 +54,11 @@ static size_t encode_whole(cnclip_text text, size_t context_length, int64_t *ids
   cnclip_tokenizer_encode(vocab, text, context_length, ids, &written, &full);
   require(written >= 2 && written <= context_length);
   require(written == (full < context_length ? full : context_length));
-  require(ids[0] == cnclip_vocab_classify(vocab));
-  require(ids[written - 1] == cnclip_vocab_separate(vocab));
+  require(ids[0] == cnclip_vocab_cls_id(vocab));
+  require(ids[written - 1] == cnclip_vocab_sep_id(vocab));
   for (size_t i = 1; i + 1 < written; i++) {
     require(ids[i] >= 0 && ids[i] <= cnclip_vocab_largest_id(vocab));
-    require(ids[i] != cnclip_vocab_classify(vocab) && ids[i] != cnclip_vocab_separate(vocab));
+    require(ids[i] != cnclip_vocab_cls_id(vocab) && ids[i] != cnclip_vocab_sep_id(vocab));
   }
   for (size_t i = written; i < context_length; i++) require(ids[i] == 0);
   require(ids[context_length] == -1);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vocab.h"
+#include "text/vocab.h"
 
 static const char specials[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n";
 
@@ -16,10 +16,10 @@ static void require(int condition) {
 static void check_specials(const cnclip_vocab *vocab) {
   int32_t largest = cnclip_vocab_largest_id(vocab);
   require(largest < cnclip_vocab_size(vocab));
-  require(cnclip_vocab_pad(vocab) >= 0 && cnclip_vocab_pad(vocab) <= largest);
-  require(cnclip_vocab_unknown(vocab) >= 0 && cnclip_vocab_unknown(vocab) <= largest);
-  require(cnclip_vocab_classify(vocab) >= 0 && cnclip_vocab_classify(vocab) <= largest);
-  require(cnclip_vocab_separate(vocab) >= 0 && cnclip_vocab_separate(vocab) <= largest);
+  require(cnclip_vocab_pad_id(vocab) >= 0 && cnclip_vocab_pad_id(vocab) <= largest);
+  require(cnclip_vocab_unk_id(vocab) >= 0 && cnclip_vocab_unk_id(vocab) <= largest);
+  require(cnclip_vocab_cls_id(vocab) >= 0 && cnclip_vocab_cls_id(vocab) <= largest);
+  require(cnclip_vocab_sep_id(vocab) >= 0 && cnclip_vocab_sep_id(vocab) <= largest);
 }
 
 /* The match itself matches as a whole, and nothing longer does. With "##" before it, a match

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXTENSION = Path(_core.__file__)
 READMES = ("README.md", "README.zh-CN.md")
 # What a working copy holds and no distribution may.
-LITTER = ("cnclip/left.so", "cnclip/cli/left.pyc", "cnclip/__pycache__/left.py", "csrc/left.o")
+LITTER = ("cnclip/left.so", "cnclip/cli/left.pyc", "cnclip/__pycache__/left.py", "csrc/base/left.o")
 
 needs_elf = pytest.mark.skipif(sys.platform != "linux", reason="readelf and nm read ELF files")
 
@@ -68,19 +68,24 @@ def test_nothing_but_the_module_is_exported() -> None:
     assert [line.split()[-1] for line in symbols] == ["PyInit__core"]
 
 
-def test_one_file_is_cpp_and_alone_includes_torch() -> None:
-    sources = [path for path in (ROOT / "csrc").iterdir() if path.suffix in {".c", ".cpp", ".h"}]
-    assert [path.name for path in sources if path.suffix == ".cpp"] == ["torch_shim.cpp"]
-    including = re.compile(r"^\s*#\s*include\s*[<\"](?:torch|ATen|c10|caffe2)/", re.MULTILINE)
-    assert [p.name for p in sources if including.search(p.read_text())] == ["torch_shim.cpp"]
-    python = re.compile(r"^\s*#\s*include\s*[<\"](?:Python\.h|numpy/)", re.MULTILINE)
-    rim = {path.name for path in sources if python.search(path.read_text())}
-    assert rim and all(name.startswith("py_") for name in rim)
+def test_torch_and_python_headers_are_included_in_one_folder_each() -> None:
+    csrc = ROOT / "csrc"
+    suffixes = {".c", ".cpp", ".h", ".hpp"}
+    sources = [path for path in csrc.rglob("*") if path.suffix in suffixes]
+
+    def folders_including(names: str) -> set[Path]:
+        including = re.compile(rf"^\s*#\s*include\s*[<\"](?:{names})", re.MULTILINE)
+        return {path.parent for path in sources if including.search(path.read_text())}
+
+    torch = {csrc / "engine" / "torch"}
+    assert {path.parent for path in sources if path.suffix in {".cpp", ".hpp"}} == torch
+    assert folders_including("torch/|ATen/|c10/|caffe2/") == torch
+    assert folders_including(r"Python\.h|numpy/") == {csrc / "python"}
 
 
 def test_shim_header_is_c11(tmp_path: Path) -> None:
     source = tmp_path / "header.c"
-    source.write_text('#include "torch_shim.h"\nint used(void) { return CNCLIP_OK; }\n')
+    source.write_text('#include "engine/torch/torch_shim.h"\nint used(void) { return CNCLIP_OK; }\n')
     flags = ["-std=c11", "-Wall", "-Wextra", "-Wstrict-prototypes", "-Werror", "-fsyntax-only"]
     output_of(os.environ.get("CC", "cc"), *flags, f"-I{ROOT / 'csrc'}", source)
 
@@ -126,8 +131,8 @@ def test_sdist_holds_the_sources_and_nothing_else(sdist: Path) -> None:
         names = {m.name.partition("/")[2] for m in file.getmembers() if m.isfile()}
     sources = {
         path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "csrc").iterdir()
-        if path.suffix in {".c", ".cpp", ".h", ".md", ".py"}
+        for path in (ROOT / "csrc").rglob("*")
+        if path.suffix in {".c", ".cpp", ".h", ".hpp", ".md", ".mk", ".py"}
     }
     top = {"pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "CHANGELOG.md", *READMES}
     made = {name for name in names if name in {"PKG-INFO", "setup.cfg"} or ".egg-info/" in name}

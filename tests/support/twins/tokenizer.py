@@ -1,6 +1,6 @@
 """The tokenizer once more, slowly, in Python's own words for each step.
 
-Where `csrc/tokenizer.c` decides everything in one pass, this goes step by step, and leaves every
+Where `csrc/text/tokenizer.c` decides everything in one pass, this goes step by step, and leaves every
 question about a character to `str` and `unicodedata`.
 """
 

@@ -1,0 +1,99 @@
+#include "base/cpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const names[CNCLIP_ISA_COUNT] = {
+    [CNCLIP_ISA_SERIAL] = "serial",           [CNCLIP_ISA_AVX2] = "avx2",
+    [CNCLIP_ISA_AVX512] = "avx512",           [CNCLIP_ISA_AVX512_VNNI] = "avx512_vnni",
+    [CNCLIP_ISA_AVX512_BF16] = "avx512_bf16",
+};
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct {
+  unsigned eax, ebx, ecx, edx;
+} cpuid_answer;
+
+static cpuid_answer cpuid(unsigned leaf, unsigned subleaf) {
+  cpuid_answer answer = {0};
+  if (!__get_cpuid_count(leaf, subleaf, &answer.eax, &answer.ebx, &answer.ecx, &answer.edx)) {
+    return (cpuid_answer){0};
+  }
+  return answer;
+}
+
+static bool has_bits(unsigned value, unsigned wanted) {
+  return (value & wanted) == wanted;
+}
+
+/* XCR0: which registers the operating system saves on a context switch. */
+static unsigned saved_registers(void) {
+  const unsigned osxsave = 1u << 27;
+  if (!has_bits(cpuid(1, 0).ecx, osxsave)) return 0;
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+static cnclip_isa best_supported(void) {
+  const unsigned ymm = 0x6, zmm = 0xe6;
+  const unsigned avx2 = 1u << 5, f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
+  const unsigned vnni = 1u << 11, bf16 = 1u << 5, fma = 1u << 12, f16c = 1u << 29;
+  const unsigned saved = saved_registers();
+  const cpuid_answer features = cpuid(7, 0);
+  if (!has_bits(features.ebx, avx2) || !has_bits(saved, ymm)) return CNCLIP_ISA_SERIAL;
+  if (!has_bits(features.ebx, f | dq | bw | vl) || !has_bits(saved, zmm) ||
+      !has_bits(cpuid(1, 0).ecx, fma | f16c)) {
+    return CNCLIP_ISA_AVX2;
+  }
+  if (!has_bits(features.ecx, vnni)) return CNCLIP_ISA_AVX512;
+  return has_bits(cpuid(7, 1).eax, bf16) ? CNCLIP_ISA_AVX512_BF16 : CNCLIP_ISA_AVX512_VNNI;
+}
+#else
+static cnclip_isa best_supported(void) {
+  return CNCLIP_ISA_SERIAL;
+}
+#endif
+
+const char *cnclip_isa_name(cnclip_isa isa) {
+  return names[isa];
+}
+
+int cnclip_isa_supported(cnclip_isa isa) {
+  return (int)isa >= 0 && isa < CNCLIP_ISA_COUNT && isa <= best_supported();
+}
+
+static cnclip_status unknown_name(const char *name, cnclip_error *error) {
+  char known[128] = "";
+  size_t length = 0;
+  for (int isa = 0; isa < CNCLIP_ISA_COUNT && length < sizeof known; isa++) {
+    length += (size_t)snprintf(known + length, sizeof known - length, "%s%s", isa ? ", " : "",
+                               names[isa]);
+  }
+  return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT,
+                          "CNCLIP_FORCE_ISA=%.64s: no such instruction set; known: %s", name,
+                          known);
+}
+
+cnclip_status cnclip_isa_choose(cnclip_isa *ret_isa, cnclip_error *error) {
+  const char *forced = getenv("CNCLIP_FORCE_ISA");
+  if (forced == NULL || forced[0] == '\0') {
+    *ret_isa = best_supported();
+    return CNCLIP_OK;
+  }
+  for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
+    if (strcmp(forced, names[isa]) != 0) continue;
+    if (!cnclip_isa_supported((cnclip_isa)isa)) {
+      return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT,
+                              "CNCLIP_FORCE_ISA=%s: this processor does not have it", forced);
+    }
+    *ret_isa = (cnclip_isa)isa;
+    return CNCLIP_OK;
+  }
+  return unknown_name(forced, error);
+}

@@ -1,0 +1,40 @@
+/* What this processor can run.
+ *
+ * Kernels exist once per instruction set; a kernel table (cnclip_image_kernels_get) is chosen by
+ * the value that this module answers. CNCLIP_FORCE_ISA in the environment chooses a lower one. */
+#ifndef CNCLIP_CPU_H
+#define CNCLIP_CPU_H
+
+#include "base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Each includes those before it. */
+typedef enum {
+  CNCLIP_ISA_SERIAL = 0, /* plain C, every platform */
+  CNCLIP_ISA_AVX2,       /* x86-64 with AVX2, and an operating system that saves its registers */
+  CNCLIP_ISA_AVX512,     /* and AVX-512 F, BW, DQ, VL */
+  CNCLIP_ISA_AVX512_VNNI,
+  CNCLIP_ISA_AVX512_BF16, /* VNNI and BF16: every processor that has BF16 has VNNI */
+  CNCLIP_ISA_COUNT,
+} cnclip_isa;
+
+/* "serial", "avx2", "avx512", "avx512_vnni", "avx512_bf16": the names that CNCLIP_FORCE_ISA takes.
+ * Borrowed, static. */
+const char *cnclip_isa_name(cnclip_isa isa);
+
+/* Whether this machine can run kernels of `isa`. Thread-safe. */
+int cnclip_isa_supported(cnclip_isa isa);
+
+/* The best supported one or, if CNCLIP_FORCE_ISA is set and not empty, the one it names. A name
+ * that does not exist, or that this machine cannot run, is CNCLIP_ERROR_ARGUMENT. Reads the
+ * environment at each call, so call it once per object. */
+cnclip_status cnclip_isa_choose(cnclip_isa *ret_isa, cnclip_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

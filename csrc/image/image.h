@@ -1,0 +1,75 @@
+/* An image's pixels to the tensor that the vision tower takes: bicubic resampling to r x r, then
+ * scaling and normalising. Equal to the bit to Pillow 13's Image.resize((r, r), BICUBIC) on an RGB
+ * image, torchvision's ToTensor and Normalize. (Before 13 Pillow resampled rows before columns
+ * always; now an image that loses twice as many rows as columns has its columns done first.) */
+#ifndef CNCLIP_IMAGE_H
+#define CNCLIP_IMAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cpu.h"
+#include "base/status.h"
+#include "image/normalize.h"
+#include "image/resample.h"
+
+/* What one instruction set brings to this module. */
+typedef struct {
+  cnclip_resample_widen *widen;
+  cnclip_resample_horizontal *horizontal;
+  cnclip_resample_vertical *vertical;
+  cnclip_normalize *normalize;
+} cnclip_image_kernels;
+
+/* The kernels of `isa`, or of the best set below it that has some. Borrowed, static; NULL for a
+ * number that is no set. That the machine can run them is the caller's to ask
+ * (cnclip_isa_supported). */
+const cnclip_image_kernels *cnclip_image_kernels_get(cnclip_isa isa);
+
+/* Writes row y of an image to `output`, four bytes a pixel, the fourth of any value. Asked for
+ * each row at most once, in rising order. It cannot fail: one that has nothing to write leaves the
+ * output alone, and says so to the caller in its own way. */
+typedef void cnclip_image_read_row(void *context, int y, uint8_t *output);
+
+/* Red, green and blue bytes of pixel (x, y) stand at
+ *   pixels + y * row_stride + x * pixel_stride + {0, 1, 2} * channel_stride
+ * or, where they do not stand in one place, are asked for by rows.
+ * Borrowed; strides may be negative or 0. */
+typedef struct {
+  const uint8_t *pixels;
+  int width, height;
+  ptrdiff_t row_stride, pixel_stride, channel_stride;
+  bool four_bytes; /* pixel_stride is 4, channel_stride 1, and the fourth byte of every pixel may be
+                      read (its value does not matter): how Pillow stores RGB */
+  cnclip_image_read_row *read_row; /* not NULL: in place of pixels and strides */
+  void *context;                   /* read_row's */
+} cnclip_image;
+
+typedef struct cnclip_image_processor cnclip_image_processor;
+
+enum { CNCLIP_IMAGE_MAX_RESOLUTION = 4096 };
+
+/* resolution: 1 to CNCLIP_IMAGE_MAX_RESOLUTION pixels a side. mean, standard_deviation: per
+ * channel, of pixels scaled to 0..1. isa: from cnclip_isa_choose. Immutable once made, so threads
+ * may share it. New object in *ret_processor, freed with cnclip_image_processor_free.
+ * CNCLIP_ERROR_ARGUMENT for a resolution out of range, a mean that is not finite, a standard
+ * deviation that is not positive and finite, or an instruction set that this machine or this build
+ * lacks; CNCLIP_ERROR_MEMORY. */
+cnclip_status cnclip_image_processor_new(int resolution, const float mean[3],
+                                         const float standard_deviation[3], cnclip_isa isa,
+                                         cnclip_image_processor **ret_processor,
+                                         cnclip_error *error);
+void cnclip_image_processor_free(cnclip_image_processor *processor); /* NULL is allowed */
+
+int cnclip_image_processor_resolution(const cnclip_image_processor *processor);
+
+/* Writes float32 [3, r, r] to the caller's `tensor`. Working memory, for an image of h x w that is
+ * larger than r: two filters, 16 bytes for each of h and w; the rows of one vertical window, at
+ * most about 16 * h bytes or, where columns come first and the image is not stored in four bytes,
+ * 16 * h * w / r; a few rows.
+ * CNCLIP_ERROR_ARGUMENT for an image without pixels; CNCLIP_ERROR_MEMORY. */
+cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
+                                   const cnclip_image *image, float *tensor, cnclip_error *error);
+
+#endif

@@ -1,0 +1,20 @@
+#include "kernels/peak.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+/* Written as assembly for the reason given in peak_avx512.c, and because these files are compiled
+ * without FMA, so that no kernel's rounding changes. */
+void cnclip_peak_fp32_avx2(size_t rounds) {
+  __m256 sums[CNCLIP_PEAK_ACCUMULATORS] = {0};
+  const __m256 half = _mm256_set1_ps(0.5f);
+  for (size_t i = 0; i < rounds; i++) {
+#pragma GCC unroll 12
+    for (int k = 0; k < CNCLIP_PEAK_ACCUMULATORS; k++) {
+      __asm__ volatile("vfmadd231ps %1, %1, %0" : "+x"(sums[k]) : "x"(half));
+    }
+  }
+}
+
+#endif

@@ -1,0 +1,136 @@
+/* _core.ImageProcessor: images to the pixels that the vision tower takes. */
+#include <stdio.h>
+
+#include "python/py_borrow.h"
+#include "python/py_types.h"
+
+static PyObject *processor_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
+  static char *names[] = {"resolution", "mean", "std", NULL};
+  const cnclip_state *state = cnclip_state_of(type);
+  float mean[3] = {0.48145466f, 0.4578275f, 0.40821073f};
+  float deviation[3] = {0.26862954f, 0.26130258f, 0.27577711f};
+  PyObject *mean_object = NULL, *deviation_object = NULL;
+  int resolution;
+  cnclip_isa isa;
+  cnclip_error error;
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "i|OO:ImageProcessor", names, &resolution,
+                                   &mean_object, &deviation_object)) {
+    return NULL;
+  }
+  if (mean_object != NULL && !cnclip_read_three_floats(mean_object, "mean", mean)) return NULL;
+  if (deviation_object != NULL && !cnclip_read_three_floats(deviation_object, "std", deviation)) {
+    return NULL;
+  }
+  cnclip_py_image_processor *self = (cnclip_py_image_processor *)type->tp_alloc(type, 0);
+  if (self == NULL) return NULL;
+  cnclip_status status = cnclip_isa_choose(&isa, &error);
+  if (status == CNCLIP_OK) {
+    self->isa = isa;
+    status = cnclip_image_processor_new(resolution, mean, deviation, isa, &self->processor, &error);
+  }
+  if (status != CNCLIP_OK) {
+    cnclip_raise(state, &error, NULL);
+    Py_CLEAR(self);
+  }
+  return (PyObject *)self;
+}
+
+static void processor_dealloc(PyObject *object) {
+  PyTypeObject *type = Py_TYPE(object);
+  cnclip_image_processor_free(((cnclip_py_image_processor *)object)->processor);
+  type->tp_free(object);
+  Py_DECREF(type);
+}
+
+PyDoc_STRVAR(process_doc,
+             "process($self, images, /, out=None)\n--\n\n"
+             "Images of mode RGB and uint8 arrays [h, w, 3] to float32 [n, 3, r, r], written to\n"
+             "`out` if it is given.");
+
+/* The array for `count` images: a new reference to `out`, or a new array where that is None. */
+static PyObject *output_array(const cnclip_state *state, PyObject *out, Py_ssize_t count,
+                              Py_ssize_t resolution, float **ret_tensors) {
+  const Py_ssize_t shape[] = {count, 3, resolution, resolution};
+  if (out == Py_None) return cnclip_new_float_array(4, shape, ret_tensors);
+  *ret_tensors = cnclip_borrow_output(state, out, count, resolution);
+  return *ret_tensors == NULL ? NULL : Py_NewRef(out);
+}
+
+static PyObject *processor_process(PyObject *object, PyObject *arguments, PyObject *keywords) {
+  static char *names[] = {"", "out", NULL};
+  const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
+  const cnclip_image_processor *processor = ((cnclip_py_image_processor *)object)->processor;
+  const Py_ssize_t resolution = cnclip_image_processor_resolution(processor);
+  PyObject *sequence, *out = Py_None, *result = NULL;
+  cnclip_borrowed_images images = {0};
+  cnclip_status status = CNCLIP_OK;
+  cnclip_error error;
+  Py_ssize_t i = 0;
+  float *tensors;
+
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|O:process", names, &sequence, &out)) {
+    return NULL;
+  }
+  if (!cnclip_borrow_images(state, sequence, &images)) goto done;
+  result = output_array(state, out, images.count, resolution, &tensors);
+  if (result == NULL) goto done;
+
+  Py_BEGIN_ALLOW_THREADS
+  for (; i < images.count; i++) {
+    status = cnclip_image_process(processor, &images.images[i],
+                                  tensors + i * 3 * resolution * resolution, &error);
+    if (status != CNCLIP_OK) break;
+  }
+  Py_END_ALLOW_THREADS
+  if (status != CNCLIP_OK) {
+    char prefix[40];
+    snprintf(prefix, sizeof prefix, "img[%zd]", i);
+    cnclip_raise(state, &error, prefix);
+  }
+  if (PyErr_Occurred()) Py_CLEAR(result); /* perhaps of cnclip_borrow_images' images */
+
+done:
+  cnclip_release_images(&images);
+  return result;
+}
+
+static PyObject *get_resolution(PyObject *object, void *closure) {
+  (void)closure;
+  return PyLong_FromLong(
+      cnclip_image_processor_resolution(((cnclip_py_image_processor *)object)->processor));
+}
+
+static PyObject *get_isa(PyObject *object, void *closure) {
+  (void)closure;
+  return PyUnicode_FromString(cnclip_isa_name(((cnclip_py_image_processor *)object)->isa));
+}
+
+static PyGetSetDef getters[] = {
+    {"resolution", get_resolution, NULL, "Pixels a side of the result.", NULL},
+    {"isa", get_isa, NULL, "Instruction set of the kernels, see CNCLIP_FORCE_ISA.", NULL},
+    {0},
+};
+
+static PyMethodDef methods[] = {
+    {"process", (PyCFunction)(void (*)(void))processor_process, METH_VARARGS | METH_KEYWORDS,
+     process_doc},
+    {0},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc,
+     "ImageProcessor(resolution, mean=..., std=...)\n--\n\n"
+     "Pillow's bicubic resampling, scaling and normalising; mean and std default to CLIP's."},
+    {Py_tp_new, processor_new},
+    {Py_tp_dealloc, processor_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, getters},
+    {0},
+};
+
+PyType_Spec cnclip_image_processor_spec = {
+    .name = "cnclip._core.ImageProcessor",
+    .basicsize = sizeof(cnclip_py_image_processor),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = slots,
+};

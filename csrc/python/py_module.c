@@ -1,0 +1,157 @@
+/* The extension module cnclip._core: state, errors, types. */
+#include <math.h>
+
+#include "engine/torch/torch_shim.h"
+#include "kernels/peak.h"
+#include "python/py_borrow.h"
+
+cnclip_state *cnclip_state_of(PyTypeObject *type) {
+  return PyType_GetModuleState(type);
+}
+
+void cnclip_raise(const cnclip_state *state, const cnclip_error *error, const char *prefix) {
+  if (error->code == CNCLIP_ERROR_INTERRUPTED) return;
+  PyObject *exception = state->exceptions[error->code];
+  if (exception == NULL) exception = PyExc_MemoryError;
+  /* A message may quote bytes of a path that are not UTF-8. */
+  PyObject *message =
+      PyUnicode_DecodeUTF8(error->message, (Py_ssize_t)strlen(error->message), "replace");
+  if (message == NULL) return;
+  if (prefix != NULL) {
+    PyErr_Format(exception, "%s: %U", prefix, message);
+  } else {
+    PyErr_SetObject(exception, message);
+  }
+  Py_DECREF(message);
+}
+
+static int load_exceptions(cnclip_state *state) {
+  static const struct {
+    cnclip_status status;
+    const char *name;
+  } classes[] = {
+      {CNCLIP_ERROR_ARGUMENT, "InvalidInputError"}, {CNCLIP_ERROR_VOCABULARY, "VocabularyError"},
+      {CNCLIP_ERROR_ARCHIVE, "ArchiveError"},       {CNCLIP_ERROR_DEVICE, "DeviceError"},
+      {CNCLIP_ERROR_MODEL, "ModelRunError"},        {CNCLIP_ERROR_FORKED, "ForkedProcessError"},
+  };
+  PyObject *errors = PyImport_ImportModule("cnclip.errors");
+  if (errors == NULL) return 0;
+  int complete =
+      (state->input_type_error = PyObject_GetAttrString(errors, "InputTypeError")) != NULL;
+  for (size_t i = 0; complete && i < sizeof classes / sizeof classes[0]; i++) {
+    PyObject *exception = PyObject_GetAttrString(errors, classes[i].name);
+    state->exceptions[classes[i].status] = exception;
+    complete = exception != NULL;
+  }
+  Py_DECREF(errors);
+  return complete;
+}
+
+static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type) {
+  *ret_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+  return *ret_type != NULL && PyModule_AddType(module, *ret_type) == 0;
+}
+
+static int module_exec(PyObject *module) {
+  cnclip_state *state = PyModule_GetState(module);
+  if (!cnclip_import_numpy() || !load_exceptions(state)) return -1;
+  if (!add_type(module, &cnclip_tokenizer_spec, &state->tokenizer_type)) return -1;
+  if (!add_type(module, &cnclip_image_processor_spec, &state->image_processor_type)) return -1;
+  if (!add_type(module, &cnclip_encoder_spec, &state->encoder_type)) return -1;
+  return 0;
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
+  cnclip_state *state = PyModule_GetState(module);
+  Py_VISIT(state->tokenizer_type);
+  Py_VISIT(state->image_processor_type);
+  Py_VISIT(state->encoder_type);
+  Py_VISIT(state->input_type_error);
+  for (size_t i = 0; i < sizeof state->exceptions / sizeof state->exceptions[0]; i++) {
+    Py_VISIT(state->exceptions[i]);
+  }
+  return 0;
+}
+
+static int module_clear(PyObject *module) {
+  cnclip_state *state = PyModule_GetState(module);
+  Py_CLEAR(state->tokenizer_type);
+  Py_CLEAR(state->image_processor_type);
+  Py_CLEAR(state->encoder_type);
+  Py_CLEAR(state->input_type_error);
+  for (size_t i = 0; i < sizeof state->exceptions / sizeof state->exceptions[0]; i++) {
+    Py_CLEAR(state->exceptions[i]);
+  }
+  return 0;
+}
+
+static PyObject *cuda_count(PyObject *module, PyObject *unused) {
+  (void)module;
+  (void)unused;
+  return PyLong_FromLong(cnclip_torch_cuda_count());
+}
+
+static PyObject *check_precision(PyObject *module, PyObject *arguments) {
+  const char *device, *precision;
+  cnclip_error error;
+  if (!PyArg_ParseTuple(arguments, "ss:check_precision", &device, &precision)) return NULL;
+  if (cnclip_torch_check_precision(device, precision, &error) == CNCLIP_OK) Py_RETURN_NONE;
+  cnclip_raise(PyModule_GetState(module), &error, NULL);
+  return NULL;
+}
+
+static PyObject *measure_peak(PyObject *module, PyObject *arguments) {
+  const cnclip_state *state = PyModule_GetState(module);
+  const char *name;
+  double seconds, rate;
+  if (!PyArg_ParseTuple(arguments, "sd:measure_peak", &name, &seconds)) return NULL;
+  int precision = 0;
+  while (precision < CNCLIP_PEAK_COUNT && strcmp(name, cnclip_peak_name(precision)) != 0) {
+    precision++;
+  }
+  if (precision == CNCLIP_PEAK_COUNT) {
+    return PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                        "precision: expected 'fp32', 'bf16' or 'int8', got '%.100s'", name);
+  }
+  if (!isfinite(seconds) || seconds <= 0 || seconds > 60) {
+    return PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                        "seconds: expected more than 0 and at most 60");
+  }
+  Py_BEGIN_ALLOW_THREADS;
+  rate = cnclip_peak_measure(precision, seconds);
+  Py_END_ALLOW_THREADS;
+  if (rate == 0) Py_RETURN_NONE;
+  return PyFloat_FromDouble(rate);
+}
+
+static PyMethodDef module_methods[] = {
+    {"cuda_count", cuda_count, METH_NOARGS,
+     "cuda_count()\n--\n\nCUDA devices that libtorch sees; 0 where its CUDA library is not "
+     "loaded."},
+    {"check_precision", check_precision, METH_VARARGS,
+     "check_precision(device, precision, /)\n--\n\nRaises DeviceError where the device does not "
+     "compute in the precision."},
+    {"measure_peak", measure_peak, METH_VARARGS,
+     "measure_peak(precision, seconds, /)\n--\n\nOperations a second that one thread computes in "
+     "registers, a multiply-add counted as two; None where the machine has no instruction for it."},
+    {0},
+};
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0}};
+
+static struct PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "cnclip._core",
+    .m_doc = "The C core of cnclip. Not a public interface: use cnclip.pipelines.",
+    .m_size = sizeof(cnclip_state),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+};
+
+PyMODINIT_FUNC PyInit__core(void);
+
+PyMODINIT_FUNC PyInit__core(void) {
+  return PyModuleDef_Init(&module_definition);
+}

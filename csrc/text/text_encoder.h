@@ -1,0 +1,35 @@
+/* Texts to embeddings: tokenizing, batching, the model, rows in the caller's order. (Images come
+ * as batches of pixels and need none of it.) */
+#ifndef CNCLIP_TEXT_ENCODER_H
+#define CNCLIP_TEXT_ENCODER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/status.h"
+#include "engine/torch/torch_shim.h"
+#include "text/tokenizer.h"
+#include "text/vocab.h"
+
+/* What an encoder is made of; all borrowed, and to outlive the calls that use them. Nothing in it
+ * is written to, so threads may share one. */
+typedef struct {
+  cnclip_torch_model *model;
+  const cnclip_vocab *vocab;
+  size_t context_length;  /* columns of the ids, at least 2 */
+  size_t embedding_width; /* columns of the embeddings */
+} cnclip_text_encoder;
+
+/* Asked before each batch: true ends the call with CNCLIP_ERROR_INTERRUPTED. May be NULL. */
+typedef bool cnclip_interrupt(void *context);
+
+/* One row of `embeddings` (the caller's float32 [count, embedding_width]) for each text. Texts of
+ * like length run together, without the columns that are padding in all of them.
+ * batch_size: texts that go through the model together at most; 0 sets no such bound, only that of
+ * the ids in a batch. Memory is bounded whatever `count` and the texts' lengths are. */
+cnclip_status cnclip_text_encoder_encode(const cnclip_text_encoder *encoder,
+                                         const cnclip_text *texts, size_t count, size_t batch_size,
+                                         float *embeddings, cnclip_interrupt *interrupt,
+                                         void *context, cnclip_error *error);
+
+#endif
