@@ -223,7 +223,8 @@ def blocks_of(readme: str, language: str) -> list[str]:
 def readme_folder(folder: Path) -> Path:
     """A folder with the files that the READMEs' examples name."""
     model, gallery = asset_path("emoji-cn"), asset_path("gallery")
-    shutil.copytree(model, folder / "multi-modal_clip-vit-base-patch16_zh")
+    # A directory of the hub id's name comes before the hub.
+    shutil.copytree(model, folder / "damo" / "multi-modal_clip-vit-base-patch16_zh")
     (folder / "photos").mkdir()
     for name, source in {"cat": "1f408", "car": "1f697", "cake": "1f382"}.items():
         shutil.copy(gallery / f"{source}.png", folder / "photos" / f"{name}.png")
