@@ -9,7 +9,7 @@ May import all rooms below `cli`.
 from .flops import image_flops, text_flops
 from .machine import measure_peak
 from .random_model import random_archive, write_model_directory
-from .report import Report, Result, format_table
+from .report import Report, Result, format_report
 from .suite import PRECISIONS, Settings, run_benchmark
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "Report",
     "Result",
     "Settings",
-    "format_table",
+    "format_report",
     "image_flops",
     "measure_peak",
     "random_archive",

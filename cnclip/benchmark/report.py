@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._tables import format_table
+
 FORMAT_VERSION = 1
 
 
@@ -88,7 +90,7 @@ def spread(samples: Sequence[float]) -> tuple[float, float, float]:
     return median, lower, upper
 
 
-def format_table(report: Report) -> str:
+def format_report(report: Report) -> str:
     """The report as lines of plain text, columns aligned."""
     machine, model = report.machine, report.model
     lines = [
@@ -104,7 +106,9 @@ def format_table(report: Report) -> str:
         lines.append(f"arithmetic peak {peak['precision']}, {peak['threads']} threads: {found}")
     lines += [f"skipped {entry['precision']}: {entry['reason']}" for entry in report.skipped]
     titles = ("", "precision", "threads", "batch", "median", "p25..p75", "Gop/s", "of peak")
-    return "\n".join([*lines, "", *_aligned([titles, *map(_cells, report.results)])])
+    rows = [titles, *map(_cells, report.results)]
+    right = [False] + [True] * (len(titles) - 1)
+    return "\n".join([*lines, "", format_table(rows, right, underlined=False)])
 
 
 def _cells(result: Result) -> tuple[str, ...]:
@@ -134,14 +138,3 @@ def _scale(result: Result) -> tuple[float, str]:
 def _digits(value: float) -> int:
     """Decimals that leave three digits or more."""
     return 0 if value >= 100 else 1 if value >= 10 else 2
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their widest cell, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [first.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return lines

@@ -12,7 +12,7 @@ from ..benchmark import (
     PRECISIONS,
     Report,
     Settings,
-    format_table,
+    format_report,
     random_archive,
     run_benchmark,
 )
@@ -109,4 +109,4 @@ def _write(report: Report, json_path: str | None) -> None:
         return
     if json_path is not None:
         Path(json_path).write_text(content + "\n", encoding="utf-8")
-    print(format_table(report))
+    print(format_report(report))

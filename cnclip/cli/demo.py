@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import demo
-from ..demo.tables import format_table
+from .._tables import format_table
 from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..utils.constant import Tasks

@@ -11,8 +11,8 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._tables import format_table
 from ..archive import printable
-from ..demo.tables import format_table
 from ..errors import InvalidInputError
 
 if TYPE_CHECKING:

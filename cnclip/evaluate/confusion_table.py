@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..html_parts import escaped
+from .._html import escape
 
 if TYPE_CHECKING:
     from .classify import ZeroShotReport
@@ -28,7 +28,7 @@ def notebook_html(report: ZeroShotReport) -> str:
     )
     return (
         f"<style>\n{_STYLE}</style>\n"
-        f'<div class="cnclip-confusion"><p><b>{" · ".join(figures)}</b><br>{escaped(subtitle)}</p>'
+        f'<div class="cnclip-confusion"><p><b>{" · ".join(figures)}</b><br>{escape(subtitle)}</p>'
         f"{_table(report)}</div>"
     )
 
@@ -36,11 +36,11 @@ def notebook_html(report: ZeroShotReport) -> str:
 def _table(report: ZeroShotReport) -> str:
     names = report.labels
     full = len(names) <= MAX_CLASSES
-    heads = "".join(f"<th>{escaped(name)}</th>" for name in names) if full else ""
+    heads = "".join(f"<th>{escape(name)}</th>" for name in names) if full else ""
     rows = []
     for number, name in enumerate(names):
         share = report.per_class[name]
-        cells = [f"<th>{escaped(name)}</th><td>{'' if share is None else f'{share:.0f} %'}</td>"]
+        cells = [f"<th>{escape(name)}</th><td>{'' if share is None else f'{share:.0f} %'}</td>"]
         counts = report.confusion[number].tolist()
         for column, count in enumerate(counts if full else []):
             # Green is right, red is wrong, the more of the class's images the stronger.

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import replaced_atomically
+from .. import _html
+from .._html import escape, image_url
 from ..datasets import Problems, RetrievalData, TextRow
 from ..datasets.ids import Id
 from ..datasets.retrieval import open_image
 from ..errors import ImageError
-from ..html_parts import escaped, image_url
 from .published import SETTINGS
 from .search import BLOCK_ROWS
 
@@ -88,18 +88,18 @@ def write_page(
             queries.append(("最差 worst", card.worst))
         for label, query in queries:
             found = "".join(
-                f'<img src="{thumbnails.get(one, "")}" alt="{_text(one)}" title="{_text(one)}"'
+                f'<img src="{thumbnails.get(one, "")}" alt="{escape(one)}" title="{escape(one)}"'
                 f"{' class=right' if one in texts[query.text].image_ids else ''}>"
                 for one in report.predictions[query.text][1][:FOUND]
             )
             lines.append(
-                f"<div class=query><p><small>{label}</small> {_text(texts[query.text].text)}<br>"
+                f"<div class=query><p><small>{label}</small> {escape(texts[query.text].text)}<br>"
                 f"<small>rank {ranks[query.text]} of {report.images}, "
                 f"cosine {query.score:.3f}</small></p><div class=found>{found}</div></div>"
             )
         return (
             f'<article><figure><img src="{thumbnails.get(card.image_id, "")}" alt="">'
-            f"<figcaption>{_text(card.image_id)}</figcaption></figure>"
+            f"<figcaption>{escape(card.image_id)}</figcaption></figure>"
             f"<div>{''.join(lines)}</div></article>"
         )
 
@@ -107,15 +107,13 @@ def write_page(
         content = "".join(map(card_of, some))
         return f"<h2>{title}</h2><section>{content}</section>" if content else ""
 
-    content = (
-        _HEAD.format(title=_text(f"{report.dataset} · {report.split} · {report.model}"))
-        + _summary(report)
+    body = (
+        _summary(report)
         + part("最难找到的图片 Images that are hardest to find", worst)
         + part("最容易找到的图片 Images that are easiest to find", best)
-        + "</main></body></html>\n"
     )
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+    title = f"{report.dataset} · {report.split} · {report.model}"
+    _html.write_page(path, title, _STYLE, body, "zh")
 
 
 def _cards(
@@ -168,18 +166,10 @@ def _thumbnails(data: RetrievalData, wanted: set[Id]) -> dict[Id, str]:
         try:
             image = open_image(row, turned=data.turns_images)
             image.thumbnail((THUMBNAIL, THUMBNAIL))
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = image.convert("RGBA")
-            elif image.mode != "RGB":
-                image = image.convert("RGB")
         except (ImageError, OSError, ValueError):  # it was readable a moment ago
             continue
         found[row.image_id] = image_url(image, 75)
     return found
-
-
-def _text(value: object) -> str:
-    return escaped(str(value))
 
 
 def _summary(report: RetrievalReport) -> str:
@@ -196,7 +186,7 @@ def _summary(report: RetrievalReport) -> str:
             rows.append((f"published by the authors, {SETTINGS[setting]}", figures))
     columns = ("R@1", "R@5", "R@10", "MR")
     body = "".join(
-        f"<tr><th>{_text(title)}</th>"
+        f"<tr><th>{escape(title)}</th>"
         + "".join(f"<td>{figures[c]:.2f}</td>" if c in figures else "<td></td>" for c in columns)
         + "</tr>"
         for title, figures in rows
@@ -204,30 +194,23 @@ def _summary(report: RetrievalReport) -> str:
     heads = "".join(f"<th>{column}</th>" for column in columns)
     words = "lower case, straight quotes" if report.normalized else "as they are"
     return (
-        f"<h1>{_text(report.dataset)} · {_text(report.split)}</h1>"
-        f"<p>{_text(report.model)}, {report.precision}; {report.images} images, {report.texts} "
+        f"<h1>{escape(report.dataset)} · {escape(report.split)}</h1>"
+        f"<p>{escape(report.model)}, {report.precision}; {report.images} images, {report.texts} "
         f"texts ({words}; {report.truncated} were cut), {report.skipped} rows left out</p>"
         f"<table><tr><th></th>{heads}</tr>{body}</table>"
     )
 
 
-_HEAD = """<!doctype html>
-<html lang="zh"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --edge: #8884; }}
-body {{ font: 15px/1.5 system-ui, "Noto Sans CJK SC", "Microsoft YaHei", sans-serif; margin: 0 }}
-main {{ max-width: 1180px; margin: auto; padding: 24px }}
-table {{ border-collapse: collapse }} td, th {{ padding: 4px 14px; text-align: right }}
-th:first-child {{ text-align: left; font-weight: normal }}
-tr + tr {{ border-top: 1px solid var(--edge) }}
-section {{ display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)) }}
-article {{ display: flex; gap: 12px; border: 1px solid var(--edge) }}
-article {{ border-radius: 8px; padding: 12px }}
-figure {{ margin: 0; width: 120px; flex: none; overflow-wrap: anywhere }}
-figure img {{ max-width: 120px; max-height: 120px }} .query p {{ margin: 0 0 4px }}
-.query + .query {{ margin-top: 10px }} .found {{ display: flex; gap: 4px }}
-.found img {{ width: 56px; height: 56px; object-fit: contain; border: 2px solid transparent }}
-.found img.right {{ border-color: #2b8a3e }} small {{ opacity: .7 }}
-</style></head><body><main>
+_STYLE = """\
+table { border-collapse: collapse } td, th { padding: 4px 14px; text-align: right }
+th:first-child { text-align: left; font-weight: normal }
+tr + tr { border-top: 1px solid #8884 }
+section { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)) }
+article { display: flex; gap: 12px; border: 1px solid #8884 }
+article { border-radius: 8px; padding: 12px }
+figure { margin: 0; width: 120px; flex: none; overflow-wrap: anywhere }
+figure img { max-width: 120px; max-height: 120px } .query p { margin: 0 0 4px }
+.query + .query { margin-top: 10px } .found { display: flex; gap: 4px }
+.found img { width: 56px; height: 56px; object-fit: contain; border: 2px solid transparent }
+.found img.right { border-color: #2b8a3e } small { opacity: .7 }
 """

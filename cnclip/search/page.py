@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from .._files import replaced_atomically
-from ..html_parts import escaped, image_url
+from .. import _html
+from .._html import escape, image_url
 from .collection import Hit
 from .thumbnails import thumbnail
 
@@ -32,13 +32,8 @@ def write_page(
         OSError: it cannot be written.
     """
     note = "" if suggested is None else f" · {_note(suggested)}"
-    content = (
-        _HEAD.format(title=escaped(query), style=_STYLE)
-        + f"<h1>{escaped(query)}</h1><p>{escaped(subtitle)}{note}</p>"
-        + f"{_cards(hits, suggested)}</main></body></html>\n"
-    )
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+    body = f"<h1>{escape(query)}</h1><p>{escape(subtitle)}{note}</p>{_cards(hits, suggested)}"
+    _html.write_page(path, query, _STYLE, body, "zh")
 
 
 def notebook_html(hits: list[Hit], suggested: float | None = None) -> str:
@@ -75,7 +70,7 @@ def _card(hit: Hit, suggested: float | None) -> str:
     faint = " class=faint" if suggested is not None and hit.score < suggested else ""
     image = "" if hit.text is not None else _image(hit)
     return (
-        f"<article{faint}>{image}<b title='{escaped(hit.name)}'>{escaped(name)}</b>"
+        f"<article{faint}>{image}<b title='{escape(hit.name)}'>{escape(name)}</b>"
         f"<small>cosine {hit.score:.3f}{share}</small></article>"
     )
 
@@ -86,12 +81,12 @@ def _image(hit: Hit) -> str:
     small = thumbnail(hit, THUMBNAIL, THUMBNAIL)
     inner = "<span>?</span>"
     if small is not None:
-        inner = f'<img src="{image_url(small, 80)}" alt="{escaped(hit.name)}">'
+        inner = f'<img src="{image_url(small, 80)}" alt="{escape(hit.name)}">'
     known = re.match(r"(https?|file):", path, re.IGNORECASE)
     if hit.name != path or (known is None and not os.path.isabs(path)):
         return inner  # it would lead to an archive, or from where the page lies elsewhere
     url = path if known else Path(path).as_uri()
-    return f'<a href="{escaped(url)}">{inner}</a>'
+    return f'<a href="{escape(url)}">{inner}</a>'
 
 
 # Of the grid alone, since it stands among what others have styled.
@@ -106,14 +101,4 @@ _STYLE = """\
 .cnclip-found small, .cnclip-found .faint { opacity: .6 }
 .cnclip-found img, .cnclip-found span { width: 100%; height: 160px; object-fit: contain }
 .cnclip-found span { display: grid; place-items: center; opacity: .4 }
-"""
-
-_HEAD = """<!doctype html>
-<html lang="zh"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
-<style>
-:root {{ color-scheme: light dark }}
-body {{ font: 15px/1.5 system-ui, "Noto Sans CJK SC", "Microsoft YaHei", sans-serif; margin: 0 }}
-main {{ max-width: 1180px; margin: auto; padding: 24px }}
-{style}</style></head><body><main>
 """

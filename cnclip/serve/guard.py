@@ -7,7 +7,8 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from .words import LANGUAGES, WORDS, Language, choose_language
+from .._locale import LANGUAGES, Language
+from .words import WORDS, choose_language
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

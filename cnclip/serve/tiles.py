@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from ..html_parts import escaped, image_url
+from .._html import escape, image_url
 from .answers import Probabilities, Results, Tile
 from .words import Words
 
@@ -20,7 +20,7 @@ def grid(results: Results, words: Words) -> str:
 def bars(probabilities: Probabilities) -> str:
     """A bar for each label, likeliest first."""
     rows = "".join(
-        f'<li><span class="name">{escaped(name)}</span><b>{share:.1%}</b>'
+        f'<li><span class="name">{escape(name)}</span><b>{share:.1%}</b>'
         f'<i style="width:{max(share, _MIN_BAR):.2%}"></i></li>'
         for name, share in probabilities.shares.items()
     )
@@ -29,40 +29,40 @@ def bars(probabilities: Probabilities) -> str:
 
 def notes(answer: Results | Probabilities) -> str:
     """What there is to say about an answer; that a text was cut stands out."""
-    cuts = "".join(f'<p class="note cut" role="alert">{escaped(line)}</p>' for line in answer.cuts)
-    return cuts + "".join(f'<p class="note">{escaped(line)}</p>' for line in answer.notes)
+    cuts = "".join(f'<p class="note cut" role="alert">{escape(line)}</p>' for line in answer.cuts)
+    return cuts + "".join(f'<p class="note">{escape(line)}</p>' for line in answer.notes)
 
 
 def hint(line: str) -> str:
     """A line that explains."""
-    return f"<p>{escaped(line)}</p>"
+    return f"<p>{escape(line)}</p>"
 
 
 def warning(line: str) -> str:
     """Why there is no answer."""
-    return f'<p class="note warning" role="alert">{escaped(line)}</p>'
+    return f'<p class="note warning" role="alert">{escape(line)}</p>'
 
 
 def header(words: Words, other_page: str) -> str:
     """The page's head, with the link to the page in the other language."""
     return (
-        f"<header><div><h1>{escaped(words.title)}</h1><p>{escaped(words.subtitle)}</p></div>"
-        f'<a href="{escaped(other_page)}">{escaped(words.other)}</a></header>'
+        f"<header><div><h1>{escape(words.title)}</h1><p>{escape(words.subtitle)}</p></div>"
+        f'<a href="{escape(other_page)}">{escape(words.other)}</a></header>'
     )
 
 
 def footer(words: Words) -> str:
     """The page's foot."""
-    return f"<footer>cnclip · {escaped(words.offline)}</footer>"
+    return f"<footer>cnclip · {escape(words.offline)}</footer>"
 
 
 def _tile(tile: Tile, words: Words) -> str:
-    caption = escaped(tile.caption)
+    caption = escape(tile.caption)
     if tile.is_text:
         shown = f"<q>{caption}</q>"
     else:
         shown = _image(tile.image, caption, words)
-        shown += f'<b title="{escaped(tile.path)}">{caption}</b>'
+        shown += f'<b title="{escape(tile.path)}">{caption}</b>'
     return f"<article{_class(tile)}>{shown}{_score(tile, words)}</article>"
 
 
@@ -74,13 +74,13 @@ def _score(tile: Tile, words: Words) -> str:
     if tile.score is None:
         return ""
     share = "" if tile.share is None else f" · {tile.share:.1%}"
-    meaning = f' title="{escaped(words.reaches)}"' if tile.reaches else ""
+    meaning = f' title="{escape(words.reaches)}"' if tile.reaches else ""
     return f"<small{meaning}><em>{tile.score:.3f}</em>{share}</small>"
 
 
 def _image(image: Image.Image | None, caption: str, words: Words) -> str:
     """An image that a tap enlarges; a label with a box to tick needs no script for that."""
     if image is None:
-        return f'<span class="none">{escaped(words.no_image)}</span>'
+        return f'<span class="none">{escape(words.no_image)}</span>'
     tag = f'<img src="{image_url(image, 82)}" alt="{caption}">'
-    return f'<label title="{escaped(words.enlarge)}"><input type="checkbox">{tag}</label>'
+    return f'<label title="{escape(words.enlarge)}"><input type="checkbox">{tag}</label>'

@@ -18,7 +18,7 @@ from cnclip.benchmark import (
     Report,
     Result,
     Settings,
-    format_table,
+    format_report,
     image_flops,
     inputs,
     measure_peak,
@@ -172,7 +172,7 @@ def test_table() -> None:
     ]
     skipped = [{"precision": "bf16", "reason": "not here"}]
     report = Report("2026-01-01", "9.9", machine, model, {}, peaks, rows, skipped)
-    assert format_table(report).splitlines() == [
+    assert format_report(report).splitlines() == [
         "cnclip 9.9, 2026-01-01",
         "Abacus, 2 cores, serial kernels, torch 2.13.0, Python 3.11.7",
         "model m: 2.0 million parameters, 1 Gop an image",
@@ -180,11 +180,11 @@ def test_table() -> None:
         "arithmetic peak bf16, 2 threads: no instruction for it",
         "skipped bf16: not here",
         "",
-        "         precision  threads  batch   median    p25..p75  Gop/s  of peak",
-        "image       fp32        2      8   123 ms    120..130    8.1      50%",
-        "start         fp32        2          1.50 s  1.40..1.60",
-        "memory        fp32        2          250 MB    250..250",
-        "title                     1         0.25 us  0.24..0.26",
+        "        precision  threads  batch   median    p25..p75  Gop/s  of peak",
+        "image        fp32        2      8   123 ms    120..130    8.1      50%",
+        "start        fp32        2          1.50 s  1.40..1.60",
+        "memory       fp32        2          250 MB    250..250",
+        "title                    1         0.25 us  0.24..0.26",
     ]
 
 

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from cnclip import demo
+from cnclip._tables import display_width, format_table
 from cnclip.assets import asset_path
 from cnclip.cli import main
 from cnclip.demo import contact_sheet
-from cnclip.demo.tables import display_width, format_table
 
 GALLERY = asset_path("gallery")
 COMMANDS = {

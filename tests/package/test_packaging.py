@@ -85,7 +85,9 @@ def test_torch_and_python_headers_are_included_in_one_folder_each() -> None:
 
 def test_shim_header_is_c11(tmp_path: Path) -> None:
     source = tmp_path / "header.c"
-    source.write_text('#include "engine/torch/torch_shim.h"\nint used(void) { return CNCLIP_OK; }\n')
+    source.write_text(
+        '#include "engine/torch/torch_shim.h"\nint used(void) { return CNCLIP_OK; }\n'
+    )
     flags = ["-std=c11", "-Wall", "-Wextra", "-Wstrict-prototypes", "-Werror", "-fsyntax-only"]
     output_of(os.environ.get("CC", "cc"), *flags, f"-I{ROOT / 'csrc'}", source)
 

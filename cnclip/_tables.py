@@ -1,4 +1,4 @@
-"""Tables for a terminal, aligned although Chinese characters are two columns wide there."""
+"""Tables of plain text, aligned in a terminal, where a Chinese character is two columns wide."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ GAP = "  "
 
 
 def display_width(text: str) -> int:
-    """Columns that `text` takes in a terminal: 2 for a wide character, 0 for a combining one."""
+    """Return the columns of a text in a terminal: 2 for a wide character, 0 for a combining one."""
     return sum(map(_character_width, text))
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
-    """`text` with spaces up to `width` columns, before it if `right`."""
+    """Fill a text with spaces up to `width` columns, on its left side if `right`."""
     spaces = " " * (width - display_width(text))
     return spaces + text if right else text + spaces
 
 
-def format_table(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    """Rows of cells as aligned lines; the first row is the heading and is underlined.
+def format_table(
+    rows: Sequence[Sequence[str]], right: Sequence[bool], *, underlined: bool = True
+) -> str:
+    """Format rows of cells as aligned lines; the first row is the heading.
 
     Args:
-        rows: At least one; all of the same length.
-        right: For each column, whether it is set to the right.
+        rows: At least one row; all have the same length.
+        right: For each column, whether its cells are aligned to the right.
+        underlined: Add a line of dashes below the heading.
 
     Returns:
-        Lines joined by newlines, without spaces at their ends.
+        Lines joined by newlines, without trailing spaces.
     """
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -37,7 +40,8 @@ def format_table(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
         ).rstrip()
         for row in rows
     ]
-    lines.insert(1, GAP.join("-" * width for width in widths))
+    if underlined:
+        lines.insert(1, GAP.join("-" * width for width in widths))
     return "\n".join(lines)
 
 

@@ -1,0 +1,19 @@
+"""The languages of reports and pages, and the one that the user's locale asks for."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, get_args
+
+Language = Literal["zh", "en"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+
+
+def locale_language() -> Language:
+    """Return the language of `LC_ALL`, `LC_MESSAGES` or `LANG`: Chinese for `zh...`, else English.
+
+    The first of these variables that is set and not empty decides, as in POSIX.
+    """
+    names = ("LC_ALL", "LC_MESSAGES", "LANG")
+    value = next(filter(None, (os.environ.get(name) for name in names)), "")
+    return "zh" if value.lower().startswith("zh") else "en"
