@@ -1,6 +1,6 @@
-"""The command line: `cnclip COMMAND`. One file a command, with SUMMARY, `configure` and `run`.
+"""The command line: `cnclip COMMAND`. One file per command, with SUMMARY, `configure` and `run`.
 
-The uppermost room: may import everything.
+The top layer: it may import everything, and nothing imports it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         module.configure(command)
     parsed = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # A name that the terminal's encoding lacks is no reason to stop.
+        # A character that the terminal's encoding lacks is escaped.
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # The reader of our output, such as `head`, has enough; Python's exit is not to flush again.
+        # The reader of our output has closed it, as `head` does; Python must not flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (CnclipError, OSError) as error:

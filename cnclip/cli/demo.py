@@ -11,8 +11,14 @@ from pathlib import Path
 from .. import demo
 from .._tables import format_table
 from ..errors import InvalidInputError
-from ..pipelines import MultiModalEmbeddingPipeline, pipeline
-from ..utils.constant import Tasks
+from ..pipelines import MultiModalEmbeddingPipeline
+from ._arguments import (
+    BUNDLED_MODEL,
+    add_model_arguments,
+    check_output_file,
+    integer,
+    open_pipeline,
+)
 from .serve import add_server_arguments, serve_collections
 
 TABLE_COUNT = 5
@@ -41,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-k",
         metavar="N",
-        type=_count,
+        type=integer(1, MAX_COUNT),
         help=f"images to show for a text (default: {TABLE_COUNT} in the table, "
         f"{SHEET_COUNT} on the sheet)",
     )
@@ -51,12 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="search this folder of images, not the gallery that ships",
     )
-    parser.add_argument(
-        "--model",
-        default="emoji-cn",
-        help="an archive or a model directory (default: %(default)s, which ships)",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, gpu or cuda:N (default: %(default)s)")
+    add_model_arguments(parser)
     application = parser.add_argument_group("the search application, in the browser")
     application.add_argument(
         "--ui", action="store_true", help="serve it until Ctrl-C, and draw no contact sheet"
@@ -75,15 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not all(query.strip() for query in queries):
         raise InvalidInputError("TEXT: expected a text, got an empty one")
     output: Path = arguments.output
-    _check_output(output)
+    check_output_file(output)
     gallery = demo.load_gallery()
     images = gallery if arguments.images is None else demo.find_images(arguments.images, [output])
     if not images:
         raise InvalidInputError(f"{arguments.images}: holds no images")
 
-    embedder = pipeline(
-        task=Tasks.multi_modal_embedding, model=arguments.model, device=arguments.device
-    )
+    embedder = open_pipeline(arguments, model=BUNDLED_MODEL)
     if arguments.images is None:
         _print_example(embedder, gallery)
     readable, embeddings, unreadable = demo.embed_images(embedder, images, progress=_progress)
@@ -94,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         demo.embed_texts(embedder, queries), readable, embeddings, arguments.k or SHEET_COUNT
     )
     _print_matches(queries, answers, len(readable), arguments.k or TABLE_COUNT)
-    name = Path(arguments.model).name
+    name = Path(arguments.model or BUNDLED_MODEL).name
     subtitle = f"{name} · {len(readable)} images · cosine similarity"
     draw_contact_sheet(queries, answers, subtitle).save(output, "PNG", optimize=True)
     print(f"\nContact sheet: {output}")
@@ -108,7 +107,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.queries:
         raise InvalidInputError("--ui takes no TEXT: queries are typed in the browser")
     folder: Path | None = arguments.images
-    model, device = arguments.model, arguments.device
+    model, device = arguments.model or BUNDLED_MODEL, arguments.device
 
     def collections() -> list[Searchable]:
         if folder is None:
@@ -155,14 +154,6 @@ def _print_matches(
     print(format_table(rows, [False] * (columns + 1)))
 
 
-def _check_output(output: Path) -> None:
-    """Refuse, before any work, an output that cannot be written."""
-    if output.is_dir():
-        raise InvalidInputError(f"{output}: is a directory, expected a file name")
-    if not output.parent.is_dir():
-        raise InvalidInputError(f"{output.parent}: no such directory")
-
-
 def _progress(done: int, total: int) -> None:
     """A line on a terminal that counts the images; gone when all are done."""
     if total > 500 and sys.stderr.isatty():
@@ -174,10 +165,3 @@ def _print_anything() -> None:
     """Let stdout replace what its encoding lacks: a C locale must not end the demo."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-
-
-def _count(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if not 1 <= number <= MAX_COUNT:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 to {MAX_COUNT}, got {text!r}")
-    return number

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._arguments import add_model_arguments, open_pipeline
+
 if TYPE_CHECKING:
     from ..datasets import Problem
     from ..evaluate import RetrievalReport, ZeroShotReport
@@ -66,11 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "one on each line; by default those that go with the labels",
     )
     for command in (retrieval, zeroshot):
-        command.add_argument(
-            "--model", required=True, help="a model directory, archive, or hub's name"
-        )
-        command.add_argument("--precision", default="fp32", help="default: %(default)s")
-        command.add_argument("--device", default="gpu", help="default: %(default)s, else the CPU")
+        add_model_arguments(command)
         command.add_argument(
             "-o", "--output", metavar="DIR", help="write the report and its files there"
         )
@@ -86,11 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.kind == "retrieval":
         found = evaluate.retrieval(
             arguments.dataset,
-            arguments.model,
+            open_pipeline(arguments),
             split=arguments.split,
             output=arguments.output,
-            precision=arguments.precision,
-            device=arguments.device,
             normalize=not arguments.raw_text,
             strict=arguments.strict,
             show_progress=True,
@@ -100,13 +96,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         classified = evaluate.zeroshot(
             arguments.dataset,
-            arguments.model,
+            open_pipeline(arguments),
             split=arguments.split,
             labels=arguments.labels,
             templates=arguments.templates,
             output=arguments.output,
-            precision=arguments.precision,
-            device=arguments.device,
             strict=arguments.strict,
             show_progress=True,
         )

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..archive import printable
 from ..errors import CnclipError, InvalidInputError, ModelMismatchError
+from ._arguments import add_model_arguments, check_output_file, open_pipeline, print_failed
 
 if TYPE_CHECKING:
     from ..pipelines import MultiModalEmbeddingPipeline
@@ -36,11 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="the file to write; or http://HOST:PORT, to add to a collection of Milvus's",
     )
-    parser.add_argument(
-        "--model",
-        help="a model directory, archive, or hub's name; default: of images emoji-cn, of "
-        "embeddings the model that they name",
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--kind",
         choices=("auto", "exact", "hnsw", "ivfpq"),
@@ -54,10 +50,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="where embeddings of a folder of images are kept, for the next time; default: "
         "NAME.embeddings",
     )
-    parser.add_argument(
-        "--precision", default="fp32", help="of embedding images; default: %(default)s"
-    )
-    parser.add_argument("--device", default="gpu", help="default: %(default)s, else the CPU")
     parser.add_argument(
         "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
     )
@@ -74,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     remote = "://" in arguments.output
     if not remote:
         import_faiss()  # not after an hour of embedding
-        _check_output(Path(arguments.output))
+        check_output_file(Path(arguments.output))
     if not source.is_dir():
         raise InvalidInputError(f"{source}: no such folder")
     failed = 0
@@ -83,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder = arguments.embeddings or Path(arguments.output).with_suffix(".embeddings")
         if remote and arguments.embeddings is None:
             raise InvalidInputError("--embeddings: expected a folder, for images into Milvus")
-        embedder = _open(arguments, arguments.model or "emoji-cn", arguments.precision)
+        embedder = open_pipeline(arguments)
         failed = _embed(embedder, source, folder, replace=arguments.embeddings is None)
         source = folder
     embeddings = open_embeddings(source)
@@ -128,14 +120,6 @@ def description(index: Index) -> str:
     return "\n".join(lines)
 
 
-def _check_output(output: Path) -> None:
-    """Refuse, before any work, an output that cannot be written."""
-    if output.is_dir():
-        raise InvalidInputError(f"{output}: is a directory, expected a file name")
-    if not output.parent.is_dir():
-        raise InvalidInputError(f"{output.parent}: no such directory")
-
-
 def _embed(
     embedder: MultiModalEmbeddingPipeline, source: Path, folder: Path, *, replace: bool
 ) -> int:
@@ -143,18 +127,10 @@ def _embed(
     from ..bulk import embed
 
     report = embed(source, embedder, output=folder, replace=replace, show_progress=True)
-    for name, error in report.first_failed[:MAX_PROBLEMS]:
-        print(f"cnclip index: {printable(name)}: {error}", file=sys.stderr)
-    if report.failed > MAX_PROBLEMS:
-        more = report.failed - MAX_PROBLEMS
-        print(f"and {more} more; all are in {folder}", file=sys.stderr)
+    print_failed(
+        "index", report.first_failed, report.failed, f"all are in {folder}", maximum=MAX_PROBLEMS
+    )
     return report.failed
-
-
-def _open(arguments: argparse.Namespace, model: str, precision: str) -> MultiModalEmbeddingPipeline:
-    from ..pipelines import pipeline
-
-    return pipeline(model=model, device=arguments.device, precision=precision)
 
 
 def _model_of(
@@ -165,7 +141,7 @@ def _model_of(
 
     wanted = arguments.model or str(model["name"])
     try:
-        embedder = _open(arguments, wanted, precision)
+        embedder = open_pipeline(arguments, model=wanted, precision=precision)
         if model_identity(embedder)["digest"] != model["digest"]:
             raise ModelMismatchError(
                 f"{arguments.source} holds vectors of {model['name']} ({model['digest'][:12]}), "

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._tables import format_table
-from ..archive import printable
+from .._text import printable
 from ..errors import InvalidInputError
+from ._arguments import add_model_arguments, integer
 
 if TYPE_CHECKING:
     from ..search import Collection, Hit
@@ -39,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         help="of TEXT and FILE together, the text's share; default: %(default)s",
     )
-    parser.add_argument("-k", type=_count, metavar="N", default=10, help="default: %(default)s")
+    parser.add_argument(
+        "-k", type=integer(1, 100_000), metavar="N", default=10, help="default: %(default)s"
+    )
     parser.add_argument(
         "--threshold",
         type=_threshold,
@@ -52,9 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--open", action="store_true", help="show the page in the browser; --html keeps it"
     )
-    parser.add_argument("--model", help="default: the model that the index names")
-    parser.add_argument("--precision", help="default: that of the index")
-    parser.add_argument("--device", default="gpu", help="default: %(default)s, else the CPU")
+    add_model_arguments(parser)
     parser.add_argument(
         "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
     )
@@ -71,7 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInputError("--open shows a page, --json prints: expected one of them")
     index = open_collection(arguments.index, arguments.collection)
     embedder = open_model(
-        index, arguments.model, device=arguments.device, precision=arguments.precision
+        index,
+        arguments.model,
+        device=arguments.device,
+        precision=arguments.precision,
+        num_threads=arguments.threads,
     )
     if isinstance(index, Index) and arguments.query and "text" not in index.thresholds:
         index.prepare(embedder)
@@ -162,10 +167,3 @@ def _threshold(text: str) -> float | str:
     if not -1 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected auto or a number from -1 to 1, got {text!r}")
     return value
-
-
-def _count(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if not 1 <= number <= 100_000:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 to 100000, got {text!r}")
-    return number

@@ -9,8 +9,9 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..archive import printable
+from .._text import printable
 from ..errors import InvalidInputError
+from ._arguments import add_model_arguments, integer
 
 if TYPE_CHECKING:
     from ..serve import Searchable
@@ -36,11 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ui", action="store_true", help="serve the application; must be given")
     add_server_arguments(parser)
-    parser.add_argument(
-        "--model", help="default: the model that each index names; of the gallery emoji-cn"
-    )
-    parser.add_argument("--precision", help="default: that of each index; of the gallery fp32")
-    parser.add_argument("--device", default="gpu", help="default: %(default)s, else the CPU")
+    add_model_arguments(parser)
     parser.add_argument(
         "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
     )
@@ -75,7 +72,10 @@ def add_server_arguments(parser: argparse._ActionsContainer) -> None:
         "--host", default=HOST, help="where to listen; 0.0.0.0 is all (default: %(default)s)"
     )
     parser.add_argument(
-        "--port", type=_port, default=PORT, help="0 takes a free one (default: %(default)s)"
+        "--port",
+        type=integer(0, 65535),
+        default=PORT,
+        help="0 takes a free one (default: %(default)s)",
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
@@ -111,10 +111,3 @@ def serve_collections(
 def _open_browser(url: str) -> None:
     if not webbrowser.open(url):
         print(f"cnclip: no browser could be started; open {url}", file=sys.stderr)
-
-
-def _port(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdecimal() else -1
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, got {text!r}")
-    return number

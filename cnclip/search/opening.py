@@ -42,6 +42,7 @@ def open_model(
     *,
     device: str = "gpu",
     precision: str | None = None,
+    num_threads: int | None = None,
 ) -> MultiModalEmbeddingPipeline:
     """The model to search a collection with.
 
@@ -50,6 +51,7 @@ def open_model(
         model: By default what the collection names.
         device: As of `pipeline`.
         precision: By default that of the collection.
+        num_threads: CPU threads; by default one per core.
 
     Raises:
         InvalidInputError: the collection names no model, and `model` is None.
@@ -58,7 +60,12 @@ def open_model(
     """
     named = model_of(collection, model)
     try:
-        return pipeline(model=named, device=device, precision=precision or collection.precision)
+        return pipeline(
+            model=named,
+            device=device,
+            precision=precision or collection.precision,
+            num_threads=num_threads,
+        )
     except ModelNotFoundError as error:
         if model is not None:
             raise
