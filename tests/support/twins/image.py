@@ -1,7 +1,7 @@
 """Image preprocessing once more: the arithmetic in plain sight, and Pillow's own answer.
 
-`resize` computes what `csrc/image/resample*.c` compute, with whole images and 64-bit sums in place of
-rings, rows and split coefficients. `pillow_tensor` is the definition that both have to meet.
+`resize` computes what `csrc/image/resample*.c` compute, with whole images and 64-bit sums in place
+of rings, rows and split coefficients. `pillow_tensor` is the definition that both have to meet.
 """
 
 from __future__ import annotations

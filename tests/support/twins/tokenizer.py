@@ -1,7 +1,7 @@
 """The tokenizer once more, slowly, in Python's own words for each step.
 
-Where `csrc/text/tokenizer.c` decides everything in one pass, this goes step by step, and leaves every
-question about a character to `str` and `unicodedata`.
+Where `csrc/text/tokenizer.c` decides everything in one pass, this goes step by step, and leaves
+every question about a character to `str` and `unicodedata`.
 """
 
 from __future__ import annotations
