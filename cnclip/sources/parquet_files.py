@@ -1,0 +1,319 @@
+"""Parquet files. Images are read a row group at a time, when the first of a group is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, pairwise, repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._text import first_line
+from ..errors import DatasetError, ImageError, MissingExtraError, Where
+from .columns import Chosen, Columns, Row
+from .problems import ProblemKind, Problems
+from .refs import Content, ImageRef, ImageStore, ProcessLock, located, located_inside
+
+# Row groups of images that a process keeps: shuffling more of them at once reads them repeatedly.
+GROUPS_KEPT = 8
+_LARGE_GROUP = 128 << 20
+# Rows without images that are in memory at once.
+_ROWS_AT_ONCE = 4096
+
+
+def pyarrow_modules(extra: str = "parquet") -> tuple[Any, Any]:
+    """`pyarrow` and `pyarrow.parquet`.
+
+    Args:
+        extra: The extra of cnclip that installs it for the caller.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError(extra, "pyarrow") from error
+    return pyarrow, pyarrow.parquet
+
+
+class RowGroup(ImageStore):
+    """The images of a row group, read when the first is needed, dropped with the last reference.
+
+    Pickled without them.
+    """
+
+    def __init__(
+        self, path: Path, name: str, number: int, column: str, first_row: int, *, inside: bool
+    ) -> None:
+        """Take the place of the images.
+
+        Args:
+            path: The file.
+            name: Its name in messages.
+            number: The number of the row group, from 0.
+            column: The column of images.
+            first_row: The number of the group's first row in the file, from 0.
+            inside: Refuse images outside the file's folder.
+        """
+        self._place = (path, name, number, column, first_row)
+        self._inside = inside
+        self._lock = ProcessLock()
+        self._values: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path, *place = self._place
+        return _row_group, (Path(os.path.abspath(path)), *place, self._inside)
+
+    def content(self, number: int) -> Content:
+        """The image file's bytes, or the path or URL in the row."""
+        value = _value(self._read()[number])
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, str) and value:
+            folder = self._place[0].parent
+            return located_inside(value, folder) if self._inside else located(value, folder)
+        if not isinstance(value, bytes) or not value:
+            raise ImageError("the row has no image")
+        return value
+
+    def _read(self) -> Any:
+        arrow, _ = pyarrow_modules()
+        path, _, number, column, _ = self._place
+        with self._lock:
+            if self._values is None:
+                try:
+                    with open_parquet(path) as file:
+                        table = file.read_row_group(number, [column], use_threads=False)
+                except (arrow.ArrowException, OSError) as error:
+                    reason = f"row group {number} cannot be read: {first_line(error)}"
+                    raise ImageError(reason) from error
+                self._values = table.column(0)
+            return self._values
+
+    def release(self) -> None:
+        """Drop the images from memory."""
+        with self._lock:
+            self._values = None
+
+    def where(self, number: int) -> Where:
+        """The file and the row, from 1."""
+        _, name, _, _, first_row = self._place
+        return Where(file=name, line=first_row + number + 1)
+
+    def files(self) -> Iterable[Path]:
+        """The file."""
+        return [self._place[0]]
+
+
+def _row_group(*arguments: Any) -> RowGroup:
+    return RowGroup(*arguments[:-1], inside=arguments[-1])
+
+
+class RowGroups(ImageStore):
+    """The images of several row groups. The last few that were read stay in memory."""
+
+    def __init__(self, files: list[Path], groups: list[RowGroup], starts: list[int]) -> None:
+        """Take the row groups.
+
+        Args:
+            files: The files.
+            groups: All row groups of the files, in order.
+            starts: The number of each group's first row in all files, and of the end.
+        """
+        self.ids = range(starts[-1])
+        sizes = [end - start for start, end in pairwise(starts)]
+        self.groups: NDArray[np.int64] = np.repeat(np.arange(len(groups), dtype=np.int64), sizes)
+        self._files, self._row_groups, self._starts = files, groups, starts
+        self._recent: list[RowGroup] = []
+        self._lock = ProcessLock()
+
+    def single(self, number: int) -> tuple[ImageStore, int]:
+        """The row group, and the number of the row in it."""
+        index = int(self.groups[number])
+        return self._row_groups[index], number - self._starts[index]
+
+    def content(self, number: int) -> Content:
+        """The image file's bytes, or the path or URL in the row."""
+        group, row = self.single(number)
+        assert isinstance(group, RowGroup)
+        with self._lock:
+            if group in self._recent:
+                self._recent.remove(group)
+            self._recent.append(group)
+            dropped = self._recent.pop(0) if len(self._recent) > GROUPS_KEPT else None
+        if dropped is not None:
+            dropped.release()
+        return group.content(row)
+
+    def where(self, number: int) -> Where:
+        """The file and the row, from 1."""
+        group, row = self.single(number)
+        return group.where(row)
+
+    def files(self) -> Iterable[Path]:
+        """The files."""
+        return self._files
+
+
+def open_parquet(path: Path) -> Any:
+    """A `pyarrow.parquet.ParquetFile`, which can be used after a fork."""
+    # Threads that read ahead would be missing after a fork.
+    return pyarrow_modules()[1].ParquetFile(path, pre_buffer=False)
+
+
+class ParquetTable:
+    """A Parquet file, of which some columns are read.
+
+    Images are files' bytes, Hugging Face's {bytes, path}, or paths and URLs; texts are strings or
+    lists of strings.
+
+    Attributes:
+        groups: The images of each row group; empty if images are not wanted.
+        rows: The number of rows.
+    """
+
+    def __init__(self, path: Path, name: str, columns: Columns, *, inside: bool = False) -> None:
+        """Read the metadata of a file.
+
+        Args:
+            path: The file.
+            name: Its name in messages.
+            columns: The columns that are wanted.
+            inside: Refuse images outside the file's folder.
+
+        Raises:
+            DatasetError: the file is damaged, or lacks a column.
+            MissingExtraError: pyarrow is not installed.
+        """
+        arrow, _ = pyarrow_modules()
+        self._path, self._name = path, name
+        try:
+            with open_parquet(path) as file:
+                self._metadata, schema = file.metadata, file.schema_arrow
+        except (arrow.ArrowException, OSError) as error:
+            reason = f"damaged, or not Parquet: {first_line(error)}"
+            raise DatasetError(reason, file=name) from error
+        self._chosen, self._has_contents = _choose(schema, columns, Where(file=name))
+        self.rows: int = self._metadata.num_rows
+        sizes = [self._metadata.row_group(n).num_rows for n in range(self._metadata.num_row_groups)]
+        self._first_rows = [0, *accumulate(sizes)]
+        image = self._chosen.image
+        self.groups = [
+            RowGroup(path, name, number, image, first_row, inside=inside)
+            for number, first_row in enumerate(self._first_rows[:-1])
+            if image is not None
+        ]
+
+    def read(self, problems: Problems, *, images: bool = True) -> Iterator[Row]:
+        """The rows, in order. A value that is not UTF-8 is a UnicodeDecodeError.
+
+        Args:
+            problems: Gets the row groups that cannot be read.
+            images: Yield the images. Their bytes are never read here.
+        """
+        arrow, _ = pyarrow_modules()
+        lazy = images and self._has_contents
+        wanted = Chosen(
+            self._chosen.image if images and not lazy else None, self._chosen.text, self._chosen.id
+        )
+        with open_parquet(self._path) as file:
+            for group, (start, end) in enumerate(pairwise(self._first_rows)):
+                try:
+                    rows = _read_columns(file, group, wanted, start, end)
+                    for row, values in enumerate(rows):
+                        image = ImageRef(self.groups[group], row) if lazy else values[0]
+                        yield Row(start + row + 1, image, *values[1:])
+                except (arrow.ArrowException, OSError) as error:
+                    reason = f"row group {group} is damaged: {first_line(error)}"
+                    problems.add(ProblemKind.DAMAGED, Where(file=self._name), reason)
+
+    def report_large_groups(self, problems: Problems) -> None:
+        """Add a remark where reading images in random order needs much memory."""
+        largest = 0
+        for number in range(self._metadata.num_row_groups):
+            group = self._metadata.row_group(number)
+            parts = [group.column(index) for index in range(group.num_columns)]
+            sizes = [
+                part.total_uncompressed_size
+                for part in parts
+                if part.path_in_schema.partition(".")[0] == self._chosen.image
+            ]
+            largest = max(largest, sum(sizes))
+        if largest > _LARGE_GROUP:
+            problems.add(
+                ProblemKind.FORMAT,
+                Where(file=self._name),
+                f"has a row group with {largest >> 20} MB of images: every process reads row "
+                f"groups as a whole, and keeps {GROUPS_KEPT}",
+                skipped=False,
+            )
+
+
+def _choose(schema: Any, columns: Columns, where: Where) -> tuple[Chosen, bool]:
+    """The columns of a wanted name and a fitting type, and whether the images are bytes."""
+    types = {field.name: field.type for field in schema}
+    texts = [name for name, kind in types.items() if _is_text(kind)]
+    lists = [name for name, kind in types.items() if _is_list(kind) and _is_text(kind.value_type)]
+    contents = [name for name, kind in types.items() if _is_content(kind)]
+    chosen = Chosen(
+        columns.choose(contents).image or columns.choose(texts).image,
+        columns.choose([*texts, *lists]).text,
+        columns.choose(list(types)).id,
+    )
+    columns.check(chosen, [f"{name}: {kind}" for name, kind in types.items()], where)
+    return chosen, chosen.image in contents
+
+
+def _is_text(kind: Any) -> bool:
+    types = pyarrow_modules()[0].types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _is_list(kind: Any) -> bool:
+    types = pyarrow_modules()[0].types
+    return bool(types.is_list(kind) or types.is_large_list(kind))
+
+
+def _is_content(kind: Any) -> bool:
+    types = pyarrow_modules()[0].types
+    if types.is_struct(kind):
+        return any(kind.get_field_index(name) >= 0 for name in ("bytes", "path"))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _read_columns(
+    file: Any, group: int, wanted: Chosen, start: int, end: int
+) -> Iterator[tuple[Any, ...]]:
+    """The values of the columns, row by row; None for those that are not wanted."""
+    names = [name for name in wanted if name is not None]
+    if not names:
+        yield from repeat((None, None, None), end - start)
+        return
+    for batch in file.iter_batches(_ROWS_AT_ONCE, [group], columns=names, use_threads=False):
+        nothing = [None] * batch.num_rows
+        yield from zip(
+            *(nothing if name is None else _values(batch.column(name)) for name in wanted),
+            strict=True,
+        )
+
+
+def _values(column: Any) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        values = [_value(scalar) for scalar in column]
+    return values
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return error

@@ -1,0 +1,283 @@
+"""References to images: picklable, without the image itself, read when it is needed.
+
+An `ImageRef` is one image. An `ImageStore` has many, by their numbers, in a few arrays. Both open
+their files on the first read in each process, so that worker processes may be forked or spawned at
+any time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import urllib.parse
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._text import first_line
+from ..errors import ImageError, ImageNotFoundError, Where
+from ..preprocessors.image import fetch
+from .columns import Id
+
+Value = TypeVar("Value")
+# An image file's bytes, its path, or an http, https or data URL.
+Content = bytes | Path | str
+
+# Far fewer than a process may open by default.
+_MAX_OPEN_FILES = 64
+_URL = re.compile(r"(https?|file|data):", re.IGNORECASE)
+
+
+class ImageStore(ABC):
+    """Images by their numbers, 0 to n - 1. Reading is safe on threads.
+
+    Attributes:
+        ids: The id of each image number, all different.
+        groups: Int64 [n], the number of the block of storage that holds each image, where a block
+            is read as a whole; None where images are read one by one.
+    """
+
+    ids: Sequence[Id]
+    groups: NDArray[np.int64] | None = None
+
+    @abstractmethod
+    def content(self, number: int) -> Content:
+        """An image file's bytes, its path or its URL.
+
+        Raises:
+            ImageError: it cannot be read. The error has a reason and no place.
+        """
+
+    @abstractmethod
+    def where(self, number: int) -> Where:
+        """The file and the line or member of an image."""
+
+    @abstractmethod
+    def files(self) -> Iterable[Path]:
+        """The files that are read, in a fixed order."""
+
+    def single(self, number: int) -> tuple[ImageStore, int]:
+        """A store that is cheaper to pickle and has the image, and its number there."""
+        return self, number
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image that is read when it is needed.
+
+    Attributes:
+        source: A path; an http, https or data URL; the bytes of an image file; or the store that
+            has the image.
+        number: The number of the image in the store.
+    """
+
+    source: Content | ImageStore
+    number: int = 0
+
+    def content(self) -> Content:
+        """The image file's bytes, its path or its URL: of these, the one that is known first.
+
+        Raises:
+            ImageError: it cannot be read. The error has a reason and no place.
+        """
+        if isinstance(self.source, ImageStore):
+            return self.source.content(self.number)
+        return self.source
+
+    def read(self) -> bytes:
+        """The image file's bytes, read or downloaded.
+
+        Raises:
+            ImageError: it cannot be read. The error has a reason and no place.
+        """
+        return read_content(self.content())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self.source, ImageStore):
+            return ImageRef, self.source.single(self.number)
+        return ImageRef, (self.source,)
+
+
+def read_content(content: Content) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        ImageError: it cannot be read. The error has a reason and no place.
+    """
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, str):
+        return fetch(content)
+    try:
+        return content.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageNotFoundError("no such file") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(first_line(error)) from error
+
+
+def is_url(value: str) -> bool:
+    """Whether this is a URL of a kind that images are read from."""
+    return _URL.match(value) is not None
+
+
+def located(value: str, folder: str | os.PathLike[str] = "") -> Path | str:
+    """What a path or URL in a table refers to.
+
+    Args:
+        value: A path, relative to the folder, or a URL.
+        folder: The table's folder.
+
+    Returns:
+        A Path, also for a file: URL; or an http, https or data URL.
+    """
+    scheme = _URL.match(value)
+    if scheme is None:
+        return Path(folder, value)
+    if scheme[1].lower() != "file":
+        return value
+    return Path(os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(value).path)))
+
+
+def located_inside(value: str, folder: Path) -> Path | str:
+    """What a path or URL in a data set refers to: a file in the data set's folder, or a data: URL.
+
+    Raises:
+        ImageError: it refers to something else, which a foreign data set should not make us read.
+    """
+    place = located(value, folder)
+    if isinstance(place, str):
+        if place[:5].lower() == "data:":
+            return place
+        raise ImageError(f"{value!r:.60} would have to be downloaded; download it first")
+    if is_url(value) and place.is_relative_to(folder.absolute()):
+        value = str(place.relative_to(folder.absolute()))
+    if Path(value).is_absolute() or ".." in Path(value).parts:
+        raise ImageError(f"{value!r:.60} is outside the data set's folder")
+    return Path(folder, value)
+
+
+class ProcessLock:
+    """A lock that is new in each process: at a fork, another thread may hold the parent's."""
+
+    def __init__(self) -> None:
+        self._process, self._lock = os.getpid(), threading.Lock()
+
+    def __enter__(self) -> None:
+        if self._process != os.getpid():
+            self.__init__()  # type: ignore[misc]
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ProcessLock, ()
+
+
+class Recent(Generic[Value]):
+    """The last few values of a function of hashable arguments; pickled without them."""
+
+    def __init__(self, function: Callable[..., Value], count: int) -> None:
+        """Keep the last `count` values of a picklable function."""
+        self._function, self._count = function, count
+        self._cached = lru_cache(count)(function)
+
+    def __call__(self, *arguments: Any) -> Value:
+        """The function's value, computed or kept."""
+        return self._cached(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Recent, (self._function, self._count)
+
+
+class _Descriptor:
+    """An open file that closes itself. Reading at offsets is safe on threads and after a fork."""
+
+    def __init__(self, path: Path) -> None:
+        self._number = -1
+        self._number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self._number >= 0:
+            os.close(self._number)
+
+    def read(self, length: int, start: int) -> bytes:
+        return os.pread(self._number, length, start)
+
+
+class Slices(ImageStore):
+    """Images that are slices of files, as the members of tar files and the lines of TSV files."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        names: Sequence[str],
+        ids: Sequence[Id],
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        *,
+        file_of: NDArray[np.int32] | None = None,
+        lines: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Take the places of the slices.
+
+        Args:
+            paths: The files.
+            names: The files' names in messages.
+            ids: The id of each slice.
+            starts: Int64 [n], the offset of each slice.
+            lengths: Int64 [n], its bytes.
+            file_of: Int32 [n], the index of its file; None for the first file.
+            lines: Int64 [n], the number of its line; None if the slices are members of archives.
+        """
+        self.ids = ids
+        self._paths, self._names = paths, names
+        self._starts, self._lengths, self._file_of, self._lines = starts, lengths, file_of, lines
+        self._opened = Recent(_Descriptor, _MAX_OPEN_FILES)
+
+    def _file(self, number: int) -> int:
+        return 0 if self._file_of is None else int(self._file_of[number])
+
+    def content(self, number: int) -> bytes:
+        """The bytes of a slice."""
+        start, length = int(self._starts[number]), int(self._lengths[number])
+        path = self._paths[self._file(number)]
+        try:
+            content = self._opened(path).read(length, start)
+        except OSError as error:
+            raise ImageError(f"{path} cannot be read: {first_line(error)}") from error
+        if len(content) < length:
+            raise ImageError(f"{path.name} ends in the middle of it")
+        return content
+
+    def where(self, number: int) -> Where:
+        """The file and the line or member."""
+        name = self._names[self._file(number)]
+        if self._lines is not None:
+            return Where(file=name, line=int(self._lines[number]))
+        return Where(file=name, member=self._member(number))
+
+    def _member(self, number: int) -> str:
+        """The name of the member; an id begins with the file's name if there are several files."""
+        prefix = 0 if len(self._paths) == 1 else len(self._names[self._file(number)]) + 1
+        return str(self.ids[number])[prefix:]
+
+    def files(self) -> Iterable[Path]:
+        """The files."""
+        return self._paths
+
+    def single(self, number: int) -> tuple[ImageStore, int]:
+        """A store of this slice alone."""
+        one, file = slice(number, number + 1), self._file(number)
+        paths = [Path(os.path.abspath(self._paths[file]))]
+        ids = [self._member(number)]
+        starts, lengths = self._starts[one].copy(), self._lengths[one].copy()
+        return type(self)(paths, [self._names[file]], ids, starts, lengths), 0

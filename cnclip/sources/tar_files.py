@@ -1,0 +1,167 @@
+"""Tar files as WebDataset makes them: `0001.jpg` with `0001.txt` or `0001.json`.
+
+A sample is all members of one path up to the first dot of their name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .._text import first_line
+from ..errors import DatasetError, Where
+from .columns import IMAGE_SUFFIXES, Id
+from .problems import ProblemKind, Problems
+from .refs import Slices
+
+TAR_SUFFIX = ".tar"
+_TEXTS = frozenset({"txt", "json"})
+_MAX_TEXT = 1 << 20
+_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
+_COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
+# The first bytes of files that gzip, bzip2, xz and zstd write.
+_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_BLOCK = 512
+
+
+@dataclass(slots=True)
+class Sample:
+    """The members of a sample.
+
+    Attributes:
+        image: The offset and the size of the image.
+        texts: The contents of the `.txt` and the `.json`, by "txt" and "json".
+    """
+
+    image: tuple[int, int] | None = None
+    texts: dict[str, bytes] | None = None
+
+
+def refuse_compressed(*paths: Path) -> None:
+    """Check that none of the paths is a compressed tar file.
+
+    Raises:
+        DatasetError: one is.
+    """
+    for path in paths:
+        if _COMPRESSED.search(path.name):
+            raise _compressed(path)
+
+
+def _compressed(path: Path) -> DatasetError:
+    reason = "compressed, so that single images cannot be read; unpack it to a .tar"
+    return DatasetError(reason, file=path)
+
+
+def read_tar(path: Path, name: str, problems: Problems, *, texts: bool) -> dict[str, Sample]:
+    """The samples of a tar file by their names, incomplete ones included.
+
+    Args:
+        path: The file.
+        name: Its name in messages.
+        problems: Gets the members that cannot be used.
+        texts: Read texts too; without, only members that are images are looked at.
+
+    Raises:
+        DatasetError: the file is compressed.
+    """
+    samples: dict[str, Sample] = {}
+    end = 0
+    try:
+        with path.open("rb") as file:
+            if file.read(6).startswith(_MAGIC):
+                raise _compressed(path)
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                # tarfile would keep every member in memory.
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]
+                    end = tar.offset
+                    _add_member(member, file.fileno() if texts else None, name, samples, problems)
+                end = tar.offset
+            # tarfile takes a damaged header for the end.
+            if os.pread(file.fileno(), _BLOCK, end).strip(b"\0"):
+                reason = f"damaged at byte {end}; the rest of the file was skipped"
+                problems.add(ProblemKind.DAMAGED, Where(file=name), reason)
+    except (tarfile.TarError, OSError) as error:
+        reason = f"damaged at byte {end}: {first_line(error)}"
+        problems.add(ProblemKind.DAMAGED, Where(file=name), reason)
+    return samples
+
+
+def _add_member(
+    member: tarfile.TarInfo,
+    descriptor: int | None,
+    name: str,
+    samples: dict[str, Sample],
+    problems: Problems,
+) -> None:
+    parts = _NAME.fullmatch(member.name)
+    if parts is None or not member.isreg() or member.issparse():
+        return
+    key, kind = parts[1], parts[2].lower()
+    last = kind.rpartition(".")[2]
+    is_image = f".{last}" in IMAGE_SUFFIXES
+    if not is_image and (descriptor is None or last not in _TEXTS):
+        return
+    sample = samples.setdefault(key, Sample())
+    where = Where(file=name, member=member.name)
+    if is_image and kind == last:
+        if sample.image is None:
+            sample.image = (member.offset_data, member.size)
+        else:
+            problems.add(ProblemKind.DUPLICATE, where, f"{key} already has another image")
+    elif kind in _TEXTS and descriptor is not None:
+        content = _read_text(member, descriptor, where, problems)
+        if content is not None:
+            sample.texts = sample.texts or {}
+            if sample.texts.setdefault(kind, content) is not content:
+                problems.add(ProblemKind.DUPLICATE, where, f"{key} already has another .{kind}")
+
+
+def _read_text(
+    member: tarfile.TarInfo, descriptor: int, where: Where, problems: Problems
+) -> bytes | None:
+    if member.size > _MAX_TEXT:
+        problems.add(ProblemKind.BAD_VALUE, where, f"a text of {member.size} bytes")
+        return None
+    content = os.pread(descriptor, member.size, member.offset_data)
+    if len(content) < member.size:
+        problems.add(ProblemKind.DAMAGED, where, "the file ends in the middle of it")
+        return None
+    return content
+
+
+def tar_images(
+    paths: list[Path], names: list[str], found: Iterable[tuple[int, str, tuple[int, int]]]
+) -> Slices:
+    """The images of tar files. Their ids are the samples' names, with the file's if it has others.
+
+    Args:
+        paths: The files.
+        names: Their names in messages.
+        found: The number of the file, the sample's name, and the image's offset and size, of each.
+    """
+    ids: list[Id] = []
+    file_of, starts, lengths = array("i"), array("q"), array("q")
+    for number, key, (start, length) in found:
+        # Files may each count their samples from 0.
+        ids.append(key if len(paths) == 1 else f"{names[number]}:{key}")
+        file_of.append(number)
+        starts.append(start)
+        lengths.append(length)
+    return Slices(
+        paths,
+        names,
+        ids,
+        np.frombuffer(starts, np.int64),
+        np.frombuffer(lengths, np.int64),
+        file_of=np.frombuffer(file_of, np.int32),
+    )
