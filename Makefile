@@ -1,7 +1,7 @@
-# What a developer runs. `make` alone lists the targets; CONTRIBUTING.md says more about them.
+# Targets for developers. `make` alone lists them; CONTRIBUTING.md describes them.
 #
-# Python and its packages stand in .venv, which the first target that needs it creates. All else
-# that is built goes to build/. Both may be removed at any time: `make clean`.
+# Python and its packages are in .venv, which the first target that needs it creates. Everything else
+# is built in build/. Both may be removed at any time: `make clean`.
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 60
@@ -21,8 +21,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 # --- The development environment -------------------------------------------------------------------
-# First what pyproject.toml builds with, torch of one exact version among it, so that nothing later
-# fetches another; then the package, editable, with warnings as errors. A stamp file stands for each.
+# First the build requirements of pyproject.toml, with torch of one exact version, so that nothing
+# later downloads another; then the package, editable, with warnings as errors. Each has a stamp file.
 
 SOURCES := setup.py $(shell find csrc -name '*.[ch]*' -o -name '*.py' -o -name '*.mk')
 read_pyproject = $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1))')
@@ -30,13 +30,13 @@ requirements_of = $(call read_pyproject,["project"]["optional-dependencies"]["$(
 
 $(VENV)/.requirements: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("cnclip needs Python 3.11 or newer: make PYTHON=python3.11")'
-	@echo 'installing torch and what builds the package into $(VENV)'
+	@echo 'installing torch and the build requirements into $(VENV)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install $(call read_pyproject,["build-system"]["requires"])
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
-	@echo 'building the package, installing it and what its tests need into $(VENV)'
+	@echo 'building the package, installing it and its test requirements into $(VENV)'
 	@CNCLIP_DEVELOPMENT=1 $(PIP) install --no-build-isolation --editable '.[test]'
 	@touch $@
 
@@ -50,17 +50,17 @@ $(VENV)/.lint $(VENV)/.notebooks: $(VENV)/.%: $(VENV)/.installed
 demo: $(VENV)/.installed ## install into .venv, run the example, write cnclip-demo.png (DEMO_OPTIONS)
 	$(BIN)/python -m cnclip.demo $(DEMO_OPTIONS)
 
-test: test-c $(VENV)/.installed ## the C unit tests, then pytest without what is slow (PYTEST_OPTIONS)
+test: test-c $(VENV)/.installed ## the C unit tests, then pytest without slow tests (PYTEST_OPTIONS)
 	$(BIN)/python -m pytest -m 'not slow and not full_size' $(PYTEST_OPTIONS)
 
-test-slow: $(VENV)/.installed ## what takes minutes: wheel and sdist in fresh environments, long runs
+test-slow: $(VENV)/.installed ## tests that take minutes: wheel and sdist in fresh environments, long runs
 	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
 
 test-full-size: $(VENV)/.installed ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
 	$(BIN)/python -m pytest -m full_size $(PYTEST_OPTIONS)
 
-# The application's tests have an environment of their own, whose packages come before those of .venv:
-# Gradio asks for an older Pillow than the other tests, which compare with the newest to the bit.
+# The application's tests have a separate environment, whose packages come before those of .venv:
+# Gradio requires an older Pillow than the other tests, which compare with the newest to the bit.
 
 UI := build/ui
 UI_PACKAGES = $(UI)/lib/python$(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')/site-packages
@@ -128,12 +128,12 @@ test-c: ## the C unit tests, which need no Python package
 	@$(MAKE) run-c
 
 # --- Sanitizers and fuzzing ------------------------------------------------------------------------
-# The Python suite runs against a build of its own, in build/asan. Python is not built with ASan, so
-# its runtime comes first by LD_PRELOAD, and libstdc++ with it, whose __cxa_throw ASan looks up when
-# it starts. Python itself leaks on exit, so that leaks are not looked for: test_references.py does.
+# The Python suite runs with a separate build, in build/asan. Python is not built with ASan, so
+# LD_PRELOAD loads ASan's runtime first, and with it libstdc++, whose __cxa_throw ASan looks up at its
+# start. Leak detection is off, since Python itself leaks on exit; test_references.py finds leaks.
 
 SANITIZERS := address,undefined
-# They reach the core through the pipeline alone, which other tests do, and bring much of others'.
+# These tests reach the core only through the pipeline, as others do, and load much foreign code.
 ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark bulk datasets evaluate search serve train \
   models/test_hub.py)
 library = $(shell $(CC) -print-file-name=$(1))
@@ -171,7 +171,7 @@ fuzz: ## tokenizer, vocabulary and resampling under clang's libFuzzer, FUZZ_SECO
 
 C_FILES := $(shell find csrc tests/c tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp')
 
-lint: $(VENV)/.lint ## ruff, clang-format and what `make typing` checks; changes nothing
+lint: $(VENV)/.lint ## ruff, clang-format, tools/check_prose.py and `make typing`; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
@@ -196,7 +196,7 @@ bench: $(VENV)/.installed ## the scripts of benchmarks/, then `cnclip bench` (BE
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-notebooks: $(VENV)/.notebooks ## execute notebooks/*.ipynb (npm fetches images for one); changes nothing
+notebooks: $(VENV)/.notebooks ## execute notebooks/*.ipynb (npm downloads images for one); changes nothing
 	@set -e; for notebook in $(NOTEBOOKS); do echo "$$notebook"; $(BIN)/jupyter execute $$notebook; done
 
 clean: ## remove .venv, build/ and every cache
