@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._tables import format_table
 from ._arguments import add_model_arguments, open_pipeline
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "evaluate retrieval or zero-shot classification on a data set"
 
-# Of the problems, on stderr; all are in the report.
+# Problems that are printed on stderr; report.json has all of them.
 MAX_PROBLEMS = 1000
 
 
@@ -24,53 +25,54 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     retrieval = kinds.add_parser(
         "retrieval",
-        help="texts find images, images find texts: R@1, R@5, R@10, MR",
-        description="Recall of text to image and image to text, as Chinese-CLIP's evaluation "
-        "defines it. Exit status 1 if rows could not be used; each is named.",
+        help="recall of text to image and image to text search: R@1, R@5, R@10, MR",
+        description="Recall of text to image and image to text search, as defined by "
+        "Chinese-CLIP's evaluation. Rows that cannot be used are named on stderr; the exit status "
+        "is then 1.",
     )
     retrieval.add_argument(
         "dataset",
         metavar="DATASET",
-        help="a folder with SPLIT_imgs.tsv and SPLIT_texts.jsonl, a zip of it, one with "
-        "lmdb/SPLIT/imgs, a folder of images with a metadata.jsonl, or emoji-cn",
+        help="a folder with SPLIT_imgs.tsv and SPLIT_texts.jsonl, a zip of such a folder, a folder "
+        "with lmdb/SPLIT/imgs, a folder of images with a metadata.jsonl, or emoji-cn",
     )
-    retrieval.add_argument("--split", help="valid, test, ...; needed where there are several")
+    retrieval.add_argument("--split", help="valid, test, ...; required if there are several")
     retrieval.add_argument(
         "--raw-text",
         action="store_true",
-        help="leave texts as they are; else they get lower case and straight quotes, as in "
-        "Chinese-CLIP's own evaluation",
+        help="do not put texts in lower case with straight quotes, as Chinese-CLIP's evaluation "
+        "does",
     )
     zeroshot = kinds.add_parser(
         "zeroshot",
         help="accuracy of zero-shot classification",
-        description="Accuracy of classification by class names. Exit status 1 if images could "
-        "not be used; each is named.",
+        description="Accuracy of classification by class names. Images that cannot be used are "
+        "named on stderr; the exit status is then 1.",
     )
     zeroshot.add_argument(
         "dataset",
         metavar="DATASET",
-        help="a folder with a folder of images for each class (also in SPLIT/), or a list of "
-        "'IMAGE CLASS' lines",
+        help="a folder with a folder of images for each class (also in SPLIT/), or a file with "
+        "'IMAGE CLASS' on each line",
     )
     zeroshot.add_argument("--split", help="a folder in DATASET, such as test")
     zeroshot.add_argument(
         "--labels",
         metavar="NAME|FILE",
         help="Chinese names of the classes: cifar10, cifar100, caltech101, imagenet, or a file "
-        "with a name, or 'folder TAB name', on each line; by default DATASET's label_cn.txt, else "
-        "the folders' names",
+        "with a name, or 'folder TAB name', on each line (default: DATASET's label_cn.txt, else "
+        "the names of the folders)",
     )
     zeroshot.add_argument(
         "--templates",
         metavar="NAME|FILE",
-        help="texts with {} for the class's name: generic, photo, small, plain, or a file with "
-        "one on each line; by default those that go with the labels",
+        help="texts with {} for the name of the class: generic, photo, small, plain, or a file "
+        "with one on each line (default: those that suit the labels)",
     )
     for command in (retrieval, zeroshot):
         add_model_arguments(command)
         command.add_argument(
-            "-o", "--output", metavar="DIR", help="write the report and its files there"
+            "-o", "--output", metavar="DIR", help="write the report and its files to this folder"
         )
         command.add_argument(
             "--strict", action="store_true", help="stop at the first row that cannot be used"
@@ -81,8 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, and print a table on stdout."""
     from .. import evaluate
 
+    report: RetrievalReport | ZeroShotReport
     if arguments.kind == "retrieval":
-        found = evaluate.retrieval(
+        report = evaluate.retrieval(
             arguments.dataset,
             open_pipeline(arguments),
             split=arguments.split,
@@ -91,10 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
             strict=arguments.strict,
             show_progress=True,
         )
-        print(retrieval_table(found))
-        problems = found.problems
+        print(retrieval_table(report))
     else:
-        classified = evaluate.zeroshot(
+        report = evaluate.zeroshot(
             arguments.dataset,
             open_pipeline(arguments),
             split=arguments.split,
@@ -104,10 +106,9 @@ def run(arguments: argparse.Namespace) -> int:
             strict=arguments.strict,
             show_progress=True,
         )
-        print(zeroshot_table(classified))
-        problems = classified.problems
-    _print_problems(problems, arguments.output)
-    return 1 if problems else 0
+        print(zeroshot_table(report))
+    _print_problems(report.problems, arguments.output)
+    return 1 if report.problems else 0
 
 
 def _print_problems(problems: list[Problem], output: str | None) -> None:
@@ -119,48 +120,52 @@ def _print_problems(problems: list[Problem], output: str | None) -> None:
 
 
 def retrieval_table(report: RetrievalReport) -> str:
-    """The table that people read."""
-    from ..evaluate.published import SETTINGS
+    """Format a report as a heading, a table, and the source of the published figures."""
+    from ..evaluate.words import EN
 
     columns = ("R@1", "R@5", "R@10", "MR")
-    words = "in lower case, with straight quotes" if report.normalized else "as they are"
-    cut = f", {report.truncated} of them cut" if report.truncated else ""
-    left_out = f", {report.skipped} rows left out" if report.skipped else ""
-    lines = [
-        f"{report.dataset}, {report.split}: {report.texts} texts, {report.images} images{left_out}",
-        f"model {report.model}, {report.precision}; texts {words}{cut}",
-        "",
-        f"{'':42}" + "".join(f"{column:>8}" for column in columns),
-    ]
-
-    def row(title: str, figures: dict[str, float]) -> str:
-        cells = (f"{figures[c]:8.2f}" if c in figures else f"{'':8}" for c in columns)
-        return f"{title:42}{''.join(cells)}".rstrip()
-
-    for title, name in (("text to image", "text_to_image"), ("image to text", "image_to_text")):
-        measured = getattr(report, name)
+    rows: list[tuple[str, ...]] = [("", *columns)]
+    notes = []
+    for title, name, measured in (
+        (EN.text_to_image, "text_to_image", report.text_to_image),
+        (EN.image_to_text, "image_to_text", report.image_to_text),
+    ):
         if measured is None:
-            lines.append(f"{title}: no recall, since no text names an image")
+            notes.append(f"{title}: no recall, since no text names an image")
             continue
-        lines.append(row(title, measured))
+        lines = {title: measured}
         for setting, figures in ((report.published or {}).get(name) or {}).items():
-            lines.append(row(f"  published by the authors, {SETTINGS[setting]}", figures))
+            lines[f"  {EN.setting(setting)}"] = figures
+        for line, figures in lines.items():
+            cells = (f"{figures[c]:.2f}" if c in figures else "" for c in columns)
+            rows.append((line, *cells))
     if report.published:
-        lines.append(f"published: {report.published['model']} on {report.published['data_set']}")
-    return "\n".join(lines)
+        notes.append(f"published: {report.published['model']} on {report.published['data_set']}")
+    skipped = f", {report.skipped} rows skipped" if report.skipped else ""
+    truncated = f", {report.truncated} truncated" if report.truncated else ""
+    heading = [
+        f"{report.dataset}, {report.split}: {report.texts} texts, {report.images} images{skipped}",
+        f"model {report.model}, {report.precision}; texts: "
+        f"{EN.normalized if report.normalized else EN.raw}{truncated}",
+        "",
+    ]
+    right = [False, *(True for _ in columns)]
+    table = [format_table(rows, right, underlined=False)] if len(rows) > 1 else []
+    return "\n".join([*heading, *table, *notes])
 
 
 def zeroshot_table(report: ZeroShotReport) -> str:
-    """The table that people read."""
-    left_out = f", {len(report.problems)} left out" if report.problems else ""
-    return "\n".join(
-        [
-            f"{report.dataset}: {report.images} images of {len(report.labels)} classes{left_out}",
-            f"model {report.model}, {report.precision}; {len(report.templates)} templates, such as "
-            f"{report.templates[0]}",
-            "",
-            f"{'top-1':22}{report.top1:8.2f}",
-            f"{'top-5':22}{report.top5:8.2f}" if report.top5 is not None else "",
-            f"{'mean of the classes':22}{report.mean_per_class:8.2f}",
-        ]
-    ).replace("\n\n\n", "\n\n")
+    """Format a report as a heading and a table."""
+    from ..evaluate.words import EN
+
+    rows = [("top-1", f"{report.top1:.2f}")]
+    if report.top5 is not None:
+        rows.append(("top-5", f"{report.top5:.2f}"))
+    rows.append((EN.mean_per_class, f"{report.mean_per_class:.2f}"))
+    skipped = f", {report.skipped} skipped" if report.skipped else ""
+    return (
+        f"{report.dataset}: {report.images} images of {len(report.labels)} classes{skipped}\n"
+        f"model {report.model}, {report.precision}; {len(report.templates)} templates, such as "
+        f"{report.templates[0]}\n\n"
+        f"{format_table(rows, [False, True], underlined=False)}"
+    )

@@ -1,15 +1,17 @@
-"""How good a model is: recall of retrieval, accuracy of zero-shot classification.
+"""Evaluation of models: recall of retrieval, accuracy of zero-shot classification.
 
     from cnclip.evaluate import ZeroShotClassifier, recall_at_k, retrieval, top_k
 
-`retrieve.py` and `classify.py` do whole evaluations; `search.py` and `recall.py` work on arrays of
-anyone's; `features.py` keeps embeddings. Uses `datasets`, `bulk` and `pipelines`.
+`retrieval.py` and `zeroshot.py` evaluate a model on a data set, `reports.py` has their results,
+`pages.py` and `confusion_*.py` render them. `topk.py` and `recall.py` work on any arrays.
 """
 
-from .classify import Classified, ZeroShotClassifier, ZeroShotReport, zeroshot
 from .recall import recall_at_k
-from .retrieve import RetrievalReport, normalize_text, retrieval
-from .search import Ranked, mutual_top_k, top_k
+from .reports import RetrievalReport, ZeroShotReport
+from .retrieval import retrieval
+from .texts import normalize_text
+from .topk import Ranked, mutual_top_k, top_k
+from .zeroshot import Classified, ZeroShotClassifier, zeroshot
 
 __all__ = [
     "Classified",

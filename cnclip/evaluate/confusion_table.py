@@ -1,57 +1,63 @@
-"""A report of zero-shot classification as HTML, for a notebook. Needs no font and no matplotlib."""
+"""A confusion matrix as an HTML table, for a notebook. Needs no font and no matplotlib."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .._html import escape
-
-if TYPE_CHECKING:
-    from .classify import ZeroShotReport
+from .words import Words
 
 MAX_CLASSES = 30
-"""Of more than these the table has no columns, only each class's share."""
+"""With more classes the table has no columns for predicted classes."""
 
 
-def notebook_html(report: ZeroShotReport) -> str:
-    """The figures, and a row for each class: its share, and what its images were taken for."""
-    figures = [f"top-1 {report.top1:.1f} %"]
-    if report.top5 is not None:
-        figures.append(f"top-5 {report.top5:.1f} %")
-    figures.append(f"各类平均 mean of the classes {report.mean_per_class:.1f} %")
-    left_out = sum(problem.skipped for problem in report.problems)
-    if left_out:
-        figures.append(f"略去 left out: {left_out}")
-    subtitle = (
-        f"{report.dataset}: {report.images} 张图片 images · {report.model}, {report.precision}"
-        f" · {len(report.templates)} 个模板 templates"
-    )
+def confusion_table(
+    labels: Sequence[str],
+    confusion: NDArray[np.int64],
+    accuracies: Sequence[float | None],
+    words: Words,
+) -> str:
+    """Return a table with a row for each class: its accuracy, and how its images were classified.
+
+    Args:
+        labels: Names of the classes.
+        confusion: int64 [labels, labels]: images of a class (row) by predicted class (column).
+        accuracies: Per cent for each class; None for a class without images.
+        words: The words of the heading.
+    """
+    full = len(labels) <= MAX_CLASSES
+    heads = "".join(f"<th>{escape(label)}</th>" for label in labels) if full else ""
+    corner = words.confusion if full else words.classes
+    rows = [f"<tr><th>{corner}</th><th>top-1</th>{heads}</tr>"]
+    for number, (label, accuracy) in enumerate(zip(labels, accuracies, strict=True)):
+        share = "" if accuracy is None else f"{accuracy:.0f} %"
+        counts = confusion[number].tolist() if full else []
+        cells = "".join(
+            _cell(count, sum(counts), right=column == number) for column, count in enumerate(counts)
+        )
+        rows.append(f"<tr><th>{escape(label)}</th><td>{share}</td>{cells}</tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def notebook_html(heading: str, subtitle: str, table: str) -> str:
+    """Return a table with a heading and a style that applies to nothing else in the notebook."""
     return (
         f"<style>\n{_STYLE}</style>\n"
-        f'<div class="cnclip-confusion"><p><b>{" · ".join(figures)}</b><br>{escape(subtitle)}</p>'
-        f"{_table(report)}</div>"
+        f'<div class="cnclip-confusion"><p><b>{escape(heading)}</b><br>{escape(subtitle)}</p>'
+        f"{table}</div>"
     )
 
 
-def _table(report: ZeroShotReport) -> str:
-    names = report.labels
-    full = len(names) <= MAX_CLASSES
-    heads = "".join(f"<th>{escape(name)}</th>" for name in names) if full else ""
-    rows = []
-    for number, name in enumerate(names):
-        share = report.per_class[name]
-        cells = [f"<th>{escape(name)}</th><td>{'' if share is None else f'{share:.0f} %'}</td>"]
-        counts = report.confusion[number].tolist()
-        for column, count in enumerate(counts if full else []):
-            # Green is right, red is wrong, the more of the class's images the stronger.
-            color = "43, 138, 62" if column == number else "201, 42, 42"
-            shade = 0.6 * count / max(1, sum(counts))
-            style = f' style="background: rgba({color}, {shade:.2f})"' if count else ""
-            cells.append(f"<td{style}>{count or ''}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    corner = "类别 class ↓ 判为 taken for →" if full else "类别 class"
-    head = f"<tr><th>{corner}</th><th>top-1</th>{heads}</tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+def _cell(count: int, total: int, *, right: bool) -> str:
+    """A count, green if it is right, else red; stronger with its share of the class's images."""
+    if not count:
+        return "<td></td>"
+    color = "43, 138, 62" if right else "201, 42, 42"
+    shade = 0.6 * count / max(1, total)
+    return f'<td style="background: rgba({color}, {shade:.2f})">{count}</td>'
 
 
 _STYLE = """\

@@ -11,32 +11,32 @@ from ..archive import ArchiveInfo
 from ..checkpoints.known import KNOWN_MODELS
 
 # Names of known models in the authors' tables.
-_SHOWN = {"ViT-B-16": "ViT-B/16", "ViT-L-14": "ViT-L/14", "ViT-L-14-336": "ViT-L/14@336px"}
-_SHOWN |= {"ViT-H-14": "ViT-H/14", "RN50": "RN50"}
-SETTINGS = {"zero_shot": "zero-shot", "finetuned": "fine-tuned"}
+_TABLE_NAMES = {"ViT-B-16": "ViT-B/16", "ViT-L-14": "ViT-L/14", "ViT-L-14-336": "ViT-L/14@336px"}
+_TABLE_NAMES |= {"ViT-H-14": "ViT-H/14", "RN50": "RN50"}
 
 
 def published_results(data_set: str, split: str, info: ArchiveInfo) -> dict[str, Any] | None:
-    """The published figures for a data set and a model of these sizes.
+    """Return the published figures for a data set and a model of these sizes.
 
     Returns:
         {"data_set", "model", "text_to_image": {"zero_shot": {"R@1": ...}, ...}, ...}, with the
-        split in the name of `data_set`; None if there are none.
+        split in the name of `data_set`; None if no figures were published.
     """
     model = model_of_size(info)
     if model is None:
         return None
     text = resources.files(__package__).joinpath("published_results.json").read_text("utf-8")
-    for name, models in json.loads(text)["retrieval"].items():
-        known, _, known_split = name.partition(" (")
-        if _plain(data_set).startswith(_plain(known)) and known_split.rstrip(")") == split:
-            figures = models.get(_SHOWN[model])
-            return None if figures is None else {"data_set": name, "model": _SHOWN[model]} | figures
+    for title, models in json.loads(text)["retrieval"].items():
+        name, _, its_split = title.partition(" (")
+        if _plain(data_set).startswith(_plain(name)) and its_split.rstrip(")") == split:
+            figures = models.get(_TABLE_NAMES[model])
+            known = {"data_set": title, "model": _TABLE_NAMES[model]}
+            return None if figures is None else known | figures
     return None
 
 
 def model_of_size(info: ArchiveInfo) -> str | None:
-    """The published model that has the sizes of this one."""
+    """Return the name of the published model that has the same sizes, or None."""
     found = info.metadata.get("architecture", {})
     for name, config in KNOWN_MODELS.items():
         vision, text = found.get("vision", {}), found.get("text", {})

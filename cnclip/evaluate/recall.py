@@ -16,37 +16,39 @@ def recall_at_k(
     relevant: Sequence[Collection[Hashable]],
     ks: Sequence[int] = (1, 5, 10),
 ) -> dict[str, float]:
-    """How often something relevant is among the first k that a query found.
+    """Compute the share of queries that have a relevant candidate among their first k.
 
-    A query counts once, however many relevant candidates it found: cn_clip's
-    `eval/evaluation.py` and `evaluation_tr.py`. This is not the accuracy within a batch, which is
-    reported while a model is trained, and grows as batches shrink.
+    A query counts once, however many relevant candidates it found, as in cn_clip's
+    `eval/evaluation.py` and `evaluation_tr.py`. This is not the accuracy within a batch that
+    training scripts print, which grows as batches shrink.
 
     Args:
-        ranked: For each query ids or indices of what it found, best first: sequences, or an array
-            [n, most]. Those shorter than k are taken as they are.
-        relevant: For each query the ids or indices that are right. A query of which nothing is
-            right is missed, as in those scripts.
-        ks: The k.
+        ranked: For each query the ids or indices of its candidates, best first: sequences, or an
+            array [n, k]. A row may have fewer than k entries.
+        relevant: For each query the ids or indices of the relevant candidates. A query without
+            any counts as missed, as in those scripts.
+        ks: The values of k.
 
     Returns:
-        In per cent: {"R@1": ..., "R@5": ..., "R@10": ..., "MR": ...}, MR their mean.
+        Per cent: {"R@1": ..., "R@5": ..., "R@10": ..., "MR": ...}, where MR is the mean.
 
     Raises:
-        InvalidInputError: no queries, lengths that differ, or a k below 1.
+        InvalidInputError: there are no queries, the lengths differ, or a k is below 1.
     """
     if len(ranked) != len(relevant):
-        raise InvalidInputError(f"{len(ranked)} queries ranked, but {len(relevant)} with answers")
+        raise InvalidInputError(
+            f"ranked has {len(ranked)} queries, but relevant has {len(relevant)}"
+        )
     if len(ranked) == 0 or not ks or min(ks) < 1:
-        raise InvalidInputError("recall needs a query, and every k to be 1 or more")
+        raise InvalidInputError("recall needs at least one query and values of k of at least 1")
     hits = dict.fromkeys(ks, 0)
-    most = max(ks)
+    max_k = max(ks)
     for found, right in zip(ranked, relevant, strict=True):
-        answers = found.tolist() if isinstance(found, np.ndarray) else list(found)
+        candidates = found.tolist() if isinstance(found, np.ndarray) else list(found)
         wanted = set(right.tolist() if isinstance(right, np.ndarray) else right)
-        first = next((i for i, answer in enumerate(answers[:most]) if answer in wanted), most)
+        rank = next((i for i, one in enumerate(candidates[:max_k]) if one in wanted), max_k)
         for k in hits:
-            hits[k] += first < k
+            hits[k] += rank < k
     shares = [hits[k] * 1.0 / len(ranked) for k in ks]
     recall = {f"R@{k}": share * 100 for k, share in zip(ks, shares, strict=True)}
     return recall | {"MR": sum(shares) / len(shares) * 100}

@@ -1,4 +1,4 @@
-"""Chinese names of classes and templates for texts: those that ship, and those of files."""
+"""Chinese class names, text templates and the normalization of texts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from .._text import first_line
 from ..errors import InvalidInputError
 
 LABELS = ("cifar10", "cifar100", "caltech101", "imagenet")
 TEMPLATES = ("generic", "photo", "small", "plain")
-# Those that go with the images of a list of labels.
+# The templates that suit the images of each list of labels.
 TEMPLATES_OF = {"cifar10": "small", "cifar100": "small", "caltech101": "photo", "imagenet": "photo"}
 
 
+def normalize_text(text: str) -> str:
+    """Return a text in lower case with straight double quotes, as Chinese-CLIP evaluates it.
+
+    The source is `cn_clip/eval/data.py`; BERT's Chinese vocabulary lacks curly quotes.
+    """
+    return text.lower().replace("“", '"').replace("”", '"')
+
+
 def shipped_labels(name: str) -> dict[str, str]:
-    """Chinese names by the names of the data set's folders, in the order of its indices.
+    """Return the Chinese class names of a data set by its folder names, in the order of indices.
 
     Args:
         name: One of LABELS.
@@ -26,10 +35,10 @@ def shipped_labels(name: str) -> dict[str, str]:
 
 
 def read_labels(path: str | Path) -> dict[str, str] | list[str]:
-    """Names of classes from a file: `folder TAB name` on each line, or names alone.
+    """Read class names from a file with `folder TAB name`, or a name, on each line.
 
     Raises:
-        InvalidInputError: it cannot be used.
+        InvalidInputError: the file cannot be read, is empty, or has a line of another form.
     """
     lines = _lines(path)
     if not any("\t" in line for line in lines):
@@ -37,18 +46,18 @@ def read_labels(path: str | Path) -> dict[str, str] | list[str]:
     rows = [line.split("\t") for line in lines]
     for number, row in enumerate(rows, 1):
         if len(row) != 2 or not all(cell.strip() for cell in row):
-            raise InvalidInputError(f"{path}: label {number}: expected 'folder TAB name'")
+            raise InvalidInputError(f"label {number}: expected 'folder TAB name'", file=path)
     names = {key.strip(): name.strip() for key, name in rows}
     if len(names) != len(rows):
-        raise InvalidInputError(f"{path}: names a folder twice")
+        raise InvalidInputError("has a folder twice", file=path)
     return names
 
 
 def read_templates(templates: str | Path | Sequence[str]) -> list[str]:
-    """Templates of a shipped name, of a file with one on each line, or as they are given.
+    """Return the templates of a shipped name, of a file with one on each line, or of a list.
 
     Raises:
-        InvalidInputError: there are none, or one has not exactly one `{}`.
+        InvalidInputError: there are no templates, or one does not have exactly one `{}`.
     """
     if isinstance(templates, str | Path):
         if str(templates) in TEMPLATES:
@@ -64,18 +73,18 @@ def read_templates(templates: str | Path | Sequence[str]) -> list[str]:
         if not isinstance(template, str) or template.count("{}") != 1:
             raise InvalidInputError(f"template {template!r}: expected a text with one {{}}")
     if not found:
-        raise InvalidInputError("templates: there are none")
+        raise InvalidInputError("expected at least one template", item="templates")
     return found
 
 
 def _lines(path: str | Path) -> list[str]:
+    """The lines of a file that are not blank."""
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(
-            f"{path}: neither a name that ships nor a file that can be read: {error}"
-        ) from error
+        reason = f"neither a shipped name nor a readable file: {first_line(error)}"
+        raise InvalidInputError(reason, file=path) from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise InvalidInputError(f"{path}: is empty")
+        raise InvalidInputError("is empty", file=path)
     return lines

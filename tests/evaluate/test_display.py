@@ -199,15 +199,27 @@ def report(confusion: list[list[int]], labels: list[str] | None = None) -> ZeroS
     )
 
 
-def test_report_shows_what_was_taken_for_what() -> None:
+@pytest.mark.parametrize(
+    ("locale", "mean", "corner"),
+    [
+        ("zh_CN.UTF-8", "平均每类准确率", "真实类别 ↓ / 预测类别 →"),
+        ("en_US.UTF-8", "mean per class", "true class ↓ / predicted class →"),
+        ("C", "mean per class", "true class ↓ / predicted class →"),
+    ],
+)
+def test_report_shows_predicted_classes(
+    locale: str, mean: str, corner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", locale)
     seen = Seen(report([[3, 1, 0], [0, 2, 0], [0, 0, 0]], ["猫", "<b>狗</b>", "鸟"])._repr_html_())
     assert not seen.all("script") and len(seen.all("b")) == 1
     assert [one for one in seen.text if one.isdecimal()] == ["3", "1", "2"]
     assert [one for one in seen.text if one.endswith("%")] == [
-        "top-1 83.3 % · 各类平均 mean of the classes 50.0 %",
+        f"top-1 83.3 % · {mean} 50.0 %",
         "75 %",
         "100 %",
     ]
+    assert corner in seen.text
     shades = [
         re.findall(r"rgba\((\d+),.*, (.*)\)", one.get("style") or "") for one in seen.all("td")
     ]

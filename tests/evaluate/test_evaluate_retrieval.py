@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import pickle
 import re
@@ -18,10 +19,12 @@ import cnclip
 from cnclip import DatasetError, cli, pipeline
 from cnclip.assets import asset_path
 from cnclip.datasets import Problems, open_retrieval, write_split
-from cnclip.evaluate import normalize_text, recall_at_k, retrieval, retrieve
+from cnclip.evaluate import normalize_text, recall_at_k, retrieval
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 Text = tuple[int, str, list[int]]
+# The function of the package has the module's name.
+module = importlib.import_module("cnclip.evaluate.retrieval")
 
 
 @pytest.fixture(scope="module")
@@ -309,9 +312,11 @@ def test_strict_stops_at_the_first(data: Path, capsys: pytest.CaptureFixture[str
         ),
     ],
 )
-def test_no_data_sets(make: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
+def test_no_data_sets(
+    make: Callable[[Path], Path], message: str, tmp_path: Path, model: MultiModalEmbeddingPipeline
+) -> None:
     with pytest.raises(DatasetError, match=message):
-        retrieval(make(tmp_path), "emoji-cn")
+        retrieval(make(tmp_path), model)
 
 
 def touch(*paths: Path) -> Path:
@@ -349,11 +354,11 @@ def test_pickles_in_a_data_base_run_nothing(data: Path, tmp_path: Path) -> None:
 def test_what_was_embedded_is_kept(
     model: MultiModalEmbeddingPipeline, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieve, "IMAGES_OF_SHARD", 7)
-    monkeypatch.setattr(retrieve, "TEXTS_OF_SHARD", 30)
+    monkeypatch.setattr(module, "IMAGES_OF_SHARD", 7)
+    monkeypatch.setattr(module, "TEXTS_OF_SHARD", 30)
     expected = retrieval(data, model).to_dict()
     embedded: list[int] = []
-    embed = retrieve.embed_images
+    embed = module.embed_images
 
     def stopping(pipeline: Any, items: Any, open_item: Any) -> Any:
         for batch in embed(pipeline, items, open_item):
@@ -362,7 +367,7 @@ def test_what_was_embedded_is_kept(
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(retrieve, "embed_images", stopping)
+    monkeypatch.setattr(module, "embed_images", stopping)
     with pytest.raises(KeyboardInterrupt):
         retrieval(data, model, output=tmp_path / "out")
     assert retrieval(data, model, output=tmp_path / "out").to_dict() == expected

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cnclip import InvalidInputError
-from cnclip.evaluate import mutual_top_k, recall_at_k, search, top_k
+from cnclip.evaluate import mutual_top_k, recall_at_k, top_k, topk
 
 
 def sorted_by_score(queries: NDArray[Any], candidates: NDArray[Any], k: int) -> list[list[int]]:
@@ -44,8 +44,8 @@ def test_search_is_sorting(
 ) -> None:
     queries, candidates, k = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "BLOCK_ROWS", rows)
-        patch.setattr(search, "BLOCK_COLUMNS", columns)
+        patch.setattr(topk, "BLOCK_ROWS", rows)
+        patch.setattr(topk, "BLOCK_COLUMNS", columns)
         forth, back = mutual_top_k(queries, candidates, k)
         alone = top_k(queries, candidates, k)
     assert forth.indices.tolist() == sorted_by_score(queries, candidates, k)

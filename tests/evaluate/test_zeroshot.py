@@ -55,7 +55,7 @@ def chinese() -> list[str]:
 
 def test_scores_are_those_of_the_definition(model: MultiModalEmbeddingPipeline) -> None:
     templates = ["{}", "一张{}的照片"]
-    classifier = ZeroShotClassifier(["猫", "狗"], templates, model=model)
+    classifier = ZeroShotClassifier(["猫", "狗"], model, templates)
     texts = model.forward({"text": ["猫", "一张猫的照片", "狗", "一张狗的照片"]})["text_embedding"]
     means = np.stack([texts[:2].mean(0), texts[2:].mean(0)])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
@@ -74,14 +74,14 @@ def test_scores_are_those_of_the_definition(model: MultiModalEmbeddingPipeline) 
 
 def test_none_of_these(model: MultiModalEmbeddingPipeline) -> None:
     cat = image("1f408")
-    assert ZeroShotClassifier(["披萨", "汽车"], "plain", model=model)(cat)[0].label is not None
-    others = ZeroShotClassifier(["披萨", "汽车"], "plain", model=model, others=["猫", "狗"])
+    assert ZeroShotClassifier(["披萨", "汽车"], model, "plain")(cat)[0].label is not None
+    others = ZeroShotClassifier(["披萨", "汽车"], model, "plain", others=["猫", "狗"])
     (answer,) = others(cat)
     assert answer.label is None
     assert answer.probability == pytest.approx(1 - others.probabilities(cat).sum(), abs=1e-5)
-    strict = ZeroShotClassifier(["披萨", "汽车"], "plain", model=model, min_cosine=0.99)
+    strict = ZeroShotClassifier(["披萨", "汽车"], model, "plain", min_cosine=0.99)
     assert strict([cat, cat])[1].label is None
-    known = ZeroShotClassifier(["猫", "汽车"], "plain", model=model, others=["披萨"])
+    known = ZeroShotClassifier(["猫", "汽车"], model, "plain", others=["披萨"])
     assert isinstance(known(cat)[0], Classified)
     assert known(cat)[0].label == "猫"
 
@@ -89,14 +89,14 @@ def test_none_of_these(model: MultiModalEmbeddingPipeline) -> None:
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        ([], {}, "labels: there are none"),
+        ([], {}, "labels: expected at least one label"),
         ("猫", {}, "expected a list"),
-        (["猫", "猫"], {}, "'猫' stands there twice"),
+        (["猫", "猫"], {}, "duplicate name '猫'"),
         (["猫", " "], {}, r"labels\[1\]"),
         (["猫", 5], {}, r"labels\[1\]"),
         (["猫"], {"templates": ["一张照片"]}, "expected a text with one {}"),
-        (["猫"], {"templates": []}, "there are none"),
-        (["猫"], {"templates": "no/such/file"}, "neither a name that ships nor a file"),
+        (["猫"], {"templates": []}, "templates: expected at least one"),
+        (["猫"], {"templates": "no/such/file"}, "neither a shipped name nor a readable file"),
         (["猫"], {"others": ["猫"]}, "'猫' is among the labels"),
     ],
 )
@@ -107,11 +107,11 @@ def test_wrong_classes(
     model: MultiModalEmbeddingPipeline,
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        ZeroShotClassifier(labels, model=model, **options)  # type: ignore[arg-type]
+        ZeroShotClassifier(labels, model, **options)  # type: ignore[arg-type]
 
 
 def test_wrong_embeddings(model: MultiModalEmbeddingPipeline) -> None:
-    classifier = ZeroShotClassifier(["猫"], "plain", model=model)
+    classifier = ZeroShotClassifier(["猫"], model, "plain")
     for rows in (np.ones((1, 3), np.float32), np.zeros((1, 128), np.float32)):
         with pytest.raises(InvalidInputError, match="embeddings"):
             classifier.probabilities(rows)
@@ -127,7 +127,7 @@ def test_folders_of_classes(
     report = zeroshot(
         folders, model, split="test", labels=chinese(), templates="plain", output=output
     )
-    classifier = ZeroShotClassifier(chinese(), "plain", model=model)
+    classifier = ZeroShotClassifier(chinese(), model, "plain")
     right = total = 0
     shares = []
     for index, key in enumerate(sorted(CLASSES)):

@@ -127,7 +127,7 @@ def test_learns_64_pairs_by_heart(
     assert (report.steps, report.before, report.skipped) == (120, None, 0)
     # What was kept is what was measured, through the pipeline and its own evaluation.
     for model in (output / "best", output / "best.cnclip.pt"):
-        found = retrieval(data, model, split="train", device="cpu")
+        found = retrieval(data, cnclip.pipeline(model=model, device="cpu"), split="train")
         assert found.text_to_image == report.best[0]
         assert found.image_to_text == report.best[1]
     assert {path.name for path in output.iterdir()} >= {
@@ -469,7 +469,7 @@ def test_adapters_are_merged(
     # Nothing but linear layers' weights and the scale.
     assert not {n for n in changed if "LayerNorm" in n or "bias" in n or "embedding" in n}
     assert report.best is not None
-    found = retrieval(data, run / "best", split="valid", device="cpu")
+    found = retrieval(data, cnclip.pipeline(model=run / "best", device="cpu"), split="valid")
     assert found.text_to_image == report.best[0]
 
 

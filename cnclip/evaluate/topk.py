@@ -1,4 +1,4 @@
-"""Exact search by inner products, in blocks, so that the matrix of all scores is never held."""
+"""Exact top-k by inner products, in blocks: the matrix of all scores is never in memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InvalidInputError
 
-# Scores of a block; it stays in the processor's cache while it is looked through.
+# A block of scores fits in the processor's cache.
 BLOCK_ROWS, BLOCK_COLUMNS = 2048, 1024
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """The best candidates of each query, best first; of equal scores the lower index first.
+    """The best candidates of each query, best first; for equal scores the lower index first.
 
     Attributes:
-        indices: int64 [queries, k], rows of the candidates.
+        indices: int64 [queries, k], row numbers of the candidates.
         scores: float32 [queries, k], their inner products.
     """
 
@@ -35,18 +35,18 @@ def top_k(
     *,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Ranked:
-    """The k candidates with the largest inner product with each query: exact.
+    """Find the k candidates with the largest inner product for each query, exactly.
 
     Args:
-        queries: float [m, d]; computed with as float32.
-        candidates: float [n, d].
-        k: At most so many; fewer where there are fewer candidates.
-        progress: Called with the number of queries done.
+        queries: float [m, d], converted to float32.
+        candidates: float [n, d], converted to float32.
+        k: Candidates per query; fewer if there are fewer candidates.
+        progress: Called with the number of queries that were finished since the last call.
 
     Raises:
-        InvalidInputError: shapes that do not fit, values that are not finite, or k below 1.
+        InvalidInputError: the shapes do not match, a value is not finite, or k is below 1.
     """
-    return _search(queries, candidates, k, progress, mutual=False)[0]
+    return _top_k(queries, candidates, k, progress, mutual=False)[0]
 
 
 def mutual_top_k(
@@ -56,16 +56,23 @@ def mutual_top_k(
     *,
     progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[Ranked, Ranked]:
-    """Both directions from one pass over the scores: `top_k(a, b)` and `top_k(b, a)`.
+    """Compute `top_k(queries, candidates)` and `top_k(candidates, queries)` in one pass.
 
-    Args, errors: as of `top_k`.
+    Args:
+        queries: float [m, d], converted to float32.
+        candidates: float [n, d], converted to float32.
+        k: Results per row; fewer if the other side has fewer rows.
+        progress: Called with the number of queries that were finished since the last call.
+
+    Raises:
+        InvalidInputError: the shapes do not match, a value is not finite, or k is below 1.
     """
-    forth, back = _search(queries, candidates, k, progress, mutual=True)
+    forth, back = _top_k(queries, candidates, k, progress, mutual=True)
     assert back is not None
     return forth, back
 
 
-def _search(
+def _top_k(
     queries: ArrayLike,
     candidates: ArrayLike,
     k: int,
@@ -76,12 +83,12 @@ def _search(
     rows, columns = _matrix(queries, "queries"), _matrix(candidates, "candidates")
     if rows.shape[1] != columns.shape[1]:
         raise InvalidInputError(
-            f"queries have {rows.shape[1]} columns, candidates {columns.shape[1]}"
+            f"queries have {rows.shape[1]} columns, but candidates have {columns.shape[1]}"
         )
     if k < 1:
-        raise InvalidInputError(f"k: expected 1 or more, got {k}")
-    forth = _Best(len(rows), min(k, len(columns)))
-    back = _Best(len(columns), min(k, len(rows))) if mutual else None
+        raise InvalidInputError(f"expected 1 or more, got {k}", item="k")
+    forth = _TopK(len(rows), min(k, len(columns)))
+    back = _TopK(len(columns), min(k, len(rows))) if mutual else None
     block = np.empty(BLOCK_ROWS * BLOCK_COLUMNS, np.float32)
     with ThreadPoolExecutor(1) as pool:
         for row in range(0, len(rows), BLOCK_ROWS):
@@ -90,16 +97,16 @@ def _search(
                 others = columns[column : column + BLOCK_COLUMNS]
                 scores = block[: len(some) * len(others)].reshape(len(some), len(others))
                 np.matmul(some, others.T, out=scores)
-                other_way = back and pool.submit(back.look_through, scores, column, row, axis=1)
-                forth.look_through(scores, row, column, axis=0)
+                other_way = back and pool.submit(back.update, scores, column, row, axis=1)
+                forth.update(scores, row, column, axis=0)
                 if other_way:
                     other_way.result()
             progress(len(some))
     return forth.ranked(), None if back is None else back.ranked()
 
 
-class _Best:
-    """The best candidates so far of each query. Candidates come in the order of their indices."""
+class _TopK:
+    """The best candidates of each query so far. Candidates arrive in the order of their indices."""
 
     def __init__(self, count: int, k: int) -> None:
         self._k = k
@@ -107,28 +114,26 @@ class _Best:
         self._indices = np.full((count, k), -1, np.int64)
         self._mask = np.empty(BLOCK_ROWS * BLOCK_COLUMNS, np.bool_)
 
-    def look_through(
-        self, scores: NDArray[np.float32], first: int, candidate: int, axis: int
-    ) -> None:
-        """Take in a block of scores.
+    def update(self, scores: NDArray[np.float32], first: int, candidate: int, axis: int) -> None:
+        """Merge a block of scores.
 
         Args:
-            scores: [some queries, some candidates], or the other way round.
+            scores: [queries, candidates] of the block, or its transpose.
             first: The index of the block's first query.
-            candidate: The index of its first candidate.
-            axis: Along which its queries lie.
+            candidate: The index of the block's first candidate.
+            axis: The axis of the queries.
         """
         end = first + scores.shape[axis]
-        last = self._scores[first:end, -1].copy()  # beside each other: compared faster
-        # Those equal to the last of the best come later, so that their index is higher.
+        last = self._scores[first:end, -1].copy()  # contiguous: compared faster
+        # A candidate equal to the last of the best has a higher index, so it is not better.
         better = self._mask[: scores.size].reshape(scores.shape)
         np.greater(scores, np.expand_dims(last, 1 - axis), out=better)
         if candidate == 0 and scores.shape[1 - axis] > self._k:
-            # Everything is better than nothing: what cannot be among the best here goes first.
+            # At first every candidate is better; drop those that are not among the block's best.
             place = scores.shape[1 - axis] - self._k
             lowest = np.partition(scores, place, axis=1 - axis).take([place], axis=1 - axis)
             better &= scores >= lowest
-        # In the order of memory, with divmod: several times faster than np.nonzero.
+        # Flat indices with divmod are several times faster than np.nonzero.
         pair = divmod(np.flatnonzero(better), scores.shape[1])
         queries, places = pair[axis], pair[1 - axis]
         if len(queries) == 0:
@@ -145,20 +150,20 @@ class _Best:
         self._indices[first + found] = index[kept]
 
     def ranked(self) -> Ranked:
-        """What is best now."""
+        """Return the best candidates so far."""
         return Ranked(self._indices, self._scores)
 
 
 def _order(
     of: NDArray[np.int64], value: NDArray[np.float32], index: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The order by query, then the larger score, then the lower index."""
+    """Return the order by query, then larger score, then lower index."""
     bits = (value + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0
     rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
     key = (of << 32) - rising
     order = np.argsort(key)
     ordered = key[order]
-    if (ordered[1:] == ordered[:-1]).any():  # equal scores, seldom: the sort by three keys is slow
+    if (ordered[1:] == ordered[:-1]).any():  # equal scores are rare, and lexsort is slow
         return np.lexsort((index, key))
     return order
 
@@ -169,10 +174,10 @@ def _matrix(values: ArrayLike, name: str) -> NDArray[np.float32]:
         np.issubdtype(matrix.dtype, np.floating) or np.issubdtype(matrix.dtype, np.integer)
     ):
         raise InvalidInputError(
-            f"{name}: expected numbers [n, d], got {matrix.dtype} {list(matrix.shape)}"
+            f"expected numbers [n, d], got {matrix.dtype} {list(matrix.shape)}", item=name
         )
     matrix = np.ascontiguousarray(matrix, np.float32)
     for start in range(0, len(matrix), BLOCK_ROWS):
         if not np.isfinite(matrix[start : start + BLOCK_ROWS]).all():
-            raise InvalidInputError(f"{name}: has values that are not finite")
+            raise InvalidInputError("has values that are not finite", item=name)
     return matrix
