@@ -6,10 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .._text import printable
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, ModelNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
+
+if TYPE_CHECKING:
+    from ..search import Collection
 
 BUNDLED_MODEL = "emoji-cn"
 
@@ -63,6 +67,28 @@ def open_pipeline(
         device=arguments.device,
         num_threads=arguments.threads,
     )
+
+
+def open_model_of(
+    collection: Collection, arguments: argparse.Namespace
+) -> MultiModalEmbeddingPipeline:
+    """Open the model that a collection was made with, or the one that the arguments name.
+
+    Raises:
+        InvalidInputError: the collection does not record a model, and --model is not given.
+        ModelNotFoundError: there is no such model.
+        CnclipError: As `pipeline` raises.
+    """
+    model = (collection.model or {}).get("name")
+    if arguments.model is None and not model:
+        raise InvalidInputError("does not record a model; pass --model", item=collection.name)
+    try:
+        return open_pipeline(arguments, model=model, precision=collection.precision)
+    except ModelNotFoundError as error:
+        if arguments.model is not None:
+            raise
+        reason = f"was made with the model {model!r}, which was not found; pass its path as --model"
+        raise ModelNotFoundError(reason, item=collection.name) from error
 
 
 def integer(minimum: int, maximum: int) -> Callable[[str], int]:

@@ -107,12 +107,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.queries:
         raise InvalidInputError("--ui takes no TEXT: queries are typed in the browser")
     folder: Path | None = arguments.images
-    model, device = arguments.model or BUNDLED_MODEL, arguments.device
 
     def collections() -> list[Searchable]:
+        embedder = open_pipeline(arguments, model=BUNDLED_MODEL)
         if folder is None:
-            return [open_gallery(model, device=device)]
-        searchable, unreadable = open_folder(folder, model, device=device, progress=_progress)
+            return [open_gallery(embedder)]
+        searchable, unreadable = open_folder(folder, embedder, progress=_progress)
         _print_unreadable(unreadable)
         return [searchable]
 

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Embed if need be, make the index, and say what it is."""
     from ..bulk import open_embeddings
     from ..bulk.manifest import MANIFEST, UNFINISHED
-    from ..search import Index, add_embeddings, index_embeddings
+    from ..search import add_embeddings, connect, index_embeddings
     from ..search.vectors import import_faiss
 
     source: Path = arguments.source
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         embedder = _model_of(arguments, embeddings.model, embeddings.precision)
     temperature = None if embedder is None else float(embedder.model.temperature)
     if remote:
-        collection = Index.connect(
+        collection = connect(
             arguments.output,
             arguments.collection,
             dim=embeddings.dim,

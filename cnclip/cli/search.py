@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .._tables import format_table
 from .._text import printable
 from ..errors import InvalidInputError
-from ._arguments import add_model_arguments, integer
+from ._arguments import add_model_arguments, integer, open_model_of
 
 if TYPE_CHECKING:
     from ..search import Collection, Hit
@@ -63,21 +63,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, and print or show what was found."""
-    from ..search import Index
-    from ..search.opening import open_collection, open_model
+    from ..search import Index, open_collection
 
     if arguments.query is None and arguments.image is None:
         raise InvalidInputError("expected TEXT, --image FILE, or both")
     if arguments.open and arguments.json:
         raise InvalidInputError("--open shows a page, --json prints: expected one of them")
     index = open_collection(arguments.index, arguments.collection)
-    embedder = open_model(
-        index,
-        arguments.model,
-        device=arguments.device,
-        precision=arguments.precision,
-        num_threads=arguments.threads,
-    )
+    embedder = open_model_of(index, arguments)
     if isinstance(index, Index) and arguments.query and "text" not in index.thresholds:
         index.prepare(embedder)
     answer = index.find(
@@ -130,7 +123,6 @@ def _page(
 def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
     """A table, or a thumbnail above each line where the terminal draws images."""
     from ..search.terminal import HEIGHT, encode, protocol
-    from ..search.thumbnails import thumbnail
 
     how = protocol(os.environ, sys.stdout.isatty())
     if how is None:
@@ -139,7 +131,7 @@ def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
         print(format_table(rows, [True, True, True, False]))
     else:
         for number, hit in enumerate(hits, 1):
-            image = thumbnail(hit, 2 * HEIGHT, HEIGHT)
+            image = hit.thumbnail(2 * HEIGHT, HEIGHT)
             if image is not None:
                 print(encode(image, how))
             print("  ".join(_cells(number, hit)))

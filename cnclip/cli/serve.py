@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING
 
 from .._text import printable
 from ..errors import InvalidInputError
-from ._arguments import add_model_arguments, integer
+from ._arguments import (
+    BUNDLED_MODEL,
+    add_model_arguments,
+    integer,
+    open_model_of,
+    open_pipeline,
+)
 
 if TYPE_CHECKING:
+    from ..pipelines import MultiModalEmbeddingPipeline
+    from ..search import Collection
     from ..serve import Searchable
 
 SUMMARY = "serve the search application to browsers"
@@ -51,16 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
     def collections() -> Sequence[Searchable]:
         from ..serve import open_gallery, open_indexes
 
-        if arguments.indexes:
-            return open_indexes(
-                arguments.indexes,
-                arguments.model,
-                device=arguments.device,
-                precision=arguments.precision,
-                milvus_collection=arguments.collection,
-            )
-        model, precision = arguments.model or "emoji-cn", arguments.precision or "fp32"
-        return [open_gallery(model, device=arguments.device, precision=precision)]
+        if not arguments.indexes:
+            return [open_gallery(open_pipeline(arguments, model=BUNDLED_MODEL))]
+
+        def open_model(collection: Collection) -> MultiModalEmbeddingPipeline:
+            return open_model_of(collection, arguments)
+
+        return open_indexes(arguments.indexes, open_model, arguments.collection)
 
     serve_collections(arguments, collections)
     return 0

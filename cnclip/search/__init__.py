@@ -1,20 +1,40 @@
-"""Search: images and texts by texts and images, in an index on disk or in Milvus.
+"""Search in images and texts by texts and images, in an index file or in Milvus.
 
     from cnclip.search import Index
 
     index = Index.load("photos.index")
     index.find(pipeline, text="戴眼镜的猫").hits
 
-`vectors.py` is FAISS behind one class, `items.py` what the vectors stand for, `file.py` the file,
-`index.py` all three; `milvus.py` answers the same from Milvus, and `collection.py` is what both
-share. `build.py` makes an index of embeddings, `query.py` a query's vector, `scores.py` says what
-scores mean, `terminal.py` and `page.py` show what was
-found, `opening.py` opens a collection with its model. Uses `bulk` and `pipelines`.
+| module | contents |
+|---|---|
+| `collection.py` | `Collection`, the base class of both kinds of collection |
+| `index.py` | `Index`, made of `vectors.py` (FAISS), `items.py` and `index_file.py` (the format) |
+| `tuning.py`, `thresholds.py` | measure an index, and suggest thresholds for scores |
+| `milvus.py` | `connect`: a collection in Milvus |
+| `open.py` | opens either by its address |
+| `build.py` | an index of a folder of embeddings |
+| `query.py` | embeds a query |
+| `hits.py`, `answer.py` | the results |
+| `page.py`, `terminal.py` | show the results |
 """
 
+from .answer import Answer
 from .build import add_embeddings, index_embeddings
-from .collection import Answer, Collection, Hit
+from .collection import Collection
+from .hits import Hit
 from .index import Index
-from .vectors import Measured
+from .milvus import connect
+from .open import open_collection
+from .tuning import Measurement
 
-__all__ = ["Answer", "Collection", "Hit", "Index", "Measured", "add_embeddings", "index_embeddings"]
+__all__ = [
+    "Answer",
+    "Collection",
+    "Hit",
+    "Index",
+    "Measurement",
+    "add_embeddings",
+    "connect",
+    "index_embeddings",
+    "open_collection",
+]

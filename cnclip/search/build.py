@@ -1,4 +1,4 @@
-"""Indexes of embeddings that lie in a folder of `cnclip.bulk`'s."""
+"""Builds indexes of embeddings that `cnclip.bulk` stored in a folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .collection import Collection
 from .index import Index
 from .vectors import EXACT_UP_TO, HNSW_UP_TO, choose_kind
 
-# Enough to train IVF-PQ of any size on: FAISS takes no more of them.
-_TRAINED_ON = 1 << 20
+# Enough to train IVF-PQ of any size: FAISS uses no more rows.
+_MAX_TRAINING_ROWS = 1 << 20
 _ROWS_AT_ONCE = 1 << 14
 
 
@@ -28,26 +28,26 @@ def index_embeddings(
     hnsw_up_to: int = HNSW_UP_TO,
     show_progress: bool = False,
 ) -> Index:
-    """An index of all embeddings in a folder, with the folder's model and precision.
+    """Build an index of all embeddings in a folder, with their model and precision.
 
     The embeddings are compared with their checksums first.
 
     Args:
-        folder: What `cnclip embed` or `cnclip.bulk` wrote.
-        kind: As of `Index.create`; by default chosen by the number of embeddings.
-        temperature: The model's.
-        exact_up_to: As of `Index.create`.
-        hnsw_up_to: As of `Index.create`.
-        show_progress: On stderr.
+        folder: A folder that `cnclip embed` or `cnclip.bulk` wrote.
+        kind: `'exact'`, `'hnsw'` or `'ivfpq'`; `'auto'` chooses by the number of embeddings.
+        temperature: The model's temperature, for probabilities.
+        exact_up_to: The maximum number of embeddings for which `'auto'` is exact.
+        hnsw_up_to: The maximum number of embeddings for which `'auto'` uses HNSW.
+        show_progress: Show a progress bar on stderr.
 
     Raises:
-        EmbeddingsError: a shard is missing or damaged; names it.
+        EmbeddingsError: a shard is missing or damaged.
         MissingExtraError: FAISS is not installed.
-        InvalidInputError: there are no embeddings, or an argument is none of those above.
+        InvalidInputError: there are no embeddings, or an argument has another value than above.
     """
     embeddings = open_embeddings(folder, check=True)
     if embeddings.rows == 0:
-        raise InvalidInputError(f"{os.fspath(folder)}: holds no embeddings")
+        raise InvalidInputError("the folder has no embeddings", file=folder)
     chosen = choose_kind(embeddings.rows, exact_up_to, hnsw_up_to) if kind == "auto" else kind
     index = Index.create(
         embeddings.dim,
@@ -68,35 +68,33 @@ def index_embeddings(
 def add_embeddings(
     collection: Collection, embeddings: Embeddings, *, show_progress: bool = False
 ) -> None:
-    """Add a folder's embeddings to a collection, on disk or in Milvus.
+    """Add the embeddings of a folder to an index or to a collection in Milvus.
 
     Args:
-        collection: Of the same model and precision.
-        embeddings: `cnclip.bulk.open_embeddings(...)`.
-        show_progress: On stderr.
+        collection: A collection of the same model and precision.
+        embeddings: The embeddings, from `cnclip.bulk.open_embeddings`.
+        show_progress: Show a progress bar on stderr.
 
     Raises:
-        ModelMismatchError: they are of another model or precision; names both.
+        ModelMismatchError: the embeddings are of another model or precision.
         InvalidInputError: an id is in the collection already.
     """
     collection.check_model(embeddings.model, embeddings.precision)
-    texts_too = embeddings.kind == "texts"
+    names = ["id", "path", "text"] if embeddings.kind == "texts" else ["id", "path"]
     with progress("embeddings", embeddings.rows, "embedding", enabled=show_progress) as advance:
-        for _, vectors, lines in embeddings.blocks():
+        for _, vectors, items in embeddings.blocks():
             for start in range(0, len(vectors), _ROWS_AT_ONCE):
                 rows = np.asarray(vectors[start : start + _ROWS_AT_ONCE], np.float32)
-                some = lines.slice(start, len(rows))
-                ids, paths = some.column("id").to_pylist(), some.column("path").to_pylist()
-                texts = some.column("text").to_pylist() if texts_too else None
-                collection.add(rows, ids, paths, texts)
+                columns = items.select(names).slice(start, len(rows)).to_pydict()
+                collection.add(rows, columns["id"], columns["path"], columns.get("text"))
                 advance(len(rows))
 
 
 def _sample(embeddings: Embeddings) -> NDArray[np.float32]:
-    """Rows from the whole collection, at even distances."""
-    step = max(1, embeddings.rows // _TRAINED_ON)
-    some = [
+    """Rows from the whole folder, at even distances."""
+    step = max(1, embeddings.rows // _MAX_TRAINING_ROWS)
+    samples = [
         np.asarray(rows[-first % step :: step], np.float32)
         for first, rows, _ in embeddings.blocks()
     ]
-    return np.concatenate(some)
+    return np.concatenate(samples)

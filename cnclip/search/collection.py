@@ -1,93 +1,42 @@
-"""What every collection of vectors answers, wherever they lie: checks, queries, scores."""
+"""`Collection`: the base class of an index file and of a collection in Milvus."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..bulk import holds_many, model_identity
+from ..bulk import model_identity
 from ..errors import InvalidInputError, ModelMismatchError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.multi_modal import ImageInput
+from .answer import Answer
+from .hits import Hit
 from .query import embed_query
-from .scores import probabilities
+from .thresholds import probabilities
 
 logger = logging.getLogger("cnclip")
 
 CONTENTS = ("images", "texts")
-# Half precision's rounding, and more: what is meant is to find vectors that nobody normalized.
-_LENGTH_TOLERANCE = 0.01
-
-
-@dataclass(frozen=True)
-class Hit:
-    """What was found, one of them.
-
-    Attributes:
-        path: Its file or URL; of texts, of the file that held it.
-        score: The cosine with the query, from -1 to 1.
-        id: Its name in the collection.
-        text: Of texts, the text.
-        probability: Its share among the hits of one query: the softmax of their cosines, divided by
-            the model's temperature. None where the temperature is not known.
-    """
-
-    path: str
-    score: float
-    id: str
-    text: str | None = None
-    probability: float | None = None
-
-    @property
-    def name(self) -> str:
-        """What tells an image from others: its path, or its id in an archive or table."""
-        return self.id if holds_many(self.path) else self.path
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was found for one query. Notebooks show it with its images.
-
-    Attributes:
-        hits: Best first.
-        suggested: The score below which hits mean little, by the collection's own scores; None
-            where none is known for a query of this kind.
-    """
-
-    hits: list[Hit]
-    suggested: float | None
-
-    def __repr__(self) -> str:
-        """In one line, however much was found."""
-        if not self.hits:
-            return "Answer(nothing was found)"
-        best = self.hits[0]
-        shown = best.name if best.text is None else best.text
-        found = f"{len(self.hits)} hits, best {best.score:.3f} {shown!r:.200}"
-        return f"Answer({found}, suggested={self.suggested})"
-
-    def _repr_html_(self) -> str:
-        from .page import notebook_html  # which needs Pillow, and only notebooks ask
-
-        return notebook_html(self.hits, self.suggested)
+# Allows for rounding in half precision; the check is for vectors that were never normalized.
+_NORM_TOLERANCE = 0.01
 
 
 class Collection(ABC):
-    """Unit vectors of one model, each with an id, a path and, of texts, the text.
+    """Unit vectors of one model, each with an id, a path and, if it is a text, the text.
 
     Attributes:
-        dim: Columns of the vectors.
-        model: What `cnclip.bulk.model_identity` says of the model; None if unknown.
-        precision: What the model computed in.
+        dim: The number of columns of the vectors.
+        model: The model, as returned by `cnclip.bulk.model_identity`; None if unknown.
+        precision: The precision in which the model computed the vectors.
         contents: `'images'` or `'texts'`.
-        temperature: The model's; None if unknown.
-        thresholds: The scores suggested for queries that are a `'text'` or an `'image'`.
+        temperature: The model's temperature; None if unknown.
+        thresholds: The suggested thresholds, by the kind of query: `'text'` or `'image'`.
     """
 
     dim: int
@@ -100,12 +49,11 @@ class Collection(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What messages call the collection."""
+        """The name of the collection in messages."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
-    @abstractmethod
     def add(
         self,
         rows: ArrayLike,
@@ -119,24 +67,46 @@ class Collection(ABC):
         """Add vectors.
 
         Args:
-            rows: float [n, dim], of unit length.
-            ids: n names that no vector has yet.
-            paths: Their files or URLs; the ids if None.
-            texts: Of texts, the texts.
-            model: Whose vectors these are; compared with the collection's where given.
-            precision: What they were computed in; compared where given.
+            rows: float [n, dim], rows of unit length.
+            ids: n new ids.
+            paths: n files or URLs; by default the ids.
+            texts: n texts, for a collection of texts.
+            model: The model of the vectors; if given, it is compared with the collection's.
+            precision: The precision of the vectors; if given, it is compared as well.
 
         Raises:
-            ModelMismatchError: they are of another model or precision; names both.
-            InvalidInputError: shapes, lengths, values or ids that cannot be; nothing is added.
+            ModelMismatchError: the vectors are of another model or precision.
+            InvalidInputError: a shape, length, value or id is invalid. Nothing is added.
         """
+        self.check_model(model, precision)
+        matrix = self._check_vectors(rows, "rows")
+        for name, values in (("ids", ids), ("paths", paths), ("texts", texts)):
+            if values is not None and len(values) != len(matrix):
+                reason = f"expected {len(matrix)} values, one per row, got {len(values)}"
+                raise InvalidInputError(reason, item=name)
+        seen: set[str] = set()
+        for id in ids:
+            if id in seen:
+                raise InvalidInputError(f"duplicate id {id!r}", item="ids")
+            seen.add(id)
+        self._add(matrix, ids, ids if paths is None else paths, texts)
+
+    @abstractmethod
+    def _add(
+        self,
+        matrix: NDArray[np.float32],
+        ids: Sequence[str],
+        paths: Sequence[str],
+        texts: Sequence[str | None] | None,
+    ) -> None:
+        """Add float32 [n, dim] with n unique ids, which may be in the collection already."""
 
     @abstractmethod
     def remove(self, ids: Iterable[str]) -> int:
-        """Remove vectors by their ids; ids that are not there are passed over.
+        """Remove vectors by their ids; unknown ids are ignored.
 
         Returns:
-            How many were removed.
+            The number of vectors that were removed.
         """
 
     @abstractmethod
@@ -145,25 +115,25 @@ class Collection(ABC):
     def search(
         self, queries: ArrayLike, k: int = 10, *, model: Mapping[str, Any] | None = None
     ) -> list[list[Hit]]:
-        """The k vectors of highest cosine with each query.
+        """Find the k vectors with the highest cosine similarity to each query.
 
         Args:
-            queries: float [m, dim] or [dim], of unit length.
-            k: At most so many.
-            model: Whose vectors these are; compared with the collection's where given.
+            queries: float [m, dim] or [dim], rows of unit length.
+            k: The maximum number of hits per query.
+            model: The model of the queries; if given, it is compared with the collection's.
 
         Returns:
-            A list for each query, best first.
+            A list of hits for each query, best first.
 
         Raises:
-            ModelMismatchError: they are of another model; names both.
-            InvalidInputError: shapes or values that cannot be.
+            ModelMismatchError: the queries are of another model.
+            InvalidInputError: a shape or value is invalid.
         """
         if k < 1:
-            raise InvalidInputError(f"k: expected 1 or more, got {k}")
+            raise InvalidInputError(f"expected 1 or more, got {k}", item="k")
         self.check_model(model)
-        rows = self._checked(np.atleast_2d(np.asarray(queries)), "queries")
-        return [self._with_probabilities(hits, self.temperature) for hits in self._search(rows, k)]
+        rows = self._check_vectors(np.atleast_2d(np.asarray(queries)), "queries")
+        return [with_probabilities(hits, self.temperature) for hits in self._search(rows, k)]
 
     def find(
         self,
@@ -175,32 +145,32 @@ class Collection(ABC):
         weight: float = 0.5,
         threshold: float | None = None,
     ) -> Answer:
-        """What lies nearest to a text, an image, or both.
+        """Find the images or texts that are most similar to a text, an image, or both.
 
         Args:
-            pipeline: Of the model that the collection was made with.
+            pipeline: A pipeline with the model that the collection was made with.
             text: A query in Chinese.
-            image: An image, as `pipeline.forward` takes it.
-            k: At most so many.
-            weight: Of text and image together, the text's share of their mean.
-            threshold: Leave out hits of a lower score. Probabilities are those among all k.
+            image: An image, as `pipeline.forward` accepts it.
+            k: The maximum number of hits.
+            weight: The weight of the text in a query of text and image, from 0 to 1.
+            threshold: Drop hits with a lower score. Probabilities are computed before.
 
         Raises:
-            ModelMismatchError: the pipeline is of another model; names both.
-            InvalidInputError: neither text nor image, or a value out of its range.
+            ModelMismatchError: the pipeline has another model.
+            InvalidInputError: neither text nor image is given, or a value is out of range.
             ImageError: the image cannot be read.
         """
         self.check_model(model_identity(pipeline))
         if pipeline.model.precision != self.precision:
             logger.warning(
-                "%s was made in %s, the query is computed in %s: scores differ a little",
+                "%s: its vectors are in %s, the query is in %s: scores differ a little",
                 self.name,
                 self.precision,
                 pipeline.model.precision,
             )
         query = embed_query(pipeline, text, image, weight)
         temperature = float(pipeline.model.temperature)
-        hits = self._with_probabilities(self.search(query, k)[0], temperature)
+        hits = with_probabilities(self.search(query, k)[0], temperature)
         if threshold is not None:
             hits = [hit for hit in hits if hit.score >= threshold]
         kind = "image" if text is None else "text"
@@ -208,62 +178,46 @@ class Collection(ABC):
         return Answer(hits, None if mixed else self.thresholds.get(kind))
 
     def check_model(self, model: Mapping[str, Any] | None, precision: str | None = None) -> None:
-        """Refuse vectors of another model, or of another precision where one is given.
+        """Refuse vectors of another model, or of another precision if one is given.
 
         Raises:
-            ModelMismatchError: they are; names both.
+            ModelMismatchError: model or precision differs; the message has both.
         """
-        if model is not None and self.model is not None:
-            ours, theirs = self.model.get("digest"), model.get("digest")
-            if ours != theirs:
-                raise ModelMismatchError(
-                    f"{self.name} holds vectors of {_named(self.model)}, these are of "
-                    f"{_named(model)}"
-                )
+        ours = self.model
+        if model is not None and ours is not None and ours.get("digest") != model.get("digest"):
+            reason = f"has vectors of {_described(ours)}, these are of {_described(model)}"
+            raise ModelMismatchError(reason, item=self.name)
         if precision is not None and precision != self.precision:
-            raise ModelMismatchError(
-                f"{self.name} holds vectors computed in {self.precision}, these are of {precision}"
-            )
+            reason = f"has vectors computed in {self.precision}, these are of {precision}"
+            raise ModelMismatchError(reason, item=self.name)
 
-    def _checked(self, rows: ArrayLike, what: str) -> NDArray[np.float32]:
-        """Rows as float32, once they are what they have to be."""
+    def _check_vectors(self, rows: ArrayLike, name: str) -> NDArray[np.float32]:
+        """The rows as float32 [n, dim] of unit length.
+
+        Raises:
+            InvalidInputError: shape, type or length is wrong.
+        """
         given = np.asarray(rows)
         if given.ndim != 2 or given.shape[1] != self.dim or given.dtype.kind != "f":
-            raise InvalidInputError(
-                f"{what}: expected floats [n, {self.dim}], got {given.dtype} {list(given.shape)}"
-            )
+            reason = f"expected floats [n, {self.dim}], got {given.dtype} {list(given.shape)}"
+            raise InvalidInputError(reason, item=name)
         matrix = np.ascontiguousarray(given, np.float32)
-        lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
-        # Written so that lengths that are NaN are wrong too.
-        wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))
+        norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
+        # The negation makes norms that are NaN wrong as well.
+        wrong = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))
         if len(wrong):
-            raise InvalidInputError(
-                f"{what}: expected rows of unit length, row {wrong[0]} has {lengths[wrong[0]]:g}"
-            )
+            reason = f"expected rows of unit length, row {wrong[0]} has {norms[wrong[0]]:g}"
+            raise InvalidInputError(reason, item=name)
         return matrix
 
-    def _check_items(
-        self,
-        count: int,
-        ids: Sequence[str],
-        paths: Sequence[str] | None,
-        texts: Sequence[str | None] | None,
-    ) -> None:
-        for name, some in (("ids", ids), ("paths", paths), ("texts", texts)):
-            if some is not None and len(some) != count:
-                raise InvalidInputError(f"{name}: expected {count}, as rows, got {len(some)}")
-        if len(set(ids)) != count:
-            seen: set[str] = set()
-            twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
-            raise InvalidInputError(f"ids: {twice!r} is there twice")
 
-    @staticmethod
-    def _with_probabilities(hits: list[Hit], temperature: float | None) -> list[Hit]:
-        if temperature is None or not hits:
-            return hits
-        shares = probabilities(np.array([hit.score for hit in hits]), temperature)
-        return [replace(hit, probability=float(p)) for hit, p in zip(hits, shares, strict=True)]
+def with_probabilities(hits: list[Hit], temperature: float | None) -> list[Hit]:
+    """The hits of one query with their probabilities, or as they are without a temperature."""
+    if temperature is None or not hits:
+        return hits
+    shares = probabilities(np.array([hit.score for hit in hits]), temperature)
+    return [replace(hit, probability=float(p)) for hit, p in zip(hits, shares, strict=True)]
 
 
-def _named(model: Mapping[str, Any]) -> str:
+def _described(model: Mapping[str, Any]) -> str:
     return f"{model.get('name')} ({str(model.get('digest'))[:12]})"

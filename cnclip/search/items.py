@@ -1,6 +1,6 @@
-"""What stands for the vectors: an id, a path and, of texts, the text of each. In Arrow's memory.
+"""The id, path and text of each vector of an index, in an Arrow table.
 
-Ids and paths are kept as bytes, since the names of files need not be UTF-8.
+Ids and paths are stored as bytes, since file names need not be UTF-8.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._text import first_line
 from ..errors import InvalidInputError, MissingExtraError
 
 
 @dataclass(frozen=True)
-class Item:
-    """What one vector stands for.
+class IndexedItem:
+    """The image or text that a vector belongs to.
 
     Attributes:
-        id: Its name in the collection.
-        path: Its file or URL; bytes that are no UTF-8 as surrogates, as `os.fsdecode` has them.
-        text: Of texts, the text.
+        id: The id in the collection.
+        path: The file or URL; bytes that are not UTF-8 are surrogates, as in `os.fsdecode`.
+        text: The text; None for an image.
     """
 
     id: str
@@ -39,11 +40,11 @@ def _arrow() -> Any:
     return pyarrow
 
 
-class Items:
-    """Items by their number, from 0.
+class ItemTable:
+    """Items numbered from 0.
 
     Attributes:
-        table: Their Arrow table: `id` and `path` as large_binary, `text` as large_string.
+        table: The Arrow table: `id` and `path` as large_binary, `text` as large_string.
     """
 
     def __init__(self, table: Any = None) -> None:
@@ -52,48 +53,46 @@ class Items:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def __getitem__(self, number: int) -> Item:
-        identity, path, text = (column[number].as_py() for column in self.table.columns)
-        return Item(_decoded(identity), _decoded(path), text)
+    def __getitem__(self, number: int) -> IndexedItem:
+        id, path, text = (column[number].as_py() for column in self.table.columns)
+        return IndexedItem(_decoded(id), _decoded(path), text)
 
     def ids(self) -> list[str]:
         """All ids, in order."""
-        return [_decoded(one) for one in self.table.column("id").to_pylist()]
+        return [_decoded(id) for id in self.table.column("id").to_pylist()]
 
     def append(
-        self,
-        ids: Sequence[str],
-        paths: Sequence[str] | None = None,
-        texts: Sequence[str | None] | None = None,
+        self, ids: Sequence[str], paths: Sequence[str], texts: Sequence[str | None] | None
     ) -> None:
         """Add items.
 
         Args:
-            ids: Their ids.
-            paths: Their paths; the ids if None.
-            texts: Their texts, or None.
+            ids: n ids.
+            paths: n paths or URLs.
+            texts: n texts, or None for images.
 
         Raises:
-            InvalidInputError: a text cannot be written as UTF-8.
+            InvalidInputError: a path or text cannot be stored, such as a text that is not UTF-8.
         """
         pa = _arrow()
         try:
             columns = [
                 pa.array(map(_encoded, ids), pa.large_binary()),
-                pa.array(map(_encoded, ids if paths is None else paths), pa.large_binary()),
+                pa.array(map(_encoded, paths), pa.large_binary()),
                 pa.array([None] * len(ids) if texts is None else texts, pa.large_string()),
             ]
         except (UnicodeEncodeError, pa.ArrowException) as error:
-            raise InvalidInputError(f"texts or paths that cannot be kept: {error}") from error
+            reason = f"an id, path or text cannot be stored: {first_line(error)}"
+            raise InvalidInputError(reason) from error
         more = pa.Table.from_arrays(columns, schema=self.table.schema)
         self.table = pa.concat_tables([self.table, more])
 
-    def kept(self, keep: NDArray[np.bool_]) -> Items:
-        """The items of bool [n] `keep`."""
-        return Items(self.table.filter(_arrow().array(keep)))
+    def select(self, keep: NDArray[np.bool_]) -> ItemTable:
+        """The items where bool [n] `keep` is true."""
+        return ItemTable(self.table.filter(_arrow().array(keep)))
 
     def to_bytes(self) -> Any:
-        """Arrow's file format, as something like bytes."""
+        """The table in Arrow's file format, as a buffer."""
         pa = _arrow()
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, self.table.schema) as writer:
@@ -101,19 +100,19 @@ class Items:
         return sink.getvalue()
 
     @classmethod
-    def from_buffer(cls, content: NDArray[np.uint8]) -> Items:
-        """What `to_bytes` gave, without copying it.
+    def from_buffer(cls, content: NDArray[np.uint8]) -> ItemTable:
+        """Read what `to_bytes` returned, without copying it.
 
         Raises:
-            ValueError: it is no such thing.
+            ValueError: it is not an Arrow file with these columns.
         """
         pa = _arrow()
         try:
             table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
         except pa.ArrowException as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(first_line(error)) from error
         if table.schema != _empty().schema:
-            raise ValueError("columns of other names or types")
+            raise ValueError("columns with other names or types")
         return cls(table)
 
 

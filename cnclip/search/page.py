@@ -1,95 +1,123 @@
-"""What was found as HTML with its images in it, for a browser or a notebook; asks no network."""
+"""Hits as HTML with thumbnails, for a browser or a notebook. Nothing is loaded from the network."""
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from .. import _html
 from .._html import escape, image_url
-from .collection import Hit
-from .thumbnails import thumbnail
+from .._locale import locale_language
+from .hits import Hit
 
-THUMBNAIL = 320
 MAX_IN_NOTEBOOK = 100
-"""Hits that a notebook shows, which keeps what it shows in its file."""
+"""Hits that a notebook displays; it stores them in its file."""
+
+_THUMBNAIL = 320
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The texts of a page in one language, filled in with `str.format`."""
+
+    threshold: str
+    faint: str
+    more: str
+    nothing: str
+    cosine: str
+
+
+_WORDS = {
+    "zh": _Words(
+        threshold="建议阈值 {:.3f}",
+        faint="低于阈值的结果以浅色显示",
+        more="另有 {} 个结果未显示",
+        nothing="没有结果",
+        cosine="余弦相似度",
+    ),
+    "en": _Words(
+        threshold="suggested threshold {:.3f}",
+        faint="lower scores are shown faintly",
+        more="{} more results are not shown",
+        nothing="no results",
+        cosine="cosine",
+    ),
+}
 
 
 def write_page(
     path: Path, query: str, hits: list[Hit], subtitle: str, suggested: float | None = None
 ) -> None:
-    """Write the page of one query.
+    """Write an HTML page with the results of one query, in the user's language.
 
     Args:
-        path: The file.
-        query: What was looked for.
-        hits: What was found, best first.
-        subtitle: What stands under the query, such as the index's name.
-        suggested: Hits of a lower score are shown faintly.
+        path: The file to write.
+        query: The query, shown as the title.
+        hits: The results, best first.
+        subtitle: A line below the query, such as the name of the index.
+        suggested: Hits with a lower score are shown faintly.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    note = "" if suggested is None else f" · {_note(suggested)}"
-    body = f"<h1>{escape(query)}</h1><p>{escape(subtitle)}{note}</p>{_cards(hits, suggested)}"
-    _html.write_page(path, query, _STYLE, body, "zh")
+    language = locale_language()
+    words = _WORDS[language]
+    note = "" if suggested is None else f" · {words.threshold.format(suggested)}"
+    heading = f"<h1>{escape(query)}</h1><p>{escape(subtitle)}{note}</p>"
+    _html.write_page(path, query, _STYLE, heading + _cards(hits, suggested, words), language)
 
 
 def notebook_html(hits: list[Hit], suggested: float | None = None) -> str:
-    """What a notebook shows of one query, with a style that nothing else there takes on.
+    """The HTML that a notebook displays for one query, with a style limited to itself.
 
     Args:
-        hits: What was found, best first. The first `MAX_IN_NOTEBOOK` are shown.
-        suggested: Hits of a lower score are shown faintly.
+        hits: The results, best first; the first `MAX_IN_NOTEBOOK` are shown.
+        suggested: Hits with a lower score are shown faintly.
     """
+    words = _WORDS[locale_language()]
     shown = hits[:MAX_IN_NOTEBOOK]
     notes = []
     if suggested is not None and hits:
-        notes.append(f"{_note(suggested)}，低于者变淡 fainter below")
+        notes += [words.threshold.format(suggested), words.faint]
     if len(hits) > len(shown):
-        more = len(hits) - len(shown)
-        notes.append(f"另有 {more} 个结果未显示 and {more} more")
+        notes.append(words.more.format(len(hits) - len(shown)))
     below = f"<p><small>{' · '.join(notes)}</small></p>" if notes else ""
-    return f"<style>\n{_STYLE}</style>\n{_cards(shown, suggested)}{below}"
+    return f"<style>\n{_STYLE}</style>\n{_cards(shown, suggested, words)}{below}"
 
 
-def _note(suggested: float) -> str:
-    return f"建议阈值 suggested threshold {suggested:.3f}"
+def _cards(hits: list[Hit], suggested: float | None, words: _Words) -> str:
+    cards = "".join(_card(hit, suggested, words) for hit in hits)
+    return f'<section class="cnclip-found">{cards or f"<p>{words.nothing}</p>"}</section>'
 
 
-def _cards(hits: list[Hit], suggested: float | None) -> str:
-    cards = "".join(_card(hit, suggested) for hit in hits)
-    found = cards or "<p>没有结果 nothing was found</p>"
-    return f'<section class="cnclip-found">{found}</section>'
-
-
-def _card(hit: Hit, suggested: float | None) -> str:
-    name = hit.text if hit.text is not None else os.path.basename(hit.name)
-    share = "" if hit.probability is None else f" · {hit.probability:.1%}"
+def _card(hit: Hit, suggested: float | None, words: _Words) -> str:
+    caption = hit.text if hit.text is not None else os.path.basename(hit.name)
+    probability = "" if hit.probability is None else f" · {hit.probability:.1%}"
     faint = " class=faint" if suggested is not None and hit.score < suggested else ""
     image = "" if hit.text is not None else _image(hit)
     return (
-        f"<article{faint}>{image}<b title='{escape(hit.name)}'>{escape(name)}</b>"
-        f"<small>cosine {hit.score:.3f}{share}</small></article>"
+        f"<article{faint}>{image}<b title='{escape(hit.name)}'>{escape(caption)}</b>"
+        f"<small>{words.cosine} {hit.score:.3f}{probability}</small></article>"
     )
 
 
 def _image(hit: Hit) -> str:
-    """The thumbnail, which leads to the image itself."""
+    """The thumbnail, as a link to the image file."""
     path = hit.path
-    small = thumbnail(hit, THUMBNAIL, THUMBNAIL)
+    small = hit.thumbnail(_THUMBNAIL, _THUMBNAIL)
     inner = "<span>?</span>"
     if small is not None:
         inner = f'<img src="{image_url(small, 80)}" alt="{escape(hit.name)}">'
-    known = re.match(r"(https?|file):", path, re.IGNORECASE)
-    if hit.name != path or (known is None and not os.path.isabs(path)):
-        return inner  # it would lead to an archive, or from where the page lies elsewhere
-    url = path if known else Path(path).as_uri()
+    is_url = re.match(r"(https?|file):", path, re.IGNORECASE) is not None
+    if hit.name != path or not (is_url or os.path.isabs(path)):
+        return inner  # an archive cannot be shown, a relative path depends on the page's folder
+    url = path if is_url else Path(path).as_uri()
     return f'<a href="{escape(url)}">{inner}</a>'
 
 
-# Of the grid alone, since it stands among what others have styled.
+# Every rule names the grid, since a notebook has other styled content.
 _STYLE = """\
 .cnclip-found { display: grid; gap: 16px; margin: 4px 0 }
 .cnclip-found { grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)) }

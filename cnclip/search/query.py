@@ -1,4 +1,4 @@
-"""A query as one vector: of a text, an image, or both."""
+"""Embeds a query: a text, an image, or both."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ def embed_query(
     image: ImageInput | None = None,
     weight: float = 0.5,
 ) -> NDArray[np.float32]:
-    """A query's vector.
+    """Embed a query as one vector.
 
     Args:
         pipeline: The model.
-        text: In Chinese.
-        image: As `pipeline.forward` takes it.
-        weight: Of both together, the text's share: `weight * text + (1 - weight) * image`, brought
-            back to unit length.
+        text: A text in Chinese.
+        image: An image, as `pipeline.forward` accepts it.
+        weight: The weight of the text where both are given: the vector is
+            `weight * text + (1 - weight) * image`, normalized.
 
     Returns:
         float32 [d], of unit length.
 
     Raises:
-        InvalidInputError: neither of the two, an empty text, or a weight that is not from 0 to 1.
+        InvalidInputError: text and image are missing, the text is empty, or the weight is not
+            from 0 to 1.
         ImageError: the image cannot be read.
     """
     if text is None and image is None:
-        raise InvalidInputError("query: expected a text, an image, or both, got neither")
+        raise InvalidInputError("expected a text, an image, or both, got neither", item="query")
     if text is not None and not text.strip():
-        raise InvalidInputError("query: expected a text, got an empty one")
+        raise InvalidInputError("expected a text, got an empty one", item="query")
     if not 0 <= weight <= 1:
-        raise InvalidInputError(f"weight: expected a number from 0 to 1, got {weight}")
-    answer = pipeline.forward({"text": text, "img": image})
+        raise InvalidInputError(f"expected a number from 0 to 1, got {weight}", item="weight")
+    output = pipeline.forward({"text": text, "img": image})
     rows = [
-        np.asarray(answer[key], np.float32)[0]
+        np.asarray(output[key], np.float32)[0]
         for key in ("text_embedding", "img_embedding")
-        if answer[key] is not None
+        if output[key] is not None
     ]
     if len(rows) == 1:
         only: NDArray[np.float32] = rows[0]

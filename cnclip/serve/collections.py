@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,9 @@ from ..archive import printable
 from ..bulk import model_identity
 from ..bulk.items import spelled
 from ..errors import InvalidInputError
-from ..pipelines import MultiModalEmbeddingPipeline, pipeline
+from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.image import load_image
-from ..search import Collection, Hit, Index
-from ..search.opening import model_of, open_collection, open_model
-from ..search.thumbnails import thumbnail
+from ..search import Collection, Hit, Index, open_collection
 
 THUMBNAIL = 384
 _THREADS = 4
@@ -72,7 +71,7 @@ class Searchable:
     def images(self, hits: Sequence[Hit]) -> list[Image.Image | None]:
         """Thumbnails of mode RGB; None of texts, and where none can be had."""
         with ThreadPoolExecutor(_THREADS) as threads:
-            return list(threads.map(lambda hit: thumbnail(hit, THUMBNAIL, THUMBNAIL), hits))
+            return list(threads.map(lambda hit: hit.thumbnail(THUMBNAIL, THUMBNAIL), hits))
 
     def glimpse(self, count: int) -> list[Hit]:
         """Some of the collection, the same ones each time; their scores say nothing."""
@@ -84,78 +83,64 @@ class Searchable:
         return list(hits.values())[:count]
 
 
-def open_gallery(
-    model: str = "emoji-cn", *, device: str = "cpu", precision: str = "fp32"
-) -> Searchable:
-    """The emoji that ship, in memory.
+def open_gallery(embedder: MultiModalEmbeddingPipeline) -> Searchable:
+    """Embed the emoji that ship, in memory.
 
     Raises:
-        As `pipeline`; MissingExtraError: FAISS is not installed.
+        MissingExtraError: FAISS is not installed.
     """
     gallery = demo.load_gallery()
     by_emoji = {image.emoji: image for image in gallery}
     example = Example(demo.QUERIES, by_emoji[demo.EXAMPLE_EMOJI[0]].path, demo.EXAMPLE_TEXTS)
-    embedder = pipeline(model=model, device=device, precision=precision)
     return _embedded("表情符号 Emoji", gallery, embedder, example)[0]
 
 
 def open_folder(
     folder: Path,
-    model: str = "emoji-cn",
-    *,
-    device: str = "cpu",
-    precision: str = "fp32",
+    embedder: MultiModalEmbeddingPipeline,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Searchable, list[demo.UnreadableImage]]:
-    """The images of a folder and below, embedded in memory.
+    """Embed the images of a folder and its subfolders, in memory.
 
     Returns:
-        Them, and those that could not be read.
+        The collection, and the images that could not be read.
 
     Raises:
         NotADirectoryError: there is no such folder.
-        InvalidInputError: it holds no image that can be read.
-        As `pipeline`; MissingExtraError: FAISS is not installed.
+        InvalidInputError: the folder has no image that can be read.
+        MissingExtraError: FAISS is not installed.
     """
     images = demo.find_images(folder)
     if not images:
-        raise InvalidInputError(f"{folder}: holds no images")
-    embedder = pipeline(model=model, device=device, precision=precision)
+        raise InvalidInputError("has no images", file=folder)
     name = printable(folder.resolve().name or str(folder))
     return _embedded(name, images, embedder, Example(), progress)
 
 
 def open_indexes(
-    paths: Sequence[str],
-    model: str | None = None,
-    *,
-    device: str = "gpu",
-    precision: str | None = None,
+    addresses: Sequence[str],
+    open_model: Callable[[Collection], MultiModalEmbeddingPipeline],
     milvus_collection: str = "cnclip",
 ) -> list[Searchable]:
-    """Indexes, or collections in Milvus, each with its model; the same model is opened once.
+    """Open indexes, or collections in Milvus, each with its model.
 
     Args:
-        paths: Files that `cnclip index` wrote, or URLs of Milvus.
-        model: By default what each index names.
-        device: As of `pipeline`.
-        precision: By default that of each index.
-        milvus_collection: The collection's name in Milvus.
+        addresses: Paths of index files, or URLs of Milvus.
+        open_model: Opens the model of a collection; called once for each model and precision.
+        milvus_collection: The name of the collection in Milvus.
 
     Raises:
-        IndexNotFoundError, IndexFileError, MilvusError: an index cannot be opened; names it.
-        ModelNotFoundError: the model that an index names is not here; names both.
-        ModelMismatchError: an index holds vectors of another model; names both.
-        InvalidInputError: an index names no model, and `model` is None.
-        As `pipeline` and `Index.load`.
+        IndexNotFoundError, IndexFileError, MilvusError: an index cannot be opened.
+        ModelMismatchError: an index has vectors of another model.
+        InvalidInputError: an address is given twice.
     """
     opened: dict[tuple[str, str], MultiModalEmbeddingPipeline] = {}
     searchables = []
-    for path, name in zip(paths, _names(paths), strict=True):
-        collection = open_collection(path, milvus_collection)
-        key = (model_of(collection, model), precision or collection.precision)
+    for address, name in zip(addresses, _names(addresses), strict=True):
+        collection = open_collection(address, milvus_collection)
+        key = (json.dumps(collection.model, sort_keys=True), collection.precision)
         if key not in opened:
-            opened[key] = open_model(collection, model, device=device, precision=precision)
+            opened[key] = open_model(collection)
         embedder = opened[key]
         collection.check_model(model_identity(embedder))
         if isinstance(collection, Index) and "text" not in collection.thresholds:
@@ -174,7 +159,7 @@ def _embedded(
     """An index in memory of image files."""
     readable, rows, unreadable = demo.embed_images(embedder, images, progress=progress)
     if not readable:
-        raise InvalidInputError(f"{name}: none of its images can be read")
+        raise InvalidInputError("none of its images can be read", item=name)
     identity = model_identity(embedder)
     index = Index.create(rows.shape[1], model=identity, precision=embedder.model.precision)
     addresses = [spelled(str(image.path)) for image in readable]
@@ -194,5 +179,5 @@ def _names(paths: Sequence[str]) -> list[str]:
     ]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidInputError(f"{twice}: is named twice")
+        raise InvalidInputError("is given twice", file=twice)
     return names

@@ -126,8 +126,22 @@ def test_texts_are_shown_as_texts() -> None:
 def test_empty_answer() -> None:
     for suggested in (None, 0.5):
         seen = shown(suggested=suggested)
-        assert "".join(seen.text).strip() == "没有结果 nothing was found"
-    assert repr(Answer([], 0.5)) == "Answer(nothing was found)"
+        assert "".join(seen.text).strip() == "no results"
+    assert repr(Answer([], 0.5)) == "Answer(no results)"
+
+
+@pytest.mark.parametrize(("locale", "language"), [("zh_CN.UTF-8", "zh"), ("C.UTF-8", "en")])
+def test_language_of_pages_is_that_of_the_locale(
+    locale: str, language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", locale)
+    shown_text = "".join(shown(hit(CAT), suggested=0.6).text)
+    assert ("建议阈值 0.600" in shown_text) == (language == "zh")
+    assert ("suggested threshold 0.600" in shown_text) == (language == "en")
+    write_page(tmp_path / "found.html", "猫", [], "photos.index")
+    page = (tmp_path / "found.html").read_text("utf-8")
+    assert f'<html lang="{language}">' in page
+    assert ("没有结果" if language == "zh" else "no results") in page
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
@@ -145,7 +159,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
 
 def test_a_notebook_shows_so_many_at_most() -> None:
     seen = shown(*[hit("titles.jsonl", text=str(number)) for number in range(MAX_IN_NOTEBOOK + 7)])
-    assert len(seen.all("article")) == MAX_IN_NOTEBOOK and " and 7 more" in "".join(seen.text)
+    assert len(seen.all("article")) == MAX_IN_NOTEBOOK and "7 more results" in "".join(seen.text)
     many = Answer([hit("/" + "x" * 5000)] * 1000, None)
     assert len(repr(many)) < 300 and "1000 hits" in repr(many)
 

@@ -8,6 +8,7 @@ import importlib.util
 import socket
 import string
 import threading
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ from cnclip import (
 from cnclip.assets import asset_path
 from cnclip.bulk import model_identity
 from cnclip.cli import main
+from cnclip.cli._arguments import open_model_of
 from cnclip.pipelines import MultiModalEmbeddingPipeline
-from cnclip.search import Index
+from cnclip.search import Collection, Index
 from cnclip.serve import Searchable, answers, open_folder, open_gallery, open_indexes, tiles
 from cnclip.serve.answers import Refused, count_words, find_cut, split_labels
 from cnclip.serve.guard import POLICY, Guard, is_local, rewrite
@@ -45,12 +47,17 @@ CAT = GALLERY / "1f408.png"
 
 @pytest.fixture(scope="module")
 def gallery() -> Searchable:
-    return open_gallery()
+    return open_gallery(pipeline(model="emoji-cn", device="cpu"))
 
 
 @pytest.fixture(scope="module")
 def embedder() -> MultiModalEmbeddingPipeline:
     return pipeline(model="emoji-cn", device="cpu")
+
+
+def open_model(collection: Collection) -> MultiModalEmbeddingPipeline:
+    arguments = Namespace(model=None, precision=None, device="cpu", threads=None)
+    return open_model_of(collection, arguments)
 
 
 def make_index(
@@ -278,15 +285,17 @@ def test_gallery_has_its_labels_and_thresholds(gallery: Searchable) -> None:
     assert {tile.caption for tile in results.tiles} <= {p.label for p in demo.load_gallery()}
 
 
-def test_folder_is_embedded_and_names_what_it_leaves_out(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="holds no images"):
-        open_folder(tmp_path)
+def test_folder_is_embedded_and_names_what_it_leaves_out(
+    tmp_path: Path, embedder: MultiModalEmbeddingPipeline
+) -> None:
+    with pytest.raises(InvalidInputError, match="has no images"):
+        open_folder(tmp_path, embedder)
     (tmp_path / "bad.png").touch()
     with pytest.raises(InvalidInputError, match="none of its images can be read"):
-        open_folder(tmp_path)
+        open_folder(tmp_path, embedder)
     Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     (tmp_path / "猫.png").write_bytes(CAT.read_bytes())
-    searchable, unreadable = open_folder(tmp_path)
+    searchable, unreadable = open_folder(tmp_path, embedder)
     assert searchable.name == tmp_path.name
     assert [item.image.label for item in unreadable] == ["bad"]
     # An upload is opened as the folder's images were: transparent ones stand on white.
@@ -296,12 +305,14 @@ def test_folder_is_embedded_and_names_what_it_leaves_out(tmp_path: Path) -> None
         assert tile.score == pytest.approx(1, abs=1e-5)
 
 
-def test_name_that_is_not_utf_8_is_searched(tmp_path: Path) -> None:
+def test_name_that_is_not_utf_8_is_searched(
+    tmp_path: Path, embedder: MultiModalEmbeddingPipeline
+) -> None:
     try:
         (tmp_path / "\udcff.png").write_bytes(CAT.read_bytes())
     except OSError:
         pytest.skip("this file system takes UTF-8 names alone")
-    searchable, _ = open_folder(tmp_path)
+    searchable, _ = open_folder(tmp_path, embedder)
     (tile,) = answers.search(searchable, ZH, "猫").tiles
     assert tile.image is not None
     tiles.grid(answers.search(searchable, ZH, "猫"), ZH).encode()
@@ -312,7 +323,7 @@ def test_indexes_of_one_model_share_it(
 ) -> None:
     files = sorted(GALLERY.glob("1f4*.png"))[:6]
     paths = [make_index(tmp_path / f"{name}.index", embedder, files) for name in "ab"]
-    first, second = open_indexes([str(path) for path in paths], device="cpu")
+    first, second = open_indexes([str(path) for path in paths], open_model)
     assert [first.name, second.name] == ["a", "b"]
     assert first.pipeline is second.pipeline
     assert "text" in first.collection.thresholds
@@ -320,7 +331,7 @@ def test_indexes_of_one_model_share_it(
 
 
 def test_indexes_that_cannot_be_served_are_named(
-    tmp_path: Path, embedder: MultiModalEmbeddingPipeline, vit_directory: Path
+    tmp_path: Path, embedder: MultiModalEmbeddingPipeline, vit: MultiModalEmbeddingPipeline
 ) -> None:
     good = make_index(tmp_path / "good.index", embedder, [CAT])
     gone = make_index(tmp_path / "gone.index", embedder, [CAT], name="no/such-model.pt")
@@ -331,19 +342,23 @@ def test_indexes_that_cannot_be_served_are_named(
     for path, error, said in (
         (tmp_path / "nowhere.index", IndexNotFoundError, "nowhere.index"),
         (damaged, IndexFileError, "damaged.index"),
-        (gone, ModelNotFoundError, "gone.index was made with it: --model"),
+        (
+            gone,
+            ModelNotFoundError,
+            "gone.index: was made with the model .*which was not found",
+        ),
         (other, ModelMismatchError, "other.index"),
-        (nameless, InvalidInputError, "nameless.index: names no model"),
+        (nameless, InvalidInputError, "nameless.index: does not record a model; pass --model"),
     ):
         with pytest.raises(error, match=said):
-            open_indexes([str(good), str(path)], device="cpu")
+            open_indexes([str(good), str(path)], open_model)
     with pytest.raises(ModelMismatchError, match=r"good.index.*tiny-vit"):
-        open_indexes([str(good)], str(vit_directory), device="cpu")
-    with pytest.raises(InvalidInputError, match="named twice"):
-        open_indexes([str(good), str(good)], device="cpu")
+        open_indexes([str(good)], lambda collection: vit)
+    with pytest.raises(InvalidInputError, match="good.index: is given twice"):
+        open_indexes([str(good), str(good)], open_model)
     (tmp_path / "sub").mkdir()
     same = make_index(tmp_path / "sub" / "good.index", embedder, [CAT])
-    both = open_indexes([str(good), str(same)], device="cpu")
+    both = open_indexes([str(good), str(same)], open_model)
     assert [one.name for one in both] == [str(good), str(same)]
 
 

@@ -1,11 +1,11 @@
-"""The file of an index. One file, so that it is there as a whole or not at all, and can be mapped.
+"""The file format of an index: one file that is written atomically and can be memory-mapped.
 
-    FAISS's index, as faiss.write_index writes it     (faiss.read_index opens the file itself)
+    FAISS's index, as written by faiss.write_index     (faiss.read_index can open the file)
     the items, as an Arrow file
     the description, JSON in UTF-8
     48 bytes: the magic, the description's length (8 bytes, little-endian) and its SHA-256
 
-The description holds the length and the SHA-256 of each part before it.
+The description has the length and the SHA-256 of the first two parts.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ PARTS = ("vectors", "items")
 _TRAILER = len(MAGIC) + 8 + 32
 _MAX_DESCRIPTION = 16 << 20
 _CHUNK = 1 << 20
+_INVALID_JSON = (
+    *(AttributeError, KeyError, TypeError, RecursionError),
+    *(json.JSONDecodeError, UnicodeDecodeError),
+)
 
 Write = Callable[[Any], Any]
 
@@ -38,15 +42,15 @@ Write = Callable[[Any], Any]
 def write_index_file(
     path: Path, description: dict[str, Any], parts: dict[str, Callable[[Write], None]]
 ) -> None:
-    """Write an index beside `path`, then rename it to that.
+    """Write an index to a temporary file, then rename it to `path`.
 
     Args:
         path: The file.
-        description: What can be written as JSON.
-        parts: For each of PARTS, what writes it by the function that it is given.
+        description: A dict for JSON.
+        parts: For each of PARTS a function that writes the part with the `write` it gets.
 
     Raises:
-        OSError: it cannot be written; names `path`. What was there before is as it was.
+        OSError: the file cannot be written. An existing file is unchanged.
     """
     try:
         with replaced_atomically(path) as temporary, temporary.open("wb") as file:
@@ -75,53 +79,51 @@ def write_index_file(
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """An index's description, checked against its checksum.
+    """Read the description of an index, and compare it with its checksum.
 
     Raises:
         IndexNotFoundError: there is no such file.
-        IndexFileError: it is no index, truncated, damaged or of another version.
-        OSError: it cannot be read.
+        IndexFileError: the file is not an index, truncated, damaged or of another version.
+        OSError: the file cannot be read.
     """
     if not path.exists():
-        raise IndexNotFoundError(f"{path}: no such index")
+        raise IndexNotFoundError("no such index", file=path)
     if not path.is_file():
-        raise IndexFileError(f"{path}: expected the file of an index")
+        raise IndexFileError("expected an index file, this is not a regular file", file=path)
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - _TRAILER))
         trailer = file.read()
         if len(trailer) < _TRAILER or not trailer.startswith(MAGIC):
-            raise IndexFileError(f"{path}: not an index of cnclip, or cut short")
+            raise IndexFileError("not an index of cnclip, or truncated", file=path)
         length = int.from_bytes(trailer[len(MAGIC) : len(MAGIC) + 8], "little")
         if length > min(size - _TRAILER, _MAX_DESCRIPTION):
-            raise IndexFileError(f"{path}: damaged: its description has an impossible length")
+            raise _damaged(path, "the length of its description is impossible")
         file.seek(size - _TRAILER - length)
         text = file.read(length)
     if hashlib.sha256(text).digest() != trailer[-32:]:
-        raise IndexFileError(f"{path}: damaged: its description is not what was written")
+        raise _damaged(path, "its description does not match its checksum")
     try:
-        return _checked(path, json.loads(text), size - length - _TRAILER)
-    except IndexFileError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise IndexFileError(f"{path}: damaged: {error!r:.200}") from error
-
-
-def _checked(path: Path, description: dict[str, Any], size: int) -> dict[str, Any]:
-    """A description, if it is of this version and of parts that have `size` bytes in all."""
-    if description.get("format") != FORMAT_VERSION:
-        raise IndexFileError(
-            f"{path}: index format {description.get('format')!r}, this cnclip reads format "
-            f"{FORMAT_VERSION}; build it again"
-        )
-    total = sum(description["parts"][name]["bytes"] for name in PARTS)
-    if total != size:
-        raise IndexFileError(f"{path}: damaged: {size} bytes where {total} were written")
-    return description
+        description = json.loads(text)
+        version = description.get("format")
+        if version != FORMAT_VERSION:
+            raise IndexFileError(
+                f"index format {version!r}; this version of cnclip reads format {FORMAT_VERSION}; "
+                "rebuild the index",
+                file=path,
+            )
+        total = sum(description["parts"][name]["bytes"] for name in PARTS)
+    except _INVALID_JSON as error:
+        raise _damaged(path, "its description lacks a field or is not valid JSON") from error
+    left = size - length - _TRAILER
+    if total != left:
+        raise _damaged(path, f"has {left} bytes of {total}")
+    checked: dict[str, Any] = description
+    return checked
 
 
 def map_parts(path: Path, description: dict[str, Any]) -> dict[str, NDArray[np.uint8]]:
-    """The parts of an index as mapped memory, read-only: for each of PARTS uint8 [bytes]."""
+    """Map the parts of an index into memory, read-only: for each of PARTS uint8 [bytes]."""
     whole: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
     mapped = {}
     start = 0
@@ -136,7 +138,7 @@ def check_once(path: Path) -> None:
     """Compare an index with its checksums, unless that was done since it was last written.
 
     Raises:
-        IndexFileError: a part was damaged after it was written; names the part.
+        IndexFileError: a part is damaged.
         OSError: the file cannot be read.
     """
 
@@ -149,11 +151,15 @@ def check_once(path: Path) -> None:
                 while left:
                     chunk = stream.read(min(left, _CHUNK))
                     if not chunk:
-                        raise IndexFileError(f"{file}: damaged: cut short while it was read")
+                        raise _damaged(file, "truncated while it was read")
                     digest.update(chunk)
                     left -= len(chunk)
                 if digest.hexdigest() != description["parts"][name]["sha256"]:
-                    raise IndexFileError(f"{file}: damaged: its {name} are not what was written")
+                    raise _damaged(file, f"its {name} do not match their checksum")
         return "intact"
 
     remembered(path, "index", check)
+
+
+def _damaged(path: Path, problem: str) -> IndexFileError:
+    return IndexFileError(f"damaged: {problem}; rebuild the index", file=path)

@@ -1,4 +1,4 @@
-"""What scores mean: probabilities among what was found, and scores that mean little."""
+"""Suggested thresholds: scores below which a hit means little."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 NONSENSE_TEXTS = 256
-"""How many meaningless texts the threshold of texts is taken from."""
+"""The number of meaningless texts from which the threshold of text queries is computed."""
 NONSENSE_QUANTILE = 0.9
-"""This share of meaningless texts finds nothing above the threshold."""
+"""The share of meaningless texts whose best hit is below that threshold."""
 PAIRS = 20_000
-"""How many pairs of the collection's vectors the threshold of its own kind is taken from."""
+"""The number of pairs of vectors from which the threshold of the collection's kind is computed."""
 PAIRS_QUANTILE = 0.99
-"""This share of the pairs is less alike than the threshold."""
+"""The share of pairs that are less similar than that threshold."""
+
+_PAIRS_AT_ONCE = 2048
 
 
 def probabilities(scores: ArrayLike, temperature: float) -> NDArray[np.float64]:
-    """Softmax of cosines divided by the model's temperature, as the model card has it.
+    """Softmax of cosines divided by the model's temperature, as on the model card.
 
     Args:
         scores: [n], cosines of one query.
-        temperature: The model's.
+        temperature: The model's temperature.
 
     Returns:
         float64 [n]; their sum is 1.
@@ -34,18 +36,18 @@ def probabilities(scores: ArrayLike, temperature: float) -> NDArray[np.float64]:
 
 
 def nonsense_texts(vocabulary: bytes, count: int = NONSENSE_TEXTS, seed: int = 0) -> list[str]:
-    """Texts of two to six characters that a vocabulary has, drawn at random.
+    """Random texts of two to six Chinese characters of a vocabulary.
 
     Args:
-        vocabulary: A vocab.txt's bytes.
-        count: How many texts.
-        seed: Other seeds draw others.
+        vocabulary: The content of a vocab.txt.
+        count: The number of texts.
+        seed: The seed of the random numbers.
 
     Returns:
-        The texts; none where the vocabulary has no Chinese characters.
+        The texts; an empty list if the vocabulary has no Chinese characters.
     """
     tokens = vocabulary.decode("utf-8", "replace").split()
-    characters = [one for one in tokens if len(one) == 1 and "\u4e00" <= one <= "\u9fff"]
+    characters = [token for token in tokens if len(token) == 1 and "\u4e00" <= token <= "\u9fff"]
     if not characters:
         return []
     rng = np.random.default_rng(seed)
@@ -55,29 +57,26 @@ def nonsense_texts(vocabulary: bytes, count: int = NONSENSE_TEXTS, seed: int = 0
     ]
 
 
-def threshold_of_nonsense(best: ArrayLike) -> float:
-    """The threshold for texts.
+def nonsense_threshold(best: ArrayLike) -> float:
+    """The threshold of text queries.
 
     Args:
-        best: [n], the best score in the collection of each of many meaningless texts.
-
-    Returns:
-        Nine tenths of them lie below it.
+        best: [n], for each of many meaningless texts its best score in the collection.
     """
     return float(np.quantile(np.asarray(best), NONSENSE_QUANTILE))
 
 
-def threshold_of_pairs(
+def pairs_threshold(
     count: int, rows: Callable[[NDArray[np.int64]], NDArray[np.float32]]
 ) -> float | None:
-    """The threshold for queries of the collection's own kind, such as image to image.
+    """The threshold of queries of the collection's own kind, such as image to image.
 
     Args:
-        count: Vectors in the collection.
-        rows: Gives float32 [n, d] for the numbers of n vectors.
+        count: The number of vectors in the collection.
+        rows: Returns float32 [n, d] for the numbers of n vectors.
 
     Returns:
-        Of random pairs of two vectors, 99 in 100 are less alike; None where there are not two.
+        The threshold; None if there are fewer than two vectors.
     """
     if count < 2:
         return None
@@ -85,7 +84,7 @@ def threshold_of_pairs(
     first = rng.integers(0, count, PAIRS)
     second = (first + rng.integers(1, count, PAIRS)) % count
     scores = np.empty(PAIRS, np.float32)
-    for start in range(0, PAIRS, 2048):
-        part = slice(start, start + 2048)
+    for start in range(0, PAIRS, _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
         scores[part] = np.einsum("ij,ij->i", rows(first[part]), rows(second[part]))
     return float(np.quantile(scores, PAIRS_QUANTILE))

@@ -1,0 +1,58 @@
+"""`Hit`: one result of a search."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ..bulk import holds_many, open_recorded
+from ..errors import ImageError
+
+_HTTP = re.compile(r"https?:", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result of a search.
+
+    Attributes:
+        path: The file or URL of an image; for a text, the file that contains it.
+        score: The cosine similarity to the query, from -1 to 1.
+        id: The id in the collection.
+        text: The text; None for an image.
+        probability: The softmax of the scores of one query's hits, divided by the model's
+            temperature. None if the temperature is unknown.
+    """
+
+    path: str
+    score: float
+    id: str
+    text: str | None = None
+    probability: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The image's path, or its id if the path is an archive or table with many images."""
+        return self.id if holds_many(self.path) else self.path
+
+    def thumbnail(self, width: int, height: int) -> Image.Image | None:
+        """The image, scaled down to fit.
+
+        Args:
+            width: The maximum in pixels.
+            height: The maximum in pixels.
+
+        Returns:
+            An image of mode RGB. None for a text, for an image on the network, which is not
+            fetched, and for an image that cannot be read.
+        """
+        if self.text is not None or _HTTP.match(self.path):
+            return None
+        try:
+            image = open_recorded(self.id, self.path)
+        except ImageError:
+            return None
+        image.thumbnail((width, height))
+        return image

@@ -1,0 +1,26 @@
+"""Opens a collection by its address: an index file or a URL of Milvus."""
+
+from __future__ import annotations
+
+from .collection import Collection
+from .index import Index
+from .milvus import connect
+
+
+def open_collection(address: str, milvus_collection: str = "cnclip") -> Collection:
+    """Open a collection.
+
+    Args:
+        address: The path of an index file, or a URL of Milvus.
+        milvus_collection: The name of the collection in Milvus.
+
+    Raises:
+        IndexNotFoundError: there is no such file.
+        IndexFileError: the file is not an index, truncated or damaged.
+        MilvusError: the server does not respond, or cnclip did not create the collection.
+        InvalidInputError: there is no such collection in Milvus.
+        MissingExtraError: FAISS or pymilvus is not installed.
+    """
+    if "://" in address:
+        return connect(address, milvus_collection)
+    return Index.load(address)
