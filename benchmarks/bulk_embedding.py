@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 from cnclip import bulk, pipeline
 from cnclip.benchmark import random_archive
 from cnclip.pipelines import MultiModalEmbeddingPipeline
-from cnclip.pipelines.embedding import IMAGE_BATCH
+from cnclip.pipelines.stream import IMAGE_BATCH
 
 
 def write_images(folder: Path, count: int, width: int, height: int) -> None:

@@ -26,8 +26,9 @@ from ..errors import CnclipError, InvalidInputError, MissingExtraError
 from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..pipelines.builder import MAX_THREADS
-from ..pipelines.embedding import IMAGE_BATCH, MAX_IMAGE_BATCH
-from ..preprocessors.prefetch import map_ahead
+from ..pipelines.model import max_image_batch
+from ..pipelines.stream import IMAGE_BATCH
+from ..preprocessors._prefetch import map_ahead
 from .items import Given, Item, Kind, reason
 from .manifest import Manifest, identity_of
 from .output import locked
@@ -119,7 +120,7 @@ def ray_embed(
         actors = _actors(
             ray, device, workers and int(workers), cpus_per_worker and int(cpus_per_worker)
         )
-        check_count("batch_size", batch_size, MAX_IMAGE_BATCH["cuda" if actors.gpus else "cpu"])
+        check_count("batch_size", batch_size, max_image_batch("cuda" if actors.gpus else "cpu"))
         info = open_archive(model)
         wanted = Manifest(kind, identity_of(info), precision, dtype, opened.names, int(shard_items))
         path = Path(os.path.abspath(info.path))

@@ -68,10 +68,7 @@ class Item:
         """
         content = self.content()
         self.bytes = len(content)
-        try:
-            image = load_image(content)
-        except ImageError as error:
-            raise ImageError(str(error).removeprefix(f"{len(content)} bytes: ")) from error
+        image = load_image(content)
         self.width, self.height = image.size
         return image
 

@@ -38,11 +38,11 @@ def open_recorded(id: str, path: str) -> Image.Image:
     """
     item = _member(id, path) if holds_many(path) else image_item(path)
     if item.error is not None:
-        raise ImageError(f"{printable(path)}: {item.error}")
+        raise ImageError(item.error, file=path)
     try:
         return item.open()
     except ImageError as error:
-        raise ImageError(f"{printable(path)}: {error}") from error
+        raise ImageError(error.reason, file=path) from error
 
 
 def _member(id: str, path: str) -> Item:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..datasets import Problems
 from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
-from ..pipelines.embedding import IMAGE_BATCH, MAX_IMAGE_BATCH
+from ..pipelines.stream import IMAGE_BATCH
 from ..progress import progress
 from .items import Item, Kind
 from .manifest import DTYPES, Manifest, Shard, model_identity
@@ -308,7 +308,7 @@ def _open_model(
 
 
 def _check_batch_size(size: int, embedder: MultiModalEmbeddingPipeline) -> None:
-    check_count("batch_size", size, MAX_IMAGE_BATCH[embedder.model.device.partition(":")[0]])
+    check_count("batch_size", size, embedder.model.max_image_batch)
 
 
 def check_count(name: str, value: int, most: int) -> None:

@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import identity_of, replaced_atomically
-from ..bulk import embed_images
 from ..cache import remembered_sha256
 from ..datasets import Problems, RetrievalData, TextRow, open_retrieval
 from ..datasets.ids import Id
 from ..datasets.retrieval import ImageRow, open_image, with_known
 from ..errors import DatasetError
-from ..pipelines import MultiModalEmbeddingPipeline
+from ..pipelines import MultiModalEmbeddingPipeline, embed_images
 from ..progress import progress
 from ..version import __version__
 from .features import Features, Shard
@@ -233,13 +232,13 @@ def _embed_shard(
     failed: list[tuple[str, str, Id]] = []
     seen = 0
     for batch in embed_images(model, itertools.islice(rows, IMAGES_OF_SHARD), open_row):
-        ids += [row.image_id for row in batch.items]
-        parts.append(batch.rows)
+        ids += [row.image_id for row in batch.embedded]
+        parts.append(batch.vectors)
         failed += [
             (r.where, f"image {r.image_id}: {why.reason}", r.image_id) for r, why in batch.failed
         ]
-        seen += len(batch.items) + len(batch.failed)
-        advance(len(batch.items) + len(batch.failed))
+        seen += len(batch.items)
+        advance(len(batch.items))
     return Shard(seen, ids, np.concatenate(parts), failed, last=seen < IMAGES_OF_SHARD)
 
 

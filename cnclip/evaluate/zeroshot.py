@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import replaced_atomically
-from ..bulk import embed_images
 from ..datasets import Problems
 from ..datasets.classification import ClassificationData, ClassifiedImage
 from ..datasets.retrieval import open_image
 from ..errors import DatasetError, InvalidInputError
-from ..pipelines import MultiModalEmbeddingPipeline
+from ..pipelines import MultiModalEmbeddingPipeline, embed_images
 from ..progress import progress
 from .reports import ZeroShotReport, model_name
 from .texts import (
@@ -252,12 +251,12 @@ def zeroshot(
         for batch in embed_images(pipeline, data.images(keys, problems), _open):
             for item, error in batch.failed:
                 problems.add(item.row.where, error.reason)
-            right = np.array([item.label for item in batch.items], np.int64)
+            right = np.array([item.label for item in batch.embedded], np.int64)
             if len(right):
-                order = np.argsort(-classifier.cosines(batch.rows), axis=1, kind="stable")
+                order = np.argsort(-classifier.cosines(batch.vectors), axis=1, kind="stable")
                 np.add.at(matrix, (right, order[:, 0]), 1)
                 among_five += int((order[:, :5] == right[:, None]).any(axis=1).sum())
-            advance(len(batch.items) + len(batch.failed))
+            advance(len(batch.items))
     if not matrix.any():
         first = f": {problems.found[0]}" if problems.found else ""
         raise DatasetError(f"no image can be used{first}", file=dataset)

@@ -15,13 +15,14 @@ from ..errors import DeviceError, InputTypeError, InvalidInputError
 from ..models import open_archive
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..utils.constant import Tasks
-from .embedding import EmbeddingModel, MultiModalEmbeddingPipeline
+from .embedding import MultiModalEmbeddingPipeline
+from .model import EmbeddingModel
 
 logger = logging.getLogger("cnclip")
 
 _TASKS = (Tasks.multi_modal_embedding, Tasks.image_text_retrieval)
 _PRECISIONS = ("fp32", "bf16", "int8", "fp16")
-# OpenMP starts as many as it is told, and ends the process when the system refuses one.
+# OpenMP starts as many threads as requested, and ends the process if the system refuses one.
 MAX_THREADS = 1024
 _GPU = re.compile(r"(cuda|gpu)(?::(\d{1,3}))?")
 
@@ -53,12 +54,13 @@ def pipeline(
             docs/performance.md: `'bf16'`, on processors with AVX-512 BF16 and on GPUs; `'int8'`,
             weights and activations of linear layers, on processors with AVX-512 VNNI; `'fp16'`, on
             GPUs.
-        num_threads: Of the CPU, for each run of the model, and as many for preparing images; by
-            default one a core. Ask for no more than the system gives a process: OpenMP ends the
-            process if it is refused one.
+        num_threads: CPU threads for each run of the model, and as many for preparing images; by
+            default one per core. Ask for no more than the system allows a process: OpenMP ends
+            the process if one is refused.
         return_tensors: `'np'` for NumPy arrays, `'pt'` for torch tensors that share their memory.
-        model_revision: Branch, tag or commit of a hub's model. What lies on disk has one revision.
-        local_files_only: Of a hub's model, take what was fetched before, and ask no network.
+        model_revision: Branch, tag or commit of a model on a hub. Models on disk have none.
+        local_files_only: Use the files of a hub's model that were fetched before, without the
+            network.
 
     Raises:
         ModelNotFoundError: there is no such model.

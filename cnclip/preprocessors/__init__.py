@@ -1,7 +1,7 @@
-"""Images and texts to the arrays that the towers take, under ModelScope's module paths.
+"""Images and texts to the arrays that the model takes, under ModelScope's module paths.
 
-`image.py` opens images, `multi_modal.py` makes the arrays, several at once through `prefetch.py`.
-May import `_core`, `archive` and `errors`.
+`image.py` opens images, `inputs.py` checks the input dict of a call, `multi_modal.py` makes the
+arrays, several images at once. May import `_core`, `archive` and `errors`.
 """
 
 from .image import load_image

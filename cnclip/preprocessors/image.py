@@ -11,13 +11,16 @@ from typing import IO, TypeAlias
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .._text import first_line
 from ..errors import ImageError, ImageNotFoundError, InputTypeError
-from .download import download
+from ._download import download
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 
 TIMEOUT_SECONDS = 10.0
 MAX_DOWNLOAD_BYTES = 64 << 20
+# Messages show no more than the beginning of longer names, such as data URLs.
+MAX_SHOWN_NAME = 200
 
 _URL = re.compile(r"(https?|file|data):", re.IGNORECASE)
 
@@ -33,7 +36,7 @@ def load_image(
     Args:
         source: A path; an http, https, file or data URL; or the bytes of an image file.
         timeout: Seconds that a download may take, connecting included.
-        max_bytes: Size at which a download is given up.
+        max_bytes: Size above which a download is stopped.
 
     Returns:
         An image of mode RGB, loaded.
@@ -42,7 +45,7 @@ def load_image(
         ImageNotFoundError: there is no such file; also a FileNotFoundError.
         ImageError: it cannot be fetched or decoded, or has more pixels than Pillow's
             decompression-bomb limit (`PIL.Image.MAX_IMAGE_PIXELS`) allows; also an OSError.
-        InputTypeError: the source is none of the above; also a TypeError.
+        InputTypeError: the source has another type; also a TypeError.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
@@ -55,7 +58,7 @@ def load_image(
         try:
             content = fetch(name, timeout, max_bytes)
         except ImageError as error:
-            raise ImageError(f"{_shown(name)}: {error}") from error.__cause__
+            raise error.at(file=_shown(name)) from error.__cause__
         return _decode(io.BytesIO(content), _shown(name))
     try:
         if scheme is not None:
@@ -63,12 +66,11 @@ def load_image(
         with Path(name).open("rb") as file:
             return _decode(file, _shown(name))
     except FileNotFoundError as error:
-        raise ImageNotFoundError(f"{_shown(name)}: no such file") from error
+        raise ImageNotFoundError("no such file", file=_shown(name)) from error
     except ImageError:
         raise
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{_shown(name)}: {reason}") from error
+        raise ImageError(first_line(error), file=_shown(name)) from error
 
 
 def _decode(file: IO[bytes], name: str) -> Image.Image:
@@ -78,26 +80,25 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{name}: cannot be read as an image: of no format that Pillow knows"
-        ) from error
-    except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
-        raise ImageError(f"{name}: cannot be read as an image: {error}") from error
+        reason = "of no format that Pillow knows"
+        raise ImageError(f"cannot be read as an image: {reason}", file=name) from error
+    except Exception as error:  # Pillow's plugins raise any exception on a damaged file
+        reason = f"cannot be read as an image: {first_line(error)}"
+        raise ImageError(reason, file=name) from error
 
 
 def fetch(url: str, timeout: float = TIMEOUT_SECONDS, max_bytes: int = MAX_DOWNLOAD_BYTES) -> bytes:
-    """The bytes behind an http, https or data URL.
+    """Download the content of an http, https or data URL.
 
     Raises:
-        ImageError: they cannot be fetched; says why, but not which.
+        ImageError: it cannot be fetched. The error does not name the URL.
     """
     try:
         return download(url, timeout, max_bytes)
     except OSError as error:
-        raise ImageError(f"cannot be fetched: {error}") from error
+        raise ImageError(f"cannot be fetched: {first_line(error)}") from error
 
 
 def _shown(name: str) -> str:
-    """A name as messages have it: of a data URL the beginning, and nothing that moves a cursor."""
-    short = name if len(name) <= 200 else name[:60] + "..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short) or "''"
+    """A name for messages: of a long one, such as a data URL, the beginning."""
+    return (name if len(name) <= MAX_SHOWN_NAME else name[:60] + "...") or "''"

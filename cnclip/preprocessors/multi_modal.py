@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import operator
 import os
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -15,34 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import _core
+from .._text import first_line
 from ..archive import ArchiveInfo, read_archive
-from ..errors import CnclipError, ImageError, InputTypeError, InvalidInputError
-from .image import ImageSource, load_image
-from .prefetch import map_ahead
+from ..errors import CnclipError, ImageError, InvalidInputError
+from ._prefetch import map_ahead
+from .image import load_image
+from .inputs import ImageInput, InputImage, InputImages, Preprocessed, split_input
 
-ImageInput: TypeAlias = Image.Image | NDArray[np.uint8] | ImageSource
 Pixels: TypeAlias = Image.Image | NDArray[np.uint8]
 
-_IMAGE_TYPES = (
-    Image.Image,
-    np.ndarray,
-    str,
-    os.PathLike,
-    bytes,
-    bytearray,
-    memoryview,
-)
-# Iterable, but no sequence of items: without order, a single item that stands in the wrong place,
-# or an open file, whose lines are no images.
-_NO_ITEMS = (Mapping, set, frozenset, str, bytes, bytearray, memoryview, np.ndarray, io.IOBase)
-# Images of an iterator that `preprocess` makes in one go.
-_AT_ONCE = 16
-# Texts of an iterator, and characters of theirs, that are held in memory at a time.
-TEXTS_AT_ONCE = 4096
-CHARACTERS_AT_ONCE = 1 << 22
-# An image given open may be loaded by one thread at a time; two of that many seldom share a lock.
-_LOCKS = 64
-# Of an array: what the core counts pixels with.
+# Images that `preprocess` opens before their tensors are asked for.
+_AHEAD = 16
+# Pixels per side of an array, which the core counts in 32 bits.
 MAX_SIDE = 2**31 - 1
 
 
@@ -58,7 +40,7 @@ class CLIPPreprocessor:
         tokenizer: WordPiece over the model's vocabulary.
         image_processor: Resampling and normalising to the model's resolution.
         context_length: Columns of the token ids, 52 for the published models.
-        image_resolution: Pixels a side of the tensors.
+        image_resolution: Pixels per side of the tensors.
         num_threads: Threads that open and resample several images.
     """
 
@@ -68,7 +50,8 @@ class CLIPPreprocessor:
         Args:
             model: An archive, opened or by its path; `cnclip.models.open_archive` opens other
                 models.
-            num_threads: For several images; by default one a core that this process may use.
+            num_threads: Threads for several images; by default one per core that this process may
+                use.
         """
         info = model if isinstance(model, ArchiveInfo) else read_archive(Path(model))
         self.tokenizer = _core.Tokenizer(info.vocabulary)
@@ -78,11 +61,14 @@ class CLIPPreprocessor:
         self.num_threads = num_threads or _usable_cores()
 
     def __call__(self, input: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Make the arrays for what `input` has under 'img' and 'text'.
+        """Make the model's inputs of images, texts, or both.
+
+        Args:
+            input: As for the pipeline's `forward`.
 
         Returns:
-            {'img': float32 [n, 3, r, r], 'text': int64 [n, context_length]}: the keys that were
-            given and are not None, with the values that ModelScope's preprocessor gives.
+            {'img': float32 [n, 3, r, r], 'text': int64 [n, context_length]}: the keys of the input
+            that are not None, with the values that ModelScope's preprocessor returns.
 
         Raises:
             InputTypeError, InvalidInputError, ImageError: name the item.
@@ -90,10 +76,9 @@ class CLIPPreprocessor:
         images, texts = split_input(input)
         output: dict[str, NDArray[Any]] = {}
         if images is not None:
-            output["img"] = self.process_images(images)
+            output["img"] = self._process_images(images)
         if texts is not None:
-            some = [self.tokenize(chunk) for chunk in chunks_of_texts(texts)]
-            output["text"] = some[0] if len(some) == 1 else np.concatenate(some)
+            output["text"] = self.tokenize(list(texts))
         return output
 
     @overload
@@ -116,7 +101,7 @@ class CLIPPreprocessor:
         Args:
             texts: One text or several.
             context_length: Columns of the result, by default the model's.
-            return_lengths: Also tell how many ids each text had before the cut.
+            return_lengths: Also return how many ids each text had before the cut.
 
         Returns:
             int64 [n, context_length]; with `return_lengths` also int64 [n], [CLS] and [SEP]
@@ -127,200 +112,130 @@ class CLIPPreprocessor:
         ids, lengths = self.tokenizer.encode(sequence, length)
         return (ids, lengths) if return_lengths else ids
 
-    def process_images(
-        self, images: list[ImageInput] | Iterator[ImageInput]
-    ) -> NDArray[np.float32]:
+    def _process_images(self, images: InputImages) -> NDArray[np.float32]:
         """Images to float32 [n, 3, r, r]."""
         side = self.image_resolution
-        if not isinstance(images, list):
-            batches = list(self.batches(images, _AT_ONCE))
-            return np.concatenate([np.empty((0, 3, side, side), np.float32), *batches])
-        tensors = np.empty((len(images), 3, side, side), np.float32)
-        deque(self._fill(images, lambda index: tensors[index : index + 1], _AT_ONCE), maxlen=0)
-        return tensors
+        tensors = self.tensors(self.settled(images), self.open_input, _AHEAD, strict=True)
+        parts = [tensor for _, tensor in tensors if isinstance(tensor, np.ndarray)]
+        return np.concatenate([np.empty((0, 3, side, side), np.float32), *parts])
 
-    def batches(
+    def tensors(
         self,
-        images: list[ImageInput] | Iterator[ImageInput],
-        size: int,
-        name_of: Callable[[int], str] = "img[{}]".format,
-    ) -> Generator[NDArray[np.float32], None, None]:
-        """Tensors of images, `size` at a time, the last ones perhaps fewer: float32 [m, 3, r, r].
-
-        While the caller works on a batch, threads make the next one. Nothing beyond that is taken
-        from an iterator. An image that was opened here is let go once its tensor is made.
-
-        Images that an iterator gives open are read before it is asked for the next, since it may
-        use their memory again; threads do the rest: files, URLs, bytes, and all of a list.
+        items: Iterable[T],
+        open_image: Callable[[T], ImageInput | Preprocessed | None],
+        ahead: int,
+        *,
+        strict: bool = False,
+    ) -> Generator[tuple[T, NDArray[np.float32] | CnclipError | None], None, None]:
+        """Open and preprocess images on threads, ahead of the consumer.
 
         Args:
-            images: As `split_input` gives them.
-            size: Images of a batch.
-            name_of: Names the image of an index in messages.
+            items: Drawn on the caller's thread.
+            open_image: The image of an item, or None where there is nothing to do. Called on
+                several threads at once.
+            ahead: Items that are begun before their results are asked for, at most.
+            strict: Raise the error of the first image that fails.
+
+        Yields:
+            (item, result) in the order of the items. The result is float32 [1, 3, r, r], the
+            error of an image that failed, or None.
+        """
+
+        def prepare(item: T) -> tuple[T, NDArray[np.float32] | CnclipError | None]:
+            try:
+                image = open_image(item)
+                return item, None if image is None else self.process_image(image)
+            except CnclipError as error:
+                if strict:
+                    raise
+                return item, error
+
+        count = operator.length_hint(items, self.num_threads)
+        return map_ahead(prepare, items, min(self.num_threads, count, ahead + 1), ahead)
+
+    def process_image(self, image: ImageInput | Preprocessed) -> NDArray[np.float32]:
+        """One image to float32 [1, 3, r, r], on the caller's thread.
 
         Raises:
-            InputTypeError, InvalidInputError, ImageError: of the first image that fails.
+            InvalidInputError, ImageError: the image cannot be used. The error names no item.
         """
-        shape = (size, 3, self.image_resolution, self.image_resolution)
-        begun: deque[NDArray[np.float32]] = deque()
+        if isinstance(image, Preprocessed):
+            return image.tensor
+        return self.image_processor.process([open_pixels(image, self.image_resolution)])
 
-        def row_of(index: int) -> NDArray[np.float32]:
-            place = index % size
-            if place == 0:
-                begun.append(np.empty(shape, np.float32))
-            return begun[-1][place : place + 1]
+    def open_input(self, given: InputImage) -> ImageInput | Preprocessed:
+        """Open an image of a call.
 
-        done = 0
-        for done, _ in enumerate(self._fill(images, row_of, size, name_of), 1):
-            if done % size == 0:
-                yield begun.popleft()
-        if done % size != 0:
-            yield begun.popleft()[: done % size]
-
-    def _fill(
-        self,
-        images: list[ImageInput] | Iterator[ImageInput],
-        row_of: Callable[[int], NDArray[np.float32]],
-        ahead: int,
-        name_of: Callable[[int], str] = "img[{}]".format,
-    ) -> Iterator[None]:
-        """Write image i to `row_of(i)`, float32 [1, 3, r, r]; answers once for each, in order."""
-        locks = [threading.Lock() for _ in range(_LOCKS)]
-        reused = not isinstance(images, list)
-
-        def draw() -> Iterator[Callable[[], None]]:
-            for index, image in enumerate(images):
-                row = row_of(index)
-                if reused and isinstance(image, bytearray | memoryview):
-                    image = bytes(image)
-
-                def work(
-                    index: int = index,
-                    image: ImageInput = image,
-                    row: NDArray[np.float32] = row,
-                ) -> None:
-                    lock = locks[(id(image) >> 4) % _LOCKS]
-                    try:
-                        opened = self._open(image, lock)
-                    except CnclipError as error:
-                        raise type(error)(f"{name_of(index)}: {error}") from error
-                    self.image_processor.process([opened], out=row)
-
-                if reused and isinstance(image, Image.Image | np.ndarray):
-                    work()
-                    yield lambda: None
-                else:
-                    yield work
-
-        count = len(images) if isinstance(images, list) else self.num_threads
-        threads = min(self.num_threads, count, ahead + 1)
-        return map_ahead(lambda work: work(), draw(), threads, ahead)
-
-    def process_image(self, image: ImageInput) -> NDArray[np.float32]:
-        """One image to float32 [1, 3, r, r], on the caller's thread; errors name no item."""
-        return self.image_processor.process([self._open(image, threading.Lock())])
-
-    def _open(self, image: ImageInput, lock: threading.Lock) -> Pixels:
-        """An image of mode RGB, or an array.
-
-        What is not RGB is resized here, by Pillow, before it becomes RGB: the order of ModelScope,
-        whose numbers for palettes, transparency and 16 bits depend on it.
+        Raises:
+            InvalidInputError, ImageError: the image cannot be used; names it.
         """
+        if isinstance(given.image, Preprocessed):
+            return given.image
         try:
-            if isinstance(image, np.ndarray):
-                return _check_array(image)
-            if isinstance(image, Image.Image):
-                with lock:
-                    return to_rgb(image, self.image_resolution)
-            return to_rgb(load_image(image), self.image_resolution)
-        except (CnclipError, MemoryError):
-            raise
-        except Exception as error:  # Pillow's plugins raise whatever a damaged file leads to
-            raise ImageError(f"cannot be read as an image: {error}") from error
+            with given.lock:
+                return open_pixels(given.image, self.image_resolution)
+        except CnclipError as error:
+            raise error.at(item=given.name) from error
+
+    def settled(self, images: InputImages) -> Iterable[InputImage]:
+        """Images that do not change any more once they are drawn.
+
+        An iterator may reuse the memory of an image when the next one is asked for. Images that
+        it yields open are therefore preprocessed at once, on the caller's thread. Paths, URLs,
+        bytes, and all images of a list are left for threads.
+        """
+        return images if isinstance(images, list) else map(self._settle, images)
+
+    def _settle(self, given: InputImage) -> InputImage:
+        image = given.image
+        if isinstance(image, bytearray | memoryview):
+            return InputImage(given.name, bytes(image))
+        if isinstance(image, Image.Image | np.ndarray):
+            tensor = self.process_image(self.open_input(given))
+            return InputImage(given.name, Preprocessed(tensor))
+        return given
 
 
-def split_input(
-    input: Mapping[str, Any], prefix: str = ""
-) -> tuple[list[ImageInput] | Iterator[ImageInput] | None, list[str] | Iterator[str] | None]:
-    """The images and texts of an input dict, None where there are none to embed.
-
-    Lists, tuples and single items become lists, whose items are all checked before any work is
-    done; other iterables become iterators that check each item as it comes.
+def open_pixels(image: ImageInput, resolution: int) -> Pixels:
+    """Open an image for the core: an image of mode RGB, loaded, or an array.
 
     Args:
-        input: As for the pipeline's `forward`.
-        prefix: What messages begin with.
+        image: As the pipeline's `forward` takes it.
+        resolution: Pixels per side of the model's input.
 
     Raises:
-        InputTypeError: not a dict, or an item of a type that cannot be embedded.
-        InvalidInputError: keys, but neither 'img' nor 'text' among them.
+        InvalidInputError: an array of another type or shape, or an image without pixels.
+        ImageError: the image cannot be fetched, read or decoded.
     """
-    if not isinstance(input, Mapping):
-        raise InputTypeError(
-            f"{prefix}expected a dict with 'img' or 'text' (or both), got {type(input).__name__}"
-        )
-    if input and "img" not in input and "text" not in input:
-        keys = ", ".join(repr(key) for key in input)
-        raise InvalidInputError(
-            f"{prefix}expected a dict with 'img' or 'text', got one with {keys}"
-        )
-    return (
-        _items_of(input.get("img"), f"{prefix}img", _IMAGE_TYPES, _IMAGE),
-        _items_of(input.get("text"), f"{prefix}text", (str,), "str"),
-    )
+    try:
+        if isinstance(image, np.ndarray):
+            return _check_array(image)
+        return to_rgb(image if isinstance(image, Image.Image) else load_image(image), resolution)
+    except (CnclipError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise any exception on a damaged file
+        raise ImageError(f"cannot be read as an image: {first_line(error)}") from error
 
 
-def chunks_of_texts(texts: list[str] | Iterator[str]) -> Iterator[list[str]]:
-    """Texts as lists: a list is one, an iterator is cut so that little of it is in memory.
+def to_rgb(image: Image.Image, resolution: int) -> Image.Image:
+    """An image of mode RGB, loaded.
 
-    At least one list, which may be empty.
+    An image of another mode is resized by Pillow before it becomes RGB. That is ModelScope's order,
+    and the numbers of images with palettes, transparency or 16 bits depend on it.
+
+    Args:
+        image: An image of any mode.
+        resolution: Pixels per side of the model's input.
+
+    Raises:
+        InvalidInputError: it has no pixels.
     """
-    if isinstance(texts, list):
-        yield texts
-        return
-    chunk: list[str] = []
-    characters = 0
-    for text in texts:
-        chunk.append(text)
-        characters += len(text)
-        if len(chunk) == TEXTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
-            yield chunk
-            chunk, characters = [], 0
-    yield chunk
-
-
-_IMAGE = "PIL.Image.Image, a path, a URL, bytes, a uint8 array [height, width, 3]"
-
-
-def _items_of(
-    value: Any, name: str, types: tuple[type[Any], ...], expected: str
-) -> list[Any] | Iterator[Any] | None:
-    if value is None:
-        return None
-    if isinstance(value, types):
-        return [value]
-    if isinstance(value, list | tuple):
-        return list(_checked(list(value), name, types, expected))
-    if isinstance(value, _NO_ITEMS) or not isinstance(value, Iterable):
-        raise InputTypeError(
-            f"{name}: expected {expected}, or an iterable of them, got {type(value).__name__}"
-        )
-    return _checked(value, name, types, expected)
-
-
-def _checked(
-    items: Iterable[T], name: str, types: tuple[type[Any], ...], expected: str
-) -> Iterator[T]:
-    for index, item in enumerate(items):
-        if not isinstance(item, types):
-            raise InputTypeError(f"{name}[{index}]: expected {expected}, got {type(item).__name__}")
-        yield item
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    if image.width == 0 or image.height == 0:
+        raise InvalidInputError(f"an image without pixels, {image.width} x {image.height}")
+    if image.mode == "RGB":
+        image.load()
+        return image
+    return image.resize((resolution, resolution), Image.Resampling.BICUBIC).convert("RGB")
 
 
 def _check_array(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -333,15 +248,7 @@ def _check_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     return array
 
 
-def to_rgb(image: Image.Image, resolution: int) -> Image.Image:
-    """An image of mode RGB; one of another mode is first resized, as ModelScope does.
-
-    Raises:
-        InvalidInputError: it has no pixels.
-    """
-    if image.width == 0 or image.height == 0:
-        raise InvalidInputError(f"an image without pixels, {image.width} x {image.height}")
-    if image.mode == "RGB":
-        image.load()
-        return image
-    return image.resize((resolution, resolution), Image.Resampling.BICUBIC).convert("RGB")
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..bulk import model_identity
 from ..errors import InvalidInputError, ModelMismatchError
 from ..pipelines import MultiModalEmbeddingPipeline
-from ..preprocessors.multi_modal import ImageInput
+from ..preprocessors.inputs import ImageInput
 from .answer import Answer
 from .hits import Hit
 from .query import embed_query

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
-from ..preprocessors.multi_modal import ImageInput
+from ..preprocessors.inputs import ImageInput
 
 
 def embed_query(

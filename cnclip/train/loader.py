@@ -26,7 +26,8 @@ from ..datasets.parquet_files import GROUPS_KEPT
 from ..datasets.retrieval import ImageRow, open_image
 from ..errors import CnclipError, DatasetError, ImageError
 from ..evaluate import normalize_text
-from ..preprocessors.multi_modal import TEXTS_AT_ONCE, to_rgb
+from ..pipelines.stream import MAX_TEXTS
+from ..preprocessors.multi_modal import to_rgb
 from .augment import augment
 from .batch import Pairs, Part
 from .distributed import World
@@ -116,8 +117,8 @@ def read_image(data: PairData, image: int) -> tuple[Image.Image, int]:
 def _text_keys(texts: list[str], inputs: Inputs) -> NDArray[np.int64]:
     """A number for each text that those share which are the same to the model: int64 [n]."""
     keys = np.empty(len(texts), np.int64)
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        ids = inputs.ids(texts[start : start + TEXTS_AT_ONCE], whole_width=True).numpy()
+    for start in range(0, len(texts), MAX_TEXTS):
+        ids = inputs.ids(texts[start : start + MAX_TEXTS], whole_width=True).numpy()
         for row, some in enumerate(ids, start):
             keys[row] = _key(some.tobytes())
     return keys

@@ -394,7 +394,7 @@ DRIPS = {
 @pytest.mark.parametrize("what", DRIPS)
 def test_a_server_that_drips(serve: Serve, what: str) -> None:
     url = serve(lambda handler: drip(handler, *DRIPS[what]))
-    assert seconds_to_fail(url, "not there after 0.3 seconds|timed out", timeout=0.3) < 2
+    assert seconds_to_fail(url, "not complete after 0.3 seconds|timed out", timeout=0.3) < 2
 
 
 def test_redirections_share_one_deadline(serve: Serve) -> None:
@@ -402,7 +402,7 @@ def test_redirections_share_one_deadline(serve: Serve) -> None:
         time.sleep(0.2)
         answer(handler, b"", 302, Location=handler.path + "x")
 
-    assert seconds_to_fail(serve(respond), "not there after 0.5 seconds", timeout=0.5) < 2
+    assert seconds_to_fail(serve(respond), "not complete after 0.5 seconds", timeout=0.5) < 2
 
 
 def test_a_server_that_never_answers() -> None:
@@ -460,7 +460,7 @@ def test_https(certificate: Path, png: bytes, monkeypatch: pytest.MonkeyPatch) -
         thread.start()
         seconds_to_fail(url, "CERTIFICATE_VERIFY_FAILED")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        assert seconds_to_fail(url, "not there after 0.3", timeout=0.3) < 0.9
+        assert seconds_to_fail(url, "not complete after 0.3", timeout=0.3) < 0.9
         assert load_image(url).size == (3, 2)
         thread.join()
 

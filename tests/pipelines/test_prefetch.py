@@ -21,7 +21,7 @@ from PIL import Image, ImageSequence
 import cnclip
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.preprocessors import CLIPPreprocessor
-from cnclip.preprocessors.prefetch import map_ahead
+from cnclip.preprocessors._prefetch import map_ahead
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_the_first_that_fails_is_named(
     images[14] = Path("nowhere.jpg")
     images[30] = np.zeros((2, 2), np.uint8)
     before = threading.active_count()
-    with pytest.raises(cnclip.ImageError, match=r"^img\[13\]: 10 bytes: cannot be read"):
+    with pytest.raises(cnclip.ImageError, match=r"^img\[13\]: 8 bytes: cannot be read"):
         threaded.forward({"img": make(images)})
     images[12] = np.zeros((2, 2), np.uint8)
     with pytest.raises(cnclip.InvalidInputError, match=r"^img\[12\]: expected a uint8 array"):

@@ -1,9 +1,9 @@
-"""Work for items of any number, done on threads ahead of who takes the results."""
+"""`map` on threads, ahead of the consumer, in order."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,30 +13,27 @@ Result = TypeVar("Result")
 
 def map_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`map(function, items)`, with up to `ahead` items begun before their results are asked for.
 
-    The threads live as long as the iteration, so that none is left to be missed after a fork.
-    With one thread there are none: each item is done when its result is asked for.
+    The threads live as long as the iteration, so that none is missing after a later fork. With
+    fewer than two threads, the caller's thread does each item when its result is asked for.
 
     Args:
         function: Called on several threads at once.
-        items: Drawn on the caller's thread, no further than `ahead` of the result asked for.
-        threads: Threads to work on, besides the caller's.
+        items: Drawn on the caller's thread, at most `ahead` items before the result asked for.
+        threads: Threads to work on, in addition to the caller's.
         ahead: Bounds the items and results in memory.
 
-    Returns:
-        The results in the order of the items. What `function` or `items` raise for an item is
-        raised in its place: the first item that fails decides. Then, and when it is closed, the
-        iteration drops what it has not begun; it waits for the rest only after an error, not after
-        Ctrl-C.
+    Yields:
+        The results in the order of the items. What `function` or `items` raises for an item is
+        raised in its place: the first item that fails decides. After an error, and when the
+        iteration is closed, items that are not yet begun are dropped. Items that are under way are
+        waited for after an error, but not after Ctrl-C or a close.
     """
-    return map(function, items) if threads < 2 else _map_on_threads(function, items, threads, ahead)
-
-
-def _map_on_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
-) -> Iterator[Result]:
+    if threads < 2:
+        yield from map(function, items)
+        return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="cnclip")
     pending: deque[Future[Result]] = deque()
     source, exhausted, wait = iter(items), False, True
@@ -61,12 +58,12 @@ def _map_on_threads(
 def _submit_next(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], source: Iterator[Item]
 ) -> tuple[Future[Result] | None, bool]:
-    """The next item's future, if there is one, and whether it is the last."""
+    """The future of the next item, or None at the end, and whether the source is exhausted."""
     try:
         return pool.submit(function, next(source)), False
     except StopIteration:
         return None, True
-    except Exception as error:  # of the iterator: it waits for its turn
+    except Exception as error:  # the source's own error is raised when its turn comes
         failed: Future[Result] = Future()
         failed.set_exception(error)
         return failed, True

@@ -1,7 +1,7 @@
 """Downloads that end in time, whatever the server does.
 
-A socket's own timeout begins anew with each byte: a server that drips its headers would hold us for
-hours. Here a timer ends the connections when the time for all of them is over.
+A socket's own timeout starts again with each byte, so that a server that sends its headers slowly
+could take hours. Here a timer closes the connections when the time for the whole download is over.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ _CHUNK = 1 << 16
 
 
 def download(url: str, timeout: float, max_bytes: int) -> bytes:
-    """What stands behind an http, https or data URL, redirections followed.
+    """The content of an http, https or data URL. Redirections are followed.
 
     Args:
         url: The URL.
-        timeout: Seconds for all of it; finding the host's address is not counted.
-        max_bytes: Size at which it is given up.
+        timeout: Seconds for the whole download; looking up the host's address is not counted.
+        max_bytes: Size above which the download is stopped.
 
     Raises:
-        OSError: says why there is no answer.
+        OSError: the content cannot be fetched.
     """
     with _Deadline(timeout) as deadline:
         try:
             content = _read(url, timeout, max_bytes, deadline)
         except Exception as error:  # urllib, http.client, ssl and binascii each have their own
             if deadline.passed:
-                raise TimeoutError(f"not there after {timeout:g} seconds") from error
+                raise TimeoutError(f"not complete after {timeout:g} seconds") from error
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
                 raise OSError(str(error)) from error
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise OSError(str(reason) or type(reason).__name__) from error
-    # An answer without a length ends where the connection does, be it by our timer.
+    # A response without a length ends with its connection, which our timer may have closed.
     if deadline.passed:
-        raise TimeoutError(f"not there after {timeout:g} seconds")
+        raise TimeoutError(f"not complete after {timeout:g} seconds")
     return content
 
 
@@ -58,7 +58,7 @@ def _read(url: str, timeout: float, max_bytes: int, deadline: _Deadline) -> byte
 
 
 def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
-    """Without handlers of files and FTP, so that no redirection leads there."""
+    """An opener without handlers for files and FTP, so that no redirection leads to them."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -75,10 +75,10 @@ def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
 
 
 class _Deadline:
-    """Ends the connections that it watches when its time is over.
+    """Closes the connections that it watches when its time is over.
 
     Attributes:
-        passed: Whether it is over.
+        passed: Whether the time is over.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -105,9 +105,9 @@ class _Deadline:
             self._connections.clear()
 
     def watch(self, connection: socket.socket) -> None:
-        """End a connection when the time is over, or now if it is."""
+        """Close a connection when the time is over, or now if it already is."""
         with self._lock:
-            # A descriptor of our own: TLS takes the connection's away from its socket object.
+            # A duplicate, since TLS detaches the connection's descriptor from its socket object.
             self._connections.append(connection.dup())
             if self.passed:
                 _end_connection(self._connections[-1])
@@ -120,8 +120,8 @@ class _Deadline:
 
 
 def _end_connection(connection: socket.socket) -> None:
-    """Wake whoever reads from the connection."""
-    with contextlib.suppress(OSError):  # it may be over already
+    """Wake the thread that reads from the connection."""
+    with contextlib.suppress(OSError):  # the connection may have ended
         connection.shutdown(socket.SHUT_RDWR)
 
 

@@ -1,0 +1,69 @@
+"""An open model, and what its device limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from ..archive import ArchiveInfo
+
+if TYPE_CHECKING:
+    import torch
+
+# Nothing gains from larger batches. The memory of a whole batch is allocated before its images are
+# counted, and on a CPU, Ctrl-C waits for the batch to end.
+_MAX_IMAGE_BATCH = {"cpu": 32, "cuda": 256}
+
+
+class EmbeddingModel:
+    """An open model.
+
+    Attributes:
+        info: The metadata of its archive.
+        device: Where it runs: `'cpu'` or `'cuda:N'`.
+        precision: What it computes in, such as `'fp32'`.
+        encoder: The C core's encoder.
+    """
+
+    def __init__(
+        self,
+        info: ArchiveInfo,
+        encoder: _core.Encoder,
+        device: str,
+        precision: str,
+        return_tensors: Literal["np", "pt"],
+    ) -> None:
+        self.info = info
+        self.device = device
+        self.precision = precision
+        self.encoder = encoder
+        self._return_tensors = return_tensors
+
+    @property
+    def temperature(self) -> Any:
+        """Similarities are divided by it before a softmax: 0-d float32, array or tensor."""
+        return as_returned(np.array(self.info.temperature, np.float32), self._return_tensors)
+
+    @property
+    def max_image_batch(self) -> int:
+        """Images that go through the model together, at most."""
+        return max_image_batch(self.device)
+
+
+def max_image_batch(device: str) -> int:
+    """Images that go through a model together, at most, on `'cpu'`, `'cuda'` or `'cuda:N'`."""
+    return _MAX_IMAGE_BATCH[device.partition(":")[0]]
+
+
+def as_returned(
+    array: NDArray[Any] | None, return_tensors: Literal["np", "pt"]
+) -> NDArray[Any] | torch.Tensor | None:
+    """An array as the pipeline returns it: the array, or a torch tensor that shares its memory."""
+    if array is None or return_tensors == "np":
+        return array
+    import torch
+
+    return torch.from_numpy(array)

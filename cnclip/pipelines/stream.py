@@ -1,0 +1,167 @@
+"""The one loop from items to embeddings: opens, preprocesses, batches, embeds, in order.
+
+Items that cannot be read are reported with their batch; the others are embedded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sized
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CnclipError
+from ..preprocessors.inputs import ImageInput, Preprocessed
+from ..preprocessors.multi_modal import CLIPPreprocessor
+from .model import EmbeddingModel
+
+# Measured on two cores: larger batches cost memory and gain nothing there.
+IMAGE_BATCH = 8
+# Texts of a batch, and characters of them. The core sorts so many by length, and runs as many
+# together as have 2,048 tokens.
+MAX_TEXTS = 4096
+MAX_CHARACTERS = 1 << 22
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+class Embedder(Protocol):
+    """An open pipeline."""
+
+    model: EmbeddingModel
+    preprocessor: CLIPPreprocessor
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Item]):
+    """Consecutive items that went through the model together.
+
+    Attributes:
+        items: All of them, in order.
+        embedded: Those that were embedded, in order.
+        vectors: The embeddings of those, float32 [n, d], rows of unit length.
+        failed: Those that could not be read, and why.
+    """
+
+    items: list[Item]
+    embedded: list[Item]
+    vectors: NDArray[np.float32]
+    failed: list[tuple[Item, CnclipError]]
+
+
+def embed_images(
+    pipeline: Embedder,
+    items: Iterable[Item],
+    open_image: Callable[[Item], ImageInput | Preprocessed | None],
+    *,
+    batch_size: int = IMAGE_BATCH,
+    cut_every: int | None = None,
+    strict: bool = False,
+) -> Generator[Batch[Item], None, None]:
+    """Embed images. Threads open and preprocess the next ones while the model runs.
+
+    Which images go through the model together depends on the items alone: a batch ends when
+    `batch_size` images have been opened, and after every `cut_every`-th item. With other threads or
+    another speed the batches, and with them the bits of the embeddings, are the same.
+
+    Args:
+        pipeline: An open pipeline.
+        items: Drawn on the caller's thread, about a batch ahead of the batch that is yielded.
+        open_image: The image of an item, as `pipeline.forward` takes it, or None for an item that
+            needs no embedding: it keeps its place in `Batch.items`. Called on several threads at
+            once. A CnclipError that it raises is the item's error.
+        batch_size: Images that go through the model together, at most `model.max_image_batch`.
+        cut_every: A batch ends after every so many items, counted from the first.
+        strict: Raise the error of the first item that fails instead of going on without it.
+
+    Yields:
+        Batches in the order of the items. Closing the generator ends the threads.
+    """
+    preprocessor = pipeline.preprocessor
+    side = preprocessor.image_resolution
+    size = min(batch_size, pipeline.model.max_image_batch)
+    if isinstance(items, Sized):
+        size = min(size, max(1, len(items)))
+    pixels = np.empty((size, 3, side, side), np.float32)
+
+    def encode(tensors: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        if len(tensors) == 1:
+            return pipeline.model.encoder.encode_pixels(tensors[0])
+        batch = np.concatenate(tensors, out=pixels[: len(tensors)])
+        return pipeline.model.encoder.encode_pixels(batch)
+
+    with closing(preprocessor.tensors(items, open_image, size, strict=strict)) as tensors:
+        yield from _batches(pipeline, tensors, encode, size, lambda tensor: 0, cut_every)
+
+
+def embed_texts(
+    pipeline: Embedder,
+    items: Iterable[Item],
+    text_of: Callable[[Item], str | None],
+    *,
+    max_texts: int = MAX_TEXTS,
+    batch_size: int | None = None,
+    cut_every: int | None = None,
+) -> Generator[Batch[Item], None, None]:
+    """Embed texts. Batches depend on the items alone, as those of `embed_images`.
+
+    Args:
+        pipeline: An open pipeline.
+        items: Drawn no further than the batch that is yielded.
+        text_of: The text of an item, or None for an item that needs no embedding: it keeps its
+            place in `Batch.items`.
+        max_texts: Texts of a batch.
+        batch_size: Texts that go through the model together, at most; by default as many as have
+            2,048 tokens.
+        cut_every: A batch ends after every so many items, counted from the first.
+
+    Yields:
+        Batches in the order of the items; none has failed items.
+    """
+    size = min(batch_size or 0, MAX_TEXTS)
+
+    def encode(texts: list[str]) -> NDArray[np.float32]:
+        return pipeline.model.encoder.encode_texts(texts, size)
+
+    texts = ((item, text_of(item)) for item in items)
+    yield from _batches(pipeline, texts, encode, min(max_texts, MAX_TEXTS), len, cut_every)
+
+
+def _batches(
+    pipeline: Embedder,
+    prepared: Iterable[tuple[Item, Value | CnclipError | None]],
+    encode: Callable[[list[Value]], NDArray[np.float32]],
+    max_values: int,
+    characters_of: Callable[[Value], int],
+    cut_every: int | None,
+) -> Generator[Batch[Item], None, None]:
+    """Batches of items, of which each has a value for the model, an error, or neither."""
+
+    def batch() -> Batch[Item]:
+        width = pipeline.model.info.embed_dim
+        vectors = encode(values) if values else np.empty((0, width), np.float32)
+        return Batch(items, embedded, vectors, failed)
+
+    items: list[Item] = []
+    embedded: list[Item] = []
+    values: list[Value] = []
+    failed: list[tuple[Item, CnclipError]] = []
+    characters = 0
+    for number, (item, value) in enumerate(prepared, 1):
+        items.append(item)
+        if isinstance(value, CnclipError):
+            failed.append((item, value))
+        elif value is not None:
+            embedded.append(item)
+            values.append(value)
+            characters += characters_of(value)
+        full = len(values) == max_values or characters >= MAX_CHARACTERS
+        if full or (cut_every is not None and number % cut_every == 0):
+            yield batch()
+            items, embedded, values, failed, characters = [], [], [], [], 0
+    if items:
+        yield batch()

@@ -1,0 +1,131 @@
+"""The input dict of a call: checks it, and splits it into images and texts."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import InputTypeError, InvalidInputError
+from .image import ImageSource
+
+ImageInput: TypeAlias = Image.Image | NDArray[np.uint8] | ImageSource
+
+
+class Preprocessed(NamedTuple):
+    """An image that is a tensor already.
+
+    Attributes:
+        tensor: float32 [1, 3, r, r].
+    """
+
+    tensor: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class InputImage:
+    """An image of a call.
+
+    Attributes:
+        name: Its name in messages, such as `img[3]`.
+        image: The image as the caller passed it, or its tensor.
+        lock: Held while the image is opened. Items that are the same object share one, since two
+            threads must not load one Pillow image at the same time.
+    """
+
+    name: str
+    image: ImageInput | Preprocessed
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+# A list has been checked as a whole; an iterator checks each item as it comes.
+InputImages: TypeAlias = list[InputImage] | Iterator[InputImage]
+InputTexts: TypeAlias = list[str] | Iterator[str]
+
+_IMAGE_TYPES = (
+    Image.Image,
+    np.ndarray,
+    str,
+    os.PathLike,
+    bytes,
+    bytearray,
+    memoryview,
+)
+# Iterable, but not sequences of items: without order, a single item of the other kind, or an open
+# file, whose lines are not images.
+_NO_ITEMS = (Mapping, set, frozenset, str, bytes, bytearray, memoryview, np.ndarray, io.IOBase)
+_IMAGE = "PIL.Image.Image, a path, a URL, bytes, a uint8 array [height, width, 3]"
+
+
+def split_input(
+    input: Mapping[str, Any], name: str | None = None
+) -> tuple[InputImages | None, InputTexts | None]:
+    """The images and texts of an input dict, None where it has none.
+
+    Lists, tuples and single items become lists, and all their items are checked before any work is
+    done; other iterables become iterators that check each item as it comes.
+
+    Args:
+        input: As for the pipeline's `forward`.
+        name: The input's name in messages, such as `input[1]`.
+
+    Raises:
+        InputTypeError: not a dict, or an item of a type that cannot be embedded.
+        InvalidInputError: the dict has keys, but neither 'img' nor 'text'.
+    """
+    if not isinstance(input, Mapping):
+        found = type(input).__name__
+        raise InputTypeError(
+            f"expected a dict with 'img' or 'text' (or both), got {found}", item=name
+        )
+    if input and "img" not in input and "text" not in input:
+        keys = ", ".join(repr(key) for key in input)
+        raise InvalidInputError(
+            f"expected a dict with 'img' or 'text', got one with {keys}", item=name
+        )
+    img, text = ("img", "text") if name is None else (f"{name}: img", f"{name}: text")
+    images = _items_of(input.get("img"), img, _IMAGE_TYPES, _IMAGE)
+    texts = _items_of(input.get("text"), text, (str,), "str")
+    return None if images is None else _named(images, img), texts
+
+
+def _named(images: list[ImageInput] | Iterator[ImageInput], name: str) -> InputImages:
+    if not isinstance(images, list):
+        return (InputImage(f"{name}[{index}]", image) for index, image in enumerate(images))
+    locks = {id(image): threading.Lock() for image in images}
+    return [
+        InputImage(f"{name}[{index}]", image, locks[id(image)])
+        for index, image in enumerate(images)
+    ]
+
+
+def _items_of(
+    value: Any, name: str, types: tuple[type[Any], ...], expected: str
+) -> list[Any] | Iterator[Any] | None:
+    if value is None:
+        return None
+    if isinstance(value, types):
+        return [value]
+    if isinstance(value, list | tuple):
+        return list(_checked(list(value), name, types, expected))
+    if isinstance(value, _NO_ITEMS) or not isinstance(value, Iterable):
+        found = type(value).__name__
+        raise InputTypeError(f"expected {expected}, or an iterable of them, got {found}", item=name)
+    return _checked(value, name, types, expected)
+
+
+def _checked(
+    items: Iterable[Any], name: str, types: tuple[type[Any], ...], expected: str
+) -> Iterator[Any]:
+    for index, item in enumerate(items):
+        if not isinstance(item, types):
+            found = type(item).__name__
+            raise InputTypeError(f"expected {expected}, got {found}", item=f"{name}[{index}]")
+        yield item
