@@ -1,10 +1,11 @@
-"""Bulk embedding from JPEG files beside the model alone: how busy decoding leaves the model.
+"""Bulk embedding of JPEG files, compared with the model alone.
 
     python benchmarks/bulk_embedding.py [--random ViT-B-16] [--images N] [--size WxH] [--rounds N]
 
-A model of a published size with random weights. "model" runs batches of ready pixels, "bulk" is
-`cnclip.bulk.embed` from a folder of JPEG files to a folder of shards, the search for files and the
-writing included. They take turns; told are the medians of images a second, and their ratio.
+The model has a published size and random weights. "model" runs batches of preprocessed pixels,
+"bulk" is `cnclip.bulk.embed` from a folder of JPEG files to a folder of shards, including the
+listing of the files and the writing. They take turns; the medians of images per second and their
+ratio are printed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cnclip.pipelines.stream import IMAGE_BATCH
 
 
 def write_images(folder: Path, count: int, width: int, height: int) -> None:
-    """JPEG files of about a photo's bytes a pixel, all different."""
+    """Write different JPEG files with about as many bytes per pixel as a photo has."""
     random = np.random.default_rng(0)
     for number in range(count):
         noise = random.integers(0, 256, (height, width, 3), np.uint8)

@@ -1,12 +1,13 @@
-"""Indexes of random unit vectors: building, memory, latency, recall@10 beside exact search.
+"""Indexes of random unit vectors: build time, memory, latency, and recall@10 of exact search.
 
     python benchmarks/index.py [--sizes N ...] [--kinds KIND ...] [--columns D] [--queries N]
 
-Vectors are scattered evenly, where neighbours are hardly nearer than others and approximate search
-is at its worst, or in clusters, as embeddings are. Queries are of the same making and in no index.
-Each case runs in a process of its own; memory is what the index adds to the vectors that are given.
-"flat" is FAISS's IndexFlatIP by itself, which `exact` is compared with: in turns, alone and in
-batches of 256. The default, 100,000 vectors, takes minutes; --sizes 1000000 an hour on two cores.
+Vectors are distributed evenly, the worst case for approximate search, since neighbours are hardly
+nearer than other vectors, or in clusters, like embeddings. Queries are drawn from the same
+distribution and are not in the index. Each case runs in a separate process; memory is the growth of
+the process while the index is built. "flat" is FAISS's IndexFlatIP; `exact` is compared with it in
+turns, with single queries and batches of 256. The default of 100,000 vectors takes minutes;
+--sizes 1000000 takes an hour on two cores.
 """
 
 from __future__ import annotations
@@ -89,18 +90,18 @@ def measure(kind: str, count: int, options: argparse.Namespace) -> dict[str, Any
         for a, b in zip(found, exact, strict=True)
     )
     assert index.measured is not None
-    answer = {
+    figures = {
         "build_s": built,
         "memory_mb": memory / 1e6,
         "file_mb": size / 1e6,
         "open_ms": opened,
         "query_ms": alone,
         "recall": hits / (len(queries) * K),
-        "told": index.measured.recall,
+        "stated": index.measured.recall,
         "effort": index.measured.effort,
     }
     if kind != "exact":
-        return answer
+        return figures
     flat = faiss.IndexFlatIP(options.columns)
     flat.add(rows)
     ours = Vectors.create(options.columns, "exact")
@@ -113,10 +114,10 @@ def measure(kind: str, count: int, options: argparse.Namespace) -> dict[str, Any
         times["flat*"].append(milliseconds(lambda query: flat.search(query[0], K), batch[None]))
         times["ours*"].append(milliseconds(lambda query: ours.search(query[0], K), batch[None]))
     median = {name: statistics.median(some) for name, some in times.items()}
-    answer["flat_query_ms"] = median["flat"]
-    answer["ratio"] = median["ours"] / median["flat"]
-    answer["ratio_batch"] = median["ours*"] / median["flat*"]
-    return answer
+    figures["flat_query_ms"] = median["flat"]
+    figures["ratio"] = median["ours"] / median["flat"]
+    figures["ratio_batch"] = median["ours*"] / median["flat*"]
+    return figures
 
 
 def main() -> None:
@@ -137,8 +138,8 @@ def main() -> None:
         print("FAISS is not installed: pip install 'cnclip[search]'")
         return
     print(
-        f"{'vectors':>9} {'scattered':10} {'kind':6} {'build':>8} {'memory':>9} {'file':>9} "
-        f"{'open':>8} {'query':>9} {'recall@10':>9} {'told':>6} {'effort':>6}"
+        f"{'vectors':>9} {'distributed':11} {'kind':6} {'build':>8} {'memory':>9} {'file':>9} "
+        f"{'open':>8} {'query':>9} {'recall@10':>9} {'stated':>6} {'effort':>6}"
     )
     for count in options.sizes:
         for clustered in (False, True):
@@ -149,17 +150,18 @@ def main() -> None:
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
                 found = json.loads(done.stdout)
                 print(
-                    f"{count:>9} {'clusters' if clustered else 'evenly':10} {kind:6} "
+                    f"{count:>9} {'clusters' if clustered else 'evenly':11} {kind:6} "
                     f"{found['build_s']:>6.1f} s {found['memory_mb']:>6.0f} MB "
                     f"{found['file_mb']:>6.0f} MB {found['open_ms']:>5.1f} ms "
-                    f"{found['query_ms']:>6.2f} ms {found['recall']:>9.3f} {found['told']:>6.3f} "
+                    f"{found['query_ms']:>6.2f} ms {found['recall']:>9.3f} {found['stated']:>6.3f} "
                     f"{found['effort']:>6}",
                     flush=True,
                 )
                 if kind == "exact":
                     print(
-                        f"{'':9} {'':10} flat   {'':46}{found['flat_query_ms']:>6.2f} ms; exact "
-                        f"takes {found['ratio']:.2f}x alone, {found['ratio_batch']:.2f}x in batches"
+                        f"{'':9} {'':11} flat   {'':46}{found['flat_query_ms']:>6.2f} ms; exact "
+                        f"takes {found['ratio']:.2f}x for single queries, "
+                        f"{found['ratio_batch']:.2f}x for batches"
                     )
 
 

@@ -1,11 +1,11 @@
-"""The core's operators against torch's own, one layer of ViT-B/16 and a batch of 8 images.
+"""The core's operators compared with torch's: one layer of ViT-B/16, a batch of 8 images.
 
 Usage: python benchmarks/kernels.py [--rounds N] [--images N]
 
-Linear layers with what stands around them (normalisation, activation, residual) and attention, on
-all threads. Both run by turns, so that a change of the machine's pace meets both; medians are
-printed, and the operations a second of matrix products. torch computes in the same type; it has no
-int8 layer to compare with, so that its bfloat16 stands beside that.
+Linear layers, with the normalization, activation and residual around them, and attention, on all
+threads. Both take turns, so that a change in the machine's speed affects both alike. Medians are
+printed, and the operations per second of the matrix products. torch computes in the same type; int8
+is compared with torch's bfloat16, since torch has no int8 layer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cnclip import _core
 assert _core  # its import registers torch.ops.cnclip
 
 ROWS, WIDTH, HEADS = 197, 768, 12
-# Name, columns of the input, of the output, activation, whether normalised, whether added to x.
+# Name, columns of the input, of the output, activation, whether normalized, whether added to x.
 LAYERS = (
     ("query, key, value", WIDTH, 3 * WIDTH, "", True, False),
     ("attention's output", WIDTH, WIDTH, "", False, True),
@@ -54,14 +54,14 @@ def report(name: str, precision: str, theirs: float, ours: float, operations: fl
 
 def compare_layers(rows: int, precision: str, rounds: int) -> None:
     dtype = PRECISIONS[precision]
-    for name, width, columns, activation, normalised, added in LAYERS:
+    for name, width, columns, activation, normalized, added in LAYERS:
         weight, bias = torch.randn(columns, width) / width**0.5, torch.randn(columns)
         packed = torch.ops.cnclip.pack_linear(weight, precision)
         if packed.dim() != 1:
             print(f"{name:22} {precision:5} no kernel on this machine")
             continue
-        x = torch.randn(rows, width).to(torch.float32 if normalised else dtype)
-        norm = (torch.ones(width), torch.zeros(width)) if normalised else (None, None)
+        x = torch.randn(rows, width).to(torch.float32 if normalized else dtype)
+        norm = (torch.ones(width), torch.zeros(width)) if normalized else (None, None)
         residual = torch.randn(rows, columns) if added else None
         around = (bias, 0, columns, *norm, 1e-5, activation, residual)
         plain = weight.to(dtype)

@@ -1,10 +1,10 @@
-"""What bf16 and int8 cost in accuracy: cosine to fp32 of each item, and recall before and after.
+"""Accuracy of bf16 and int8: the cosine of each embedding to fp32, and recall.
 
 Usage: python benchmarks/precision.py [--model MODEL] [--pairs FILE]
 
-FILE is JSONL: {"file": an image beside it, "label": a text, ...}. By default the small model that
-ships embeds its gallery of emoji. Each label is a query for its image; R@k is the share of them
-whose image is among the first k.
+FILE is JSON Lines: {"file": an image in the same folder, "label": a text, ...}. By default the
+bundled model embeds the bundled gallery of emoji. Each label is a query for its image; R@k is the
+share of labels whose image is among the first k.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Rows = NDArray[np.float32]
 
 def embed(model: str, precision: str, images: list[Path], texts: list[str]) -> tuple[Rows, Rows]:
     pipeline = cnclip.pipeline(model=model, device="cpu", precision=precision)
-    answers = pipeline.forward({"img": images, "text": texts})
-    return answers["img_embedding"], answers["text_embedding"]
+    found = pipeline.forward({"img": images, "text": texts})
+    return found["img_embedding"], found["text_embedding"]
 
 
 def recall(images: Rows, texts: Rows, k: int) -> float:
-    """The share of texts whose own image is among the k nearest, in percent."""
+    """Per cent of the texts whose image is among the k nearest."""
     scores = texts @ images.T
     better = (scores > np.diagonal(scores)[:, None]).sum(1)
     return float((better < k).mean() * 100)
@@ -47,7 +47,7 @@ def main() -> None:
     texts = [pair["label"] for pair in pairs]
     print(f"{arguments.model}: {len(pairs)} images, each with a text")
     print(f"{'':6} {'cosine, images':>19} {'cosine, texts':>19} {'R@1':>6} {'R@5':>6} {'R@10':>6}")
-    print(f"{'':6} {'least':>9} {'mean':>9} {'least':>9} {'mean':>9}")
+    print(f"{'':6} {'min':>9} {'mean':>9} {'min':>9} {'mean':>9}")
     exact: tuple[Rows, Rows] | None = None
     for precision in ("fp32", "bf16", "int8"):
         try:

@@ -2,8 +2,9 @@
 
 Usage: python benchmarks/preprocessing.py [--rounds N]
 
-Both take an open RGB image to float32 [1, 3, 224, 224] and give the same bits, which is checked
-first. They run by turns, so that a change of the machine's pace meets both; medians are printed.
+Both convert an open RGB image to float32 [1, 3, 224, 224] and return the same bits; the script
+checks this first. They take turns, so that a change in the machine's speed affects both alike.
+Medians are printed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ STD = np.array(CLIP_STD, np.float32)[:, None, None]
 
 
 def pillow_and_numpy(image: Image.Image) -> NDArray[np.float32]:
-    """Resize, scale and normalise as torchvision's Resize, ToTensor and Normalize do."""
+    """Resize, scale and normalize as torchvision's Resize, ToTensor and Normalize do."""
     resized = image.resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC)
     pixels = np.asarray(resized).transpose(2, 0, 1).astype(np.float32)
     pixels /= np.float32(255)
@@ -44,7 +45,7 @@ def seconds_of(function: Callable[[], object]) -> float:
 
 
 def compare(width: int, height: int, rounds: int) -> tuple[float, float]:
-    """Median seconds of Pillow and NumPy, and of cnclip, for one image of noise."""
+    """Return the median seconds of Pillow and NumPy, and of cnclip, for one image of noise."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     image = Image.fromarray(noise)
     processor = _core.ImageProcessor(RESOLUTION)

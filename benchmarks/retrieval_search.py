@@ -1,9 +1,9 @@
-"""Exact search between 30,000 images and 150,000 texts, in both directions, beside FAISS.
+"""Exact search between 30,000 images and 150,000 texts, in both directions, and FAISS's.
 
     python benchmarks/retrieval_search.py [--images N] [--texts N] [--columns D] [--rounds N]
 
-Each round runs each side once, in turns, in a process of its own; medians are told, with the peak
-memory of the process, its 370 MB of vectors included. FAISS is left out where it is not installed.
+Each round runs each side once, in turns, in a separate process. Medians are printed, with the peak
+memory of the process, including its 370 MB of vectors. FAISS is skipped if it is not installed.
 """
 
 from __future__ import annotations

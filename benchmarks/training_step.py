@@ -1,12 +1,12 @@
-"""A training step beside cn_clip's own loop, the same small model and batches in both.
+"""A training step compared with cn_clip's loop, with the same small model and batches.
 
     pip install --no-deps cn_clip && pip install six
     python benchmarks/training_step.py [--batch N] [--accum N] [--steps N] [--rounds N]
 
-Each round runs each side once, in turns, in a process of its own. Told are medians of the seconds a
-step, of the first three steps left out, and the peak memory of the process. Texts have 6 to 21
-tokens; cn_clip pads them to 52. cn_clip's loop is written for GPUs: here `.cuda()` answers the same
-tensor. torchvision, which it imports for its preprocessing alone, is not needed. Dropout is off.
+Each round runs each side once, in turns, in a separate process. The medians of seconds per step,
+without the first three steps, and the peak memory are printed. Texts have 6 to 21 tokens; cn_clip
+pads them to 52. cn_clip's loop is written for GPUs: here `.cuda()` returns the same tensor.
+torchvision, which it imports only for preprocessing, is not needed. Dropout is off.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WARM_UP = 3
 
 
 def batches(batch: int, count: int) -> list[Any]:
-    """Pixels and ids of each part."""
+    """Return pixels and token ids for each part of a step."""
     import torch
 
     random = torch.Generator().manual_seed(0)

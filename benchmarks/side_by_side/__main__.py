@@ -1,12 +1,12 @@
-"""cnclip beside other ways to run the same Chinese-CLIP on this machine's CPU.
+"""cnclip compared with other ways to run the same Chinese-CLIP on this machine's CPU.
 
 Usage: python benchmarks/side_by_side [--python ENGINE=INTERPRETER ...] [--json FILE] [...]
 
-Engines: ModelScope's pipeline where it imports, transformers, ONNX Runtime and OpenVINO, and
-Hugging Face's tokenizers for texts to ids. Each runs in a process of its own, under an interpreter
-of its own if one is given, with the same weights, inputs and number of threads. In every round each
-engine measures each case once, in turn, while the others wait; medians are printed. An engine that
-cannot run is named with the reason. docs/performance.md says what the rows mean.
+Engines: ModelScope's pipeline, transformers, ONNX Runtime and OpenVINO, and Hugging Face's
+tokenizers for texts to token ids. Each runs in a separate process, with its own interpreter if one
+is given, and with the same weights, inputs and number of threads. In every round each engine
+measures each case once, in turn, while the others wait; medians are printed. An engine that cannot
+run is skipped and printed with the reason. docs/performance.md explains the rows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cnclip.benchmark.machine import available_cores, describe_machine
 from cnclip.checkpoints.known import KNOWN_MODELS
 from cnclip.pipelines import pipeline
 
-# Name: the family, whose interpreter it takes. What others need comes before them.
+# Name: the family, which decides on the interpreter. Engines that others need come first.
 ENGINES = {
     "cnclip-fp32": "cnclip",
     "cnclip-bf16": "cnclip",
@@ -89,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
         default=[],
         type=parse_interpreter,
         metavar="ENGINE=PATH",
-        help=f"an interpreter that has ENGINE ({', '.join(dict.fromkeys(ENGINES.values()))})",
+        help=f"the interpreter for ENGINE ({', '.join(dict.fromkeys(ENGINES.values()))})",
     )
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--model", type=Path, help="a ModelScope model directory")
@@ -122,7 +122,7 @@ def data_directory(kept: Path | None) -> Iterator[Path]:
 
 
 def write_inputs(data: Path, arguments: argparse.Namespace) -> None:
-    """The model and what all engines embed: images and texts, and the same as arrays."""
+    """Write the model, and the inputs of all engines: images, texts, pixels and token ids."""
     model = data / "model"
     if not model.exists():
         if arguments.model:
@@ -145,7 +145,7 @@ def write_inputs(data: Path, arguments: argparse.Namespace) -> None:
 def compare(
     data: Path, arguments: argparse.Namespace, interpreters: dict[str, str]
 ) -> dict[str, Any]:
-    """Start every engine, run the rounds, and give all figures."""
+    """Start every engine, run the rounds, and return all figures."""
     skipped: dict[str, str] = {}
     samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with contextlib.ExitStack() as stack:
@@ -163,7 +163,7 @@ def compare(
                 print(f"skipped {name}: {error}", file=sys.stderr)
         agreement = compare_rows(workers, data)
         for number in range(arguments.rounds):
-            # Back and forth, so that none always follows the same other.
+            # Alternate the order, so that no engine always follows the same other engine.
             order = list(workers) if number % 2 == 0 else list(reversed(workers))
             for name in order:
                 report_progress(number, arguments.rounds, f"start, {name}")
@@ -195,7 +195,7 @@ def report_progress(number: int, rounds: int, what: str) -> None:
 
 
 def compare_rows(workers: dict[str, Worker], data: Path) -> dict[str, dict[str, float]]:
-    """Each engine's embeddings against cnclip's in fp32: largest difference, lowest cosine."""
+    """Compare each engine's embeddings with cnclip's in fp32."""
     rows = {}
     for name, worker in workers.items():
         if "image" in worker.abilities:

@@ -1,4 +1,4 @@
-"""The engines, one class each. Imports of an engine's packages stand in its methods."""
+"""The engines, one class each. Each engine imports its packages in its methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Rows = NDArray[np.float32]
 
 
 class Engine:
-    """What worker.py asks for. `image` and `text` give unit rows for the first `count` inputs.
+    """The interface for worker.py. `image` and `text` embed the first `count` inputs.
 
     `abilities` are the cases that the engine can run: image, text, start, preprocess, tokenize.
     """
@@ -51,7 +51,7 @@ class Engine:
         return titles
 
     def read_arrays(self) -> None:
-        """The model's own input, for engines that have no preprocessing."""
+        """Read preprocessed inputs, for engines without preprocessing."""
         self.pixels = np.load(self.data / "pixels.npy")
         self.ids = {tokens: np.load(self.data / f"ids{tokens}.npy") for tokens in (12, 52)}
 
@@ -73,7 +73,7 @@ class Cnclip(Engine):
         )
         self.images, self.texts = self.open_images(), self.read_texts()
         self.titles = self.read_titles()
-        if self.precision != "fp32":  # no precision in what comes before the model
+        if self.precision != "fp32":  # preprocessing is the same in every precision
             self.abilities = ("image", "text", "start")
 
     def image(self, count: int) -> Rows:
@@ -92,7 +92,7 @@ class Cnclip(Engine):
 
 
 class ModelScope(Engine):
-    """End to end, by the model card's call. Texts are always padded to 52 ids."""
+    """End to end, by the model card's call. Texts are always padded to 52 tokens."""
 
     abilities = ("image", "text", "start", "preprocess", "tokenize")
     packages = ("modelscope", "torch", "torchvision", "pillow")
@@ -133,7 +133,7 @@ class ModelScope(Engine):
 
 
 class Transformers(Engine):
-    """Model only: pixels and ids are made before. Texts without padding."""
+    """Model only, from preprocessed pixels and token ids. Texts without padding."""
 
     packages = ("transformers", "torch")
 
@@ -171,7 +171,7 @@ class Transformers(Engine):
 
 
 class OnnxRuntime(Engine):
-    """Model only, of the ONNX files that transformers' model was exported to."""
+    """Model only, from the ONNX files that transformers' model was exported to."""
 
     packages = ("onnxruntime",)
 
@@ -180,7 +180,7 @@ class OnnxRuntime(Engine):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        # Threads that spin would take the cores from the engine whose turn is next.
+        # Spinning threads would slow down the next engine.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self.sessions = {
             name: onnxruntime.InferenceSession(
@@ -202,10 +202,10 @@ class OnnxRuntime(Engine):
 
 
 class OpenVino(Engine):
-    """Model only, of the same ONNX files, compiled for each shape.
+    """Model only, from the same ONNX files, compiled for each shape.
 
-    int8: quantised by nncf after training, with the benchmark's own inputs for calibration; what
-    stays in floating point is computed in bf16.
+    int8 is quantized by nncf after training, calibrated with the benchmark's inputs; the remaining
+    floating-point operations are computed in bf16.
     """
 
     packages = ("openvino",)
@@ -222,13 +222,13 @@ class OpenVino(Engine):
             "text": [ids[i : i + 1] for ids in self.ids.values() for i in range(len(ids))],
         }
         for name, items in inputs.items():
-            quantised = nncf.quantize(
+            quantized = nncf.quantize(
                 openvino.Core().read_model(onnx_file(self.data, name)),
                 nncf.Dataset(items),
                 model_type=nncf.ModelType.TRANSFORMER,
                 subset_size=len(items),
             )
-            openvino.save_model(quantised, self.data / f"{name}-int8.xml", compress_to_fp16=False)
+            openvino.save_model(quantized, self.data / f"{name}-int8.xml", compress_to_fp16=False)
 
     def load(self) -> None:
         import openvino
@@ -283,7 +283,7 @@ class Tokenizers(Engine):
 def onnx_file(data: Path, name: str) -> Path:
     path = data / f"{name}.onnx"
     if not path.exists():
-        raise FileNotFoundError("no ONNX files: they are exported by the engine transformers")
+        raise FileNotFoundError("no ONNX files: run the engine transformers, which exports them")
     return path
 
 

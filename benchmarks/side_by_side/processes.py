@@ -1,4 +1,4 @@
-"""The driver's side of the workers: starting them, asking them, ending them."""
+"""Starts the workers, sends them requests, and stops them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ WORKER = Path(__file__).parent / "worker.py"
 
 
 class WorkerError(Exception):
-    """An engine cannot be had; the message is the last line that it wrote."""
+    """An engine cannot run; the message is the last line that it wrote."""
 
 
 class Worker:
-    """An engine in a process of its own, which answers one request at a time."""
+    """An engine in a separate process, which handles one request at a time."""
 
     def __init__(self, name: str, data: Path, interpreter: str) -> None:
         self.name, self.data, self.interpreter = name, data, interpreter
@@ -36,7 +36,7 @@ class Worker:
                 raise WorkerError(str(error)) from error
 
     def ask(self, request: str, **arguments: Any) -> dict[str, Any]:
-        """Send a request and wait for the answer."""
+        """Send a request and wait for the response."""
         assert self._process.stdin and self._process.stdout
         try:
             print(json.dumps({"do": request, **arguments}), file=self._process.stdin, flush=True)
@@ -45,12 +45,12 @@ class Worker:
             line = ""
         if not line:
             raise WorkerError(last_line(self._log))
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise WorkerError(answer["error"])
+        response: dict[str, Any] = json.loads(line)
+        if "error" in response:
+            raise WorkerError(response["error"])
         if request == "load":
-            self.abilities, self.versions = answer["abilities"], answer["versions"]
-        return answer
+            self.abilities, self.versions = response["abilities"], response["versions"]
+        return response
 
     def stop(self) -> None:
         """End the process."""
@@ -59,7 +59,7 @@ class Worker:
 
 
 def prepare(name: str, data: Path, interpreter: str) -> None:
-    """Let an engine write what it loads (an export, quantised weights), once for a directory."""
+    """Let an engine write the files that it loads, such as an export, once per directory."""
     done_before = data / f"{name}.prepared"
     if not done_before.exists():
         run(name, data, interpreter, "prepare")
@@ -67,18 +67,18 @@ def prepare(name: str, data: Path, interpreter: str) -> None:
 
 
 def start_once(worker: Worker) -> dict[str, float]:
-    """A fresh process of the engine: seconds to the first embeddings, most bytes resident."""
+    """Start a new process of the engine; return seconds to the first embeddings and peak memory."""
     created = time.monotonic()
-    answer = json.loads(run(worker.name, worker.data, worker.interpreter, "start"))
+    started = json.loads(run(worker.name, worker.data, worker.interpreter, "start"))
     return {
-        "start to first image": answer["image"] - created,
-        "start to first image and text": answer["text"] - created,
-        "peak memory of that process": answer["peak_bytes"],
+        "start to first image": started["image"] - created,
+        "start to first image and text": started["text"] - created,
+        "peak memory of that process": started["peak_bytes"],
     }
 
 
 def run(name: str, data: Path, interpreter: str, mode: str) -> str:
-    """Run a worker to its end; gives the last line of its stdout."""
+    """Run a worker to its end; return the last line of its stdout."""
     log = data / f"{name}.log"
     with log.open("a") as stream:
         try:
@@ -97,4 +97,4 @@ def run(name: str, data: Path, interpreter: str, mode: str) -> str:
 
 def last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "ended without a word"
+    return lines[-1][:300] if lines else "ended without a message"

@@ -21,7 +21,7 @@ def describe_case(case: dict[str, Any]) -> str:
 
 
 def format_text(found: dict[str, Any]) -> str:
-    """All figures as lines that are Markdown too."""
+    """Format all figures as Markdown."""
     machine = found["machine"]
     engines = [name for name in found["versions"] if any(name in s for s in samples_of(found))]
     parts = [
@@ -48,8 +48,8 @@ def is_model_only(engine: str) -> bool:
     return engine.startswith(MODEL_ONLY)
 
 
-def ours_beside(engine: str) -> str:
-    """cnclip in the precision of another engine, which is fp32 unless its name says otherwise."""
+def counterpart(engine: str) -> str:
+    """Return cnclip in the precision of another engine, fp32 unless its name has another."""
     return f"cnclip-{engine.partition('-')[2] or 'fp32'}"
 
 
@@ -73,7 +73,7 @@ def format_medians(found: dict[str, Any], engines: list[str]) -> str:
 
 
 def format_value(value: float) -> str:
-    """Three digits or more."""
+    """Format a value with at least three digits."""
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
@@ -105,7 +105,7 @@ def format_ratios(found: dict[str, Any], engines: list[str]) -> str:
     for what, samples in found["samples"].items():
         cells = []
         for name in others:
-            ours = ours_beside(name)
+            ours = counterpart(name)
             known = name in samples and ours in samples
             ratio = median(samples[name]) / median(samples[ours]) if known else 0
             cells.append(f"{ratio:.2f}" if known else "")
@@ -133,7 +133,7 @@ def table(rows: list[list[str]]) -> str:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Bars of milliseconds for one item, a panel for each case that is charted."""
+    """Draw bars of milliseconds per item, one panel per case."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -149,7 +149,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         axis.bar_label(bars, fmt="{:.3g}", padding=2, fontsize=8)
         axis.margins(x=0.15)
         axis.set_title(what, fontsize=9)
-        axis.set_xlabel("ms for one item")
+        axis.set_xlabel("ms per item")
     machine = found["machine"]
     figure.suptitle(f"{found['model']}, {machine['processor']}, {found['threads']} threads")
     figure.tight_layout()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ChineseCLIPConfig, ChineseCLIPModel
 
-# Of a vision layer: the published checkpoints' names to transformers'. in_proj is split besides.
+# Names in a vision layer: published checkpoints to transformers. in_proj is also split in three.
 LAYER_NAMES = {
     "attn.out_proj": "self_attn.out_proj",
     "ln_1": "layer_norm1",
@@ -60,7 +60,7 @@ class TextTower(nn.Module):
 
 
 def read_chinese_clip(directory: Path) -> ChineseCLIPModel:
-    """transformers' model with the directory's weights; those of a ViT only."""
+    """Return transformers' model with the directory's weights; only ViT is supported."""
     vision = json.loads((directory / "vision_model_config.json").read_text())
     text = json.loads((directory / "text_model_config.json").read_text())
     model = ChineseCLIPModel(ChineseCLIPConfig(**configuration(vision, text)))
@@ -73,7 +73,7 @@ def read_chinese_clip(directory: Path) -> ChineseCLIPModel:
     missing, unexpected = model.load_state_dict(renamed, strict=False)
     missing = [name for name in missing if not name.endswith(("position_ids", "token_type_ids"))]
     if missing or unexpected:
-        raise ValueError(f"weights that do not fit: {missing[:3]} {unexpected[:3]}")
+        raise ValueError(f"missing weights {missing[:3]}, unexpected weights {unexpected[:3]}")
     return model.eval()
 
 
@@ -102,7 +102,7 @@ def configuration(vision: dict[str, Any], text: dict[str, Any]) -> dict[str, Any
 
 
 def rename(source: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published checkpoints' names to transformers'."""
+    """Rename weights from published checkpoints to transformers."""
     target = {}
     for name, value in source.items():
         if name in NAMES:
@@ -128,7 +128,7 @@ def rename_layer(name: str, value: Tensor) -> dict[str, Tensor]:
 
 
 def export_onnx(model: ChineseCLIPModel, data: Path) -> None:
-    """Write image.onnx and text.onnx, of any batch and length."""
+    """Write image.onnx and text.onnx, for any batch size and length."""
     vision = model.config.vision_config
     pixels = torch.rand(2, 3, vision.image_size, vision.image_size)
     ids = torch.randint(1, 100, (2, 12))

@@ -1,9 +1,9 @@
-"""One engine in a process of its own. Started by processes.py under the engine's interpreter.
+"""One engine in a separate process. processes.py starts it with the engine's interpreter.
 
 Usage: worker.py ENGINE DATA prepare|start|serve
 
-`prepare` writes what the engine loads; `start` embeds once each and tells when that was done;
-`serve` answers requests, a line of JSON each, until stdin ends.
+`prepare` writes the files that the engine loads; `start` embeds one image and one text and prints
+the times; `serve` handles requests, one line of JSON each, until stdin ends.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import IO, Any
 import numpy as np
 from engines import Engine, make_engine
 
-# A turn's timed calls go on for this long, so that short ones are timed more than once.
+# A turn repeats its timed call for this long, so that short calls are timed more than once.
 TURN_SECONDS = 0.2
 
 
 def main() -> None:
     name, data, mode = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    # Answers go to what was stdout; what libraries print goes to stderr.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    # Responses go to the original stdout; anything that libraries print goes to stderr.
+    responses = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     engine = make_engine(name, data, int(os.environ["OMP_NUM_THREADS"]))
     if mode == "prepare":
         engine.prepare()
     elif mode == "start":
-        print(json.dumps(start(engine)), file=answers)
+        print(json.dumps(start(engine)), file=responses)
     else:
-        serve(engine, answers)
+        serve(engine, responses)
 
 
 def start(engine: Engine) -> dict[str, float]:
@@ -47,18 +47,18 @@ def start(engine: Engine) -> dict[str, float]:
     return {"image": image, "text": text, "peak_bytes": peak}
 
 
-def serve(engine: Engine, answers: IO[str]) -> None:
+def serve(engine: Engine, responses: IO[str]) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = answer_to(engine, request)
-        except Exception as error:  # whatever keeps an engine from running is a reason to tell
+            response = respond(engine, request)
+        except Exception as error:  # any failure of an engine is reported
             message = " ".join(str(error).split())
-            answer = {"error": f"{type(error).__name__}: {message[:300]}"}
-        print(json.dumps(answer), file=answers)
+            response = {"error": f"{type(error).__name__}: {message[:300]}"}
+        print(json.dumps(response), file=responses)
 
 
-def answer_to(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
+def respond(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "load":
         engine.load()
         return {"abilities": list(engine.abilities), "versions": engine.versions()}
@@ -66,11 +66,11 @@ def answer_to(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
         rows = [engine.image(8), engine.text(12, 32), engine.text(52, 32)]
         np.save(request["path"], np.concatenate(rows))
         return {}
-    return {"seconds": seconds_of_an_item(engine, request)}
+    return {"seconds": seconds_per_item(engine, request)}
 
 
-def seconds_of_an_item(engine: Engine, case: dict[str, Any]) -> float:
-    """Calls once untimed, then for a while."""
+def seconds_per_item(engine: Engine, case: dict[str, Any]) -> float:
+    """Call once untimed, then repeatedly."""
     kind: str = case["kind"]
     items: int = case["batch"]
     arguments = (case["tokens"], items) if kind == "text" else (items,)

@@ -1,20 +1,19 @@
-"""How fast this machine embeds: what `cnclip bench` runs, as a library.
+"""Measures how fast this machine embeds; the library of `cnclip bench`.
 
-`suite.py` measures, `report.py` prints; `flops.py` counts a model's arithmetic, `machine.py`
-measures what the machine could do, `start.py` starts processes, `inputs.py` makes what is embedded,
-`random_model.py` makes models to measure where no checkpoint is at hand.
-May import all rooms below `cli`.
+`suite.py` measures, `report.py` formats the results; `flops.py` counts a model's operations,
+`machine.py` measures the machine's peak rate, `start.py` starts processes, `inputs.py` makes images
+and texts, `random_model.py` makes models with random weights. Used by `cli` only.
 """
 
 from .flops import image_flops, text_flops
 from .machine import measure_peak
 from .random_model import random_archive, write_model_directory
-from .report import Report, Result, format_report
+from .report import BenchmarkReport, Result, format_report
 from .suite import PRECISIONS, Settings, run_benchmark
 
 __all__ = [
     "PRECISIONS",
-    "Report",
+    "BenchmarkReport",
     "Result",
     "Settings",
     "format_report",

@@ -1,10 +1,10 @@
-"""Counts the arithmetic that one embedding needs, from the sizes in an archive's metadata.
+"""Counts the arithmetic operations of one embedding, from the sizes in an archive's metadata.
 
-A multiply-add counts as two operations. Counted are the matrix products: linear layers,
-convolutions, queries with keys, weights with values. Not counted, as they are a few per cent and no
-part of what a peak measures, are norms, activations, softmax, additions and table look-ups. Only
-[CLS] leaves a tower, so that of the last layer keys and values are counted for every row, and all
-else for one row, whether or not an implementation saves the rest.
+A multiply-add counts as two operations. The count covers the matrix products: linear layers,
+convolutions, queries with keys, weights with values. Norms, activations, softmax, additions and
+table look-ups are a few per cent and are not counted; the measured peak does not cover them either.
+The output of a tower depends only on [CLS], so the last layer counts keys and values for every row
+and the rest for one row, whether or not an implementation makes use of this.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Sizes = Mapping[str, Any]
 
 
 def image_flops(architecture: Sizes) -> int:
-    """Operations that one image needs.
+    """Count the operations of one image.
 
     Args:
         architecture: `metadata['architecture']` of an archive.
@@ -28,11 +28,11 @@ def image_flops(architecture: Sizes) -> int:
 
 
 def text_flops(architecture: Sizes, tokens: int) -> int:
-    """Operations that one text needs.
+    """Count the operations of one text.
 
     Args:
         architecture: `metadata['architecture']` of an archive.
-        tokens: The text's ids, [CLS] and [SEP] among them; padding needs no arithmetic.
+        tokens: Tokens of the text, including [CLS] and [SEP]; padding needs no arithmetic.
     """
     text = architecture["text"]
     width, inner = text["width"], text["intermediate_width"]
@@ -45,7 +45,7 @@ def _linear(rows: int, inputs: int, outputs: int) -> int:
 
 
 def _attention(queries: int, keys: int, width: int) -> int:
-    """Queries with keys, and weights with values, all heads together."""
+    """Queries with keys, and weights with values, of all heads."""
     return 2 * 2 * queries * keys * width
 
 
@@ -53,7 +53,7 @@ def _transformer_flops(layers: int, rows: int, width: int, inner: int) -> int:
     def layer(queries: int) -> int:
         return (
             _linear(rows, width, 2 * width)
-            + _linear(queries, width, 2 * width)  # to queries, and behind the attention
+            + _linear(queries, width, 2 * width)  # to queries, and after the attention
             + _attention(queries, rows, width)
             + 2 * _linear(queries, width, inner)
         )
@@ -82,7 +82,7 @@ def _resnet_flops(vision: Sizes, embed_dim: int) -> int:
     for stage, blocks in enumerate(vision["layers"]):
         planes = width << stage
         for block in range(blocks):
-            # A stage's first block, but the first stage's, halves behind its 3 x 3 convolution.
+            # The first block of each later stage halves the side after its 3 x 3 convolution.
             halved = side // 2 if stage and not block else side
             total += _linear(side**2, inputs, planes) + _linear(side**2, 9 * planes, planes)
             total += _linear(halved**2, planes, 4 * planes)

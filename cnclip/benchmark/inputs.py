@@ -1,4 +1,4 @@
-"""What is embedded: images of noise, texts of a known count of tokens, product titles."""
+"""The inputs of a benchmark: images of noise, texts of a given token count, product titles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 640, 480
 SHORT_TOKENS = 12
 TOKENS = (SHORT_TOKENS, 52)
 
-# Characters of every vocabulary: each becomes one id, known or [UNK].
+# Each character becomes one token in every vocabulary, known or [UNK].
 _CHARACTERS = "一个在逛公园的女孩子和两只晒太阳的小猫看见天上有大鸟飞过水面"
 _BRANDS = ("小米", "华为", "安踏", "海尔", "Nike", "Apple", "美的", "lenovo", "李宁", "波司登")
 _KINDS = ("智能手机", "蓝牙耳机", "跑步鞋", "羽绒服", "电饭煲", "笔记本电脑", "连衣裙", "保温杯")
@@ -19,7 +19,7 @@ _WORDS = ("2024新款", "官方旗舰店", "夏季", "轻薄", "5G", "加厚", "
 
 
 def make_images(count: int) -> list[Image.Image]:
-    """`count` RGB images of 640 x 480, open."""
+    """Return `count` open RGB images of 640 x 480."""
     generator = np.random.default_rng(0)
     return [
         Image.fromarray(generator.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
@@ -28,14 +28,14 @@ def make_images(count: int) -> list[Image.Image]:
 
 
 def make_texts(count: int, tokens: int) -> list[str]:
-    """`count` texts of `tokens` ids each, [CLS] and [SEP] among them."""
+    """Return `count` texts of `tokens` tokens each, including [CLS] and [SEP]."""
     characters = _CHARACTERS * (tokens // len(_CHARACTERS) + 2)
     starts = (index % len(_CHARACTERS) for index in range(count))
     return [characters[start : start + tokens - 2] for start in starts]
 
 
 def make_titles(count: int) -> list[str]:
-    """`count` product titles of about 20 characters, Chinese with Latin words and numbers."""
+    """Return `count` product titles of about 20 characters: Chinese, Latin words and numbers."""
     choose = random.Random(0)
     return [
         choose.choice(_BRANDS) + choose.choice(_KINDS) + " " + "".join(choose.sample(_WORDS, 3))

@@ -1,4 +1,4 @@
-"""What this machine is, and how much arithmetic it can do at best."""
+"""The description of this machine, and its peak arithmetic rate."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ _PEAK_SECONDS = 0.1
 
 
 def measure_peak(precision: str, num_threads: int, seconds: float = _PEAK_SECONDS) -> float | None:
-    """Operations a second of `num_threads` threads at once, from registers alone.
+    """Measure operations per second of `num_threads` threads that work in registers only.
 
-    A multiply-add counts as two. The instructions are AVX-512's (for fp32 AVX2's where there is no
-    other); matrix units such as AMX are not measured.
+    A multiply-add counts as two operations. The instructions are those of AVX-512, or of AVX2 for
+    fp32 if the machine lacks AVX-512; matrix units such as AMX are not measured.
 
     Args:
         precision: `'fp32'` (vfmadd231ps), `'bf16'` (vdpbf16ps) or `'int8'` (vpdpbusd).
-        num_threads: Threads, each of which does the same.
-        seconds: How long, at most 60.
+        num_threads: Threads that run the same instructions at once.
+        seconds: Duration, at most 60.
 
     Returns:
-        The sum over the threads, or None where the machine has no instruction for the precision.
+        Operations per second of all threads, or None if the machine has no instruction for the
+        precision.
 
     Raises:
-        InvalidInputError: another precision, or a length of time out of range.
+        InvalidInputError: the precision is unknown, or the duration is out of range.
     """
     with ThreadPoolExecutor(num_threads) as pool:
         rates = list(
@@ -39,14 +40,14 @@ def measure_peak(precision: str, num_threads: int, seconds: float = _PEAK_SECOND
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def describe_machine() -> dict[str, str | int]:
-    """The processor's name, cores, the system, and versions of what computes."""
+    """Return the processor's name, its cores, the system, and versions of the libraries."""
     names = ("torch", "numpy", "pillow")
     return {
         "processor": _processor_name(),

@@ -1,6 +1,6 @@
-"""Models of the published sizes with random weights: as fast as the real ones, and no good else.
+"""Models of the published sizes with random weights, for benchmarks without a checkpoint.
 
-For measuring where no checkpoint is at hand; making one imports torch.
+They are as fast as trained ones. Making one imports torch.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def random_archive(architecture: str) -> Iterator[Path]:
-    """An archive of a random model in a temporary directory, which goes when the block ends.
+    """Make the archive of a random model; it is removed when the block ends.
 
     Args:
         architecture: One of KNOWN_MODELS.
 
     Raises:
-        InvalidInputError: not one of them.
+        InvalidInputError: the architecture is unknown.
     """
     with tempfile.TemporaryDirectory(prefix="cnclip-bench-") as directory:
         checkpoint = Path(directory) / architecture
@@ -44,19 +44,21 @@ def random_archive(architecture: str) -> Iterator[Path]:
 
 
 def write_model_directory(architecture: str, directory: Path) -> None:
-    """Write a ModelScope model directory with random weights, the same at every call.
+    """Write a ModelScope model directory with random weights, the same in every call.
 
     Args:
         architecture: One of KNOWN_MODELS.
-        directory: Created if need be.
+        directory: Created if it does not exist.
 
     Raises:
-        InvalidInputError: no such architecture.
+        InvalidInputError: the architecture is unknown.
         OSError: the directory cannot be written.
     """
     if architecture not in KNOWN_MODELS:
         known = ", ".join(KNOWN_MODELS)
-        raise InvalidInputError(f"architecture: expected one of {known}, got {architecture!r}")
+        raise InvalidInputError(
+            f"expected one of {known}, got {architecture!r}", item="architecture"
+        )
     import torch
 
     from ..checkpoints.modelscope import config_files
@@ -70,7 +72,7 @@ def write_model_directory(architecture: str, directory: Path) -> None:
 
 
 def _random_weights(config: ClipConfig) -> dict[str, torch.Tensor]:
-    """Weights by the names of published checkpoints."""
+    """Random weights, named as in published checkpoints."""
     import torch
 
     from ..modeling.clip import ChineseClip, half_precision_names
@@ -91,7 +93,7 @@ def _random_weights(config: ClipConfig) -> dict[str, torch.Tensor]:
         else:
             value.normal_(0, 0.02, generator=generator)
         weights[name] = value.half() if name in half else value
-    # Embedding never uses the pooler, but ModelScope wants to find it.
+    # Embeddings do not use the pooler, but ModelScope requires it.
     width = model.text_projection.shape[0]
     weights["bert.pooler.dense.weight"] = torch.zeros(width, width).half()
     weights["bert.pooler.dense.bias"] = torch.zeros(width).half()
@@ -99,10 +101,10 @@ def _random_weights(config: ClipConfig) -> dict[str, torch.Tensor]:
 
 
 def vocabulary() -> bytes:
-    """A vocab.txt of VOCABULARY_SIZE entries, laid out much as BERT's Chinese one.
+    """Return a vocab.txt of VOCABULARY_SIZE entries, in an order similar to BERT's Chinese one.
 
-    Special entries, then lower-case letters, digits and signs, the first two as continuations too,
-    then the CJK ideographs from U+4E00.
+    Special entries are followed by lower-case letters, digits and signs, by letters and digits as
+    continuations, and by the CJK ideographs from U+4E00.
     """
     entries = [
         "[PAD]",

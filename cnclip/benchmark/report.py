@@ -1,4 +1,4 @@
-"""The answer of a benchmark: as data, as JSON, as a table of plain text."""
+"""The result of a benchmark: as data, as JSON, as a table of plain text."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Result:
-    """One row: what was measured, in which configuration, and the samples' spread.
+    """One measurement: its name, its configuration, and the spread of its samples.
 
     Attributes:
-        name: What was measured, such as "image 640 x 480".
-        unit: "seconds", for one item, or "bytes".
-        median: Of the samples, one a round.
-        p25: Their lower quartile.
-        p75: Their upper quartile.
-        samples: How many there were.
-        precision: "fp32", "bf16" or "int8"; None for what has none.
-        threads: Of the CPU.
-        batch_size: Items embedded in one call; None for what is no embedding.
-        tokens: Ids of each text; None for what is no text.
-        flops: Operations that one item needs, see `flops.py`; None for what is no embedding.
-        peak_share: Operations a second over the machine's peak, 0 to 1; None where either is
+        name: The name of the measurement, such as "image 640 x 480".
+        unit: "seconds" per item, or "bytes".
+        median: The median of the samples, of which each round has one.
+        p25: The lower quartile.
+        p75: The upper quartile.
+        samples: The number of samples.
+        precision: "fp32", "bf16" or "int8"; None for preprocessing and tokenizing.
+        threads: CPU threads.
+        batch_size: Items per call; None if nothing is embedded.
+        tokens: Tokens per text; None if no text is embedded.
+        flops: Operations per item, see `flops.py`; None if nothing is embedded.
+        peak_share: Operations per second divided by the machine's peak, 0 to 1; None if either is
             unknown.
     """
 
@@ -48,24 +48,24 @@ class Result:
 
     @property
     def flops_per_second(self) -> float | None:
-        """Operations a second at the median."""
+        """Operations per second at the median."""
         return self.flops / self.median if self.flops else None
 
 
 @dataclass(frozen=True)
-class Report:
-    """All that one run found.
+class BenchmarkReport:
+    """The results of one run.
 
     Attributes:
-        date: When it ended, ISO 8601 in UTC.
+        date: The end of the run, ISO 8601 in UTC.
         version: cnclip's.
-        machine: As `describe_machine` gives it.
-        model: The model's name, parameters and operations for each kind of item.
+        machine: The result of `describe_machine`.
+        model: The model's name, parameters, and operations per image and text.
         settings: The run's `Settings`.
         peaks: {"precision", "threads", "flops_per_second"} of the machine, the best of the rounds;
-            None where it has no instruction for the precision.
-        results: The rows.
-        skipped: {"precision", "reason"} of what this machine or version cannot compute.
+            the rate is None if the machine has no instruction for the precision.
+        results: The measurements.
+        skipped: {"precision", "reason"} for each precision that this machine cannot compute.
     """
 
     date: str
@@ -78,31 +78,31 @@ class Report:
     skipped: list[dict[str, str]]
 
     def as_json(self) -> dict[str, Any]:
-        """The report as what `json.dumps` takes; `format` changes when a key changes meaning."""
+        """Return the report for `json.dumps`; `format` changes when a key changes its meaning."""
         return {"format": FORMAT_VERSION, **dataclasses.asdict(self)}
 
 
 def spread(samples: Sequence[float]) -> tuple[float, float, float]:
-    """Median, lower and upper quartile of at least one sample."""
+    """Return the median, lower and upper quartile of at least one sample."""
     if len(samples) == 1:
         return samples[0], samples[0], samples[0]
     lower, median, upper = statistics.quantiles(samples, n=4, method="inclusive")
     return median, lower, upper
 
 
-def format_report(report: Report) -> str:
-    """The report as lines of plain text, columns aligned."""
+def format_report(report: BenchmarkReport) -> str:
+    """Format the report as lines of plain text with an aligned table."""
     machine, model = report.machine, report.model
     lines = [
         f"cnclip {report.version}, {report.date}",
         f"{machine['processor']}, {machine['cores']} cores, {machine['isa']} kernels, "
         f"torch {machine['torch']}, Python {machine['python']}",
         f"model {model['name']}: {model['parameters'] / 1e6:.1f} million parameters, "
-        f"{model['image_flops'] / 1e9:.3g} Gop an image",
+        f"{model['image_flops'] / 1e9:.3g} Gop per image",
     ]
     for peak in report.peaks:
         rate = peak["flops_per_second"]
-        found = f"{rate / 1e9:.0f} Gop/s" if rate else "no instruction for it"
+        found = f"{rate / 1e9:.0f} Gop/s" if rate else "not supported by the processor"
         lines.append(f"arithmetic peak {peak['precision']}, {peak['threads']} threads: {found}")
     lines += [f"skipped {entry['precision']}: {entry['reason']}" for entry in report.skipped]
     titles = ("", "precision", "threads", "batch", "median", "p25..p75", "Gop/s", "of peak")
@@ -136,5 +136,5 @@ def _scale(result: Result) -> tuple[float, str]:
 
 
 def _digits(value: float) -> int:
-    """Decimals that leave three digits or more."""
+    """The decimals that give at least three digits."""
     return 0 if value >= 100 else 1 if value >= 10 else 2

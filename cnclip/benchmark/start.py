@@ -1,4 +1,4 @@
-"""A fresh process's way to its first embeddings."""
+"""Measures how long a new process takes to its first embeddings."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import sys
 import time
 from dataclasses import dataclass
 
+from .._text import printable
 from ..errors import CnclipError
 
-# What a user's program would do, and import, and no more. Not ru_maxrss on Linux: there it begins
-# with what the parent process had.
+# Only the imports and calls of a user's program. On Linux ru_maxrss includes memory of the parent
+# process, so the peak is read from /proc.
 _PROGRAM = """
 import json, sys, time
 import numpy as np
@@ -36,12 +37,13 @@ print(json.dumps([image, text, peak]))
 
 @dataclass(frozen=True)
 class Start:
-    """What a fresh process did.
+    """The start of a new process.
 
     Attributes:
-        image_seconds: From its creation to the first image's embedding.
-        text_seconds: From its creation to the first text's embedding, behind the image's.
-        peak_bytes: Most memory that was resident.
+        image_seconds: From the creation of the process to the first image's embedding.
+        text_seconds: From the creation of the process to the first text's embedding, after the
+            image's.
+        peak_bytes: Peak resident memory.
     """
 
     image_seconds: float
@@ -50,15 +52,15 @@ class Start:
 
 
 def run_once(model: str, precision: str, num_threads: int) -> Start:
-    """Start a process that opens a model and embeds one image, then one text.
+    """Start a process that opens a model, embeds one image, then one text.
 
     Args:
-        model: As for `pipeline`; converted already, or the conversion is measured too.
+        model: As for `pipeline`; conversion of a checkpoint would be measured too.
         precision: As for `pipeline`.
         num_threads: As for `pipeline`.
 
     Raises:
-        CnclipError: the process failed; holds the last line that it wrote.
+        CnclipError: the process failed; the reason has the last line of its stderr.
     """
     arguments = json.dumps({"model": model, "precision": precision, "num_threads": num_threads})
     created = time.monotonic()
@@ -70,6 +72,6 @@ def run_once(model: str, precision: str, num_threads: int) -> Start:
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise CnclipError(f"a fresh process could not embed: {last}")
+        raise CnclipError(f"a new process could not embed: {printable(last)}")
     image, text, peak_bytes = json.loads(done.stdout.splitlines()[-1])
     return Start(image - created, text - created, peak_bytes)

@@ -1,4 +1,4 @@
-"""Runs the cases by turns and collects their times."""
+"""Runs the cases in turns and collects their times."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from ..version import __version__
 from . import inputs, start
 from .flops import image_flops, text_flops
 from .machine import available_cores, describe_machine, measure_peak
-from .report import Report, Result, spread
+from .report import BenchmarkReport, Result, spread
 
 PRECISIONS = ("fp32", "bf16", "int8")
 MAX_THREADS, MAX_BATCH, MAX_ROUNDS = 1024, 4096, 10_000
 TITLES = 1000
-# A turn's timed calls go on for this long, so that short ones are timed more than once.
+# A turn repeats its timed call for this long, so that short calls are timed more than once.
 _TURN_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and for how long.
+    """The measurements of a run, and how often they are repeated.
 
     Attributes:
-        precisions: Some of PRECISIONS.
-        batch_sizes: Items of a call.
-        threads: Of the CPU; None: as many as there are cores.
-        rounds: In each, every case has one turn.
-        seconds: No round starts after so long; the first is always run to its end.
+        precisions: Precisions to measure, of PRECISIONS.
+        batch_sizes: Items per call.
+        threads: CPU threads; None for one per core.
+        rounds: Rounds; in each, every case has one turn.
+        seconds: No further round starts after this time; the first is always completed.
     """
 
     precisions: tuple[str, ...] = PRECISIONS
@@ -48,32 +48,39 @@ class Settings:
     seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        """Raise InvalidInputError for what cannot be measured."""
+        """Check the values.
+
+        Raises:
+            InputTypeError: a value has another type.
+            InvalidInputError: a value is out of range.
+        """
         for name in ("precisions", "batch_sizes", "threads"):
             value = getattr(self, name)
             if not isinstance(value, tuple) and (name, value) != ("threads", None):
-                raise InputTypeError(f"{name}: expected a tuple, got {type(value).__name__}")
+                raise InputTypeError(f"expected a tuple, got {type(value).__name__}", item=name)
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 known = ", ".join(PRECISIONS)
-                raise InvalidInputError(f"precision: expected {known}, got {precision!r}")
+                raise InvalidInputError(f"expected {known}, got {precision!r}", item="precision")
         _check_range("batch size", self.batch_sizes, MAX_BATCH)
         _check_range("threads", self.threads if self.threads is not None else (1,), MAX_THREADS)
         _check_range("rounds", (self.rounds,), MAX_ROUNDS)
         if not self.precisions or not self.batch_sizes or self.threads == ():
             raise InvalidInputError(
-                "precisions, batch_sizes, threads: expected one or more of each"
+                "expected at least one precision, batch size and number of threads"
             )
         if not isinstance(self.seconds, int | float):
-            raise InputTypeError(f"seconds: expected a number, got {type(self.seconds).__name__}")
+            raise InputTypeError(
+                f"expected a number, got {type(self.seconds).__name__}", item="seconds"
+            )
         if not self.seconds > 0:
-            raise InvalidInputError(f"seconds: expected more than 0, got {self.seconds}")
+            raise InvalidInputError(f"expected more than 0, got {self.seconds}", item="seconds")
 
 
 class Case(NamedTuple):
-    """Something to measure. `turn` measures it once and gives a value for each of `rows`."""
+    """Something to measure. `turn` measures it once and returns a value for each of `rows`."""
 
-    rows: tuple[Result, ...]  # without their values
+    rows: tuple[Result, ...]  # without values
     turn: Callable[[], tuple[float, ...]]
 
 
@@ -83,17 +90,17 @@ def run_benchmark(
     *,
     name: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
-) -> Report:
+) -> BenchmarkReport:
     """Measure how fast a model embeds on this machine's CPU.
 
     Args:
-        model: As for `pipeline`. Converted first if it has to be, which is not measured.
-        settings: What to measure; by default all precisions that the machine has.
+        model: As for `pipeline`; conversion of a checkpoint is not measured.
+        settings: The measurements; by default all precisions that the machine supports.
         name: The model's name in the report; by default `model`.
-        progress: Is given a line for each turn of a case.
+        progress: Called with a line for each turn of a case.
 
     Raises:
-        CnclipError: the model cannot be opened, or no precision can be computed.
+        CnclipError: the model cannot be opened, or the machine supports none of the precisions.
     """
     settings = settings or Settings()
     if settings.threads is None:
@@ -105,9 +112,9 @@ def run_benchmark(
     for (precision, threads), embedder in opened.items():
         cases += _cases_of(embedder, model, settings, precision, threads)
     samples = _run_rounds(cases, settings, progress)
-    # Whatever else the machine does can only lower them.
+    # Other processes of the machine can only lower a peak.
     peaks = {key: max(samples[case.rows[0]]) or None for key, case in peak_cases.items()}
-    return Report(
+    return BenchmarkReport(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
         machine=describe_machine(),
@@ -126,12 +133,12 @@ def run_benchmark(
     )
 
 
-def _check_range(what: str, values: tuple[int, ...], most: int) -> None:
+def _check_range(name: str, values: tuple[int, ...], maximum: int) -> None:
     for value in values:
         if not isinstance(value, int) or isinstance(value, bool):
-            raise InputTypeError(f"{what}: expected int, got {type(value).__name__}")
-        if not 1 <= value <= most:
-            raise InvalidInputError(f"{what}: expected 1 to {most}, got {value}")
+            raise InputTypeError(f"expected int, got {type(value).__name__}", item=name)
+        if not 1 <= value <= maximum:
+            raise InvalidInputError(f"expected 1 to {maximum}, got {value}", item=name)
 
 
 def _configurations(settings: Settings) -> Iterator[tuple[str, int]]:
@@ -140,14 +147,16 @@ def _configurations(settings: Settings) -> Iterator[tuple[str, int]]:
 
 
 def _peak_case(precision: str, threads: int) -> Case:
-    row = _row("arithmetic peak", unit="operations a second", precision=precision, threads=threads)
+    row = _row(
+        "arithmetic peak", unit="operations per second", precision=precision, threads=threads
+    )
     return Case((row,), lambda: (measure_peak(precision, threads) or 0.0,))
 
 
 def _open_all(
     model: str, settings: Settings
 ) -> tuple[dict[tuple[str, int], MultiModalEmbeddingPipeline], list[dict[str, str]]]:
-    """A pipeline for each precision and number of threads, and why there is none for others."""
+    """A pipeline for each precision and number of threads, and the precisions without one."""
     opened = {}
     skipped: dict[str, str] = {}
     for precision, threads in _configurations(settings):
@@ -158,9 +167,11 @@ def _open_all(
                 model=model, device="cpu", precision=precision, num_threads=threads
             )
         except DeviceError as error:
-            skipped[precision] = str(error)
+            skipped[precision] = error.reason
     if not opened:
-        raise DeviceError(f"no precision can be computed: {'; '.join(skipped.values())}")
+        raise DeviceError(
+            f"the machine supports none of the precisions: {'; '.join(skipped.values())}"
+        )
     return opened, [{"precision": p, "reason": reason} for p, reason in skipped.items()]
 
 
@@ -222,10 +233,10 @@ def _start_case(model: str, configuration: dict[str, Any]) -> Case:
     )
 
     def turn() -> tuple[float, ...]:
-        fresh = start.run_once(
+        started = start.run_once(
             model, configuration["precision"], num_threads=configuration["threads"]
         )
-        return fresh.image_seconds, fresh.text_seconds, float(fresh.peak_bytes)
+        return started.image_seconds, started.text_seconds, float(started.peak_bytes)
 
     return Case(rows, turn)
 
@@ -235,7 +246,7 @@ def _row(name: str, *, unit: str = "seconds", **configuration: Any) -> Result:
 
 
 def _timed(row: Result, call: Callable[[], object], items: int) -> Case:
-    """A case whose turn calls once untimed, then for a while, and gives seconds for one item."""
+    """A case whose turn calls once untimed, then repeatedly, and returns seconds per item."""
 
     def turn() -> tuple[float, ...]:
         call()
@@ -253,12 +264,14 @@ def _timed(row: Result, call: Callable[[], object], items: int) -> Case:
 def _run_rounds(
     cases: list[Case], settings: Settings, progress: Callable[[str], None]
 ) -> dict[Result, list[float]]:
-    """Every case once a round, in turn, so that a change of the machine's pace meets all alike."""
+    """Run every case once per round, so that a change in the machine's speed affects all alike."""
     samples: dict[Result, list[float]] = defaultdict(list)
     begin = time.monotonic()
     for number in range(1, settings.rounds + 1):
         if number > 1 and time.monotonic() - begin > settings.seconds:
-            progress(f"{settings.seconds:g} seconds are over after {number - 1} rounds")
+            progress(
+                f"time limit of {settings.seconds:g} seconds reached after {number - 1} rounds"
+            )
             break
         for case in cases:
             progress(f"round {number} of {settings.rounds}: {_describe(case.rows[0])}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..benchmark import (
     PRECISIONS,
-    Report,
+    BenchmarkReport,
     Settings,
     format_report,
     random_archive,
@@ -26,7 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     defaults = Settings()
     model = parser.add_mutually_exclusive_group()
     model.add_argument(
-        "model", metavar="MODEL", nargs="?", default="emoji-cn", help="default: %(default)s"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        default="emoji-cn",
+        help="as for --model of embed (default: %(default)s)",
     )
     model.add_argument(
         "--random",
@@ -35,7 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"a model of a published size with random weights: {', '.join(KNOWN_MODELS)}",
     )
     parser.add_argument(
-        "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="default: all"
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        default=PRECISIONS,
+        help="precisions to measure (default: all)",
     )
     parser.add_argument(
         "--batch-sizes",
@@ -43,27 +51,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         default=defaults.batch_sizes,
-        help=f"items of a call; default: {' '.join(map(str, defaults.batch_sizes))}",
+        help=f"items per call (default: {' '.join(map(str, defaults.batch_sizes))})",
     )
     parser.add_argument(
-        "--threads", nargs="+", type=int, metavar="N", help="of the CPU; default: one a core"
+        "--threads", nargs="+", type=int, metavar="N", help="CPU threads (default: one per core)"
     )
     parser.add_argument(
         "--rounds",
         type=int,
         metavar="N",
         default=defaults.rounds,
-        help="how often each case is measured; default: %(default)s",
+        help="measurements of each case (default: %(default)s)",
     )
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
         default=defaults.seconds,
-        help="start no further round after so long; default: %(default)g",
+        help="start no further round after this time (default: %(default)g)",
     )
     parser.add_argument(
-        "--json", metavar="FILE", help="also write the report as JSON; -: to stdout, and no table"
+        "--json",
+        metavar="FILE",
+        help="also write the report as JSON; - writes it to stdout instead of the table",
     )
 
 
@@ -77,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
     )
     if arguments.json not in (None, "-"):
-        _check_writable(Path(arguments.json))  # not minutes later
+        _check_writable(Path(arguments.json))  # before minutes of work
     with contextlib.ExitStack() as stack:
         if arguments.random:
             model = str(stack.enter_context(random_archive(arguments.random)))
@@ -90,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_writable(path: Path) -> None:
-    """Raise an OSError where `path` cannot be written; leave it as it is."""
+    """Raise an OSError if `path` cannot be written; leave the file unchanged."""
     existed = path.exists()
     with path.open("a"):
         pass
@@ -102,7 +112,7 @@ def _print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _write(report: Report, json_path: str | None) -> None:
+def _write(report: BenchmarkReport, json_path: str | None) -> None:
     content = json.dumps(report.as_json(), indent=1, ensure_ascii=False)
     if json_path == "-":
         print(content)

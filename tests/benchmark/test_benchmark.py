@@ -15,7 +15,7 @@ import cnclip
 from cnclip import _core, cli
 from cnclip.archive import read_archive
 from cnclip.benchmark import (
-    Report,
+    BenchmarkReport,
     Result,
     Settings,
     format_report,
@@ -44,10 +44,10 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> BenchmarkReport:
     lines: list[str] = []
     found = run_benchmark("emoji-cn", TINY, progress=lines.append)
-    assert lines[-1] == "0.001 seconds are over after 1 rounds"
+    assert lines[-1] == "time limit of 0.001 seconds reached after 1 rounds"
     return found
 
 
@@ -120,7 +120,7 @@ def test_texts_have_the_tokens_that_they_claim(vit_directory: Path) -> None:
     assert len(set(inputs.make_texts(8, 12))) == 8
 
 
-def test_all_rows_are_there(report: Report) -> None:
+def test_all_rows_are_there(report: BenchmarkReport) -> None:
     names = {row.name for row in report.results}
     assert names == {
         "preprocessing, image 640 x 480",
@@ -144,7 +144,7 @@ def test_all_rows_are_there(report: Report) -> None:
     )
 
 
-def test_json(report: Report) -> None:
+def test_json(report: BenchmarkReport) -> None:
     content = json.loads(json.dumps(report.as_json()))
     assert content["format"] == 1
     assert set(content) == {
@@ -171,13 +171,13 @@ def test_table() -> None:
         {"precision": "bf16", "threads": 2, "flops_per_second": None},
     ]
     skipped = [{"precision": "bf16", "reason": "not here"}]
-    report = Report("2026-01-01", "9.9", machine, model, {}, peaks, rows, skipped)
+    report = BenchmarkReport("2026-01-01", "9.9", machine, model, {}, peaks, rows, skipped)
     assert format_report(report).splitlines() == [
         "cnclip 9.9, 2026-01-01",
         "Abacus, 2 cores, serial kernels, torch 2.13.0, Python 3.11.7",
-        "model m: 2.0 million parameters, 1 Gop an image",
+        "model m: 2.0 million parameters, 1 Gop per image",
         "arithmetic peak fp32, 2 threads: 16 Gop/s",
-        "arithmetic peak bf16, 2 threads: no instruction for it",
+        "arithmetic peak bf16, 2 threads: not supported by the processor",
         "skipped bf16: not here",
         "",
         "        precision  threads  batch   median    p25..p75  Gop/s  of peak",
@@ -202,12 +202,12 @@ def test_precisions_that_are_lacking_are_skipped(monkeypatch: pytest.MonkeyPatch
     found = run_benchmark("emoji-cn", both)
     assert found.skipped == [{"precision": "int8", "reason": "no int8 today"}]
     assert {row.precision for row in found.results} == {None, "fp32"}
-    with pytest.raises(cnclip.CnclipError, match="no precision can be computed: no int8 today"):
+    with pytest.raises(cnclip.CnclipError, match="supports none of the precisions: no int8 today"):
         run_benchmark("emoji-cn", dataclasses.replace(both, precisions=("int8",)))
 
 
-def test_a_process_that_fails_is_told(tmp_path: Path) -> None:
-    with pytest.raises(cnclip.CnclipError, match=r"fresh process could not embed: .*no model"):
+def test_a_process_that_fails_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(cnclip.CnclipError, match=r"new process could not embed: .*no model"):
         start.run_once(str(tmp_path / "nothing"), "fp32", 1)
 
 
@@ -246,7 +246,7 @@ def test_the_command(capsys: Captured, tmp_path: Path) -> None:
 
 
 def test_the_command_with_json_on_stdout(
-    capsys: Captured, monkeypatch: pytest.MonkeyPatch, report: Report
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, report: BenchmarkReport
 ) -> None:
     monkeypatch.setattr("cnclip.cli.bench.run_benchmark", lambda *_, **__: report)
     assert cli.main(["bench", *QUICK, "--json", "-"]) == 0
