@@ -21,8 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-import cnclip
-from cnclip import load_image
+from cnclip import errors, load_image
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 
@@ -65,7 +64,7 @@ def answer(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **he
 
 def seconds_to_fail(url: str, match: str, **options: Any) -> float:
     begun = time.monotonic()
-    with pytest.raises(cnclip.ImageError, match=match) as raised:
+    with pytest.raises(errors.ImageError, match=match) as raised:
         load_image(url, **options)
     assert isinstance(raised.value, OSError)
     return time.monotonic() - begun
@@ -137,7 +136,7 @@ def test_file_urls(tmp_path: Path, png: bytes) -> None:
     path.write_bytes(png)
     for url in (f"file://{path}", f"FILE://localhost{path}", f"file:{path}", path.as_uri()):
         assert load_image(url).size == (3, 2)
-    with pytest.raises(cnclip.ImageNotFoundError, match="no such file"):
+    with pytest.raises(errors.ImageNotFoundError, match="no such file"):
         load_image(f"file://{tmp_path}/nowhere.png")
 
 
@@ -147,7 +146,7 @@ def test_file_urls(tmp_path: Path, png: bytes) -> None:
     ids=lambda value: ascii(value)[:20],
 )
 def test_no_such_file(source: str) -> None:
-    with pytest.raises(cnclip.ImageError) as raised:
+    with pytest.raises(errors.ImageError) as raised:
         load_image(source)
     assert isinstance(raised.value, OSError)
     assert len(str(raised.value)) < 500
@@ -164,13 +163,13 @@ def test_no_such_file(source: str) -> None:
     ],
 )
 def test_names_in_messages_are_printable(source: str, shown: str) -> None:
-    with pytest.raises(cnclip.ImageError) as raised:
+    with pytest.raises(errors.ImageError) as raised:
         load_image(source)
     assert str(raised.value).startswith(f"{shown}: ")
 
 
 def test_bytes_of_no_known_format() -> None:
-    with pytest.raises(cnclip.ImageError) as raised:
+    with pytest.raises(errors.ImageError) as raised:
         load_image(b"12345")
     assert str(raised.value) == (
         "5 bytes: cannot be read as an image: of no format that Pillow knows"
@@ -183,19 +182,19 @@ def test_a_missing_file_is_a_file_not_found_error() -> None:
 
 
 def test_a_directory(tmp_path: Path) -> None:
-    with pytest.raises(cnclip.ImageError, match="directory"):
+    with pytest.raises(errors.ImageError, match="directory"):
         load_image(tmp_path)
 
 
 @pytest.mark.parametrize("url", ["file://[/x.png", "file:///a%00b", "http://[", "http://", "http:"])
 def test_urls_that_are_none(url: str) -> None:
-    with pytest.raises(cnclip.ImageError):
+    with pytest.raises(errors.ImageError):
         load_image(url)
 
 
 @pytest.mark.parametrize("source", [None, 5, 1.5, ["a.png"], {"a"}, Image.new("RGB", (2, 2))])
 def test_sources_of_other_types(source: Any) -> None:
-    with pytest.raises(cnclip.InputTypeError, match="expected a path, URL or bytes, got"):
+    with pytest.raises(errors.InputTypeError, match="expected a path, URL or bytes, got"):
         load_image(source)
 
 
@@ -208,7 +207,7 @@ def test_bytes_and_their_views(png: bytes) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"text", bytes(10_000), b"\x89PNG\r\n\x1a\n"])
 def test_bytes_that_are_no_image(content: bytes) -> None:
-    with pytest.raises(cnclip.ImageError, match=f"^{len(content)} bytes: cannot be read"):
+    with pytest.raises(errors.ImageError, match=f"^{len(content)} bytes: cannot be read"):
         load_image(content)
 
 
@@ -232,7 +231,7 @@ def test_damaged_files_never_crash(images: Path, name: str) -> None:
             damaged[int(random.integers(200)) % len(content)] ^= 1 << random.integers(8)
         try:
             assert load_image(bytes(damaged)).mode == "RGB"
-        except cnclip.ImageError:
+        except errors.ImageError:
             refused += 1
     assert refused > 0
 
@@ -241,7 +240,7 @@ def test_a_decompression_bomb(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(huge_png(20_000))
     assert path.stat().st_size < 1 << 18
-    with pytest.raises(cnclip.ImageError, match=r"bomb\.png: .*decompression bomb"):
+    with pytest.raises(errors.ImageError, match=r"bomb\.png: .*decompression bomb"):
         load_image(path)
 
 
@@ -258,16 +257,16 @@ def test_data_urls(png: bytes) -> None:
 
 @pytest.mark.parametrize("url", ["data:", "data:,", "data:image/png;base64,AAA", "data:;base64,!"])
 def test_broken_data_urls(url: str) -> None:
-    with pytest.raises(cnclip.ImageError, match=r"^data:"):
+    with pytest.raises(errors.ImageError, match=r"^data:"):
         load_image(url)
 
 
 def test_large_data_urls_are_not_printed(png: bytes) -> None:
     url = "data:image/png;base64," + base64.b64encode(b"x" * 100_000).decode()
-    with pytest.raises(cnclip.ImageError, match="cannot be read") as raised:
+    with pytest.raises(errors.ImageError, match="cannot be read") as raised:
         load_image(url)
     assert len(str(raised.value)) < 300
-    with pytest.raises(cnclip.ImageError, match="larger than 1000 bytes"):
+    with pytest.raises(errors.ImageError, match="larger than 1000 bytes"):
         load_image(url, max_bytes=1000)
 
 

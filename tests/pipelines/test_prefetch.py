@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
 import cnclip
+from cnclip import errors
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.preprocessors import CLIPPreprocessor
 from cnclip.preprocessors._prefetch import map_ahead
@@ -113,7 +114,7 @@ def test_a_closed_iteration_leaves_the_rest() -> None:
 
     results = map_ahead(work, range(1000), 2, 500)
     next(results)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert no_threads_left(before)
     assert len(begun) < 20
 
@@ -197,21 +198,21 @@ def test_the_first_that_fails_is_named(
     images[14] = Path("nowhere.jpg")
     images[30] = np.zeros((2, 2), np.uint8)
     before = threading.active_count()
-    with pytest.raises(cnclip.ImageError, match=r"^img\[13\]: 8 bytes: cannot be read"):
+    with pytest.raises(errors.ImageError, match=r"^img\[13\]: 8 bytes: cannot be read"):
         threaded.forward({"img": make(images)})
     images[12] = np.zeros((2, 2), np.uint8)
-    with pytest.raises(cnclip.InvalidInputError, match=r"^img\[12\]: expected a uint8 array"):
+    with pytest.raises(errors.InvalidInputError, match=r"^img\[12\]: expected a uint8 array"):
         threaded.preprocess({"img": make(images)})
     assert threading.active_count() == before
 
 
 def test_items_of_iterators_are_checked_as_they_come(threaded: MultiModalEmbeddingPipeline) -> None:
-    with pytest.raises(cnclip.InputTypeError, match=r"^img\[20\]: expected PIL.*got int"):
+    with pytest.raises(errors.InputTypeError, match=r"^img\[20\]: expected PIL.*got int"):
         threaded.forward({"img": itertools.chain(map(tiny, range(20)), [5])})
     # A worse one behind a bad one is not reached.
-    with pytest.raises(cnclip.ImageError, match=r"^img\[2\]"):
+    with pytest.raises(errors.ImageError, match=r"^img\[2\]"):
         threaded.forward({"img": iter([tiny(0), tiny(1), b"", None])})
-    with pytest.raises(cnclip.InputTypeError, match=r"^text\[1\]: expected str, got NoneType"):
+    with pytest.raises(errors.InputTypeError, match=r"^text\[1\]: expected str, got NoneType"):
         threaded.forward({"text": iter(["a", None])})
     with pytest.raises(ZeroDivisionError):
         threaded.forward({"img": (tiny(1 // (5 - i)) for i in range(9))})

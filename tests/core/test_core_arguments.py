@@ -1,0 +1,66 @@
+"""Arguments that the core refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnclip import _core, errors
+from cnclip.pipelines import MultiModalEmbeddingPipeline
+
+EMPTY = np.zeros((0, 1, 3), np.uint8)
+OBLONG = np.zeros((1, 3, 32, 16), np.float32)
+BAD_CALLS: list[tuple[str, Callable[[Any], Any]]] = [
+    ("tokenizer: str", lambda p: p.preprocessor.tokenizer.encode("猫")),
+    ("tokenizer: number", lambda p: p.preprocessor.tokenizer.encode(5)),
+    ("tokenizer: length 1", lambda p: p.preprocessor.tokenizer.encode(["猫"], 1)),
+    ("tokenizer: length", lambda p: p.preprocessor.tokenizer.encode(["猫"], 2**31)),
+    ("tokenizer: None", lambda p: p.preprocessor.tokenizer.encode([None])),
+    ("tokenizer: new", lambda p: type(p.preprocessor.tokenizer)("text")),
+    ("processor: str", lambda p: p.preprocessor.image_processor.process("path")),
+    ("processor: None", lambda p: p.preprocessor.image_processor.process([None])),
+    ("processor: gray", lambda p: p.preprocessor.image_processor.process([Image.new("L", (2, 2))])),
+    ("processor: empty", lambda p: p.preprocessor.image_processor.process([EMPTY])),
+    ("processor: floats", lambda p: p.preprocessor.image_processor.process([np.zeros((1, 1, 3))])),
+    ("processor: 0", lambda p: _core.ImageProcessor(0)),
+    ("processor: mean", lambda p: _core.ImageProcessor(8, (1.0, 2.0))),
+    ("processor: std", lambda p: _core.ImageProcessor(8, (0.0, 0.0, 0.0), (1.0, 0.0, 1.0))),
+    ("processor: NaN", lambda p: _core.ImageProcessor(8, (float("nan"), 0.0, 0.0))),
+    ("processor: words", lambda p: _core.ImageProcessor(8, ("a", "b", "c"))),
+    ("processor: out", lambda p: p.preprocessor.image_processor.process([], out=[])),
+    ("encoder: batch", lambda p: p.model.encoder.encode_texts(["猫"], -1)),
+    ("encoder: list", lambda p: p.model.encoder.encode_pixels([])),
+    ("encoder: doubles", lambda p: p.model.encoder.encode_pixels(np.zeros((1, 3, 32, 32)))),
+    ("encoder: oblong", lambda p: p.model.encoder.encode_pixels(OBLONG)),
+    ("encoder: one", lambda p: p.model.encoder.encode_pixels(OBLONG[0])),
+    ("encoder: None", lambda p: p.model.encoder.encode_texts([None], 1)),
+    ("encoder: new", lambda p: type(p.model.encoder)("path", None, 1, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "call"), BAD_CALLS, ids=[name for name, _ in BAD_CALLS])
+def test_the_core_refuses_what_it_cannot_take(
+    vit: MultiModalEmbeddingPipeline, name: str, call: Callable[[Any], Any]
+) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        call(vit)
+
+
+def test_encoder_arguments_out_of_range(archive: Path, vit: MultiModalEmbeddingPipeline) -> None:
+    make = type(vit.model.encoder)
+    tokenizer = vit.preprocessor.tokenizer
+    for width, length, threads in [(0, 52, 0), (64, 1, 0), (64, 52, -1), (2**40, 52, 0)]:
+        with pytest.raises(errors.InvalidInputError):
+            make(archive, tokenizer, width, length, num_threads=threads)
+    with pytest.raises(errors.InvalidInputError, match="expected fp32, bf16.* got int4"):
+        make(archive, tokenizer, 64, 52, precision="int4")
+    with pytest.raises(errors.DeviceError):
+        make(archive, tokenizer, 64, 52, device="nonsense")
+    wrong_width = make(archive, tokenizer, 65, 52)
+    with pytest.raises(errors.ModelRunError, match=r"another shape or type than float32 \[1, 65\]"):
+        wrong_width.encode_texts(["猫"], 1)
