@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import io
-from pathlib import Path
 
 from PIL import Image
 
-from ._files import replaced_atomically
 from ._locale import Language
 
 
@@ -33,27 +31,21 @@ def image_url(image: Image.Image, quality: int) -> str:
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def write_page(path: Path, title: str, style: str, body: str, language: Language) -> None:
-    """Write a page that needs no other file and no network.
+def page(title: str, style: str, body: str, language: Language) -> str:
+    """Return a page that needs no other file and no network.
 
     Args:
-        path: The HTML file.
         title: The page's title, not escaped.
         style: CSS rules, added to those of every page.
         body: HTML, already escaped.
         language: The language of the page's own words.
-
-    Raises:
-        OSError: the file cannot be written.
     """
-    page = (
+    return (
         f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title>\n<style>\n{_STYLE}{style}</style></head><body><main>\n"
         f"{body}</main></body></html>\n"
     )
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
 
 
 _STYLE = """\

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _html
+from .._files import replaced_atomically
 from .._html import escape, image_url
-from .._html import write_page as write_html_page
 from .._locale import locale_language
 from ..datasets import Problems, RetrievalData, TextRow
 from ..datasets.ids import Id
@@ -99,7 +100,8 @@ def write_page(
         + page.section(words.easiest, easiest)
     )
     title = f"{report.dataset} · {report.split} · {report.model}"
-    write_html_page(path, title, _STYLE, body, language)
+    with replaced_atomically(path) as temporary:
+        temporary.write_text(_html.page(title, _STYLE, body, language), encoding="utf-8")
 
 
 class _Page:

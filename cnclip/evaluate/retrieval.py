@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import identity_of, replaced_atomically
+from .._text import first_line
 from ..cache import remembered_sha256
 from ..datasets import Problems, RetrievalData, TextRow, open_retrieval
 from ..datasets.ids import Id
@@ -168,7 +169,7 @@ def _key(
     try:
         files = _digest([identity_of(file) for file in data.files()])
     except OSError as error:
-        raise DatasetError(f"{data.name}: cannot be read: {error}") from error
+        raise DatasetError(f"cannot be read: {first_line(error)}", file=data.name) from error
     return {
         "cnclip": __version__,
         "model": remembered_sha256(model.model.info.path),

@@ -17,6 +17,7 @@ from ..datasets.classification import ClassificationData, ClassifiedImage
 from ..datasets.retrieval import open_image
 from ..errors import DatasetError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, embed_images
+from ..pipelines.scores import probabilities
 from ..progress import progress
 from .reports import ZeroShotReport, model_name
 from .texts import (
@@ -152,17 +153,15 @@ class ZeroShotClassifier:
         cosines = self._all_cosines(images)
         return [self._classify(*row) for row in zip(cosines, self._softmax(cosines), strict=True)]
 
-    def _classify(
-        self, cosines: NDArray[np.float32], probabilities: NDArray[np.float32]
-    ) -> Classified:
+    def _classify(self, cosines: NDArray[np.float32], shares: NDArray[np.float32]) -> Classified:
         count = len(self.labels)
-        best = int(probabilities[:count].argmax())
-        other = float(probabilities[count:].sum())
-        if other > probabilities[best]:
+        best = int(shares[:count].argmax())
+        other = float(shares[count:].sum())
+        if other > shares[best]:
             return Classified(None, other)
         if self._min_cosine is not None and cosines[best] < self._min_cosine:
-            return Classified(None, 1.0 - float(probabilities[best]))
-        return Classified(self.labels[best], float(probabilities[best]))
+            return Classified(None, 1.0 - float(shares[best]))
+        return Classified(self.labels[best], float(shares[best]))
 
     def _all_cosines(self, images: Any) -> NDArray[np.float32]:
         """float32 [n, labels and others]."""
@@ -185,10 +184,7 @@ class ZeroShotClassifier:
         return cosines
 
     def _softmax(self, cosines: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits = cosines.astype(np.float64) / self.pipeline.model.info.temperature
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-        return shares.astype(np.float32)
+        return probabilities(cosines, self.pipeline.model.info.temperature).astype(np.float32)
 
 
 def _checked_names(names: Sequence[str], parameter: str) -> list[str]:

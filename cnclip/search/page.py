@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import _html
+from .._files import replaced_atomically
 from .._html import escape, image_url
 from .._locale import locale_language
 from .hits import Hit
@@ -66,7 +67,9 @@ def write_page(
     words = _WORDS[language]
     note = "" if suggested is None else f" · {words.threshold.format(suggested)}"
     heading = f"<h1>{escape(query)}</h1><p>{escape(subtitle)}{note}</p>"
-    _html.write_page(path, query, _STYLE, heading + _cards(hits, suggested, words), language)
+    body = heading + _cards(hits, suggested, words)
+    with replaced_atomically(path) as temporary:
+        temporary.write_text(_html.page(query, _STYLE, body, language), encoding="utf-8")
 
 
 def notebook_html(hits: list[Hit], suggested: float | None = None) -> str:
