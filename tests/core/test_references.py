@@ -191,7 +191,7 @@ def test_an_encoder_owns_what_it_is_made_of(vit: MultiModalEmbeddingPipeline) ->
     del tokenizer
     rows = encoder.encode_texts(["猫"], 1)
     assert np.abs(rows - vit.forward({"text": "猫"})["text_embedding"]).max() < 2e-6
-    # A failed construction lets go as well.
+    # A failed construction releases its reference too.
     tokenizer = _core.Tokenizer(info.vocabulary)
     before = sys.getrefcount(tokenizer)
     with pytest.raises(ValueError, match="no-such-file"):

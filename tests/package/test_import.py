@@ -134,8 +134,8 @@ def test_a_torch_without_libraries_is_refused(
     assert "ImportError: the libraries of torch cannot be loaded" in done.stderr
 
 
-def test_a_missing_torch_is_said(run_python: Run, tmp_path: Path) -> None:
-    # A copy of the package beside nothing else, seen by an interpreter without site-packages.
+def test_a_missing_torch_is_reported(run_python: Run, tmp_path: Path) -> None:
+    # A copy of the package alone, imported by an interpreter without site-packages.
     source = Path(cnclip.__file__).parent
     copy = tmp_path / "cnclip"
     copy.mkdir()

@@ -1,6 +1,6 @@
-"""Malformed checkpoints: each a small change to one that opens. Made anew by each run of the tests.
+"""Malformed checkpoints: each a small change to one that opens. Each run of the tests makes them.
 
-`python -m tests.support.corpus DIRECTORY` writes them for a look.
+`python -m tests.support.corpus DIRECTORY` writes them for inspection.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def of_safetensors() -> Iterator[tuple[str, Damage]]:
     yield "dtype unknown", safetensors_header(lambda h: with_entry(h, dtype="F7"))
     yield "dtype whole", safetensors_header(lambda h: with_entry(h, dtype="I32"))
     yield "shape negative", safetensors_header(lambda h: with_entry(h, shape=[-1]))
-    yield "100 GB of zeros behind it", enlarge(name, HUNDRED_GIGABYTES)
+    yield "100 GB of zeros after it", enlarge(name, HUNDRED_GIGABYTES)
     yield "header a list", safetensors_header(lambda h: list(h))
     yield "no tensors", safetensors_header(lambda h: {})
 
@@ -344,10 +344,10 @@ def cn_clip() -> Iterator[tuple[str, Damage]]:
     yield "fused rows of no three", change_tensors(lambda w: {**w, fused: torch.ones(95, 32)})
     twice = "visual.transformer.resblocks.0.attn."
     yield (
-        "fused rows beside others",
+        "fused rows with separate ones",
         change_tensors(lambda w: {**w, f"{twice}Wqkv.weight": w[f"{twice}in_proj_weight"]}),
     )
-    yield "100 GB of zeros behind it", enlarge("", HUNDRED_GIGABYTES)
+    yield "100 GB of zeros after it", enlarge("", HUNDRED_GIGABYTES)
 
 
 CORPUS = {"modelscope": modelscope, "huggingface": huggingface, "cn_clip": cn_clip}

@@ -1,10 +1,10 @@
 """Build Emoji-CN: emoji of seven image sets with their Chinese names, in Chinese-CLIP's layout.
 
-Takes npm packages of Iconify (the images, as SVG) and ``emojibase-data`` (labels and tags),
+Reads npm packages of Iconify (the images, as SVG) and ``emojibase-data`` (labels and tags),
 draws on white with ``resvg_py``, and writes two splits. The same packages give the same bytes.
 
 - ``train``: six sets. A text is a label or a tag; it names the images of all emoji that have it.
-- ``test``: Twemoji, a style that ``train`` lacks. Its texts are the labels alone.
+- ``test``: Twemoji, a style that ``train`` lacks. Its texts are only the labels.
 
     python tools/emoji_cn/build_dataset.py -o emoji-cn
     cnclip eval retrieval emoji-cn/ --split test --model emoji-cn
@@ -42,11 +42,11 @@ SIZE = 80
 """Side of an image in pixels."""
 
 SET_STEP = 10_000
-"""An image's id is its set's number times this, and its emoji's number in emojibase."""
+"""An image's id is this times the number of its set, plus the number of its emoji in emojibase."""
 
 
 def emoji_of_icons(package: dict[str, bytes], shared: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """(code points, icon) of a set's emoji; ``shared`` has the names where it tells none."""
+    """(code points, icon) of a set's emoji; ``shared`` has the names if the set has none."""
     chars = json.loads(package["chars.json"])
     names = {icon: points for points, icon in chars.items()} or shared
     for icon in json.loads(package["icons.json"])["icons"]:
@@ -95,7 +95,7 @@ def write(
 
 
 def build(packages: Path, output: Path, wanted: list[str]) -> None:
-    """Write splits to ``output``, and tell on stderr what they hold."""
+    """Write splits to ``output``, and print their sizes to stderr."""
     names = read_names(read_package(*EMOJIBASE, packages))
     shared: dict[str, str] = {}
     for package in (NOTO, FLUENT):

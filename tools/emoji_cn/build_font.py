@@ -1,6 +1,6 @@
-"""Build the demo's font: the part of Noto Sans SC that the demo can come to draw.
+"""Build the demo's font: the part of Noto Sans SC that the demo can draw.
 
-Takes ``NotoSansSC_400Regular.ttf`` from the npm package ``@expo-google-fonts/noto-sans-sc``, keeps
+Reads ``NotoSansSC_400Regular.ttf`` from the npm package ``@expo-google-fonts/noto-sans-sc``, keeps
 the characters of the demo model's vocabulary, of the gallery's names, ASCII and Chinese
 punctuation, and drops hinting and layout tables. The same package gives the same bytes.
 
@@ -27,10 +27,10 @@ NAME = "NotoSansSC-Regular-subset.ttf"
 
 PUNCTUATION = "·×°–—‘’“”…、。〈〉《》「」『』【】〔〕！％（），－．／：；？［］～￥"
 SHEET_TITLE = "以文搜图"
-"""What the contact sheet says of its own."""
+"""The title of the contact sheet."""
 
 COPYRIGHT_NAMES = [0, 1, 2, 3, 4, 5, 6, 7, 13, 14]
-"""Records of the name table that stay: copyright, names, version, trademark, licence."""
+"""Records of the name table that are kept: copyright, names, version, trademark, licence."""
 
 ASSETS = Path(__file__).resolve().parents[2] / "cnclip" / "assets"
 

@@ -1,8 +1,8 @@
 """Build the demo's image gallery from Noto Emoji.
 
-Takes the npm packages ``@iconify-json/noto`` (the images, as SVG) and ``emojibase-data`` (their
+Reads the npm packages ``@iconify-json/noto`` (the images, as SVG) and ``emojibase-data`` (their
 Chinese names), draws the emoji listed in :data:`SELECTION` on white with ``resvg_py``, and writes
-one 96 x 96 PNG an emoji together with ``gallery.jsonl``. The same packages give the same bytes.
+one 96 x 96 PNG per emoji together with ``gallery.jsonl``. The same packages give the same bytes.
 
     python tools/emoji_cn/build_gallery.py
     python tools/emoji_cn/build_gallery.py --packages DOWNLOADED -o cnclip/assets/gallery
@@ -79,7 +79,7 @@ def code_points(emoji: str) -> str:
 
 
 def read_names(emojibase: dict[str, bytes]) -> dict[str, dict[str, Any]]:
-    """Chinese records of emojibase by :func:`code_points`; skin tones and group-less left out."""
+    """Chinese records of emojibase by :func:`code_points`; without skin tones and emoji that have no group."""
     records = json.loads(emojibase["zh/data.json"])
     return {
         code_points(record["emoji"]): record

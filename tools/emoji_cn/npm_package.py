@@ -13,8 +13,8 @@ def read_package(
 ) -> dict[str, bytes]:
     """Files of the npm package ``name`` at ``version`` by their path inside the package.
 
-    The ``.tgz`` of ``npm pack`` is taken from ``folder``; where it lacks, npm fetches it to there.
-    ``only`` keeps the paths that begin with it (and ``package.json``), for packages that are large.
+    The ``.tgz`` of ``npm pack`` is read from ``folder``; if it is missing, npm downloads it there.
+    ``only`` keeps paths that begin with it (and ``package.json``), for packages that are large.
 
     Raises:
         subprocess.CalledProcessError: npm could not fetch the package.

@@ -27,7 +27,7 @@ CJK_BLOCKS = (
 
 
 def is_cjk(character: str) -> bool:
-    """Whether the character is a word of its own."""
+    """Whether the character is a separate word."""
     return any(first <= ord(character) <= last for first, last in CJK_BLOCKS)
 
 
@@ -46,7 +46,7 @@ def is_punctuation(character: str) -> bool:
 
 
 def spaced_words(text: str) -> list[str]:
-    """The words between white space; a Chinese character stands alone."""
+    """The words between white space; a Chinese character is a separate word."""
     kept = (character for character in text if not is_dropped(character))
     return "".join(f" {c} " if is_cjk(c) else c for c in kept).split()
 
