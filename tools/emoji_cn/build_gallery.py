@@ -79,7 +79,7 @@ def code_points(emoji: str) -> str:
 
 
 def read_names(emojibase: dict[str, bytes]) -> dict[str, dict[str, Any]]:
-    """Chinese records of emojibase by :func:`code_points`; without skin tones and emoji that have no group."""
+    """Chinese records of emojibase by :func:`code_points`, of emoji with a group; no skin tones."""
     records = json.loads(emojibase["zh/data.json"])
     return {
         code_points(record["emoji"]): record
