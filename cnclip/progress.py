@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: tqdm's bar where tqdm is installed, else a line now and then."""
+"""Progress of long work on stderr: a bar of tqdm if it is installed, else a line every 10 s."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ SECONDS_BETWEEN_LINES = 10.0
 def progress(
     what: str, total: int | None = None, unit: str = "", *, done: int = 0, enabled: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """Tell how far work has come.
+    """Report the progress of a loop.
 
     Args:
-        what: What is done, such as "images".
-        total: Items in all, if that is known.
-        unit: Of the rate, in the singular.
-        done: Items that were done before.
-        enabled: Tell anything at all.
+        what: The label, such as "images".
+        total: The number of items, if it is known.
+        unit: The unit of the rate, in the singular.
+        done: The number of items that were finished before.
+        enabled: Report anything at all.
 
     Yields:
-        A function that is told how many more items are done.
+        A function to call with the number of items finished since the last call.
     """
     if not enabled:
         yield lambda count: None

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from .. import demo
 from .._tables import format_table
-from ..errors import InvalidInputError
+from ..errors import CnclipError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
+from ..pipelines.scores import probabilities
 from ._arguments import (
     BUNDLED_MODEL,
     add_model_arguments,
@@ -66,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the tables, write the sheet; 1 if images had to be left out."""
+    """Print the tables and write the sheet; return 1 if an image could not be read."""
     if arguments.ui:
         return _serve(arguments)
     from ..demo.contact_sheet import draw_contact_sheet
@@ -80,24 +81,24 @@ def run(arguments: argparse.Namespace) -> int:
     gallery = demo.load_gallery()
     images = gallery if arguments.images is None else demo.find_images(arguments.images, [output])
     if not images:
-        raise InvalidInputError(f"{arguments.images}: holds no images")
+        raise InvalidInputError("has no images", file=arguments.images)
 
     embedder = open_pipeline(arguments, model=BUNDLED_MODEL)
     if arguments.images is None:
         _print_example(embedder, gallery)
-    readable, embeddings, unreadable = demo.embed_images(embedder, images, progress=_progress)
-    _print_unreadable(unreadable)
-    if not readable:
-        raise InvalidInputError(f"{arguments.images}: none of its images can be read")
-    answers = demo.find_matches(
-        demo.embed_texts(embedder, queries), readable, embeddings, arguments.k or SHEET_COUNT
-    )
-    _print_matches(queries, answers, len(readable), arguments.k or TABLE_COUNT)
+    batch = demo.embed_images(embedder, images, show_progress=True)
+    _print_failed(batch.failed)
+    count = len(batch.embedded)
+    if count == 0:
+        raise InvalidInputError("none of its images can be read", file=arguments.images)
+    texts = embedder.forward({"text": queries})["text_embedding"]
+    answers = demo.find_matches(texts, batch.embedded, batch.vectors, arguments.k or SHEET_COUNT)
+    _print_matches(queries, answers, count, arguments.k or TABLE_COUNT)
     name = Path(arguments.model or BUNDLED_MODEL).name
-    subtitle = f"{name} · {len(readable)} images · cosine similarity"
+    subtitle = f"{name} · {count} images · cosine similarity"
     draw_contact_sheet(queries, answers, subtitle).save(output, "PNG", optimize=True)
     print(f"\nContact sheet: {output}")
-    return 1 if unreadable else 0
+    return 1 if batch.failed else 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -112,17 +113,17 @@ def _serve(arguments: argparse.Namespace) -> int:
         embedder = open_pipeline(arguments, model=BUNDLED_MODEL)
         if folder is None:
             return [open_gallery(embedder)]
-        searchable, unreadable = open_folder(folder, embedder, progress=_progress)
-        _print_unreadable(unreadable)
+        searchable, failed = open_folder(folder, embedder, show_progress=True)
+        _print_failed(failed)
         return [searchable]
 
     serve_collections(arguments, collections)
     return 0
 
 
-def _print_unreadable(unreadable: Sequence[demo.UnreadableImage]) -> None:
-    for item in unreadable:
-        print(f"cnclip demo: {item.image.path}: {item.reason}", file=sys.stderr)
+def _print_failed(failed: Sequence[tuple[demo.GalleryImage, CnclipError]]) -> None:
+    for _, error in failed:
+        print(f"cnclip demo: {error}", file=sys.stderr)
 
 
 def _print_example(
@@ -130,12 +131,11 @@ def _print_example(
 ) -> None:
     """The model card's example: which of some texts belongs to which of some images."""
     by_emoji = {image.emoji: image for image in gallery}
-    some = [by_emoji[emoji] for emoji in demo.EXAMPLE_EMOJI]
-    images, embeddings, _ = demo.embed_images(embedder, some)
-    texts = demo.embed_texts(embedder, demo.EXAMPLE_TEXTS)
-    probabilities = demo.match_probabilities(embeddings, texts, float(embedder.model.temperature))
+    batch = demo.embed_images(embedder, [by_emoji[emoji] for emoji in demo.EXAMPLE_EMOJI])
+    texts = embedder.forward({"text": demo.EXAMPLE_TEXTS})["text_embedding"]
+    shares = probabilities(batch.vectors @ texts.T, float(embedder.model.temperature))
     rows = [["image", *demo.EXAMPLE_TEXTS]]
-    for image, row in zip(images, probabilities, strict=True):
+    for image, row in zip(batch.embedded, shares.tolist(), strict=True):
         rows.append([f"{image.path.name}  {image.label}", *(f"{value:.1%}" for value in row)])
     print("How likely each text is to belong to each image (图文匹配概率)\n")
     print(format_table(rows, [False] + [True] * len(demo.EXAMPLE_TEXTS)), end="\n\n")
@@ -144,7 +144,7 @@ def _print_example(
 def _print_matches(
     queries: Sequence[str], answers: Sequence[Sequence[demo.Match]], total: int, count: int
 ) -> None:
-    """A line a text: the best images, each with its cosine."""
+    """Print one line per text: the best images, each with its cosine."""
     columns = min(count, total)
     rows = [["text", *(str(rank + 1) for rank in range(columns))]]
     for query, matches in zip(queries, answers, strict=True):
@@ -154,14 +154,7 @@ def _print_matches(
     print(format_table(rows, [False] * (columns + 1)))
 
 
-def _progress(done: int, total: int) -> None:
-    """A line on a terminal that counts the images; gone when all are done."""
-    if total > 500 and sys.stderr.isatty():
-        end = "\r\x1b[K" if done == total else ""
-        print(f"\r{done} of {total} images{end}", end="", file=sys.stderr, flush=True)
-
-
 def _print_anything() -> None:
-    """Let stdout replace what its encoding lacks: a C locale must not end the demo."""
+    """Replace characters that the encoding of stdout lacks, as in a C locale."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

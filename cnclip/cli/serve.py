@@ -33,8 +33,8 @@ PORT = 7860
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Serve the search application, in Chinese and English, until Ctrl-C. Whoever reaches the "
-        "port can search; by default only this machine does."
+        "Serve the search application, in Chinese and English, until Ctrl-C. Anyone who can reach "
+        "the port can search; by default only this machine can."
     )
     parser.add_argument(
         "indexes",
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Open what is to be searched, and serve it until Ctrl-C."""
+    """Open the collections, and serve them until Ctrl-C."""
     if not arguments.ui:
         raise InvalidInputError("expected --ui")
 
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def add_server_arguments(parser: argparse._ActionsContainer) -> None:
-    """Add what says where the application listens."""
+    """Add --host, --port and --open."""
     parser.add_argument(
         "--host", default=HOST, help="where to listen; 0.0.0.0 is all (default: %(default)s)"
     )
@@ -88,11 +88,11 @@ def add_server_arguments(parser: argparse._ActionsContainer) -> None:
 def serve_collections(
     arguments: argparse.Namespace, collections: Callable[[], Sequence[Searchable]]
 ) -> None:
-    """Serve the application until the process is told to end.
+    """Serve the application until a signal ends the process.
 
     Args:
         arguments: Those of `add_server_arguments`, and the command's name.
-        collections: Opens what is to be searched, once it is certain that it can be served.
+        collections: Opens the collections, called after the port was opened.
     """
     from ..search.vectors import import_faiss
     from ..serve.server import check_gradio, listen, serve
@@ -107,7 +107,7 @@ def serve_collections(
 
         def ready(url: str) -> None:
             print(url, flush=True)
-            if arguments.open:  # some browsers come back only once they are closed
+            if arguments.open:  # some browsers block until they are closed
                 threading.Thread(target=_open_browser, args=(url,), daemon=True).start()
 
         serve(opened, listener, ready)

@@ -1,60 +1,34 @@
-"""The demo: images found by Chinese texts, with a small model, gallery and font that ship.
+"""The demo: finds images by Chinese texts, with the model, gallery and font that ship.
 
-`emoji-cn/` is the model, `gallery/` its images with their names, `fonts/` what draws Chinese.
-The functions here embed and match; `tables.py` and `contact_sheet.py` show. Uses `pipelines` only.
+This module opens and embeds images, and matches them with texts. `contact_sheet.py` draws the
+result. The command is `cnclip demo`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .._text import first_line, printable
 from ..assets import asset_path
-
-__all__ = [
-    "EXAMPLE_EMOJI",
-    "EXAMPLE_TEXTS",
-    "QUERIES",
-    "Embedder",
-    "GalleryImage",
-    "Match",
-    "UnreadableImage",
-    "embed_images",
-    "embed_texts",
-    "find_images",
-    "find_matches",
-    "load_gallery",
-    "match_probabilities",
-    "open_image",
-]
+from ..errors import ImageError, ImageNotFoundError
+from ..pipelines import MultiModalEmbeddingPipeline, stream
+from ..progress import progress
+from ..sources import image_file, walk
 
 QUERIES = ("猫", "汽车", "昆虫", "生日蛋糕", "水果", "树", "下雨", "大哭")
-"""What the demo looks for when it is told nothing else."""
+"""The default queries."""
 
 EXAMPLE_EMOJI = ("🍎", "🍏", "🍓", "🍅")
 EXAMPLE_TEXTS = ("红苹果", "绿苹果", "草莓", "西红柿")
 """Images of the gallery and texts for the model card's example."""
-
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tga"}
-    | {".tif", ".tiff", ".webp"}
-)
-"""File names that `find_images` takes for images."""
-
-
-class Embedder(Protocol):
-    """The part of a pipeline that the demo uses."""
-
-    def forward(self, input: dict[str, Any], /) -> dict[str, Any]:
-        """Embed `{'img': [...]}` or `{'text': [...]}`; see `cnclip.pipelines`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -63,8 +37,8 @@ class GalleryImage:
 
     Attributes:
         path: The file.
-        label: What stands under it.
-        emoji: The emoji that it shows; empty for images from elsewhere.
+        label: The caption.
+        emoji: The emoji in the image; empty for an image from elsewhere.
     """
 
     path: Path
@@ -74,18 +48,10 @@ class GalleryImage:
 
 @dataclass(frozen=True)
 class Match:
-    """An image found for a text, with the cosine of the two embeddings."""
+    """An image found for a text, with the cosine similarity of the two embeddings."""
 
     image: GalleryImage
     score: float
-
-
-@dataclass(frozen=True)
-class UnreadableImage:
-    """An image that was left out, and why."""
-
-    image: GalleryImage
-    reason: str
 
 
 def load_gallery() -> list[GalleryImage]:
@@ -96,144 +62,106 @@ def load_gallery() -> list[GalleryImage]:
     return [GalleryImage(folder / row["file"], row["label"], row["emoji"]) for row in rows]
 
 
-def find_images(folder: Path, leave_out: Iterable[Path] = ()) -> list[GalleryImage]:
-    """GalleryImage files in `folder` and below, by name; hidden ones are left out.
+def find_images(folder: Path, left_out: Iterable[Path] = ()) -> list[GalleryImage]:
+    """Find image files in a folder and its subfolders, sorted by name, without hidden ones.
 
     Args:
-        folder: Where to look. A label is the path below it, without the suffix.
-        leave_out: Files that are not wanted even if they lie there.
+        folder: The folder. The label of an image is its path in the folder, without the suffix.
+        left_out: Files to leave out.
 
     Raises:
-        NotADirectoryError: `folder` is none.
+        NotADirectoryError: there is no such folder.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder}: no such folder")
-    unwanted = {path.resolve() for path in leave_out}
+    unwanted = {path.resolve() for path in left_out}
     images = []
-    for path in sorted(folder.rglob("*")):
-        below = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in below.parts)
-        if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
-            continue
+    for file in walk(folder):
+        name = Path(os.path.relpath(file.path, folder))
+        path = folder / name
         if path.resolve() not in unwanted:
-            images.append(GalleryImage(path, _printable(str(below.with_suffix("")))))
+            images.append(GalleryImage(path, printable(str(name.with_suffix("")))))
     return images
 
 
 def open_image(path: Path) -> Image.Image:
-    """An image as a person sees it: upright, RGB, on white where it is transparent.
+    """Open an image as a viewer shows it: upright, RGB, on white where it is transparent.
+
+    16 bits per channel are scaled to 8, where Pillow would clip them.
 
     Raises:
-        OSError: the file cannot be read or is no image; damaged ones raise other errors too.
+        ImageNotFoundError: there is no such file.
+        ImageError: the file cannot be read as an image.
     """
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            return Image.alpha_composite(white, image).convert("RGB")
-        if image.mode.startswith("I;16"):
-            # Pillow would clip 16 bits to 8 where a viewer scales them.
-            return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
-        return image.convert("RGB")
+    if not path.exists():
+        raise ImageNotFoundError("no such file", file=path)
+    error = image_file(path).error
+    if error is not None:
+        raise ImageError(error, file=path)
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, "white")
+                return Image.alpha_composite(white, image).convert("RGB")
+            if image.mode.startswith("I;16"):
+                return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
+            return image.convert("RGB")
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as damage:
+        raise ImageError("not an image that Pillow can read", file=path) from damage
+    except Exception as damage:  # Pillow's plugins raise any exception for a damaged file.
+        raise ImageError(first_line(damage), file=path) from damage
 
 
 def embed_images(
-    embedder: Embedder,
+    pipeline: MultiModalEmbeddingPipeline,
     images: Sequence[GalleryImage],
     *,
-    batch_size: int = 32,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[GalleryImage], NDArray[np.float32], list[UnreadableImage]]:
-    """Embed image files, a batch of them in memory at a time.
+    show_progress: bool = False,
+) -> stream.Batch[GalleryImage]:
+    """Embed image files.
 
     Args:
-        embedder: A pipeline.
-        images: Of any number.
-        batch_size: Images in memory at a time.
-        progress: Called with the number of images done and of all, after each batch.
+        pipeline: An open pipeline.
+        images: The images.
+        show_progress: Show a progress bar on stderr.
 
     Returns:
-        The images that could be read, their embeddings float32 [n, d] of unit length in the same
-        order, and the images that could not be read.
+        The images as one batch: `.embedded` and `.failed` images, and the `.vectors` of the first.
     """
-    kept: list[GalleryImage] = []
-    unreadable: list[UnreadableImage] = []
-    batches: list[NDArray[np.float32]] = []
-    for start in range(0, len(images), batch_size):
-        opened = []
-        for image in images[start : start + batch_size]:
-            try:
-                opened.append(open_image(image.path))
-            except Exception as error:  # Pillow's readers raise anything on damaged files.
-                unreadable.append(UnreadableImage(image, _reason(error)))
-            else:
-                kept.append(image)
-        if opened:
-            batches.append(embedder.forward({"img": opened})["img_embedding"])
-        if progress is not None:
-            progress(min(start + batch_size, len(images)), len(images))
-    embeddings = np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
-    return kept, embeddings, unreadable
-
-
-def embed_texts(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Embeddings of `texts`: float32 [n, d], rows of unit length."""
-    embeddings: NDArray[np.float32] = embedder.forward({"text": list(texts)})["text_embedding"]
-    return embeddings
-
-
-def match_probabilities(
-    images: NDArray[np.float32], texts: NDArray[np.float32], temperature: float
-) -> NDArray[np.float32]:
-    """How likely each text is each image's, as the model card computes it.
-
-    Args:
-        images: float32 [n, d], rows of unit length.
-        texts: float32 [m, d], rows of unit length.
-        temperature: The model's.
-
-    Returns:
-        float32 [n, m]; a row, the softmax of `image / temperature @ texts.T`, sums to 1.
-    """
-    logits = (images / np.float32(temperature)) @ texts.T
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
+    embedded, failed = [], []
+    vectors = [np.empty((0, pipeline.model.info.embed_dim), np.float32)]
+    with progress("images", len(images), "image", enabled=show_progress) as advance:
+        for batch in stream.embed_images(pipeline, images, lambda image: open_image(image.path)):
+            embedded += batch.embedded
+            failed += batch.failed
+            vectors.append(batch.vectors)
+            advance(len(batch.items))
+    return stream.Batch(list(images), embedded, np.concatenate(vectors), failed)
 
 
 def find_matches(
     texts: NDArray[np.float32],
     images: Sequence[GalleryImage],
-    embeddings: NDArray[np.float32],
+    vectors: NDArray[np.float32],
     count: int,
 ) -> list[list[Match]]:
-    """The `count` images of highest cosine for each text, best first.
+    """Find the images with the highest cosine similarity to each text, best first.
 
     Args:
         texts: float32 [m, d], rows of unit length.
-        images: n of them, those of `embeddings`.
-        embeddings: float32 [n, d], rows of unit length.
-        count: Fewer come back where there are fewer images.
+        images: n images.
+        vectors: float32 [n, d], the embeddings of the images, rows of unit length.
+        count: The number of matches for each text; fewer if there are fewer images.
 
     Returns:
-        A list for each text. Images of equal score stand in their own order.
+        A list for each text. Images with equal scores are in the order of `images`.
     """
     answers = []
-    for scores in texts @ embeddings.T:
+    for scores in texts @ vectors.T:
         best = np.argsort(-scores, kind="stable")[:count]
         answers.append([Match(images[index], float(scores[index])) for index in best])
     return answers
-
-
-def _printable(name: str) -> str:
-    """`name` without what a terminal obeys, and without the surrogates of undecodable bytes."""
-    return "".join(character if character.isprintable() else "?" for character in name)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image that Pillow can read"
-    return str(error) or type(error).__name__

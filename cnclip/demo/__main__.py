@@ -1,4 +1,4 @@
-"""`python -m cnclip.demo`, the same as `cnclip demo`."""
+"""`python -m cnclip.demo` runs `cnclip demo`."""
 
 import sys
 

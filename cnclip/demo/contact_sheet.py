@@ -1,4 +1,4 @@
-"""Draws what was found: a row for each text, its best images with names and scores."""
+"""Draws a contact sheet: one row per text, with its best images, their labels and scores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUERY_COLUMN = 196
 HEADER = 120
 LABEL_HEIGHT = 52
 ROW_GAP = 26
-"""Sizes in pixels. `IMAGE` is the gallery's own size, so that nothing is enlarged."""
+"""Sizes in pixels. `IMAGE` is the size of the gallery's images, so that none is enlarged."""
 
 BACKGROUND = "#f7f6f3"
 CARD_FILL = "#ffffff"
@@ -37,13 +37,13 @@ ROW = CARD + LABEL_HEIGHT
 
 @functools.cache
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that ships, at `size` pixels. Draws Chinese on machines that have no fonts."""
+    """The font that ships, at `size` pixels. It draws Chinese on machines without fonts."""
     path = asset_path("fonts") / FONT
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def sheet_size(answers: Sequence[Sequence[Match]]) -> tuple[int, int]:
-    """Width and height in pixels of the sheet for `answers`."""
+    """The width and height in pixels of the sheet for some answers."""
     columns = max(map(len, answers))
     width = 2 * MARGIN + QUERY_COLUMN + columns * CARD + (columns - 1) * GUTTER
     height = HEADER + len(answers) * (ROW + ROW_GAP) + MARGIN - ROW_GAP
@@ -56,19 +56,19 @@ def draw_contact_sheet(
     """Draw a contact sheet.
 
     Args:
-        queries: The texts, one a row.
-        answers: For each text what was found, best first; at least one match in one of them.
+        queries: The texts, one per row.
+        answers: The matches of each text, best first; at least one text has a match.
         subtitle: A line below the title.
 
     Returns:
         An RGB image of `sheet_size(answers)`.
 
     Raises:
-        ValueError: there is nothing to draw, or not an answer for each text.
-        OSError: an image cannot be read any more.
+        ValueError: there is no match to draw, or not one answer per text.
+        ImageError: an image cannot be read anymore.
     """
     if len(queries) != len(answers) or not any(answers):
-        raise ValueError("expected an answer for each text, and a match in one of them")
+        raise ValueError("expected an answer for each text, and at least one match")
     sheet = Image.new("RGB", sheet_size(answers), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, 64), TITLE, INK, load_font(32), anchor="ls")
@@ -89,13 +89,13 @@ def draw_contact_sheet(
 
 
 def _draw_query(draw: ImageDraw.ImageDraw, query: str, left: int, top: int) -> None:
-    """The query, centred beside its images, in as many lines as fit."""
+    """Draw the query, centred next to its images, in as many lines as fit."""
     font = load_font(24)
     width, line_height = QUERY_COLUMN - 24, 34
     lines = _wrap(_drawable(query), font, width)
-    most = CARD // line_height
-    if len(lines) > most:
-        lines = [*lines[: most - 1], _shorten("".join(lines[most - 1 :]), font, width)]
+    fit = CARD // line_height
+    if len(lines) > fit:
+        lines = [*lines[: fit - 1], _shorten("".join(lines[fit - 1 :]), font, width)]
     middle = top + CARD / 2 - line_height * (len(lines) - 1) / 2
     for number, line in enumerate(lines):
         draw.text((left, middle + number * line_height), line, INK, font, anchor="lm")
@@ -110,7 +110,7 @@ def _draw_match(
     *,
     first: bool,
 ) -> None:
-    """A card with the image, and its label and score below."""
+    """Draw a card with the image, and its label and score below."""
     card = _draw_card(FIRST_EDGE, 2) if first else _draw_card(CARD_EDGE, 1)
     sheet.paste(card, (left, top))
     image = open_image(match.image.path)
@@ -127,7 +127,7 @@ def _draw_match(
 
 @functools.cache
 def _draw_card(edge: str, thickness: int) -> Image.Image:
-    """An empty card. Drawn large and shrunk, because Pillow's round corners are jagged."""
+    """An empty card, drawn large and shrunk because Pillow's round corners are jagged."""
     scale = 4
     large = Image.new("RGB", (CARD * scale, CARD * scale), BACKGROUND)
     ImageDraw.Draw(large).rounded_rectangle(
@@ -141,12 +141,12 @@ def _draw_card(edge: str, thickness: int) -> Image.Image:
 
 
 def _drawable(text: str) -> str:
-    """`text` on one line, and without surrogates, which no font has."""
+    """The text on one line, without surrogates, which no font has."""
     return " ".join(text.encode(errors="replace").decode().split())
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Lines no wider than `width`, broken between any two characters, as Chinese may be."""
+    """Lines no wider than `width`, broken between any two characters, as usual in Chinese."""
     lines = [""]
     for character in text:
         if lines[-1] and font.getlength(lines[-1] + character) > width:
@@ -156,7 +156,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """`text`, or its beginning and an ellipsis, no wider than `width`."""
+    """The text, or its beginning and an ellipsis, no wider than `width`."""
     if font.getlength(text) <= width:
         return text
     end = len(text)

@@ -1,9 +1,9 @@
-"""The search application: a page in the browser, in Chinese and English, without the internet.
+"""The search application: a web page in Chinese and English that works without the internet.
 
-`collections.py` is what can be searched, `answers.py` what the page asks for, as plain functions,
-`words.py` its words in both languages. `tiles.py` and `look.py` are the page's HTML and style,
-`app.py` its parts in Gradio; `guard.py` keeps it to this machine, `server.py` runs it. Only the
-last three of these need Gradio. Uses `search`, `demo` and `pipelines`.
+`collections.py` opens the collections to search, `answers.py` has the functions of the page and
+`words.py` its texts. `tiles.py` and `look.py` are its HTML and style, `app.py` its components.
+`guard.py` protects it from other hosts, `server.py` runs it. Only `app.py`, `guard.py` and
+`server.py` require Gradio.
 """
 
 from .collections import Searchable, open_folder, open_gallery, open_indexes

@@ -1,4 +1,4 @@
-"""What the page asks for, as plain functions: hits for a query, probabilities of labels."""
+"""The functions of the page: hits for a query, probabilities of labels."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..demo import match_probabilities
+from ..pipelines.scores import probabilities
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..search import Hit
 from .collections import Searchable
 from .words import Words
 
 MAX_WORDS = 75
-"""Of a query: what the model card's widget takes."""
+"""The limit of a query, as in the model card's widget."""
 MAX_CHARACTERS = 1000
 MAX_LABELS = 100
 MAX_RESULTS = 60
 
-# Each is a word of its own: Han, kana, and the characters that stand between them.
+# Each character is a separate word: Han, kana, and the characters between these blocks.
 _CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _CJK += "\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])\w)+")
 _BETWEEN_LABELS = re.compile(r"[\n\r,，、;；]+")
-# How much of a text that was cut is repeated.
+# Characters of a cut text that a note repeats.
 _KEPT_SHOWN = 12
 
 
 class Refused(Exception):
-    """What was asked cannot be answered; the message, in the page's language, says why."""
+    """The page's input cannot be used. The message is in the page's language."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the results.
+    """One result.
 
     Attributes:
-        caption: What stands under it.
-        path: Its file or URL.
-        image: A thumbnail; None of texts, and where there is none.
-        is_text: Whether it is a text.
-        score: The cosine with the query; None where nothing was asked.
-        share: Its probability among the results, where known.
-        reaches: Whether it reaches the threshold that is suggested for such queries.
+        caption: The caption, or the text.
+        path: The file or URL.
+        image: A thumbnail; None for a text, and if the image cannot be read.
+        is_text: Whether the result is a text.
+        score: The cosine similarity to the query; None without a query.
+        share: The probability among the results, if known.
+        reaches: Whether the score reaches the suggested threshold.
     """
 
     caption: str
@@ -59,7 +59,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Results:
-    """What was found, best first, what there is to say about it, and whether the text was cut."""
+    """The results, best first, notes about them, and notes about a text that was cut."""
 
     tiles: list[Tile]
     notes: list[str]
@@ -68,7 +68,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Probabilities:
-    """Labels with their probabilities, likeliest first; otherwise as `Results`."""
+    """Labels with their probabilities, likeliest first, and notes as in `Results`."""
 
     shares: dict[str, float]
     notes: list[str]
@@ -77,12 +77,12 @@ class Probabilities:
 
 @dataclass(frozen=True)
 class Cut:
-    """A text that is longer than the model takes.
+    """A text that is longer than the model's limit.
 
     Attributes:
-        ids: How many it has, the two at its ends counted.
-        limit: How many the model takes.
-        kept: As much of the text as the model sees.
+        ids: Its number of tokens, including the two at its ends.
+        limit: The model's limit.
+        kept: The part of the text that the model reads.
     """
 
     ids: int
@@ -91,7 +91,7 @@ class Cut:
 
     @property
     def end(self) -> str:
-        """The last characters of what was kept."""
+        """The last characters of `kept`."""
         return self.kept if len(self.kept) <= _KEPT_SHOWN else "…" + self.kept[-_KEPT_SHOWN:]
 
 
@@ -104,18 +104,18 @@ def search(
     weight: float = 0.5,
     count: int = 12,
 ) -> Results:
-    """What lies nearest to a text, an image, or both.
+    """Find the images or texts that are most similar to a text, an image, or both.
 
     Args:
-        searchable: Where to look.
-        words: For what is said.
+        searchable: The collection.
+        words: The texts of the page.
         text: The query, at most 75 words; blank for none.
         image: An uploaded file, or None.
-        weight: Of both together, the text's share.
-        count: At most so many.
+        weight: The weight of the text in a query of text and image.
+        count: The maximum number of results.
 
     Raises:
-        Refused: neither of them, a text that is too long, or a file that is no image.
+        Refused: text and image are missing, the text is too long, or the file is not an image.
     """
     text = _clean(text)
     if not text and image is None:
@@ -143,7 +143,7 @@ def search(
 
 
 def glimpse(searchable: Searchable, words: Words, count: int = 12) -> Results:
-    """Some of the collection, before anything is asked."""
+    """Some of the collection, shown before the first query."""
     hits = searchable.glimpse(count)
     images = searchable.images(hits)
     tiles = [
@@ -154,17 +154,17 @@ def glimpse(searchable: Searchable, words: Words, count: int = 12) -> Results:
 
 
 def label(searchable: Searchable, words: Words, image: Path | None, labels: str) -> Probabilities:
-    """How likely each of some labels is an image's, as the model card computes it.
+    """Compute the probabilities of labels for an image, as the model card does.
 
     Args:
-        searchable: Whose model is asked.
-        words: For what is said.
+        searchable: The collection whose model is used.
+        words: The texts of the page.
         image: An uploaded file.
         labels: Separated by line ends, commas or semicolons, Western or Chinese.
 
     Raises:
-        Refused: no image, a file that is none, fewer than two labels or more than 100, or one
-            that is too long.
+        Refused: the image is missing or cannot be read, there are fewer than two labels or more
+            than 100, or a label is too long.
     """
     if image is None:
         raise Refused(words.no_label_image)
@@ -180,7 +180,7 @@ def label(searchable: Searchable, words: Words, image: Path | None, labels: str)
     pipeline = searchable.pipeline
     answer = pipeline.forward({"img": opened, "text": some})
     rows = [np.asarray(answer[key], np.float32) for key in ("img_embedding", "text_embedding")]
-    shares = match_probabilities(rows[0], rows[1], float(pipeline.model.temperature))[0]
+    shares = probabilities(rows[0] @ rows[1].T, float(pipeline.model.temperature))[0]
     order = np.argsort(-shares, kind="stable")
     notes = [words.dropped] if len(some) < len(given) else []
     cuts = []
@@ -193,29 +193,29 @@ def label(searchable: Searchable, words: Words, image: Path | None, labels: str)
 
 
 def contents(searchable: Searchable, words: Words) -> str:
-    """How much there is, such as "362 images"."""
+    """The size of the collection, such as "362 images"."""
     collection = searchable.collection
     template = words.texts if collection.contents == "texts" else words.images
     return template.format(count=f"{len(collection):,}")
 
 
 def count_words(text: str) -> int:
-    """Words of a text: each Chinese character is one, and each run of other letters and digits."""
+    """The number of words: each Chinese character and each run of other letters and digits."""
     return len(_WORD.findall(text))
 
 
 def split_labels(labels: str) -> list[str]:
-    """The labels in what was typed, without blank ones."""
+    """Split the input into labels, without blank ones."""
     return [one for part in _BETWEEN_LABELS.split(labels) if (one := _clean(part))]
 
 
 def find_cut(preprocessor: CLIPPreprocessor, text: str) -> Cut | None:
-    """Where a model cuts a text; None where it takes all of it."""
+    """The position where the model cuts a text; None if it reads all of it."""
     limit = preprocessor.context_length
     ids = int(preprocessor.tokenize(text, return_lengths=True)[1][0])
     if ids <= limit:
         return None
-    # A beginning that ends within a word may have other ids than the text.
+    # A prefix that ends within a word may have other tokens than the text.
     inside = {at for word in _WORD.finditer(text) for at in range(word.start() + 1, word.end())}
     ends = [at for at in range(1, len(text)) if at not in inside]
     lengths = preprocessor.tokenize([text[:at] for at in ends], return_lengths=True)[1]
@@ -261,5 +261,5 @@ def _check_length(text: str, words: Words) -> None:
 
 
 def _clean(text: str) -> str:
-    """A text from a browser, which may hold halves of characters."""
+    """A text from a browser without lone surrogates and outer spaces."""
     return text.encode("utf-8", "replace").decode().strip()

@@ -1,4 +1,4 @@
-"""The page in Gradio: its parts, and what happens when they are used."""
+"""The page in Gradio: its components and their events."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ logger = logging.getLogger("cnclip")
 
 _RESULTS = 12
 _MAX_UPLOAD = "64mb"
-# The same for everything that a page asks for: four at a time, in each language.
+# For all events of a page: four at a time, in each language.
 _OPTIONS: dict[str, Any] = {
     "api_visibility": "private",
     "show_progress": "minimal",
     "concurrency_id": "model",
     "concurrency_limit": 4,
 }
-# Seconds: uploads of that age go.
+# Seconds until an upload is deleted.
 _KEEP_UPLOADS = 3600
 
 
@@ -49,7 +49,7 @@ def build_app(searchables: Sequence[Searchable], *, local: bool) -> Application:
     app.add_middleware(CORSMiddleware, allow_origins=[])
     for language in LANGUAGES:
         page = build_page(searchables, language)
-        _take_uploads_alone(page)
+        _accept_only_uploads(page)
         gr.mount_gradio_app(
             app,
             page,
@@ -136,7 +136,7 @@ def _search_tab(page: Any, collection: Any, by_name: dict[str, Searchable], word
             )
             return tiles.notes(results), tiles.grid(results, words)
 
-        return _told(answer, words)
+        return _answer_or_warning(answer, words)
 
     def try_example(text: str, name: str, share: float, most: float) -> tuple[str, None, str, str]:
         return text, None, *search(name, text, None, share, most)
@@ -146,7 +146,7 @@ def _search_tab(page: Any, collection: Any, by_name: dict[str, Searchable], word
             results = answers.glimpse(by_name[name], words, _RESULTS)
             return tiles.notes(results), tiles.grid(results, words)
 
-        return _told(answer, words)
+        return _answer_or_warning(answer, words)
 
     asked = [collection, query, image, weight, count]
     shown = [note, found]
@@ -188,7 +188,7 @@ def _labels_tab(collection: Any, by_name: dict[str, Searchable], words: Words) -
             found = answers.label(by_name[name], words, file, typed or "")
             return tiles.notes(found), tiles.bars(found)
 
-        return _told(answer, words)
+        return _answer_or_warning(answer, words)
 
     def try_example(name: str) -> tuple[Image.Image, str, str, str]:
         assert example.image is not None
@@ -203,7 +203,7 @@ def _labels_tab(collection: Any, by_name: dict[str, Searchable], words: Words) -
 
 
 def _upload(label: str, name: str) -> Any:
-    """An image to upload, which is handed on as a file that nobody has opened."""
+    """A component to upload an image, which passes the file on without opening it."""
     image = gr.Image(
         type="filepath",
         label=label,
@@ -212,8 +212,8 @@ def _upload(label: str, name: str) -> Any:
         height=220,
         elem_id=name,
     )
-    # Gradio would open it and say in English that it cannot. A class of our own would have it
-    # write a stub file into the package.
+    # Gradio's own method opens the file, and reports failures in English only. A subclass would
+    # make Gradio write a stub file into the package.
     image.preprocess = _uploaded
     return image
 
@@ -225,11 +225,11 @@ def _uploaded(payload: Any) -> Path | None:
     return Path(payload.path)
 
 
-def _take_uploads_alone(page: Any) -> None:
-    """Let no request name another file, or a URL to fetch, in the place of an upload.
+def _accept_only_uploads(page: Any) -> None:
+    """Refuse requests that name another file, or a URL to fetch, instead of an upload.
 
-    Gradio compares files with its folder of uploads only in pages that it serves itself, and
-    copies others to where they can be had; URLs it fetches.
+    Gradio checks that a file is an upload only in pages that it serves itself. Otherwise it copies
+    the file into a public folder, and fetches URLs.
     """
     page.has_launched = True
     for part in page.blocks.values():
@@ -252,12 +252,12 @@ def _check_upload(path: str | Path) -> None:
 
 
 def _show(part: str) -> str:
-    """A script that brings a part of the page into view on a phone, where it lies below."""
+    """A script that scrolls a part of the page into view on a phone."""
     return f"() => {{ if (innerWidth < 768) document.getElementById('{part}').scrollIntoView() }}"
 
 
-def _told(answer: Callable[[], tuple[str, str]], words: Words) -> tuple[str, str]:
-    """An answer's note and content; where there is none, the note says why."""
+def _answer_or_warning(answer: Callable[[], tuple[str, str]], words: Words) -> tuple[str, str]:
+    """The note and content of an answer, or a warning why there is none."""
     try:
         return answer()
     except Refused as refused:

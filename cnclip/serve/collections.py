@@ -1,4 +1,4 @@
-"""What the application searches: the gallery that ships, a folder, or indexes."""
+"""The collections that the application searches: the bundled gallery, a folder, or indexes."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import numpy as np
 from PIL import Image
 
 from .. import demo
-from ..archive import printable
+from .._text import printable
 from ..bulk import model_identity
-from ..bulk.items import spelled
-from ..errors import InvalidInputError
+from ..errors import CnclipError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.image import load_image
 from ..search import Collection, Hit, Index, open_collection
+from ..sources import spelled
 
 THUMBNAIL = 384
 _THREADS = 4
-# Enough random directions for a glimpse of different items.
+# Enough random directions to find different items.
 _DIRECTIONS = 48
 
 
 @dataclass(frozen=True)
 class Example:
-    """What the page offers to try.
+    """Examples that the page offers.
 
     Attributes:
-        queries: Texts to look for.
+        queries: Queries.
         image: An image to label, or None.
-        labels: Labels for it.
+        labels: Labels for the image.
     """
 
     queries: tuple[str, ...] = ()
@@ -47,12 +47,12 @@ class Searchable:
     """A collection with its model. Threads may search it at the same time.
 
     Attributes:
-        name: What the page calls it.
-        collection: What is searched.
+        name: The name on the page.
+        collection: The collection.
         pipeline: The collection's model.
-        labels: What stands under the images, by id; file names where there is none.
-        open: Opens an upload in the way in which the collection's images were opened.
-        example: What the page offers to try.
+        labels: The captions of images by id; the default is the file name.
+        open: Opens an upload in the same way as the collection's images were opened.
+        example: Examples that the page offers.
     """
 
     name: str
@@ -63,18 +63,18 @@ class Searchable:
     example: Example = Example()
 
     def caption(self, hit: Hit) -> str:
-        """What stands under a hit: its text, its label, or the name of its file."""
+        """The caption of a hit: its text, its label, or its file name."""
         if hit.text is not None:
             return hit.text
         return self.labels.get(hit.id) or os.path.basename(hit.name.rstrip("/")) or hit.path
 
     def images(self, hits: Sequence[Hit]) -> list[Image.Image | None]:
-        """Thumbnails of mode RGB; None of texts, and where none can be had."""
+        """Thumbnails of mode RGB; None for a text and for an image that cannot be read."""
         with ThreadPoolExecutor(_THREADS) as threads:
             return list(threads.map(lambda hit: hit.thumbnail(THUMBNAIL, THUMBNAIL), hits))
 
     def glimpse(self, count: int) -> list[Hit]:
-        """Some of the collection, the same ones each time; their scores say nothing."""
+        """Some of the collection, always the same ones; their scores mean nothing."""
         rng = np.random.default_rng(0)
         rows = rng.standard_normal((_DIRECTIONS, self.collection.dim), np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -92,18 +92,19 @@ def open_gallery(embedder: MultiModalEmbeddingPipeline) -> Searchable:
     gallery = demo.load_gallery()
     by_emoji = {image.emoji: image for image in gallery}
     example = Example(demo.QUERIES, by_emoji[demo.EXAMPLE_EMOJI[0]].path, demo.EXAMPLE_TEXTS)
-    return _embedded("表情符号 Emoji", gallery, embedder, example)[0]
+    return _embed("表情符号 Emoji", gallery, embedder, example)[0]
 
 
 def open_folder(
     folder: Path,
     embedder: MultiModalEmbeddingPipeline,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Searchable, list[demo.UnreadableImage]]:
+    *,
+    show_progress: bool = False,
+) -> tuple[Searchable, list[tuple[demo.GalleryImage, CnclipError]]]:
     """Embed the images of a folder and its subfolders, in memory.
 
     Returns:
-        The collection, and the images that could not be read.
+        The collection, and the images that could not be read, with their errors.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -114,7 +115,7 @@ def open_folder(
     if not images:
         raise InvalidInputError("has no images", file=folder)
     name = printable(folder.resolve().name or str(folder))
-    return _embedded(name, images, embedder, Example(), progress)
+    return _embed(name, images, embedder, Example(), show_progress=show_progress)
 
 
 def open_indexes(
@@ -149,29 +150,29 @@ def open_indexes(
     return searchables
 
 
-def _embedded(
+def _embed(
     name: str,
     images: Sequence[demo.GalleryImage],
     embedder: MultiModalEmbeddingPipeline,
     example: Example,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Searchable, list[demo.UnreadableImage]]:
-    """An index in memory of image files."""
-    readable, rows, unreadable = demo.embed_images(embedder, images, progress=progress)
-    if not readable:
+    *,
+    show_progress: bool = False,
+) -> tuple[Searchable, list[tuple[demo.GalleryImage, CnclipError]]]:
+    """Embed image files into an index in memory."""
+    batch = demo.embed_images(embedder, images, show_progress=show_progress)
+    if not batch.embedded:
         raise InvalidInputError("none of its images can be read", item=name)
-    identity = model_identity(embedder)
-    index = Index.create(rows.shape[1], model=identity, precision=embedder.model.precision)
-    addresses = [spelled(str(image.path)) for image in readable]
-    index.add(rows, addresses)
+    identity, precision = model_identity(embedder), embedder.model.precision
+    index = Index.create(batch.vectors.shape[1], model=identity, precision=precision)
+    ids = [spelled(str(image.path)) for image in batch.embedded]
+    index.add(batch.vectors, ids)
     index.prepare(embedder)
-    labels = {address: image.label for address, image in zip(addresses, readable, strict=True)}
-    opener = demo.open_image
-    return Searchable(name, index, embedder, labels, opener, example), unreadable
+    labels = {id: image.label for id, image in zip(ids, batch.embedded, strict=True)}
+    return Searchable(name, index, embedder, labels, demo.open_image, example), batch.failed
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """A name for each of several indexes: short, and of its own."""
+    """A short and unique name for each index."""
     short = [path if "://" in path else Path(path).stem for path in paths]
     names = [
         printable(name if short.count(name) == 1 else path)

@@ -34,7 +34,7 @@ _ICON = (
     "<circle cx='14' cy='14' r='6.5' fill='none' stroke='white' stroke-width='3'/>"
     "<path d='m19 19 6 6' stroke='white' stroke-width='3.5' stroke-linecap='round'/></svg>"
 )
-# Advertisements for what links to the page, and a file that is not there.
+# Previews for social networks, a missing file, and links to other hosts.
 _UNWANTED = re.compile(
     r'<meta\s+(?:property="og:|name="twitter:)[^>]*>|<link\s+rel="manifest"[^>]*>'
     r'|<link[^>]*href="https?:[^>]*>|<script[^>]*src="https?:[^>]*>\s*</script>',
@@ -42,8 +42,8 @@ _UNWANTED = re.compile(
 )
 
 
-# Of Gradio's, what the page does not use: it fetches URLs for whoever asks, runs programs on what
-# is posted, or tells about the application.
+# Routes of Gradio that the page does not use. They fetch any URL, run programs on uploads, or
+# describe the application.
 _CLOSED = re.compile(
     r"/\w+(/gradio_api)?/(file[=/]\s*[a-z][a-z0-9+.-]*:|proxy|process_recording|vibe|deep_link"
     r"|monitoring|openapi|custom_component)",
@@ -52,21 +52,21 @@ _CLOSED = re.compile(
 
 
 class Guard:
-    """Stands before the application, an ASGI one whose pages lie at `/zh/` and `/en/`.
+    """ASGI middleware for an application with the pages `/zh/` and `/en/`.
 
-    `/` leads to the page in the browser's language. Every answer has a content security policy by
-    which browsers load nothing from elsewhere. Where only this machine is listened to, requests
-    for other host names are refused, so that no page from elsewhere reads this one by giving its
-    own name this machine's address.
+    `/` redirects to the page in the browser's language. Every response has a content security
+    policy, so that browsers load nothing from other hosts. If the server listens on this machine
+    only, requests with other host names are refused: a foreign page could otherwise read this one
+    by pointing its host name at this machine (DNS rebinding).
     """
 
     def __init__(self, application: Application, *, local: bool) -> None:
-        """Guard `application`; `local`: only this machine is listened to."""
+        """Wrap an application; `local` if the server listens on this machine only."""
         self._application = application
         self._local = local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
@@ -76,24 +76,24 @@ class Guard:
         path = str(scope["path"])
         foreign = _header(scope, b"sec-fetch-site") == "cross-site"
         if _CLOSED.match(path) or (foreign and _header(scope, b"sec-fetch-mode") != "navigate"):
-            await _answer(send, 403, b"content-type", b"text/plain", b"not to be had here\n")
+            await _answer(send, 403, b"content-type", b"text/plain", b"forbidden\n")
             return
-        if path in ("/", *(f"/{one}" for one in LANGUAGES)):
+        if path in ("/", *(f"/{code}" for code in LANGUAGES)):
             page = choose_language(_header(scope, b"accept-language")) if path == "/" else path[1:]
             await _answer(send, 307, b"location", f"/{page}/".encode(), b"")
             return
-        language: Language | None = next((one for one in LANGUAGES if path == f"/{one}/"), None)
+        language: Language | None = next((code for code in LANGUAGES if path == f"/{code}/"), None)
         if language is None:
             await self._application(scope, receive, _with_headers(send))
             return
-        # Rewriting needs the page as it is, not compressed.
+        # Rewriting requires an uncompressed page.
         headers = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
         rewriting = _rewriting(_with_headers(send), lambda page: rewrite(page, language))
         await self._application({**scope, "headers": headers}, receive, rewriting)
 
 
 def is_local(host: str) -> bool:
-    """Whether a Host header names this machine as only itself does."""
+    """Whether a Host header is a loopback name or address."""
     name = re.sub(r":\d*$", "", host.strip()).strip("[]").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -104,9 +104,9 @@ def is_local(host: str) -> bool:
 
 
 def rewrite(page: str, language: Language) -> str:
-    """A page of Gradio's in one language, its own words included, without what lies elsewhere."""
+    """A page of Gradio in one language, without links to other hosts."""
     tag = WORDS[language].tag
-    # Gradio's own words are in the language that the browser names.
+    # Gradio chooses the language of its own texts by the browser's.
     head = (
         f'<script>for (const [name, value] of [["language", "{tag}"], ["languages", ["{tag}"]]])'
         " Object.defineProperty(navigator, name, {get: () => value});</script>"

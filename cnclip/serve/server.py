@@ -68,31 +68,31 @@ def url_of(listener: socket.socket) -> str:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether only this machine can reach what listens."""
+    """Whether only this machine can reach the socket."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def serve(
     searchables: Sequence[Searchable], listener: socket.socket, ready: Callable[[str], None]
 ) -> None:
-    """Serve the application until the process is told to end.
+    """Serve the application until a signal ends the process.
 
-    Uploads lie in a folder of their own, which goes when this returns.
+    Uploads are stored in a separate folder, which is removed at the end.
 
     Args:
-        searchables: What can be searched; the first is chosen at first.
-        listener: See `listen`.
+        searchables: The collections; the page opens with the first.
+        listener: The socket, from `listen`.
         ready: Called with the URL once the page can be opened.
 
     Raises:
         KeyboardInterrupt: Ctrl-C. SystemExit: SIGTERM.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a terminal that is closed sends the second
+    for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
         signal.signal(number, _end)
-    # Shells start what runs in the background with the signal ignored; whoever sends it means it.
+    # Shells start background processes with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="cnclip-", ignore_cleanup_errors=True) as folder:
-        # Gradio reads these when it is imported.
+        # Gradio reads these variables when it is imported.
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -105,9 +105,9 @@ def serve(
 def _run(application: Application, listener: socket.socket, ready: Callable[[], None]) -> None:
     import uvicorn
 
-    # Pages keep connections open, which nothing is to wait for at the end.
+    # Pages keep connections open: do not wait for them at the end.
     config = uvicorn.Config(
-        _telling(application, ready),
+        _calling_ready(application, ready),
         log_level="critical",
         lifespan="on",
         ws="none",
@@ -116,18 +116,18 @@ def _run(application: Application, listener: socket.socket, ready: Callable[[], 
     uvicorn.Server(config).run(sockets=[listener])
 
 
-def _telling(application: Application, ready: Callable[[], None]) -> Application:
+def _calling_ready(application: Application, ready: Callable[[], None]) -> Application:
     """An application that calls `ready` once it has started."""
 
-    async def told(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_and_tell(message: Message) -> None:
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_call(message: Message) -> None:
             await send(message)
             if message["type"] == "lifespan.startup.complete":
                 ready()
 
-        await application(scope, receive, send_and_tell if scope["type"] == "lifespan" else send)
+        await application(scope, receive, send_and_call if scope["type"] == "lifespan" else send)
 
-    return told
+    return wrapped
 
 
 def _end(number: int, frame: Any) -> None:

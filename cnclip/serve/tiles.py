@@ -1,4 +1,4 @@
-"""The answers as HTML, with their images in it. All text in it is escaped."""
+"""Answers as HTML with embedded images. All text is escaped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bars(probabilities: Probabilities) -> str:
 
 
 def notes(answer: Results | Probabilities) -> str:
-    """What there is to say about an answer; that a text was cut stands out."""
+    """The notes about an answer; a note that a text was cut is highlighted."""
     cuts = "".join(f'<p class="note cut" role="alert">{escape(line)}</p>' for line in answer.cuts)
     return cuts + "".join(f'<p class="note">{escape(line)}</p>' for line in answer.notes)
 
@@ -39,7 +39,7 @@ def hint(line: str) -> str:
 
 
 def warning(line: str) -> str:
-    """Why there is no answer."""
+    """The reason why there is no answer."""
     return f'<p class="note warning" role="alert">{escape(line)}</p>'
 
 
@@ -79,7 +79,7 @@ def _score(tile: Tile, words: Words) -> str:
 
 
 def _image(image: Image.Image | None, caption: str, words: Words) -> str:
-    """An image that a tap enlarges; a label with a box to tick needs no script for that."""
+    """An image that a tap enlarges: a label with a checkbox needs no script for that."""
     if image is None:
         return f'<span class="none">{escape(words.no_image)}</span>'
     tag = f'<img src="{image_url(image, 82)}" alt="{caption}">'

@@ -1,4 +1,4 @@
-"""The page's words, in Chinese and English."""
+"""The texts of the page, in Chinese and English."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .._locale import LANGUAGES, Language
 
 @dataclass(frozen=True)
 class Words:
-    """All that the page says, in one language. Braces are filled in with `str.format`.
+    """The texts of the page in one language, filled in with `str.format`.
 
     Attributes:
-        tag: The language, as HTML and browsers name it.
-        other: What the link to the page in the other language says.
+        tag: The language tag of HTML.
+        other: The text of the link to the page in the other language.
     """
 
     tag: str
@@ -71,30 +71,30 @@ ZH = Words(
     search_tab="检索",
     query="查询文本",
     query_example="例如：戴眼镜的猫",
-    query_hint="最多 {limit} 词，每个汉字算一词。",
+    query_hint="最多 {limit} 个字（一个汉字计 1，连续的字母或数字计 1）",
     search="检索",
-    image="以图检索（可与文本一起使用）",
+    image="以图搜图（可与文字同时使用）",
     options="选项",
-    weight="文本的比重",
+    weight="文本权重",
     weight_hint="仅当文本和图片同时使用时有效",
     count="结果数量",
-    labels_tab="图片分类",
+    labels_tab="零样本分类",
     label_image="图片",
     labels="候选标签",
     labels_hint="每行一个，也可用逗号或顿号分隔",
-    compute="计算概率",
+    compute="开始分类",
     example="示例",
-    glimpse="图库一瞥",
+    glimpse="图库预览",
     no_image="无法显示图片",
     enlarge="放大",
     found_nothing="没有结果。",
     reach="{count} 个结果中，有 {above} 个达到建议阈值 {threshold:.3f}。",
     reaches="达到建议阈值",
-    cut="文本共 {ids} 个词元，超过模型的上限 {limit}；只用到「{kept}」为止，其余未参与检索。",
-    cut_label="标签「{label}」超过模型的 {limit} 个词元，只用到「{kept}」为止。",
+    cut="文本共 {ids} 个 token，超过模型上限 {limit}，「{kept}」之后的内容已被截断，不参与检索。",
+    cut_label="标签「{label}」超过模型上限 {limit} 个 token，「{kept}」之后的内容已被截断。",
     dropped="重复的标签已合并。",
     nothing_asked="请输入文本，或上传一张图片。",
-    too_many_words="文本有 {words} 词，最多 {limit} 词，请缩短后再试。",
+    too_many_words="文本有 {words} 个字，最多 {limit} 个，请缩短后再试。",
     too_many_characters="文本有 {characters} 个字符，最多 {limit} 个，请缩短后再试。",
     expired="上传的图片已过期，请重新上传。",
     bad_image="无法读取这个文件，请上传 JPEG、PNG、WebP 等格式的图片。",
@@ -102,76 +102,75 @@ ZH = Words(
     too_few_labels="请输入至少两个不同的标签。",
     too_many_labels="有 {labels} 个标签，最多 {limit} 个。",
     failed="出错了：{error}",
-    offline="一切都在运行本程序的机器上完成，不访问互联网。",
+    offline="所有计算均在本机完成，无需联网。",
 )
 
 EN = Words(
     tag="en",
     other="中文",
     title="Image search",
-    subtitle="Describe an image in Chinese, or show one, and see what lies near it.",
+    subtitle="Describe an image in Chinese, or upload one, to find similar images.",
     collection="Collection",
     images="{count} images",
     texts="{count} texts",
     search_tab="Search",
     query="Query, in Chinese",
     query_example="such as 戴眼镜的猫",
-    query_hint="Up to {limit} words of Chinese; each character is one.",
+    query_hint="Up to {limit} words; each Chinese character counts as one.",
     search="Search",
     image="Search by image (alone, or with a text)",
     options="Options",
-    weight="The text's share",
-    weight_hint="Used only for a text and an image together",
+    weight="Weight of the text",
+    weight_hint="Used only if both a text and an image are given",
     count="Number of results",
     labels_tab="Label an image",
     label_image="Image",
     labels="Labels, in Chinese",
-    labels_hint="One a line, or separated by commas",
+    labels_hint="One per line, or separated by commas",
     compute="Compute",
     example="Example",
-    glimpse="A glimpse of the collection",
+    glimpse="Preview of the collection",
     no_image="No image to show",
     enlarge="Enlarge",
-    found_nothing="Nothing was found.",
-    reach="{above} of these {count} reach the suggested threshold, {threshold:.3f}.",
+    found_nothing="No results.",
+    reach="{above} of {count} results reach the suggested threshold, {threshold:.3f}.",
     reaches="Reaches the suggested threshold",
-    cut="The text has {ids} tokens, the model takes {limit}: "
-    "it was read up to “{kept}”, and the rest was left out.",
-    cut_label="The label “{label}” has more tokens than the model's {limit}: "
-    "it was read up to “{kept}”.",
-    dropped="Labels that were there twice count once.",
+    cut="The text has {ids} tokens, more than the model's limit of {limit}: "
+    "everything after “{kept}” was ignored.",
+    cut_label="The label “{label}” has more tokens than the model's limit of {limit}: "
+    "everything after “{kept}” was ignored.",
+    dropped="Duplicate labels were merged.",
     nothing_asked="Type a text, or upload an image.",
-    too_many_words="The text has {words} words, at most {limit} are taken: please shorten it.",
-    too_many_characters="The text has {characters} characters, at most {limit} are taken: "
+    too_many_words="The text has {words} words, the limit is {limit}: please shorten it.",
+    too_many_characters="The text has {characters} characters, the limit is {limit}: "
     "please shorten it.",
     expired="The upload has expired: please upload it again.",
-    bad_image="This file cannot be read as an image. JPEG, PNG, WebP and others can.",
+    bad_image="This file cannot be read as an image. Please upload JPEG, PNG, WebP or similar.",
     no_label_image="Upload an image first.",
     too_few_labels="Type at least two different labels.",
-    too_many_labels="These are {labels} labels, at most {limit} are taken.",
+    too_many_labels="There are {labels} labels, the limit is {limit}.",
     failed="Something went wrong: {error}",
-    offline="All is computed on the machine that runs this program; nothing is asked of the "
-    "internet.",
+    offline="Everything is computed on this machine, without the internet.",
 )
 
 WORDS: dict[Language, Words] = {"zh": ZH, "en": EN}
 
 
 def choose_language(accept_language: str) -> Language:
-    """The language that a browser asks for first, of those that there are; else Chinese.
+    """The language of the page that a browser prefers; Chinese if it accepts neither.
 
     Args:
         accept_language: The header's value, such as `'fr, en-GB;q=0.8, zh;q=0.5'`.
     """
-    asked: list[tuple[float, Language]] = []
+    accepted: list[tuple[float, Language]] = []
     for part in accept_language.split(","):
         tag, _, parameter = part.partition(";")
         language = tag.strip().lower().split("-")[0]
         for known in LANGUAGES:
             if language == known:
-                asked.append((_quality(parameter), known))
-    # The first of the highest quality.
-    return max(asked, key=lambda one: one[0], default=(1.0, "zh"))[1]
+                accepted.append((_quality(parameter), known))
+    # `max` returns the first of the highest quality.
+    return max(accepted, key=lambda pair: pair[0], default=(1.0, "zh"))[1]
 
 
 def _quality(parameter: str) -> float:

@@ -405,9 +405,9 @@ def make_index(path: Path, images: list[demo.GalleryImage]) -> Path:
     from cnclip.search import Index
 
     embedder = pipeline(model="emoji-cn", device="cpu")
-    readable, rows, _ = demo.embed_images(embedder, images)
-    index = Index.create(rows.shape[1], model=model_identity(embedder))
-    index.add(rows, [str(image.path) for image in readable])
+    batch = demo.embed_images(embedder, images)
+    index = Index.create(batch.vectors.shape[1], model=model_identity(embedder))
+    index.add(batch.vectors, [str(image.path) for image in batch.embedded])
     index.prepare(embedder)
     index.save(path)
     return path
@@ -438,7 +438,7 @@ def test_choice_of_own_indexes(tmp_path: Path, open_page: Open) -> None:
         assert page.locator("#found .none").inner_text() == ZH.no_image
         assert fits(page)
         keep(page, "own-indexes")
-        # What is on the disk is not to be had through the server.
+        # Files on the disk are not available through the server.
         for path in (first, CAT, "/etc/hostname"):
             answer = page.request.get(f"{server.url}/zh/gradio_api/file={path}")
             assert answer.status in (403, 404)

@@ -1,4 +1,4 @@
-"""The demo: its data is whole, tables and sheet come out right, the command does what it says."""
+"""The demo: its data, images, matches, contact sheet and command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from cnclip import demo
-from cnclip._tables import display_width, format_table
 from cnclip.assets import asset_path
 from cnclip.cli import main
 from cnclip.demo import contact_sheet
@@ -111,30 +110,6 @@ def test_font_draws_every_label_query_and_word_of_the_model(
     assert [c for c in sorted(set(text)) if bytes(font.getmask(c)) == lacking] == []
 
 
-# Tables
-
-
-def test_display_width() -> None:
-    assert display_width("cat") == 3
-    assert display_width("猫脸") == 4
-    assert display_width("，A") == 3  # a full-width comma
-    assert display_width("e\u0301") == 1
-    assert display_width("") == 0
-
-
-def test_table_is_aligned_in_terminal_columns() -> None:
-    table = format_table(
-        [["text", "p"], ["猫", "1.0%"], ["红色的车", "100.0%"], ["a", ""]], [False, True]
-    )
-    assert table.splitlines() == [
-        "text           p",
-        "--------  ------",
-        "猫          1.0%",
-        "红色的车  100.0%",
-        "a",
-    ]
-
-
 # Images and matches
 
 
@@ -172,21 +147,6 @@ def test_folder_is_searched_below_without_hidden_files_and_the_sheet(tmp_path: P
     assert [image.label for image in found] == ["a", "b", str(Path("sub", "c"))]
     with pytest.raises(NotADirectoryError, match="nowhere"):
         demo.find_images(tmp_path / "nowhere")
-
-
-def test_probabilities_are_the_model_cards() -> None:
-    images = np.array([[1, 0], [0.6, 0.8]], np.float32)
-    texts = np.array([[1, 0], [0, 1], [0.8, 0.6]], np.float32)
-    expected = np.exp(images @ texts.T / 0.05)
-    expected /= expected.sum(axis=1, keepdims=True)
-    found = demo.match_probabilities(images, texts, 0.05)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert found.dtype == np.float32
-
-
-def test_probabilities_of_a_tiny_temperature_are_finite() -> None:
-    eye = np.eye(3, dtype=np.float32)
-    np.testing.assert_array_equal(demo.match_probabilities(eye, eye, 1e-6), eye)
 
 
 def test_matches_are_the_best_in_order_and_ties_keep_theirs() -> None:

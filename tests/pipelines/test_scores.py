@@ -1,0 +1,21 @@
+"""Probabilities of texts and images."""
+
+from __future__ import annotations
+
+import numpy as np
+from cnclip.pipelines.scores import probabilities
+
+
+def test_probabilities_are_the_model_cards() -> None:
+    images = np.array([[1, 0], [0.6, 0.8]], np.float32)
+    texts = np.array([[1, 0], [0, 1], [0.8, 0.6]], np.float32)
+    expected = np.exp(images @ texts.T / 0.05)
+    expected /= expected.sum(axis=1, keepdims=True)
+    found = probabilities(images @ texts.T, 0.05)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found.dtype == np.float64
+
+
+def test_probabilities_of_a_tiny_temperature_are_finite() -> None:
+    eye = np.eye(3, dtype=np.float32)
+    np.testing.assert_array_equal(probabilities(eye @ eye.T, 1e-6), eye)

@@ -1,0 +1,62 @@
+"""The texts of the page, and the choice of its language."""
+
+from __future__ import annotations
+
+import dataclasses
+import string
+
+import pytest
+
+from cnclip.serve.answers import count_words
+from cnclip.serve.words import WORDS, ZH, choose_language
+
+pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `ui`")
+pytest.importorskip("pyarrow", reason="pyarrow is not installed, cnclip's extra `ui`")
+
+
+def test_languages_say_the_same() -> None:
+    def fields(text: str) -> set[str]:
+        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+    for field in dataclasses.fields(ZH):
+        said = [getattr(words, field.name) for words in WORDS.values()]
+        assert all(said), field.name
+        assert len({frozenset(fields(text)) for text in said}) == 1, field.name
+        assert field.name == "tag" or len(set(said)) == len(said), field.name
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [
+        ("", "zh"),
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("en-US,en;q=0.9", "en"),
+        ("en;q=0.7, zh-TW;q=0.9", "zh"),
+        ("fr, en-GB;q=0.5", "en"),
+        ("fr", "zh"),
+        ("EN", "en"),
+        ("en;q=nonsense, zh;q=0.1", "zh"),
+        (",;=,en-;q=", "en"),
+        ("*", "zh"),
+    ],
+)
+def test_language_is_the_one_asked_for(header: str, language: str) -> None:
+    assert choose_language(header) == language
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("", 0),
+        ("猫", 1),
+        ("戴眼镜的猫。", 5),
+        ("a cat, 戴眼镜", 5),
+        ("iPhone15手机", 3),
+        ("ネコ", 2),
+        ("𠮷野家", 3),
+        ("，。！ \n", 0),
+        ("don't", 2),
+    ],
+)
+def test_words_are_characters_and_runs_of_others(text: str, count: int) -> None:
+    assert count_words(text) == count
