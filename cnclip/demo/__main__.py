@@ -1,7 +1,7 @@
-"""`python -m cnclip.demo` runs `cnclip demo`."""
+"""`python -m cnclip.demo` runs `python -m cnclip demo`."""
 
+import runpy
 import sys
 
-from ..cli import main
-
-sys.exit(main(["demo", *sys.argv[1:]]))
+sys.argv.insert(1, "demo")
+runpy.run_module("cnclip", run_name="__main__", alter_sys=True)

@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from ..bulk import model_identity
 from ..errors import InvalidInputError, ModelMismatchError
 from ..pipelines import MultiModalEmbeddingPipeline
+from ..pipelines.scores import probabilities
 from ..preprocessors.inputs import ImageInput
 from .answer import Answer
 from .hits import Hit
 from .query import embed_query
-from .thresholds import probabilities
 
 logger = logging.getLogger("cnclip")
 
@@ -215,8 +215,8 @@ def with_probabilities(hits: list[Hit], temperature: float | None) -> list[Hit]:
     """The hits of one query with their probabilities, or as they are without a temperature."""
     if temperature is None or not hits:
         return hits
-    shares = probabilities(np.array([hit.score for hit in hits]), temperature)
-    return [replace(hit, probability=float(p)) for hit, p in zip(hits, shares, strict=True)]
+    shares = probabilities([hit.score for hit in hits], temperature).tolist()
+    return [replace(hit, probability=p) for hit, p in zip(hits, shares, strict=True)]
 
 
 def _described(model: Mapping[str, Any]) -> str:

@@ -19,22 +19,6 @@ PAIRS_QUANTILE = 0.99
 _PAIRS_AT_ONCE = 2048
 
 
-def probabilities(scores: ArrayLike, temperature: float) -> NDArray[np.float64]:
-    """Softmax of cosines divided by the model's temperature, as on the model card.
-
-    Args:
-        scores: [n], cosines of one query.
-        temperature: The model's temperature.
-
-    Returns:
-        float64 [n]; their sum is 1.
-    """
-    logits = np.asarray(scores, np.float64) / temperature
-    powers = np.exp(logits - logits.max(initial=-np.inf))
-    shares: NDArray[np.float64] = powers / powers.sum()
-    return shares
-
-
 def nonsense_texts(vocabulary: bytes, count: int = NONSENSE_TEXTS, seed: int = 0) -> list[str]:
     """Random texts of two to six Chinese characters of a vocabulary.
 

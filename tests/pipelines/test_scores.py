@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from cnclip.pipelines.scores import probabilities
 
 

@@ -11,8 +11,9 @@ from cnclip import demo
 from cnclip.assets import asset_path
 from cnclip.errors import ImageError, InvalidInputError, ModelMismatchError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
+from cnclip.pipelines.scores import probabilities
 from cnclip.search import Index
-from cnclip.search.thresholds import nonsense_texts, probabilities
+from cnclip.search.thresholds import nonsense_texts
 
 pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `search`")
 pytest.importorskip("pyarrow.parquet", reason="cnclip's extra `search` is not installed")
