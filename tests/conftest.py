@@ -16,6 +16,8 @@ from pathlib import Path
 # Before cnclip is imported, and inherited by subprocesses: no test touches the user's own cache.
 _CACHE = tempfile.mkdtemp(prefix="cnclip-tests-")
 os.environ["CNCLIP_CACHE"] = _CACHE
+# The language of reports and pages.
+os.environ["LC_ALL"] = "C.UTF-8"
 os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 # On a busy machine, threads that spin while they wait take the cores from those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -1,4 +1,4 @@
-"""What notebooks show: answers of a search with their images, a report of classification."""
+"""Results of a search in notebooks and pages."""
 
 from __future__ import annotations
 
@@ -7,55 +7,23 @@ import io
 import os
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from support.html import HOSTILE, ParsedHtml, selectors
 
 from cnclip import bulk, pipeline
 from cnclip.assets import asset_path
-from cnclip.evaluate import ZeroShotReport
-from cnclip.evaluate.confusion_table import MAX_CLASSES
 from cnclip.search import Answer, Hit
 from cnclip.search.page import MAX_IN_NOTEBOOK, write_page
 
 GALLERY = asset_path("gallery")
 CAT = str(GALLERY / "1f431.png")
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
 
-class Seen(HTMLParser):
-    """Checks that tags are balanced, and keeps them with their attributes, and the text."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self._open: list[str] = []
-        self.feed(content)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("br", "img"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open[-1:] != ["style"]:
-            self.text.append(data)
-
-    def all(self, name: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.tags if tag == name]
-
-
-def shown(*hits: Hit, suggested: float | None = None) -> Seen:
-    return Seen(Answer(list(hits), suggested)._repr_html_())
+def shown(*hits: Hit, suggested: float | None = None) -> ParsedHtml:
+    return ParsedHtml(Answer(list(hits), suggested)._repr_html_())
 
 
 def hit(path: str, score: float = 0.5, text: str | None = None) -> Hit:
@@ -87,7 +55,7 @@ def test_find_answers_with_images(tmp_path: Path) -> None:
     index = Index.create(rows.shape[1], model=bulk.model_identity(p))
     index.add(rows, photos)
     answer = index.find(p, text="猫", k=2)
-    seen = Seen(answer._repr_html_())
+    seen = ParsedHtml(answer._repr_html_())
     assert len(seen.all("img")) == 2 and seen.all("img")[0]["alt"] == CAT
     assert repr(answer).startswith(f"Answer(2 hits, best {answer.hits[0].score:.3f} {CAT!r}")
 
@@ -152,7 +120,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     for one in (str(path), url):
         html = Answer([hit(one)], None)._repr_html_()
         html.encode()
-        seen = Seen(html)
+        seen = ParsedHtml(html)
         assert seen.all("a")[0]["href"] == url and len(seen.all("img")) == 1
         assert repr(Answer([hit(one)], None)).encode()
 
@@ -164,20 +132,11 @@ def test_a_notebook_shows_so_many_at_most() -> None:
     assert len(repr(many)) < 300 and "1000 hits" in repr(many)
 
 
-def selectors(html: str) -> list[str]:
-    styles = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
-    rules = re.findall(r"([^{}]+)\{[^{}]*\}", "".join(styles))
-    return [one.strip() for rule in rules for one in rule.split(",")]
-
-
-def test_styles_stay_within_what_is_shown() -> None:
-    for html, name in (
-        (Answer([hit(CAT)], 0.5)._repr_html_(), ".cnclip-found"),
-        (report([[1, 0], [0, 1]])._repr_html_(), ".cnclip-confusion"),
-    ):
-        found = selectors(html)
-        assert len(found) > 4 and all(re.match(rf"{re.escape(name)}\b", one) for one in found)
-        assert f'class="{name[1:]}"' in html
+def test_style_applies_to_the_results_only() -> None:
+    html = Answer([hit(CAT)], 0.5)._repr_html_()
+    found = selectors(html)
+    assert len(found) > 4 and all(re.match(r"\.cnclip-found\b", one) for one in found)
+    assert 'class="cnclip-found"' in html
 
 
 def test_page_and_notebook_show_the_same(tmp_path: Path) -> None:
@@ -187,60 +146,3 @@ def test_page_and_notebook_show_the_same(tmp_path: Path) -> None:
     section = re.search(r"<section.*</section>", page, re.DOTALL)
     assert section and section.group() in Answer(hits, 0.5)._repr_html_()
     assert "<!doctype html>" in page and ".cnclip-found img" in page and "{style}" not in page
-
-
-def report(confusion: list[list[int]], labels: list[str] | None = None) -> ZeroShotReport:
-    matrix = np.array(confusion, np.int64)
-    labels = labels or [f"类{number}" for number in range(len(matrix))]
-    totals = matrix.sum(axis=1)
-    shares = [
-        100 * int(right) / int(n) if n else None
-        for right, n in zip(matrix.diagonal(), totals, strict=True)
-    ]
-    return ZeroShotReport(
-        dataset=HOSTILE,
-        model="emoji-cn",
-        precision="fp32",
-        labels=labels,
-        templates=["{}"],
-        top1=100 * int(matrix.trace()) / int(matrix.sum()),
-        top5=None,
-        mean_per_class=50.0,
-        per_class=dict(zip(labels, shares, strict=True)),
-        confusion=matrix,
-        images=int(matrix.sum()),
-        problems=[],
-    )
-
-
-@pytest.mark.parametrize(
-    ("locale", "mean", "corner"),
-    [
-        ("zh_CN.UTF-8", "平均每类准确率", "真实类别 ↓ / 预测类别 →"),
-        ("en_US.UTF-8", "mean per class", "true class ↓ / predicted class →"),
-        ("C", "mean per class", "true class ↓ / predicted class →"),
-    ],
-)
-def test_report_shows_predicted_classes(
-    locale: str, mean: str, corner: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LC_ALL", locale)
-    seen = Seen(report([[3, 1, 0], [0, 2, 0], [0, 0, 0]], ["猫", "<b>狗</b>", "鸟"])._repr_html_())
-    assert not seen.all("script") and len(seen.all("b")) == 1
-    assert [one for one in seen.text if one.isdecimal()] == ["3", "1", "2"]
-    assert [one for one in seen.text if one.endswith("%")] == [
-        f"top-1 83.3 % · {mean} 50.0 %",
-        "75 %",
-        "100 %",
-    ]
-    assert corner in seen.text
-    shades = [
-        re.findall(r"rgba\((\d+),.*, (.*)\)", one.get("style") or "") for one in seen.all("td")
-    ]
-    assert [one[0] for one in shades if one] == [("43", "0.45"), ("201", "0.15"), ("43", "0.60")]
-
-
-def test_report_of_many_classes_has_no_columns() -> None:
-    count = MAX_CLASSES + 1
-    seen = Seen(report(np.eye(count, dtype=int).tolist())._repr_html_())
-    assert len(seen.all("tr")) == count + 1 and len(seen.all("td")) == count
