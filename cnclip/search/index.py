@@ -105,11 +105,9 @@ class Index(Collection):
             reason = f"expected 'auto' or one of {KINDS}, got {kind!r}"
             raise InvalidInputError(reason, item="kind")
         limits = (exact_up_to, hnsw_up_to) if kind == "auto" else None
-        if kind == "auto":
-            kind = choose_kind(expected, exact_up_to, hnsw_up_to)
-            if kind == "ivfpq" and sample is None:
-                kind = "exact"
-        rows = None if sample is None else np.asarray(sample, np.float32)
+        if limits is not None:
+            kind = choose_kind(expected, *limits)
+            kind = "exact" if kind == "ivfpq" and sample is None else kind
         description = {
             "model": None if model is None else dict(model),
             "precision": precision,
@@ -118,6 +116,7 @@ class Index(Collection):
             "thresholds": {},
             "measured": None,
         }
+        rows = None if sample is None else np.asarray(sample, np.float32)
         index = cls(Vectors.create(dim, kind, rows, expected), ItemTable(), description, None)
         index._limits = limits
         return index

@@ -118,6 +118,8 @@ def read_description(path: Path) -> dict[str, Any]:
     left = size - length - _TRAILER
     if total != left:
         raise _damaged(path, f"has {left} bytes of {total}")
+    if description.get("contents") == "pictures":  # the name of images in earlier versions
+        description["contents"] = "images"
     checked: dict[str, Any] = description
     return checked
 

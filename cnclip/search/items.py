@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._text import first_line
-from ..errors import InvalidInputError, MissingExtraError
+from ..errors import InvalidInputError
+from ..sources import pyarrow_modules
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,6 @@ class IndexedItem:
     id: str
     path: str
     text: str | None = None
-
-
-def _arrow() -> Any:
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise MissingExtraError("search", "pyarrow") from error
-    return pyarrow
 
 
 class ItemTable:
@@ -74,7 +67,7 @@ class ItemTable:
         Raises:
             InvalidInputError: a path or text cannot be stored, such as a text that is not UTF-8.
         """
-        pa = _arrow()
+        pa, _ = pyarrow_modules("search")
         try:
             columns = [
                 pa.array(map(_encoded, ids), pa.large_binary()),
@@ -89,11 +82,12 @@ class ItemTable:
 
     def select(self, keep: NDArray[np.bool_]) -> ItemTable:
         """The items where bool [n] `keep` is true."""
-        return ItemTable(self.table.filter(_arrow().array(keep)))
+        pa, _ = pyarrow_modules("search")
+        return ItemTable(self.table.filter(pa.array(keep)))
 
     def to_bytes(self) -> Any:
         """The table in Arrow's file format, as a buffer."""
-        pa = _arrow()
+        pa, _ = pyarrow_modules("search")
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, self.table.schema) as writer:
             writer.write_table(self.table.combine_chunks())
@@ -106,7 +100,7 @@ class ItemTable:
         Raises:
             ValueError: it is not an Arrow file with these columns.
         """
-        pa = _arrow()
+        pa, _ = pyarrow_modules("search")
         try:
             table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
         except pa.ArrowException as error:
@@ -117,7 +111,7 @@ class ItemTable:
 
 
 def _empty() -> Any:
-    pa = _arrow()
+    pa, _ = pyarrow_modules("search")
     schema = pa.schema(
         [("id", pa.large_binary()), ("path", pa.large_binary()), ("text", pa.large_string())]
     )

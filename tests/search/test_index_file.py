@@ -139,6 +139,15 @@ def test_a_damaged_index_is_refused_by_name(damage: str, tmp_path: Path) -> None
     assert len(Index.load(path)) == 100
 
 
+def test_an_index_of_earlier_versions_has_images(tmp_path: Path) -> None:
+    path = tmp_path / "it.index"
+    index = made(unit(20))
+    index.save(path)
+    path.write_bytes(reformatted(path.read_bytes(), {"contents": "pictures"}))
+    earlier = Index.load(path)
+    assert earlier.contents == "images" and earlier.thresholds == index.thresholds
+
+
 def test_what_is_no_index_is_said(tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError, match=r"no\.index: no such index") as raised:
         Index.load(tmp_path / "no.index")
