@@ -29,18 +29,18 @@ const cnclip_image_kernels *cnclip_image_kernels_get(cnclip_isa isa) {
   return &kernel_table[best];
 }
 
-enum { GROUP = 4 }; /* rows that horizontal kernels like to take at a time */
+enum { GROUP = 4 }; /* rows that horizontal kernels process at a time when they are fastest */
 
 /* The image's rows in four bytes a pixel, resampled to the processor's width if `horizontal` is
  * set, in rising order. A ring keeps the last `ring_rows` of them, so that no intermediate image
- * is needed; where the image's own rows will do, they are lent and there is no ring. */
+ * is needed. Where the image's own rows can be used as they are, there is no ring. */
 typedef struct {
   const cnclip_image *image;
   const cnclip_image_kernels *kernels;
   const cnclip_resample_filter *horizontal; /* NULL: the rows keep their width */
   size_t row_bytes;
   int ring_rows, next; /* rows below `next` are made; the ring has the last of them */
-  uint8_t *ring;       /* NULL: rows are lent */
+  uint8_t *ring;       /* NULL: the image's own rows are used */
   uint8_t *gathered;   /* GROUP rows of the image in four bytes; NULL: not needed */
 } row_source;
 
@@ -59,10 +59,6 @@ static const uint8_t *source_row(const row_source *source, int y) {
 /* Writes row y of an image that has no four bytes a pixel in four bytes. */
 static void gather_row(const cnclip_image *image, const cnclip_image_kernels *kernels, int y,
                        uint8_t *output) {
-  if (image->read_row != NULL) {
-    image->read_row(image->context, y, output);
-    return;
-  }
   const uint8_t *pixel = image_row(image, y);
   const ptrdiff_t next = image->pixel_stride, channel = image->channel_stride;
   if (next == 3 && channel == 1) {
@@ -102,14 +98,14 @@ static void make_rows(row_source *source) {
   source->next += rows;
 }
 
-/* Makes what is missing below row `end`. Up to GROUP - 1 rows more may be made, for which the ring
- * has room beside a window that ends there. */
+/* Makes the missing rows below row `end`. Up to GROUP - 1 rows more may be made; the ring has room
+ * for them in addition to a window that ends there. */
 static void make_rows_below(row_source *source, int end) {
   if (source->ring == NULL) return;
   while (source->next < end) make_rows(source);
 }
 
-/* `window`: rows below an `end` that are still asked for. Free the source even after a failure. */
+/* `window`: rows below an `end` that are still needed. Free the source even after a failure. */
 static cnclip_status row_source_init(row_source *source, const cnclip_image *image,
                                      const cnclip_image_kernels *kernels,
                                      const cnclip_resample_filter *horizontal, size_t window,
@@ -138,7 +134,7 @@ static void row_source_free(row_source *source) {
   free(source->gathered);
 }
 
-/* What one call owns. A direction whose size is right has no filter. */
+/* The memory of one call. A direction whose size is right has no filter. */
 typedef struct {
   const cnclip_image_processor *processor;
   cnclip_resample_filter horizontal, vertical; /* arrays NULL: not needed */
@@ -149,21 +145,21 @@ typedef struct {
   float *tensor;          /* the caller's */
 } work;
 
-/* Pillow 13's choice of the order; the order shows in the rounding. */
-static bool vertical_comes_first(const cnclip_image *image, int resolution) {
-  int64_t rows_lost = (int64_t)image->height - resolution;
-  int64_t columns_lost = (int64_t)image->width - resolution;
-  return rows_lost > 0 && rows_lost > 2 * columns_lost;
+/* Pillow 13's choice of the order, which changes the rounding. */
+static bool vertical_comes_first(int width, int height, int resolution) {
+  int64_t rows_lost = (int64_t)height - resolution;
+  int64_t columns_lost = (int64_t)width - resolution;
+  return width != resolution && rows_lost > 0 && rows_lost > 2 * columns_lost;
 }
 
-/* Row y of the answer, from its r pixels of four bytes. */
+/* Writes row y of the result, from its r pixels of four bytes. */
 static void write_row(const work *w, int y, const uint8_t *row) {
   const size_t side = (size_t)w->processor->resolution;
   w->processor->kernels->normalize(&w->processor->constants, row, side,
                                    w->tensor + (size_t)y * side, side * side);
 }
 
-/* Applies the vertical filter for row y of the answer to the source's rows. */
+/* Applies the vertical filter for row y of the result to the source's rows. */
 static void resample_column_window(work *w, int y, uint8_t *output) {
   const int first = w->vertical.first[y], count = w->vertical.count[y];
   make_rows_below(&w->source, first + count);
@@ -245,8 +241,8 @@ cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
                             image->width, image->height);
   }
   work w = {.processor = processor, .tensor = tensor};
-  const bool wide = image->width != processor->resolution;
-  const bool vertical_first = wide && vertical_comes_first(image, processor->resolution);
+  const bool vertical_first =
+      vertical_comes_first(image->width, image->height, processor->resolution);
   cnclip_status status = work_init(&w, image, vertical_first, error);
   if (status != CNCLIP_OK) goto exit;
   if (image->height == processor->resolution) {
@@ -259,6 +255,61 @@ cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
 
 exit:
   work_free(&w);
+  return status;
+}
+
+bool cnclip_image_is_vertical_first(const cnclip_image_processor *processor, int width,
+                                    int height) {
+  const int resolution = processor->resolution;
+  return width == resolution || vertical_comes_first(width, height, resolution);
+}
+
+static void narrow(const cnclip_image_kernels *kernels, const cnclip_resample_filter *filter,
+                   const cnclip_image *part, uint8_t *output, size_t output_stride) {
+  for (int start = 0; start < part->height; start += GROUP) {
+    const int rows = part->height - start < GROUP ? part->height - start : GROUP;
+    const uint8_t *inputs[GROUP];
+    uint8_t *outputs[GROUP];
+    for (int i = 0; i < rows; i++) {
+      inputs[i] = image_row(part, start + i);
+      outputs[i] = output + (size_t)(start + i) * output_stride;
+    }
+    kernels->horizontal(filter, inputs, outputs, rows);
+  }
+}
+
+static void shorten(const cnclip_image_kernels *kernels, const cnclip_resample_filter *filter,
+                    const cnclip_image *part, const uint8_t **window, uint8_t *output,
+                    size_t output_stride) {
+  for (int y = 0; y < filter->output_size; y++) {
+    for (int i = 0; i < filter->count[y]; i++) window[i] = image_row(part, filter->first[y] + i);
+    kernels->vertical(filter, y, window, (size_t)part->width * 4,
+                      output + (size_t)y * output_stride);
+  }
+}
+
+cnclip_status cnclip_image_first_pass(const cnclip_image_processor *processor,
+                                      const cnclip_image *part, bool vertical, uint8_t *output,
+                                      size_t output_stride, cnclip_error *error) {
+  cnclip_resample_filter filter = {0};
+  const uint8_t **window = NULL;
+  cnclip_status status = cnclip_resample_filter_init(&filter, vertical ? part->height : part->width,
+                                                     processor->resolution, error);
+  if (status != CNCLIP_OK) goto exit;
+  if (!vertical) {
+    narrow(processor->kernels, &filter, part, output, output_stride);
+    goto exit;
+  }
+  window = cnclip_alloc_array(filter.capacity, sizeof *window);
+  if (window == NULL) {
+    status = cnclip_error_memory(error, "an image's rows");
+    goto exit;
+  }
+  shorten(processor->kernels, &filter, part, window, output, output_stride);
+
+exit:
+  free(window);
+  cnclip_resample_filter_free(&filter);
   return status;
 }
 

@@ -14,7 +14,7 @@
 #include "image/normalize.h"
 #include "image/resample.h"
 
-/* What one instruction set brings to this module. */
+/* The kernels of one instruction set. */
 typedef struct {
   cnclip_resample_widen *widen;
   cnclip_resample_horizontal *horizontal;
@@ -23,18 +23,11 @@ typedef struct {
 } cnclip_image_kernels;
 
 /* The kernels of `isa`, or of the best set below it that has some. Borrowed, static; NULL for a
- * number that is no set. That the machine can run them is the caller's to ask
- * (cnclip_isa_supported). */
+ * number that is no set. The caller checks that the machine can run them (cnclip_isa_supported). */
 const cnclip_image_kernels *cnclip_image_kernels_get(cnclip_isa isa);
 
-/* Writes row y of an image to `output`, four bytes a pixel, the fourth of any value. Asked for
- * each row at most once, in rising order. It cannot fail: one that has nothing to write leaves the
- * output alone, and says so to the caller in its own way. */
-typedef void cnclip_image_read_row(void *context, int y, uint8_t *output);
-
-/* Red, green and blue bytes of pixel (x, y) stand at
+/* The red, green and blue bytes of pixel (x, y) are at
  *   pixels + y * row_stride + x * pixel_stride + {0, 1, 2} * channel_stride
- * or, where they do not stand in one place, are asked for by rows.
  * Borrowed; strides may be negative or 0. */
 typedef struct {
   const uint8_t *pixels;
@@ -42,8 +35,6 @@ typedef struct {
   ptrdiff_t row_stride, pixel_stride, channel_stride;
   bool four_bytes; /* pixel_stride is 4, channel_stride 1, and the fourth byte of every pixel may be
                       read (its value does not matter): how Pillow stores RGB */
-  cnclip_image_read_row *read_row; /* not NULL: in place of pixels and strides */
-  void *context;                   /* read_row's */
 } cnclip_image;
 
 typedef struct cnclip_image_processor cnclip_image_processor;
@@ -71,5 +62,17 @@ int cnclip_image_processor_resolution(const cnclip_image_processor *processor);
  * CNCLIP_ERROR_ARGUMENT for an image without pixels; CNCLIP_ERROR_MEMORY. */
 cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
                                    const cnclip_image *image, float *tensor, cnclip_error *error);
+
+/* Whether cnclip_image_process begins with the vertical pass for an image of this size. */
+bool cnclip_image_is_vertical_first(const cnclip_image_processor *processor, int width, int height);
+
+/* That first pass alone, for an image that is not in one piece of memory: applied to its parts,
+ * whole rows or, where the pass is vertical, whole columns, each to its place in a smaller image of
+ * r columns or r rows. cnclip_image_process of that image gives the tensor of the whole one. part:
+ * in four bytes a pixel. output: four bytes a pixel, rows output_stride bytes apart.
+ * CNCLIP_ERROR_MEMORY. */
+cnclip_status cnclip_image_first_pass(const cnclip_image_processor *processor,
+                                      const cnclip_image *part, bool vertical, uint8_t *output,
+                                      size_t output_stride, cnclip_error *error);
 
 #endif

@@ -1,7 +1,9 @@
-/* Between Python's objects and the core's plain arguments: arrays to fill, texts and images to
- * read. Needs the GIL. */
+/* Conversion between Python's objects and the core's plain arguments: arrays to fill, texts and
+ * images to read. All functions need the GIL. */
 #ifndef CNCLIP_PY_BORROW_H
 #define CNCLIP_PY_BORROW_H
+
+#include <stdbool.h>
 
 #include "image/image.h"
 #include "python/py_state.h"
@@ -11,8 +13,8 @@
 PyObject *cnclip_new_float_array(int dimensions, const Py_ssize_t *shape, float **ret_data);
 PyObject *cnclip_new_int64_array(int dimensions, const Py_ssize_t *shape, int64_t **ret_data);
 
-/* Texts borrowed from a sequence of str. The tuple keeps them alive whatever other threads do to
- * the sequence while the GIL is dropped. */
+/* Texts borrowed from a sequence of str. The tuple keeps them alive if other threads change the
+ * sequence while the GIL is dropped. */
 typedef struct {
   PyObject *tuple;
   cnclip_text *texts;
@@ -21,36 +23,41 @@ typedef struct {
 
 /* False, with an exception set that names the index, where `sequence` is a str or no sequence
  * (TypeError) or an item is not a str. Release with cnclip_release_texts in either case. */
-int cnclip_borrow_texts(const cnclip_state *state, PyObject *sequence,
-                        cnclip_borrowed_texts *ret_texts);
+bool cnclip_borrow_texts(const cnclip_state *state, PyObject *sequence,
+                         cnclip_borrowed_texts *ret_texts);
 void cnclip_release_texts(cnclip_borrowed_texts *texts);
 
 /* Images borrowed from a sequence of RGB PIL.Image.Image and uint8 arrays [h, w, 3]. */
 typedef struct {
-  PyObject **owners; /* new references to what keeps each image's pixels alive */
+  PyObject **owners; /* new references to the objects that keep the images' pixels alive */
   cnclip_image *images;
   Py_ssize_t count;
 } cnclip_borrowed_images;
 
-/* As cnclip_borrow_texts. Pillow's pixels are used where they stand, through the Arrow C interface;
- * of an image in several blocks (over 16 MiB) a band is copied at a time, for which the processing
- * takes the GIL; an exception that it meets there is set when the caller has the GIL again. */
-int cnclip_borrow_images(const cnclip_state *state, PyObject *sequence,
-                         cnclip_borrowed_images *ret_images);
+/* As cnclip_borrow_texts, for `processor` only: of an image that Pillow holds in several blocks
+ * (over 16 MiB), the result of the processor's first pass takes the image's place. */
+bool cnclip_borrow_images(const cnclip_state *state, const cnclip_image_processor *processor,
+                          PyObject *sequence, cnclip_borrowed_images *ret_images);
 void cnclip_release_images(cnclip_borrowed_images *images);
 
-/* Pixels as the vision tower takes them. */
+/* One PIL.Image.Image of mode RGB, item `index` of its sequence, through the Arrow C interface: for
+ * cnclip_borrow_images. A new reference to the object that keeps the pixels alive, or NULL: with an
+ * exception set, or without one where Pillow does not export them. */
+PyObject *cnclip_borrow_pillow(const cnclip_state *state, const cnclip_image_processor *processor,
+                               PyObject *item, Py_ssize_t index, cnclip_image *ret_image);
+
+/* Pixels, the vision tower's input. */
 typedef struct {
-  PyObject *owner; /* a new reference to what keeps the data alive */
+  PyObject *owner; /* a new reference to the object that keeps the data alive */
   const float *data;
   Py_ssize_t count, resolution;
 } cnclip_borrowed_pixels;
 
 /* Borrows float32 [count, 3, resolution, resolution]; an array that is not contiguous is copied.
- * False with an exception set for anything else (no array: TypeError; another: ValueError). Release
- * the owner. */
-int cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
-                         cnclip_borrowed_pixels *ret_pixels);
+ * False with an exception set for any other object (not an array: TypeError; another array:
+ * ValueError). Release the owner. */
+bool cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
+                          cnclip_borrowed_pixels *ret_pixels);
 
 /* Borrows the memory of an array to write to: float32 [count, 3, resolution, resolution],
  * contiguous. NULL with an exception set for anything else. */
@@ -58,9 +65,9 @@ float *cnclip_borrow_output(const cnclip_state *state, PyObject *object, Py_ssiz
                             Py_ssize_t resolution);
 
 /* Reads a sequence of three floats. False with an exception set. */
-int cnclip_read_three_floats(PyObject *sequence, const char *name, float values[3]);
+bool cnclip_read_three_floats(PyObject *sequence, const char *name, float values[3]);
 
 /* Creates the NumPy API table. False with an exception set. Called once, by py_module.c. */
-int cnclip_import_numpy(void);
+bool cnclip_import_numpy(void);
 
 #endif

@@ -5,7 +5,7 @@
 
 #include "python/py_borrow.h"
 
-/* What the constructor was given. `path` is a new reference to bytes. */
+/* The constructor's arguments. `path` is a new reference to bytes. */
 typedef struct {
   PyObject *path, *tokenizer;
   const char *device, *precision;
@@ -13,8 +13,8 @@ typedef struct {
   int num_threads;
 } encoder_arguments;
 
-static int parse_arguments(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
-                           encoder_arguments *parsed) {
+static bool parse_arguments(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
+                            encoder_arguments *parsed) {
   static char *names[] = {"path",   "tokenizer", "embedding_width", "context_length",
                           "device", "precision", "num_threads",     NULL};
   *parsed = (encoder_arguments){.device = "cpu", .precision = "fp32"};
@@ -22,7 +22,7 @@ static int parse_arguments(const cnclip_state *state, PyObject *arguments, PyObj
           arguments, keywords, "O&O!nn|ssi:Encoder", names, PyUnicode_FSConverter, &parsed->path,
           state->tokenizer_type, &parsed->tokenizer, &parsed->embedding_width,
           &parsed->context_length, &parsed->device, &parsed->precision, &parsed->num_threads)) {
-    return 0;
+    return false;
   }
   if (parsed->embedding_width < 1 || parsed->context_length < 2 ||
       parsed->embedding_width > INT_MAX || parsed->context_length > INT_MAX ||
@@ -30,9 +30,9 @@ static int parse_arguments(const cnclip_state *state, PyObject *arguments, PyObj
     PyErr_SetString(state->exceptions[CNCLIP_ERROR_ARGUMENT],
                     "embedding_width must be at least 1, context_length at least 2, num_threads "
                     "at least 0");
-    return 0;
+    return false;
   }
-  return 1;
+  return true;
 }
 
 static PyObject *encoder_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
@@ -43,9 +43,9 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *arguments, PyObject *
   cnclip_status status;
   cnclip_error error;
 
-  if (!parse_arguments(state, arguments, keywords, &parsed)) goto done;
+  if (!parse_arguments(state, arguments, keywords, &parsed)) goto exit;
   self = (cnclip_py_encoder *)type->tp_alloc(type, 0);
-  if (self == NULL) goto done;
+  if (self == NULL) goto exit;
   self->tokenizer = Py_NewRef(parsed.tokenizer);
 
   Py_BEGIN_ALLOW_THREADS
@@ -53,10 +53,13 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *arguments, PyObject *
                                    parsed.num_threads, &model, &error);
   Py_END_ALLOW_THREADS
   if (status != CNCLIP_OK) {
-    const bool of_process = status == CNCLIP_ERROR_FORKED || status == CNCLIP_ERROR_DEVICE;
-    cnclip_raise(state, &error, of_process ? NULL : PyBytes_AS_STRING(parsed.path));
+    if (status == CNCLIP_ERROR_FORKED || status == CNCLIP_ERROR_DEVICE) {
+      cnclip_raise(state, &error);
+    } else {
+      cnclip_raise_file(state, &error, PyBytes_AS_STRING(parsed.path));
+    }
     Py_CLEAR(self);
-    goto done;
+    goto exit;
   }
   self->encoder = (cnclip_text_encoder){
       .model = model,
@@ -65,13 +68,20 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *arguments, PyObject *
       .embedding_width = (size_t)parsed.embedding_width,
   };
 
-done:
+exit:
   Py_XDECREF(parsed.path);
   return (PyObject *)self;
 }
 
+/* There is no tp_clear: a tokenizer refers to no object that may refer to its encoder. */
+static int encoder_traverse(PyObject *object, visitproc visit, void *arg) {
+  Py_VISIT(((cnclip_py_encoder *)object)->tokenizer);
+  return cnclip_visit_type(object, visit, arg);
+}
+
 static void encoder_dealloc(PyObject *object) {
   PyTypeObject *type = Py_TYPE(object);
+  PyObject_GC_UnTrack(object);
   cnclip_py_encoder *self = (cnclip_py_encoder *)object;
   cnclip_torch_model_free(self->encoder.model);
   Py_XDECREF(self->tokenizer);
@@ -91,8 +101,8 @@ static bool signal_pending(void *context) {
 
 PyDoc_STRVAR(encode_pixels_doc,
              "encode_pixels($self, pixels, /)\n--\n\n"
-             "What ImageProcessor makes of images, float32 [n, 3, r, r], to unit rows float32 "
-             "[n, d].\nAll of it goes through the model together.");
+             "The result of ImageProcessor, float32 [n, 3, r, r], to unit rows float32 [n, d].\n"
+             "All images go through the model in one batch.");
 
 static PyObject *encode_pixels(PyObject *object, PyObject *argument) {
   const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
@@ -106,7 +116,7 @@ static PyObject *encode_pixels(PyObject *object, PyObject *argument) {
 
   if (!cnclip_borrow_pixels(state, argument, &pixels)) return NULL;
   result = cnclip_new_float_array(2, (const Py_ssize_t[]){pixels.count, width}, &embeddings);
-  if (result == NULL || pixels.count == 0) goto done;
+  if (result == NULL || pixels.count == 0) goto exit;
 
   Py_BEGIN_ALLOW_THREADS
   status = cnclip_torch_model_encode_image(encoder->model, pixels.data, (size_t)pixels.count,
@@ -114,34 +124,34 @@ static PyObject *encode_pixels(PyObject *object, PyObject *argument) {
                                            encoder->embedding_width, &error);
   Py_END_ALLOW_THREADS
   if (status != CNCLIP_OK) {
-    cnclip_raise(state, &error, NULL);
+    cnclip_raise(state, &error);
     Py_CLEAR(result);
   }
 
-done:
+exit:
   Py_DECREF(pixels.owner);
   return result;
 }
 
 /* Parses (texts, batch_size). */
-static int parse_texts_call(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
-                            PyObject **ret_texts, Py_ssize_t *ret_batch_size) {
+static bool parse_texts_call(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
+                             PyObject **ret_texts, Py_ssize_t *ret_batch_size) {
   static char *names[] = {"items", "batch_size", NULL};
   *ret_batch_size = 0;
   if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|n:encode_texts", names, ret_texts,
                                    ret_batch_size)) {
-    return 0;
+    return false;
   }
-  if (*ret_batch_size >= 0) return 1;
+  if (*ret_batch_size >= 0) return true;
   PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT], "batch_size: expected 0 or more, got %zd",
                *ret_batch_size);
-  return 0;
+  return false;
 }
 
 PyDoc_STRVAR(encode_texts_doc,
              "encode_texts($self, items, batch_size=0)\n--\n\n"
              "Texts to unit rows float32 [n, d], in the order of the texts. At most batch_size go\n"
-             "through the model together; 0 leaves their number to the encoder.");
+             "through the model in one batch; with 0 the encoder chooses their number.");
 
 static PyObject *encode_texts(PyObject *object, PyObject *arguments, PyObject *keywords) {
   const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
@@ -153,10 +163,10 @@ static PyObject *encode_texts(PyObject *object, PyObject *arguments, PyObject *k
   float *embeddings;
 
   if (!parse_texts_call(state, arguments, keywords, &sequence, &batch_size)) return NULL;
-  if (!cnclip_borrow_texts(state, sequence, &texts)) goto done;
+  if (!cnclip_borrow_texts(state, sequence, &texts)) goto exit;
   result = cnclip_new_float_array(
       2, (const Py_ssize_t[]){texts.count, (Py_ssize_t)encoder->embedding_width}, &embeddings);
-  if (result == NULL) goto done;
+  if (result == NULL) goto exit;
 
   PyThreadState *suspended = PyEval_SaveThread();
   const cnclip_status status =
@@ -164,11 +174,11 @@ static PyObject *encode_texts(PyObject *object, PyObject *arguments, PyObject *k
                                  embeddings, signal_pending, &suspended, &error);
   PyEval_RestoreThread(suspended);
   if (status != CNCLIP_OK) {
-    cnclip_raise(state, &error, NULL);
+    cnclip_raise(state, &error);
     Py_CLEAR(result);
   }
 
-done:
+exit:
   cnclip_release_texts(&texts);
   return result;
 }
@@ -195,17 +205,18 @@ static PyType_Slot slots[] = {
     {Py_tp_doc,
      "Encoder(path, tokenizer, embedding_width, context_length, device='cpu', precision='fp32', "
      "num_threads=0)\n--\n\n"
-     "A TorchScript archive's two towers, and the tokenizer before that of texts."},
+     "The two towers of a TorchScript archive, and the tokenizer of the text tower."},
     {Py_tp_new, encoder_new},
     {Py_tp_dealloc, encoder_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_getset, getters},
+    {Py_tp_traverse, encoder_traverse},
     {0},
 };
 
 PyType_Spec cnclip_encoder_spec = {
     .name = "cnclip._core.Encoder",
     .basicsize = sizeof(cnclip_py_encoder),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };

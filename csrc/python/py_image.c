@@ -1,8 +1,10 @@
 /* _core.ImageProcessor: images to the pixels that the vision tower takes. */
-#include <stdio.h>
+#include <stddef.h>
 
 #include "python/py_borrow.h"
 #include "python/py_types.h"
+
+#include <structmember.h>
 
 static PyObject *processor_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
   static char *names[] = {"resolution", "mean", "std", NULL};
@@ -25,11 +27,12 @@ static PyObject *processor_new(PyTypeObject *type, PyObject *arguments, PyObject
   if (self == NULL) return NULL;
   cnclip_status status = cnclip_isa_choose(&isa, &error);
   if (status == CNCLIP_OK) {
-    self->isa = isa;
+    self->resolution = resolution;
+    self->isa = cnclip_isa_name(isa);
     status = cnclip_image_processor_new(resolution, mean, deviation, isa, &self->processor, &error);
   }
   if (status != CNCLIP_OK) {
-    cnclip_raise(state, &error, NULL);
+    cnclip_raise(state, &error);
     Py_CLEAR(self);
   }
   return (PyObject *)self;
@@ -37,6 +40,7 @@ static PyObject *processor_new(PyTypeObject *type, PyObject *arguments, PyObject
 
 static void processor_dealloc(PyObject *object) {
   PyTypeObject *type = Py_TYPE(object);
+  PyObject_GC_UnTrack(object);
   cnclip_image_processor_free(((cnclip_py_image_processor *)object)->processor);
   type->tp_free(object);
   Py_DECREF(type);
@@ -47,7 +51,7 @@ PyDoc_STRVAR(process_doc,
              "Images of mode RGB and uint8 arrays [h, w, 3] to float32 [n, 3, r, r], written to\n"
              "`out` if it is given.");
 
-/* The array for `count` images: a new reference to `out`, or a new array where that is None. */
+/* The array for `count` images: a new reference to `out`, or a new array if that is None. */
 static PyObject *output_array(const cnclip_state *state, PyObject *out, Py_ssize_t count,
                               Py_ssize_t resolution, float **ret_tensors) {
   const Py_ssize_t shape[] = {count, 3, resolution, resolution};
@@ -71,9 +75,9 @@ static PyObject *processor_process(PyObject *object, PyObject *arguments, PyObje
   if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|O:process", names, &sequence, &out)) {
     return NULL;
   }
-  if (!cnclip_borrow_images(state, sequence, &images)) goto done;
+  if (!cnclip_borrow_images(state, processor, sequence, &images)) goto exit;
   result = output_array(state, out, images.count, resolution, &tensors);
-  if (result == NULL) goto done;
+  if (result == NULL) goto exit;
 
   Py_BEGIN_ALLOW_THREADS
   for (; i < images.count; i++) {
@@ -83,31 +87,20 @@ static PyObject *processor_process(PyObject *object, PyObject *arguments, PyObje
   }
   Py_END_ALLOW_THREADS
   if (status != CNCLIP_OK) {
-    char prefix[40];
-    snprintf(prefix, sizeof prefix, "img[%zd]", i);
-    cnclip_raise(state, &error, prefix);
+    cnclip_raise_item(cnclip_exception_of(state, status), "img", i, "%s", error.message);
+    Py_CLEAR(result);
   }
-  if (PyErr_Occurred()) Py_CLEAR(result); /* perhaps of cnclip_borrow_images' images */
 
-done:
+exit:
   cnclip_release_images(&images);
   return result;
 }
 
-static PyObject *get_resolution(PyObject *object, void *closure) {
-  (void)closure;
-  return PyLong_FromLong(
-      cnclip_image_processor_resolution(((cnclip_py_image_processor *)object)->processor));
-}
-
-static PyObject *get_isa(PyObject *object, void *closure) {
-  (void)closure;
-  return PyUnicode_FromString(cnclip_isa_name(((cnclip_py_image_processor *)object)->isa));
-}
-
-static PyGetSetDef getters[] = {
-    {"resolution", get_resolution, NULL, "Pixels a side of the result.", NULL},
-    {"isa", get_isa, NULL, "Instruction set of the kernels, see CNCLIP_FORCE_ISA.", NULL},
+static PyMemberDef members[] = {
+    {"resolution", T_INT, offsetof(cnclip_py_image_processor, resolution), READONLY,
+     "Width and height of the result in pixels."},
+    {"isa", T_STRING, offsetof(cnclip_py_image_processor, isa), READONLY,
+     "Instruction set of the kernels, see CNCLIP_FORCE_ISA."},
     {0},
 };
 
@@ -124,13 +117,14 @@ static PyType_Slot slots[] = {
     {Py_tp_new, processor_new},
     {Py_tp_dealloc, processor_dealloc},
     {Py_tp_methods, methods},
-    {Py_tp_getset, getters},
+    {Py_tp_members, members},
+    {Py_tp_traverse, cnclip_visit_type},
     {0},
 };
 
 PyType_Spec cnclip_image_processor_spec = {
     .name = "cnclip._core.ImageProcessor",
     .basicsize = sizeof(cnclip_py_image_processor),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };

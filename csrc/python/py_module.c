@@ -9,23 +9,60 @@ cnclip_state *cnclip_state_of(PyTypeObject *type) {
   return PyType_GetModuleState(type);
 }
 
-void cnclip_raise(const cnclip_state *state, const cnclip_error *error, const char *prefix) {
-  if (error->code == CNCLIP_ERROR_INTERRUPTED) return;
-  PyObject *exception = state->exceptions[error->code];
-  if (exception == NULL) exception = PyExc_MemoryError;
-  /* A message may quote bytes of a path that are not UTF-8. */
-  PyObject *message =
-      PyUnicode_DecodeUTF8(error->message, (Py_ssize_t)strlen(error->message), "replace");
-  if (message == NULL) return;
-  if (prefix != NULL) {
-    PyErr_Format(exception, "%s: %U", prefix, message);
-  } else {
-    PyErr_SetObject(exception, message);
-  }
-  Py_DECREF(message);
+int cnclip_visit_type(PyObject *object, visitproc visit, void *arg) {
+  Py_VISIT(Py_TYPE(object));
+  return 0;
 }
 
-static int load_exceptions(cnclip_state *state) {
+PyObject *cnclip_exception_of(const cnclip_state *state, cnclip_status status) {
+  PyObject *exception = state->exceptions[status];
+  return exception != NULL ? exception : PyExc_MemoryError;
+}
+
+void cnclip_raise(const cnclip_state *state, const cnclip_error *error) {
+  if (error->code == CNCLIP_ERROR_INTERRUPTED) return;
+  /* PyErr_Format replaces the bytes of a quoted path that are not UTF-8. */
+  PyErr_Format(cnclip_exception_of(state, error->code), "%s", error->message);
+}
+
+/* Raises `exception`; `part` is the argument of its constructor that names the place. Steals
+ * `place` and `reason`, which are NULL where making them failed. */
+static void raise_at(PyObject *exception, const char *part, PyObject *place, PyObject *reason) {
+  PyObject *arguments = NULL, *keywords = NULL, *error = NULL;
+  if (place == NULL || reason == NULL) goto exit;
+  if (exception == PyExc_MemoryError) {
+    PyErr_Format(exception, "%U: %U", place, reason);
+    goto exit;
+  }
+  arguments = PyTuple_Pack(1, reason);
+  keywords = Py_BuildValue("{sO}", part, place);
+  if (arguments == NULL || keywords == NULL) goto exit;
+  error = PyObject_Call(exception, arguments, keywords);
+  if (error != NULL) PyErr_SetObject(exception, error);
+
+exit:
+  Py_XDECREF(error);
+  Py_XDECREF(keywords);
+  Py_XDECREF(arguments);
+  Py_XDECREF(reason);
+  Py_XDECREF(place);
+}
+
+void cnclip_raise_file(const cnclip_state *state, const cnclip_error *error, const char *path) {
+  raise_at(cnclip_exception_of(state, error->code), "file", PyUnicode_DecodeFSDefault(path),
+           PyUnicode_FromFormat("%s", error->message));
+}
+
+void cnclip_raise_item(PyObject *exception, const char *name, Py_ssize_t index, const char *format,
+                       ...) {
+  va_list values;
+  va_start(values, format);
+  PyObject *reason = PyUnicode_FromFormatV(format, values);
+  va_end(values);
+  raise_at(exception, "item", PyUnicode_FromFormat("%s[%zd]", name, index), reason);
+}
+
+static bool load_exceptions(cnclip_state *state) {
   static const struct {
     cnclip_status status;
     const char *name;
@@ -35,8 +72,8 @@ static int load_exceptions(cnclip_state *state) {
       {CNCLIP_ERROR_MODEL, "ModelRunError"},        {CNCLIP_ERROR_FORKED, "ForkedProcessError"},
   };
   PyObject *errors = PyImport_ImportModule("cnclip.errors");
-  if (errors == NULL) return 0;
-  int complete =
+  if (errors == NULL) return false;
+  bool complete =
       (state->input_type_error = PyObject_GetAttrString(errors, "InputTypeError")) != NULL;
   for (size_t i = 0; complete && i < sizeof classes / sizeof classes[0]; i++) {
     PyObject *exception = PyObject_GetAttrString(errors, classes[i].name);
@@ -47,7 +84,7 @@ static int load_exceptions(cnclip_state *state) {
   return complete;
 }
 
-static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type) {
+static bool add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type) {
   *ret_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
   return *ret_type != NULL && PyModule_AddType(module, *ret_type) == 0;
 }
@@ -96,7 +133,7 @@ static PyObject *check_precision(PyObject *module, PyObject *arguments) {
   cnclip_error error;
   if (!PyArg_ParseTuple(arguments, "ss:check_precision", &device, &precision)) return NULL;
   if (cnclip_torch_check_precision(device, precision, &error) == CNCLIP_OK) Py_RETURN_NONE;
-  cnclip_raise(PyModule_GetState(module), &error, NULL);
+  cnclip_raise(PyModule_GetState(module), &error);
   return NULL;
 }
 
@@ -117,9 +154,9 @@ static PyObject *measure_peak(PyObject *module, PyObject *arguments) {
     return PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
                         "seconds: expected more than 0 and at most 60");
   }
-  Py_BEGIN_ALLOW_THREADS;
+  Py_BEGIN_ALLOW_THREADS
   rate = cnclip_peak_measure(precision, seconds);
-  Py_END_ALLOW_THREADS;
+  Py_END_ALLOW_THREADS
   if (rate == 0) Py_RETURN_NONE;
   return PyFloat_FromDouble(rate);
 }

@@ -1,7 +1,7 @@
-/* The rim between the core and CPython: what its files share.
+/* The module's state and the conversion of errors, shared by the files of this folder.
  *
- * One file a type (py_tokenizer.c, py_image.c, py_encoder.c), each with a spec that py_module.c
- * makes a heap type of. Only these files include Python.h. */
+ * One file per type (py_tokenizer.c, py_image.c, py_encoder.c), each with a spec of which
+ * py_module.c makes a heap type. Only this folder includes Python.h. */
 #ifndef CNCLIP_PY_STATE_H
 #define CNCLIP_PY_STATE_H
 
@@ -26,8 +26,22 @@ extern PyType_Spec cnclip_encoder_spec;
 /* The state of the module that `type`, one of the three, belongs to. Borrowed. */
 cnclip_state *cnclip_state_of(PyTypeObject *type);
 
-/* Raises the exception for `error`, its message behind "`prefix`: " unless prefix is NULL.
- * CNCLIP_ERROR_INTERRUPTED leaves alone the exception that the interrupt function has set. */
-void cnclip_raise(const cnclip_state *state, const cnclip_error *error, const char *prefix);
+/* tp_traverse of an object that refers to its type and no other Python object. */
+int cnclip_visit_type(PyObject *object, visitproc visit, void *arg);
+
+/* The class of the exception for `status`. Borrowed. */
+PyObject *cnclip_exception_of(const cnclip_state *state, cnclip_status status);
+
+/* Raises the exception for `error`. CNCLIP_ERROR_INTERRUPTED keeps the exception that the interrupt
+ * function has set. */
+void cnclip_raise(const cnclip_state *state, const cnclip_error *error);
+
+/* As cnclip_raise; the exception's `where` names the file at `path`. */
+void cnclip_raise_file(const cnclip_state *state, const cnclip_error *error, const char *path);
+
+/* Raises `exception`, a class of cnclip.errors or MemoryError, with a reason as of
+ * PyUnicode_FromFormat; its `where` names the item "`name`[`index`]". */
+void cnclip_raise_item(PyObject *exception, const char *name, Py_ssize_t index, const char *format,
+                       ...);
 
 #endif

@@ -1,8 +1,11 @@
 /* _core.Tokenizer: a vocabulary, and texts to token ids. */
 #include <limits.h>
+#include <stddef.h>
 
 #include "python/py_borrow.h"
 #include "python/py_types.h"
+
+#include <structmember.h>
 
 static PyObject *tokenizer_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
   static char *names[] = {"vocabulary", NULL};
@@ -15,14 +18,22 @@ static PyObject *tokenizer_new(PyTypeObject *type, PyObject *arguments, PyObject
   cnclip_py_tokenizer *self = (cnclip_py_tokenizer *)type->tp_alloc(type, 0);
   if (self == NULL) return NULL;
   if (cnclip_vocab_new(text, (size_t)size, &self->vocab, &error) != CNCLIP_OK) {
-    cnclip_raise(cnclip_state_of(type), &error, NULL);
-    Py_CLEAR(self);
+    cnclip_raise(cnclip_state_of(type), &error);
+    Py_DECREF(self);
+    return NULL;
   }
+  self->size = cnclip_vocab_size(self->vocab);
+  self->largest_id = cnclip_vocab_largest_id(self->vocab);
+  self->pad_id = cnclip_vocab_pad_id(self->vocab);
+  self->unk_id = cnclip_vocab_unk_id(self->vocab);
+  self->cls_id = cnclip_vocab_cls_id(self->vocab);
+  self->sep_id = cnclip_vocab_sep_id(self->vocab);
   return (PyObject *)self;
 }
 
 static void tokenizer_dealloc(PyObject *object) {
   PyTypeObject *type = Py_TYPE(object);
+  PyObject_GC_UnTrack(object);
   cnclip_vocab_free(((cnclip_py_tokenizer *)object)->vocab);
   type->tp_free(object);
   Py_DECREF(type);
@@ -42,7 +53,7 @@ static void encode_all(const cnclip_vocab *vocab, const cnclip_borrowed_texts *t
 PyDoc_STRVAR(encode_doc,
              "encode($self, texts, context_length=52)\n--\n\n"
              "Token ids int64 [n, context_length], filled with 0, and int64 [n]: how many ids each "
-             "text had before the cut, [CLS] and [SEP] counted.");
+             "text had before the cut, including [CLS] and [SEP].");
 
 static PyObject *tokenizer_encode(PyObject *object, PyObject *arguments, PyObject *keywords) {
   static char *names[] = {"texts", "context_length", NULL};
@@ -59,47 +70,34 @@ static PyObject *tokenizer_encode(PyObject *object, PyObject *arguments, PyObjec
   }
   if (context_length < 2 || context_length > INT_MAX) {
     return PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
-                        "context_length: expected 2 or more, room for [CLS] and [SEP], got %zd",
+                        "context_length: expected at least 2, for [CLS] and [SEP], got %zd",
                         context_length);
   }
-  if (!cnclip_borrow_texts(state, sequence, &texts)) goto done;
+  if (!cnclip_borrow_texts(state, sequence, &texts)) goto exit;
   ids_array = cnclip_new_int64_array(2, (const Py_ssize_t[]){texts.count, context_length}, &ids);
   lengths_array = cnclip_new_int64_array(1, &texts.count, &lengths);
-  if (ids_array == NULL || lengths_array == NULL) goto done;
+  if (ids_array == NULL || lengths_array == NULL) goto exit;
 
   Py_BEGIN_ALLOW_THREADS
   encode_all(vocab, &texts, (size_t)context_length, ids, lengths);
   Py_END_ALLOW_THREADS
   result = PyTuple_Pack(2, ids_array, lengths_array);
 
-done:
+exit:
   cnclip_release_texts(&texts);
   Py_XDECREF(ids_array);
   Py_XDECREF(lengths_array);
   return result;
 }
 
-static PyObject *get_number(PyObject *object, void *closure) {
-  int32_t (*const read)(const cnclip_vocab *) = *(int32_t(**)(const cnclip_vocab *))closure;
-  return PyLong_FromLong(read(((cnclip_py_tokenizer *)object)->vocab));
-}
-
-/* A getter's closure is a data pointer, which may not hold a function's address. */
-static int32_t (*const read_size)(const cnclip_vocab *) = cnclip_vocab_size;
-static int32_t (*const read_largest_id)(const cnclip_vocab *) = cnclip_vocab_largest_id;
-static int32_t (*const read_pad)(const cnclip_vocab *) = cnclip_vocab_pad_id;
-static int32_t (*const read_unknown)(const cnclip_vocab *) = cnclip_vocab_unk_id;
-static int32_t (*const read_classify)(const cnclip_vocab *) = cnclip_vocab_cls_id;
-static int32_t (*const read_separate)(const cnclip_vocab *) = cnclip_vocab_sep_id;
-
-static PyGetSetDef getters[] = {
-    {"size", get_number, NULL, "Lines of the vocabulary.", (void *)&read_size},
-    {"largest_id", get_number, NULL, "Largest id of a token that is not empty.",
-     (void *)&read_largest_id},
-    {"pad_id", get_number, NULL, "Id of [PAD].", (void *)&read_pad},
-    {"unk_id", get_number, NULL, "Id of [UNK].", (void *)&read_unknown},
-    {"cls_id", get_number, NULL, "Id of [CLS].", (void *)&read_classify},
-    {"sep_id", get_number, NULL, "Id of [SEP].", (void *)&read_separate},
+static PyMemberDef members[] = {
+    {"size", T_INT, offsetof(cnclip_py_tokenizer, size), READONLY, "Lines of the vocabulary."},
+    {"largest_id", T_INT, offsetof(cnclip_py_tokenizer, largest_id), READONLY,
+     "Largest id of a token that is not empty."},
+    {"pad_id", T_INT, offsetof(cnclip_py_tokenizer, pad_id), READONLY, "Id of [PAD]."},
+    {"unk_id", T_INT, offsetof(cnclip_py_tokenizer, unk_id), READONLY, "Id of [UNK]."},
+    {"cls_id", T_INT, offsetof(cnclip_py_tokenizer, cls_id), READONLY, "Id of [CLS]."},
+    {"sep_id", T_INT, offsetof(cnclip_py_tokenizer, sep_id), READONLY, "Id of [SEP]."},
     {0},
 };
 
@@ -114,13 +112,14 @@ static PyType_Slot slots[] = {
     {Py_tp_new, tokenizer_new},
     {Py_tp_dealloc, tokenizer_dealloc},
     {Py_tp_methods, methods},
-    {Py_tp_getset, getters},
+    {Py_tp_members, members},
+    {Py_tp_traverse, cnclip_visit_type},
     {0},
 };
 
 PyType_Spec cnclip_tokenizer_spec = {
     .name = "cnclip._core.Tokenizer",
     .basicsize = sizeof(cnclip_py_tokenizer),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };

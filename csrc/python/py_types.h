@@ -1,4 +1,4 @@
-/* The objects behind the three types. */
+/* The objects of the three types. A type with a fixed attribute stores it in the object. */
 #ifndef CNCLIP_PY_TYPES_H
 #define CNCLIP_PY_TYPES_H
 
@@ -9,18 +9,20 @@
 typedef struct {
   PyObject_HEAD
   cnclip_vocab *vocab;
+  int size, largest_id, pad_id, unk_id, cls_id, sep_id;
 } cnclip_py_tokenizer;
 
 typedef struct {
   PyObject_HEAD
-  cnclip_isa isa;
   cnclip_image_processor *processor;
+  int resolution;
+  const char *isa;
 } cnclip_py_image_processor;
 
 typedef struct {
   PyObject_HEAD
   cnclip_text_encoder encoder;
-  PyObject *tokenizer; /* a new reference: owns what `encoder` borrows */
+  PyObject *tokenizer; /* a new reference: owns the vocabulary that `encoder` borrows */
 } cnclip_py_encoder;
 
 #endif
