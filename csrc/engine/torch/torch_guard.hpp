@@ -1,0 +1,137 @@
+/* Shared by the files of this folder: exceptions become statuses, forks are detected, and settings
+ * of a thread are changed for the time of one call. */
+#ifndef CNCLIP_TORCH_GUARD_HPP
+#define CNCLIP_TORCH_GUARD_HPP
+
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+
+#include <atomic>
+#include <exception>
+#include <new>
+#include <string>
+#include <thread>
+
+#include <unistd.h>
+
+#include "base/cpu.h"
+#include "base/status.h"
+
+/* Of the OpenMP library that libtorch brings and the build links to; omp.h may be another's. */
+extern "C" {
+int omp_get_max_threads(void);
+void omp_set_num_threads(int count);
+}
+
+namespace cnclip_torch {
+
+/* The process that loaded this library. Its forked children have no OpenMP workers, and the first
+ * parallel loop on a thread that had some before the fork would wait for them for ever. */
+inline const pid_t loaded_in = getpid();
+
+/* Fails in a forked child of the process that first used this library: a fork while another thread
+ * was in libtorch leaves libtorch's locks held, which cannot be detected. */
+inline cnclip_status check_not_forked(cnclip_error *error) {
+  static std::atomic<pid_t> first_user{0};
+  pid_t nobody = 0;
+  const pid_t self = getpid();
+  if (!first_user.compare_exchange_strong(nobody, self) && nobody != self) {
+    return cnclip_error_set(error, CNCLIP_ERROR_FORKED,
+                            "this process was forked from one that had already used cnclip, whose "
+                            "threads do not survive a fork; start workers with the 'spawn' or "
+                            "'forkserver' method, or open the first pipeline after the fork");
+  }
+  return CNCLIP_OK;
+}
+
+/* The sentence of a libtorch message, without the C++ or TorchScript stack around it. */
+inline std::string without_stack(const char *what) {
+  std::string text(what);
+  /* In an error raised inside TorchScript, the class and the sentence follow the stack. */
+  const std::string stack_end = "<--- HERE", class_end = "Error: ";
+  const size_t stack = text.rfind(stack_end);
+  const size_t at = stack == std::string::npos ? stack : text.find(class_end, stack);
+  if (at != std::string::npos) text = text.substr(at + class_end.size());
+  text = text.substr(0, text.find("\nException raised from"));
+  const size_t end = text.find_last_not_of(" \n\r\t");
+  return end == std::string::npos ? std::string("unknown error") : text.substr(0, end + 1);
+}
+
+/* libtorch's CPU allocator throws no class of its own: its message names it. */
+inline bool is_out_of_memory(const std::string &message) {
+  return message.find("DefaultCPUAllocator") != std::string::npos;
+}
+
+/* Runs `body`, which returns a status, and turns every exception into `code`. */
+template <typename Body>
+cnclip_status guarded(cnclip_status code, const char *doing, cnclip_error *error, Body body) {
+  try {
+    return body();
+  } catch (const std::bad_alloc &) {
+    return cnclip_error_memory(error, doing);
+  } catch (const c10::OutOfMemoryError &) {
+    return cnclip_error_memory(error, doing);
+  } catch (const std::exception &caught) {
+    const auto *from_torch = dynamic_cast<const c10::Error *>(&caught);
+    const std::string message =
+        without_stack(from_torch != nullptr ? from_torch->what_without_backtrace() : caught.what());
+    if (is_out_of_memory(message)) return cnclip_error_memory(error, doing);
+    return cnclip_error_set(error, code, "%s: %s", doing, message.c_str());
+  } catch (...) {
+    return cnclip_error_set(error, code, "%s: an exception of an unknown type", doing);
+  }
+}
+
+/* `guarded`; in a forked process, on a new thread, which has never had OpenMP workers. */
+template <typename Body>
+cnclip_status guarded_parallel(cnclip_status code, const char *doing, cnclip_error *error,
+                               Body body) {
+  if (getpid() == loaded_in) return guarded(code, doing, error, body);
+  return guarded(code, doing, error, [&]() -> cnclip_status {
+    cnclip_status status = CNCLIP_OK;
+    std::thread([&] { status = guarded(code, doing, error, body); }).join();
+    return status;
+  });
+}
+
+/* Sets the number of threads of this thread's parallel loops, and restores it. OpenMP's setting
+ * belongs to the thread; at::set_num_threads would change the default of other threads. */
+class ThreadCount {
+ public:
+  explicit ThreadCount(int wanted) {
+    at::get_num_threads(); /* libtorch sets this thread's default now, not during the run */
+    before_ = omp_get_max_threads();
+    if (wanted > 0) omp_set_num_threads(wanted);
+  }
+  ~ThreadCount() { omp_set_num_threads(before_); }
+  ThreadCount(const ThreadCount &) = delete;
+  ThreadCount &operator=(const ThreadCount &) = delete;
+
+ private:
+  int before_;
+};
+
+inline cnclip_isa best_isa() {
+  int isa = CNCLIP_ISA_COUNT - 1;
+  while (!cnclip_isa_supported(static_cast<cnclip_isa>(isa))) isa--;
+  return static_cast<cnclip_isa>(isa);
+}
+
+/* The instruction set of the kernels that operators on this thread use. A model sets its own while
+ * it runs. */
+inline thread_local cnclip_isa current_isa = best_isa();
+
+class IsaChoice {
+ public:
+  explicit IsaChoice(cnclip_isa isa) : before_(current_isa) { current_isa = isa; }
+  ~IsaChoice() { current_isa = before_; }
+  IsaChoice(const IsaChoice &) = delete;
+  IsaChoice &operator=(const IsaChoice &) = delete;
+
+ private:
+  cnclip_isa before_;
+};
+
+}  // namespace cnclip_torch
+
+#endif
