@@ -38,14 +38,14 @@ _KEEP_UPLOADS = 3600
 
 
 def build_app(searchables: Sequence[Searchable], *, local: bool) -> Application:
-    """The application, an ASGI one.
+    """Build the ASGI application.
 
     Args:
-        searchables: What can be searched; the first is chosen at first.
-        local: Only this machine is listened to: see `Guard`.
+        searchables: The collections; the page opens with the first.
+        local: Whether the server listens on this machine only: see `Guard`.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    # Without it Gradio lets pages of some other origins read this one.
+    # Without this Gradio allows pages of some other origins to read this one.
     app.add_middleware(CORSMiddleware, allow_origins=[])
     for language in LANGUAGES:
         page = build_page(searchables, language)

@@ -106,7 +106,7 @@ def is_local(host: str) -> bool:
 def rewrite(page: str, language: Language) -> str:
     """A page of Gradio in one language, without links to other hosts."""
     tag = WORDS[language].tag
-    # Gradio chooses the language of its own texts by the browser's.
+    # Gradio's texts are in the language that the browser reports.
     head = (
         f'<script>for (const [name, value] of [["language", "{tag}"], ["languages", ["{tag}"]]])'
         " Object.defineProperty(navigator, name, {get: () => value});</script>"

@@ -1,4 +1,4 @@
-"""The page's style: fonts of the system's, two columns of results on a phone, light and dark."""
+"""The style of the page: system fonts, two columns of results on a phone, light and dark mode."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MONOSPACE = ("ui-monospace", "Menlo", "Consolas", "monospace")
 
 
 def theme() -> Any:
-    """Gradio's plain theme in cinnabar and stone, with fonts that every system has."""
+    """Gradio's base theme in red and gray, with fonts that every system has."""
     import gradio as gr
 
     cinnabar = gr.themes.Color(

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .._text import first_line
 from ..errors import InvalidInputError, MissingExtraError
 from .collections import Searchable
 
@@ -22,24 +23,24 @@ _WAITING = 128
 
 
 def check_gradio() -> None:
-    """Look for Gradio, which takes seconds to import.
+    """Check that Gradio is installed, without importing it, which takes seconds.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: Gradio is not installed.
     """
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtraError("ui", "gradio")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
     Args:
-        host: A name or address of this machine's; `'0.0.0.0'` and `'::'` are all of them.
-        port: 0 takes a free one.
+        host: A name or address of this machine; `'0.0.0.0'` and `'::'` are all of its addresses.
+        port: The port; 0 chooses a free one.
 
     Raises:
-        InvalidInputError: that cannot be listened to; names host and port, and says why.
+        InvalidInputError: the address is invalid or in use.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -53,13 +54,13 @@ def listen(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidInputError(f"cannot listen at {host}, port {port}: {reason}") from error
+        reason = f"cannot listen at {host}, port {port}: {first_line(error)}"
+        raise InvalidInputError(reason) from error
     return listener
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where a browser on this machine finds what listens."""
+    """The URL of the application for a browser on this machine."""
     host, port = listener.getsockname()[:2]
     address = ipaddress.ip_address(host.partition("%")[0])
     if address.is_unspecified:
