@@ -59,10 +59,10 @@ def cnclip_seconds(batch: int, accum: int, steps: int) -> list[float]:
     import torch
 
     from cnclip.modeling.config import ClipConfig, TextConfig, VisionConfig
-    from cnclip.train.distributed import World
     from cnclip.train.loss import Pairs
-    from cnclip.train.optimizer import make_optimizer
+    from cnclip.train.model import make_optimizer
     from cnclip.train.options import TrainOptions
+    from cnclip.train.process import World
     from cnclip.train.step import Part, Stepper
     from cnclip.train.towers import MAX_LOGIT_SCALE, TrainableClip
 

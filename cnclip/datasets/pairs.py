@@ -45,6 +45,7 @@ class PairData(ABC):
         image_ids: The id of each image number.
         groups: Int64 [images], the block of storage in which each image lies, where a block is
             read as a whole; None where any order costs the same.
+        groups_kept: How many groups a process holds in memory.
     """
 
     name: str
@@ -54,6 +55,7 @@ class PairData(ABC):
     pairs: NDArray[np.int64]
     image_ids: Sequence[Id]
     groups: NDArray[np.int64] | None
+    groups_kept: int
 
     @abstractmethod
     def read(self, image: int) -> bytes | Path:
@@ -102,7 +104,8 @@ class _StoredPairs(PairData):
     def __init__(self, data: RetrievalData, images: ImageStore, problems: Problems) -> None:
         self.name, self.split = data.name, data.split
         self.turns_images = data.turns_images
-        self.image_ids, self.groups = images.ids, images.groups
+        self.image_ids = images.ids
+        self.groups, self.groups_kept = images.groups, images.groups_kept
         self._images = images
         numbers = {image_id: number for number, image_id in enumerate(images.ids)}
         self.texts = []
@@ -125,8 +128,8 @@ class _StoredPairs(PairData):
         try:
             return self._images.content(image)
         except ImageError as error:
-            what = f"image {self.image_ids[image]}: {error}"
-            raise ImageError(f"{self.where(image)}: {what}") from error
+            reason = f"image {self.image_ids[image]}: {error}"
+            raise ImageError(reason, file=self.where(image)) from error
 
     def where(self, image: int) -> str:
         return self._images.where(image)

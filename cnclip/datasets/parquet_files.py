@@ -78,6 +78,8 @@ class ParquetData(IndexedData):
 
 
 class _ParquetImages(ImageStore):
+    groups_kept = GROUPS_KEPT
+
     def __init__(
         self, files: list[Path], names: list[str], starts: list[int], groups: list[_Group]
     ) -> None:

@@ -31,10 +31,12 @@ class ImageStore(ABC):
         ids: Of each image number; distinct.
         groups: Int64 [n], the block of storage in which each image lies, where a block is read as
             a whole; None where any order costs the same.
+        groups_kept: How many groups a process holds in memory.
     """
 
     ids: Sequence[Id]
     groups: NDArray[np.int64] | None = None
+    groups_kept: int = 1
 
     @abstractmethod
     def content(self, image: int) -> bytes | Path:

@@ -9,7 +9,6 @@
 from .recall import recall_at_k
 from .reports import RetrievalReport, ZeroShotReport
 from .retrieval import retrieval
-from .texts import normalize_text
 from .topk import Ranked, mutual_top_k, top_k
 from .zeroshot import Classified, ZeroShotClassifier, zeroshot
 
@@ -20,7 +19,6 @@ __all__ = [
     "ZeroShotClassifier",
     "ZeroShotReport",
     "mutual_top_k",
-    "normalize_text",
     "recall_at_k",
     "retrieval",
     "top_k",

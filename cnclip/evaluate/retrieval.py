@@ -20,6 +20,7 @@ from ..datasets.ids import Id
 from ..datasets.retrieval import ImageRow, open_image, with_known
 from ..errors import DatasetError
 from ..pipelines import MultiModalEmbeddingPipeline, embed_images
+from ..preprocessors.text import normalize_text
 from ..progress import progress
 from ..version import __version__
 from .features import Features, Shard
@@ -27,7 +28,6 @@ from .pages import EmbeddedSplit, write_page
 from .published import published_results
 from .recall import recall_at_k
 from .reports import RetrievalReport, model_name
-from .texts import normalize_text
 from .topk import Ranked, mutual_top_k
 
 # Candidates of each query in prediction files.

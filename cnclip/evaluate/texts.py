@@ -1,4 +1,4 @@
-"""Chinese class names, text templates and the normalization of texts."""
+"""Chinese class names and text templates."""
 
 from __future__ import annotations
 
@@ -13,14 +13,6 @@ LABELS = ("cifar10", "cifar100", "caltech101", "imagenet")
 TEMPLATES = ("generic", "photo", "small", "plain")
 # The templates that suit the images of each list of labels.
 TEMPLATES_OF = {"cifar10": "small", "cifar100": "small", "caltech101": "photo", "imagenet": "photo"}
-
-
-def normalize_text(text: str) -> str:
-    """Return a text in lower case with straight double quotes, as Chinese-CLIP evaluates it.
-
-    The source is `cn_clip/eval/data.py`; BERT's Chinese vocabulary lacks curly quotes.
-    """
-    return text.lower().replace("“", '"').replace("”", '"')
 
 
 def shipped_labels(name: str) -> dict[str, str]:

@@ -18,12 +18,12 @@ from ..datasets.retrieval import open_image
 from ..errors import DatasetError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, embed_images
 from ..pipelines.scores import probabilities
+from ..preprocessors.text import normalize_text
 from ..progress import progress
 from .reports import ZeroShotReport, model_name
 from .texts import (
     LABELS,
     TEMPLATES_OF,
-    normalize_text,
     read_labels,
     read_templates,
     shipped_labels,

@@ -1,9 +1,10 @@
 """Fine-tuning, and training from scratch: `finetune(model, train, ...)` and `cnclip train`.
 
-One file a part of a run: `options.py` what can be asked for, `loader.py` and `augment.py` the
-batches, `towers.py` the model, `loss.py` and `step.py` one step, `optimizer.py`, `validate.py`,
-`run_folder.py` what is kept on disk, `loop.py` all of it in its order. Needs Python's torch. Uses
-`datasets`, `checkpoints`, `evaluate` and what is below them.
+`run.py` starts or resumes a run, `loop.py` runs its steps. `options.py` has the options,
+`loader.py` and `augment.py` make the batches, `model.py` builds and writes the model, `step.py` and
+`loss.py` compute one step, `validate.py` measures recall, `run_folder.py`, `run_state.py` and
+`journal.py` write files. Requires Python's torch. Uses `datasets`, `checkpoints`, `evaluate` and
+the layers below them.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 from .options import TrainOptions
 
 if TYPE_CHECKING:
-    from .loop import TrainReport, finetune
+    from .loop import TrainReport
+    from .run import finetune
 
 __all__ = ["TrainOptions", "TrainReport", "finetune"]
 
 
 def __getattr__(name: str) -> Any:
-    """The rest imports torch, when it is asked for."""
+    """Import on first use the modules that import torch."""
     if name in ("finetune", "TrainReport"):
-        from . import loop
+        from . import run
 
-        return getattr(loop, name)
+        return getattr(run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -159,7 +159,7 @@ def _bent(image: Image.Image, random: Random) -> Image.Image:
     scale, shape = math.exp(random.uniform(-0.15, 0.3)), math.exp(random.uniform(-0.15, 0.15))
     shear = random.uniform(-0.15, 0.15)
     cos, sin = math.cos(angle), math.sin(angle)
-    # Where a point of the result lies in the image, both counted from the middle.
+    # The matrix maps a point of the result to a point of the image, relative to their centres.
     a, b = scale * shape * cos, scale * (shear * cos - sin)
     d, e = scale * sin, scale / shape * (cos + shear * sin)
     x, y = image.width / 2, image.height / 2

@@ -1,8 +1,9 @@
-"""Batches of pairs, made by worker processes, in an order that a run can be taken up in.
+"""Batches of pairs, made by worker processes, in an order that a resumed run continues.
 
-All pairs of an epoch in random order, then those of the next, are one endless row; a run is at a
-position in it. What happens at a position (which pair, how its image is augmented) depends on the
-seed and the position alone: not on the number of workers, processes, or interruptions.
+The pairs of a run are one sequence: all pairs of the first epoch in random order, then those of the
+next. A run is at a position of the sequence. Which pair is at a position, and how its image is
+augmented, depends on the seed and the position alone: not on the number of workers, processes or
+interruptions.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,32 +23,33 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .. import _core
+from .._text import first_line
 from ..datasets.pairs import PairData
-from ..datasets.parquet_files import GROUPS_KEPT
 from ..datasets.retrieval import ImageRow, open_image
 from ..errors import CnclipError, DatasetError, ImageError
-from ..evaluate import normalize_text
 from ..pipelines.stream import MAX_TEXTS
 from ..preprocessors.multi_modal import to_rgb
+from ..preprocessors.text import normalize_text
 from .augment import augment
-from .batch import Pairs, Part
-from .distributed import World
+from .loss import Pairs
 from .options import TrainOptions
+from .process import World
+from .step import Part
 
 # Pairs that are tried in place of one that cannot be read.
 MAX_REPLACEMENTS = 100
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a model sees and reads: its preprocessing.
+class Preprocessing:
+    """Makes a model's inputs. Picklable.
 
     Attributes:
-        resolution: Pixels a side.
-        mean: Of the normalisation.
-        std: Of the normalisation.
-        vocabulary: The vocab.txt's bytes.
-        context_length: Ids that a text is cut at.
+        resolution: Width and height of the model's images, in pixels.
+        mean: Mean of each channel, for the normalisation.
+        std: Standard deviation of each channel.
+        vocabulary: The bytes of vocab.txt.
+        context_length: The number of ids at which a text is cut.
     """
 
     resolution: int
@@ -56,18 +59,18 @@ class Inputs:
     context_length: int
 
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
-        """Float32 [3, r, r], as the pipeline makes it.
+        """Float32 [3, r, r], equal to the pipeline's.
 
         Raises:
-            ImageError: the image is damaged.
+            ImageError: The image is damaged.
         """
         processor = _processor(self.resolution, self.mean, self.std)
-        with _named_errors():
+        with _as_image_error():
             tensor: NDArray[np.float32] = processor.process([to_rgb(image, self.resolution)])[0]
         return tensor
 
     def ids(self, texts: Sequence[str], *, whole_width: bool = False) -> torch.Tensor:
-        """Int64 [n, l], as wide as the longest text, or as the context."""
+        """Int64 [n, l]; l is the length of the longest text, or with `whole_width` the context."""
         tokenizer = _tokenizer(self.vocabulary)
         ids, lengths = tokenizer.encode(texts, self.context_length)
         if not whole_width and tokenizer.pad_id == 0 and len(lengths):
@@ -76,14 +79,14 @@ class Inputs:
 
 
 @contextlib.contextmanager
-def _named_errors() -> Iterator[None]:
-    """Pillow raises whatever a damaged file leads it to: here that is an ImageError."""
+def _as_image_error() -> Iterator[None]:
+    """Pillow raises many types of exceptions on damaged files: raise ImageError instead."""
     try:
         yield
     except (CnclipError, MemoryError):
         raise
     except Exception as error:
-        raise ImageError(f"cannot be read as an image: {error}") from error
+        raise ImageError(f"cannot be read as an image: {first_line(error)}") from error
 
 
 @lru_cache(maxsize=4)
@@ -98,29 +101,53 @@ def _tokenizer(vocabulary: bytes) -> _core.Tokenizer:
     return _core.Tokenizer(vocabulary)
 
 
+@dataclass(frozen=True)
+class SkippedImage:
+    """An image that could not be read. Its text is `WHERE: REASON`.
+
+    Attributes:
+        where: Its place in the data set.
+        reason: Why it could not be read.
+    """
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
 def read_image(data: PairData, image: int) -> tuple[Image.Image, int]:
-    """An image of a data set, and a number that those of equal content share.
+    """Open an image of a data set; returns it and a number that images of equal content share.
 
     Raises:
-        CnclipError: it cannot be read.
+        CnclipError: It cannot be read.
     """
     content = data.read(image)
-    if not isinstance(content, bytes):
+    if isinstance(content, Path):
+        path = content
         try:
-            content = content.read_bytes()
+            content = path.read_bytes()
         except OSError as error:
-            raise ImageError(f"{content!s}: {error.strerror or error}") from error
+            raise ImageError(first_line(error), file=path) from error
     row = ImageRow(data.image_ids[image], content, data.where(image))
     return open_image(row, turned=data.turns_images), _key(content)
 
 
-def _text_keys(texts: list[str], inputs: Inputs) -> NDArray[np.int64]:
-    """A number for each text that those share which are the same to the model: int64 [n]."""
+def skipped_image(data: PairData, image: int, error: CnclipError | MemoryError) -> SkippedImage:
+    """Describe an image that `read_image` or `Preprocessing.pixels` could not read."""
+    reason = error.reason if isinstance(error, CnclipError) else first_line(error)
+    return SkippedImage(str(data.where(image)), reason)
+
+
+def _text_keys(texts: list[str], preprocessing: Preprocessing) -> NDArray[np.int64]:
+    """A number for each text, shared by texts with the same ids: int64 [n]."""
     keys = np.empty(len(texts), np.int64)
     for start in range(0, len(texts), MAX_TEXTS):
-        ids = inputs.ids(texts[start : start + MAX_TEXTS], whole_width=True).numpy()
-        for row, some in enumerate(ids, start):
-            keys[row] = _key(some.tobytes())
+        chunk = texts[start : start + MAX_TEXTS]
+        ids = preprocessing.ids(chunk, whole_width=True).numpy()
+        for row, text_ids in enumerate(ids, start):
+            keys[row] = _key(text_ids.tobytes())
     return keys
 
 
@@ -129,16 +156,16 @@ def _key(content: bytes) -> int:
 
 
 @dataclass(frozen=True)
-class Item:
-    """A pair, read.
+class Sample:
+    """An opened pair.
 
     Attributes:
-        pixels: What each model sees: the student, and perhaps a teacher.
+        pixels: The input of each model: the student, and perhaps a teacher.
         text: The text.
         image_key: Equal for images of equal content.
-        text_key: Equal for texts of equal ids, as far as the model reads them.
-        described: Keys of all texts that the data set gives the image.
-        skipped: (place, reason) of pairs that could not be read, in whose place this one stands.
+        text_key: Equal for texts with the same ids.
+        described: Keys of all texts that the data set has for the image.
+        skipped: Images that could not be read, which this sample replaces.
     """
 
     pixels: tuple[NDArray[np.float32], ...]
@@ -146,34 +173,36 @@ class Item:
     image_key: int
     text_key: int
     described: NDArray[np.int64]
-    skipped: list[tuple[str, str]]
+    skipped: list[SkippedImage]
 
 
-class TrainingPairs(Dataset[Item]):
+class TrainingPairs(Dataset[Sample]):
     """A data set's pairs by their positions in a run.
 
     Attributes:
-        size: Pairs (or images) of an epoch.
+        size: The number of pairs (or images) in an epoch.
     """
 
-    def __init__(self, data: PairData, options: TrainOptions, inputs: tuple[Inputs, ...]) -> None:
-        """Take a data set.
+    def __init__(
+        self, data: PairData, options: TrainOptions, preprocessing: tuple[Preprocessing, ...]
+    ) -> None:
+        """Prepare for a data set.
 
         Args:
             data: The data set.
             options: Sampling, augmentation, seed.
-            inputs: Of the student, and perhaps of a teacher.
+            preprocessing: That of the student, and perhaps of a teacher.
 
         Raises:
-            DatasetError: it has no pairs.
+            DatasetError: It has no pairs.
         """
         self._data = data
         self._options = options
-        self._inputs = inputs
+        self._preprocessing = preprocessing
         self._texts = data.texts if options.raw_text else [normalize_text(t) for t in data.texts]
-        self._keys = _text_keys(self._texts, inputs[0])
+        self._keys = _text_keys(self._texts, preprocessing[0])
         images, texts = data.pairs[:, 0], data.pairs[:, 1]
-        # The texts of each image, one image's after the other's.
+        # The texts of image i are _texts_of[_starts[i] : _starts[i + 1]].
         order = np.argsort(images, kind="stable")
         self._texts_of = texts[order]
         self._starts = np.searchsorted(images[order], np.arange(len(data.image_ids) + 1))
@@ -185,32 +214,41 @@ class TrainingPairs(Dataset[Item]):
         self._weights = np.maximum(counts, 1) ** -options.rare_texts
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
-    def __getitem__(self, position: int) -> Item:
-        """The pair at a position; another one in its place where it cannot be read.
+    def __getitem__(self, position: int) -> Sample:
+        """The pair at a position; another pair if its image cannot be read.
 
         Raises:
-            DatasetError: too many pairs in a row cannot be read.
+            DatasetError: Too many images in a row cannot be read.
         """
         random = np.random.default_rng([self._options.seed, position])
         epoch, index = divmod(position, self.size)
         place = int(self._order_of(epoch)[index])
-        skipped: list[tuple[str, str]] = []
+        skipped: list[SkippedImage] = []
         while True:
             image, text = self._pair(place, random)
             try:
                 return self._read(image, text, random, skipped)
             except (CnclipError, MemoryError) as error:
-                where = self._data.where(image)
-                skipped.append((where, str(error).removeprefix(f"{where}: ")))
+                skipped.append(skipped_image(self._data, image, error))
                 if len(skipped) > MAX_REPLACEMENTS:
                     raise DatasetError(
-                        f"{len(skipped)} images in a row cannot be read; the first: "
-                        f"{': '.join(skipped[0])}"
+                        f"{len(skipped)} images in a row cannot be read; the first: {skipped[0]}"
                     ) from error
                 place = int(random.integers(self.size))
 
+    def __getitems__(self, positions: list[int]) -> list[Sample] | CnclipError:
+        """The pairs of a part, or the error; torch's DataLoader calls this.
+
+        An error that a worker process raises reaches the main process as a text with a traceback:
+        return it as a value instead.
+        """
+        try:
+            return [self[position] for position in positions]
+        except CnclipError as error:
+            return error
+
     def _pair(self, place: int, random: np.random.Generator) -> tuple[int, int]:
-        """The pair that stands at a place of the data set."""
+        """The image and text at an index of the data set's pairs, or of its images."""
         if self._options.sampling == "pairs":
             image, text = self._data.pairs[place]
             return int(image), int(text)
@@ -222,19 +260,19 @@ class TrainingPairs(Dataset[Item]):
         return int(image), int(random.choice(texts, p=weights / weights.sum()))
 
     def _read(
-        self, image: int, text: int, random: np.random.Generator, skipped: list[tuple[str, str]]
-    ) -> Item:
+        self, image: int, text: int, random: np.random.Generator, skipped: list[SkippedImage]
+    ) -> Sample:
         opened, key = read_image(self._data, image)
-        with _named_errors():
+        with _as_image_error():
             opened = augment(opened, self._options.augment, random)
-        pixels = tuple(inputs.pixels(opened) for inputs in self._inputs)
+        pixels = tuple(preprocessing.pixels(opened) for preprocessing in self._preprocessing)
         texts = self._texts_of[self._starts[image] : self._starts[image + 1]]
-        return Item(
+        return Sample(
             pixels, self._texts[text], key, int(self._keys[text]), self._keys[texts], skipped
         )
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
-        """The places of an epoch's pairs in the data set, in the order in which they come."""
+        """The order in which an epoch visits the data set's pairs, or its images."""
         if self._order[0] != epoch:
             random = np.random.default_rng([self._options.seed, epoch, 1])
             self._order = (epoch, self._shuffled(random))
@@ -245,49 +283,57 @@ class TrainingPairs(Dataset[Item]):
             return random.permutation(self.size)
         pairs = self._options.sampling == "pairs"
         images = self._data.pairs[:, 0] if pairs else self._described
-        # Blocks in random order, some at a time; what lies in those in random order.
+        # Shuffle the groups, and then the pairs of as many groups as a process holds in memory.
         names, groups = np.unique(self._data.groups[images], return_inverse=True)
-        turn = random.permutation(len(names))[groups] // GROUPS_KEPT
+        turn = random.permutation(len(names))[groups] // self._data.groups_kept
         return np.lexsort((random.random(self.size), turn))
 
 
 class Collate:
-    """Items to a part of a batch, with what could not be read."""
+    """Stacks samples into a part of a batch."""
 
-    def __init__(self, inputs: tuple[Inputs, ...], whole_width: bool) -> None:
-        """Take the models' preprocessing; `whole_width` makes every part of the same shape."""
-        self._inputs = inputs
+    def __init__(self, preprocessing: tuple[Preprocessing, ...], whole_width: bool) -> None:
+        """Take the models' preprocessing; `whole_width` gives every part the same shape."""
+        self._preprocessing = preprocessing
         self._whole_width = whole_width
 
-    def __call__(self, items: list[Item]) -> tuple[Part, list[tuple[str, str]]]:
-        """The part, on the CPU."""
-        texts = [item.text for item in items]
+    def __call__(
+        self, samples: list[Sample] | CnclipError
+    ) -> tuple[Part, list[SkippedImage]] | CnclipError:
+        """The part, on the CPU, and the images that were skipped; or the error."""
+        if isinstance(samples, CnclipError):
+            return samples
+        texts = [sample.text for sample in samples]
         pixels, ids = [], []
-        for index, one in enumerate(self._inputs):
-            pixels.append(torch.from_numpy(np.stack([item.pixels[index] for item in items])))
-            ids.append(one.ids(texts, whole_width=self._whole_width))
-        described = np.array([[item.text_key] for item in items]).repeat(
-            max(len(item.described) for item in items), axis=1
+        for index, preprocessing in enumerate(self._preprocessing):
+            stacked = np.stack([sample.pixels[index] for sample in samples])
+            pixels.append(torch.from_numpy(stacked))
+            ids.append(preprocessing.ids(texts, whole_width=self._whole_width))
+        described = np.array([[sample.text_key] for sample in samples]).repeat(
+            max(len(sample.described) for sample in samples), axis=1
         )
-        for row, item in zip(described, items, strict=True):
-            row[: len(item.described)] = item.described
+        for row, sample in zip(described, samples, strict=True):
+            row[: len(sample.described)] = sample.described
         pairs = Pairs(
-            torch.tensor([item.image_key for item in items]),
-            torch.tensor([item.text_key for item in items]),
+            torch.tensor([sample.image_key for sample in samples]),
+            torch.tensor([sample.text_key for sample in samples]),
             torch.from_numpy(described),
         )
-        teacher = (pixels[1], ids[1]) if len(self._inputs) > 1 else None
-        skipped = [one for item in items for one in item.skipped]
+        teacher = (pixels[1], ids[1]) if len(self._preprocessing) > 1 else None
+        skipped = [image for sample in samples for image in sample.skipped]
         return Part(pixels[0], ids[0], pairs, teacher), skipped
 
 
 def leave_group(worker: int) -> None:
-    """A worker process out of its parent's group, whose signals are the parent's to answer."""
+    """Move a worker process out of its parent's process group.
+
+    A signal to the group, such as Ctrl-C, must not end workers before the parent saved its state.
+    """
     os.setpgid(0, 0)
 
 
 class _Positions(Sampler[list[int]]):
-    """The positions of this process's parts, from a step on."""
+    """The positions of each part of this process, starting with a step."""
 
     def __init__(self, options: TrainOptions, world: World, first_step: int, steps: int) -> None:
         self._options = options
@@ -308,20 +354,31 @@ class _Positions(Sampler[list[int]]):
 
 def training_parts(
     pairs: TrainingPairs,
-    inputs: tuple[Inputs, ...],
+    preprocessing: tuple[Preprocessing, ...],
     options: TrainOptions,
     world: World,
     workers: int,
     first_step: int,
     steps: int,
-) -> DataLoader[Item]:
-    """The parts of every batch from a step on; `accum_freq` of them make a batch."""
-    return DataLoader(
+) -> Iterator[tuple[Part, list[SkippedImage]]]:
+    """Yield the parts of every batch, starting with a step, and the images that were skipped.
+
+    `accum_freq` parts make a batch.
+
+    Raises:
+        DatasetError: Too many images in a row cannot be read.
+        RuntimeError: A worker process ended.
+    """
+    loader: DataLoader[Sample] = DataLoader(
         pairs,
         batch_sampler=_Positions(options, world, first_step, steps),
         num_workers=workers,
-        collate_fn=Collate(inputs, whole_width=options.compile),
+        collate_fn=Collate(preprocessing, whole_width=options.compile),
         pin_memory=world.device.type == "cuda",
-        generator=torch.Generator(),  # of its own: it takes nothing from dropout's
+        generator=torch.Generator(),  # a separate one: do not advance the generator of dropout
         worker_init_fn=leave_group,
     )
+    for loaded in loader:
+        if isinstance(loaded, CnclipError):
+            raise loaded
+        yield loaded

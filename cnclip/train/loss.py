@@ -1,65 +1,96 @@
-"""The contrastive loss of CLIP, where a batch may hold the same caption or image twice.
+"""The contrastive loss of CLIP for batches that may contain the same caption or image twice.
 
-Rows are of unit length, and those of all processes in the order of their ranks. A process asks for
-its own rows, among those of all.
+Rows have unit length; the rows of all processes are in the order of their ranks. Each process
+computes the loss of its rows among those of all processes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batch import Pairs
-
 ALL = slice(None)
 
 
-def matches(own: Pairs, everyone: Pairs, first: int) -> tuple[Tensor, Tensor]:
-    """Which candidates are right for each query: for own images, and for own texts.
+@dataclass(frozen=True)
+class Pairs:
+    """Which images and texts of a batch belong together.
 
-    An image and a text belong together if they are a pair of the batch, if the images or the
-    texts of two pairs are equal, or if the data set tells that they do.
+    Attributes:
+        images: int64 [n], equal for images of equal content.
+        texts: int64 [n], equal for equal texts.
+        described: int64 [n, k], keys of all texts that the data set has for each image, padded
+            with the key of the pair's own text.
+    """
+
+    images: Tensor
+    texts: Tensor
+    described: Tensor
+
+    @staticmethod
+    def cat(parts: Sequence[Pairs]) -> Pairs:
+        """Concatenate the pairs of several parts."""
+        width = max(part.described.shape[1] for part in parts)
+        return Pairs(
+            torch.cat([part.images for part in parts]),
+            torch.cat([part.texts for part in parts]),
+            torch.cat([part.padded(width).described for part in parts]),
+        )
+
+    def padded(self, width: int) -> Pairs:
+        """The same pairs with `described` of shape [n, width]."""
+        padding = self.texts[:, None].expand(-1, width - self.described.shape[1])
+        return Pairs(self.images, self.texts, torch.cat([self.described, padding], dim=1))
+
+
+def matches(own: Pairs, everyone: Pairs, first: int) -> tuple[Tensor, Tensor]:
+    """Which candidates match each query: for own images, and for own texts.
+
+    An image and a text match if they are a pair of the batch, if the images or the texts of two
+    pairs are equal, or if they are a pair of the data set.
 
     Args:
         own: The pairs of this process.
         everyone: The pairs of all processes.
-        first: Where the own ones begin among them.
+        first: The index of the first own pair among those of all processes.
 
     Returns:
-        bool [own, all] for images that look for texts, and for texts that look for images.
+        bool [own, all] with images as queries, and bool [own, all] with texts as queries.
     """
     same = (own.images[:, None] == everyone.images) | (own.texts[:, None] == everyone.texts)
     index = torch.arange(len(own.texts), device=same.device)
     same[index, first + index] = True
-    forth, back = same.clone(), same
+    by_image, by_text = same.clone(), same
     for column in own.described.unbind(1):
-        forth |= column[:, None] == everyone.texts
+        by_image |= column[:, None] == everyone.texts
     for column in everyone.described.unbind(1):
-        back |= own.texts[:, None] == column
-    return forth, back
+        by_text |= own.texts[:, None] == column
+    return by_image, by_text
 
 
 def contrastive_loss(
     images: Tensor,
     texts: Tensor,
     logit_scale: Tensor,
-    right: tuple[Tensor, Tensor] | None = None,
+    matching: tuple[Tensor, Tensor] | None = None,
     own: slice = ALL,
     duplicates: str = "positive",
 ) -> Tensor:
-    """The mean of both directions' cross entropies (CLIP, arXiv:2103.00020, figure 3).
+    """The mean cross entropy of both directions (CLIP, arXiv:2103.00020, figure 3).
 
     Args:
         images: Rows of all processes, float32 [n, d].
         texts: float32 [n, d].
-        logit_scale: The natural logarithm of what cosines are multiplied by, 0-d.
-        right: As of `matches`; not used for `'negative'`.
+        logit_scale: The natural logarithm of the factor by which cosines are multiplied, 0-d.
+        matching: The result of `matches`; not used for `'negative'`.
         own: The rows of this process, which are its queries.
-        duplicates: What candidates are that belong to a query beside the one it was drawn with:
-            `'positive'`, all that are right share the target equally, as in UniCL (Yang et al.
-            2022, arXiv:2204.03610); `'mask'`, they are left out; `'negative'`, they are wrong, as
-            in CLIP and cn_clip.
+        duplicates: How to treat further candidates that match a query. `'positive'`: all matching
+            candidates share the target equally, as in UniCL (Yang et al. 2022, arXiv:2204.03610).
+            `'mask'`: they are left out. `'negative'`: they are wrong, as in CLIP and cn_clip.
 
     Returns:
         The loss of the own queries, 0-d.
@@ -67,14 +98,14 @@ def contrastive_loss(
     target = torch.arange(len(images), device=images.device)[own]
     losses = []
     for index, logits in enumerate(_logits(images, texts, logit_scale, own)):
-        if duplicates == "negative" or right is None:
+        if duplicates == "negative" or matching is None:
             losses.append(F.cross_entropy(logits, target))
         elif duplicates == "mask":
-            others = right[index].clone()
+            others = matching[index].clone()
             others.scatter_(1, target[:, None], False)
             losses.append(F.cross_entropy(logits.masked_fill(others, -torch.inf), target))
         else:
-            shares = right[index].to(logits.dtype)
+            shares = matching[index].to(logits.dtype)
             shares = shares / shares.sum(1, keepdim=True)
             losses.append(F.cross_entropy(logits, shares))
     return (losses[0] + losses[1]) / 2
@@ -89,23 +120,23 @@ def distillation_loss(
     teacher_scale: Tensor,
     own: slice = ALL,
 ) -> Tensor:
-    """How far the batch's similarities are from a teacher's, whose rows may have another width.
+    """The divergence of a batch's similarities from a teacher's, whose rows may have another width.
 
-    The Kullback-Leibler divergence of the softmax of the student's logits from that of the
-    teacher's, the mean of both directions: contrastive relational distillation of CLIP-KD (Yang et
-    al. 2023, arXiv:2307.12732).
+    It is the Kullback-Leibler divergence between the softmax of the teacher's logits and that of
+    the student's, averaged over both directions: contrastive relational distillation of CLIP-KD
+    (Yang et al. 2023, arXiv:2307.12732).
 
     Args:
-        images: The student's rows, of all processes, float32 [n, d].
+        images: The student's rows of all processes, float32 [n, d].
         texts: float32 [n, d].
-        logit_scale: The student's, a logarithm, 0-d.
+        logit_scale: The student's, a natural logarithm, 0-d.
         teacher_images: float32 [n, e].
         teacher_texts: float32 [n, e].
-        teacher_scale: The teacher's, a logarithm, 0-d.
+        teacher_scale: The teacher's, a natural logarithm, 0-d.
         own: The rows of this process, which are its queries.
 
     Returns:
-        The loss, 0-d: 0 where both agree.
+        The loss, 0-d: 0 if both have the same similarities.
     """
     losses = [
         F.kl_div(
@@ -126,6 +157,6 @@ def distillation_loss(
 def _logits(
     images: Tensor, texts: Tensor, logit_scale: Tensor, own: slice
 ) -> tuple[Tensor, Tensor]:
-    """Of own images among all texts, and of own texts among all images: [own, n] each."""
+    """Of own images with all texts, and of own texts with all images: [own, n] each."""
     scale = logit_scale.exp()
     return scale * images[own] @ texts.T, scale * texts[own] @ images.T

@@ -1,4 +1,4 @@
-"""The state of a run between two steps: all that `last.pt` holds."""
+"""The state of a run between two steps: the content of `last.pt`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch
 from ..checkpoints.checkpoint import Checkpoint
 from ..datasets.pairs import PairData
 from ..errors import CheckpointError, InvalidInputError, ModelRunError
-from .distributed import World
-from .optimizer import AverageModel, make_optimizer
+from .model import AverageModel, make_optimizer
 from .options import TrainOptions
+from .process import World
 from .run_folder import RunFolder
 from .towers import TrainableClip
 from .validate import Recall
 
+# Text to image, image to text.
 Recalls = tuple[Recall, Recall]
 
 
@@ -27,21 +28,21 @@ class RunState:
 
     Attributes:
         model: The model.
-        average: The average of its weights, if one is kept.
+        average: The average of its weights, if `ema_decay` is set.
         optimizer: Its optimizer.
-        scaler: Of float16's gradients.
-        step: Steps that were made.
-        losses: Of the steps since the last line of the log, 0-d.
-        loss: Of the last line of the log.
-        before: Recall, text to image and image to text, before the first step.
-        best: The same of the best weights.
-        best_value: What the best weights were chosen by.
-        best_step: The step behind which they were the best.
-        checked_step: The step behind which recall was measured last.
+        scaler: The scaler of float16 gradients.
+        step: The number of completed steps.
+        losses: Losses of the steps since the last line of the log, 0-d.
+        loss: The mean loss in the last line of the log.
+        before: Recall before the first step.
+        best: Recall of the best weights.
+        best_value: The mean recall of the best weights.
+        best_step: The step after which the weights were best.
+        checked_step: The step after which recall was measured last.
     """
 
     def __init__(self, model: TrainableClip, options: TrainOptions, world: World) -> None:
-        """Begin with a model."""
+        """Start with a model."""
         self._options, self._world = options, world
         self.model = model
         self.average = AverageModel(model, options.ema_decay) if options.ema_decay else None
@@ -56,70 +57,70 @@ class RunState:
         self.checked_step = -1
 
     @property
-    def kept(self) -> TrainableClip:
-        """The model that is validated and kept."""
+    def saved_model(self) -> TrainableClip:
+        """The model that is validated and written to `best`."""
         return self.model if self.average is None else self.average.model
 
-    def check(self) -> None:
-        """See that all weights are numbers.
+    def check_weights(self) -> None:
+        """Check that all weights are finite.
 
         Raises:
-            ModelRunError: they are not.
+            ModelRunError: They are not.
         """
         trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
         if not bool(torch.stack(torch._foreach_norm(trained)).isfinite().all()):
             raise ModelRunError(
-                f"weights are no longer finite at step {self.step}: take a smaller learning rate; "
-                "the state that was saved is from before"
+                f"weights are no longer finite at step {self.step}: use a smaller learning rate; "
+                "the saved state is from an earlier step"
             )
 
-    def write(self, folder: RunFolder, of: dict[str, str], skipped: int) -> None:
+    def write(self, folder: RunFolder, digests: dict[str, str], skipped: int) -> None:
         """Write the state. All processes call.
 
         Args:
-            folder: The run's.
-            of: What the run is made of, see `made_of`.
+            folder: The run's folder.
+            digests: Of the model and data sets, see `digests_of`.
             skipped: How many images could not be read.
 
         Raises:
-            ModelRunError: weights are not finite; the state before is kept.
-            OSError: it cannot be written.
+            ModelRunError: Weights are not finite; the earlier state is kept.
+            OSError: The state cannot be written.
         """
-        self.check()
+        self.check_weights()
         random = [torch.get_rng_state()]
         if self._world.device.type == "cuda":
             random.append(torch.cuda.get_rng_state(self._world.device))
-        states = self._world.objects(random)
+        random_states = self._world.gather_objects(random)
         if not self._world.is_first:
             return
         folder.write_state(
             {
                 "options": self._options.fixed(),
-                "of": of,
+                "of": digests,
                 "processes": self._world.size,
                 "skipped": skipped,
                 "model": self.model.state_dict(),
                 "average": None if self.average is None else self.average.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "random": states,
+                "random": random_states,
                 "losses": [float(loss) for loss in self.losses],
             }
-            | {name: getattr(self, name) for name in _PLAIN}
+            | {name: getattr(self, name) for name in _PLAIN_FIELDS}
         )
 
-    def take(self, state: dict[str, Any], of: dict[str, str]) -> int:
-        """Go on from a state that was written.
+    def restore(self, state: dict[str, Any], digests: dict[str, str]) -> int:
+        """Continue from a state that `write` wrote.
 
         Returns:
             How many images could not be read.
 
         Raises:
-            InvalidInputError: it is of a run of other options, data, model or processes.
-            CheckpointError: it is damaged.
+            InvalidInputError: It belongs to a run with other options, data, model or processes.
+            CheckpointError: It is damaged.
         """
         try:
-            self._compare(state, of)
+            self._compare(state, digests)
             self.model.load_state_dict(state["model"])
             if self.average is not None:
                 self.average.model.load_state_dict(state["average"])
@@ -132,7 +133,7 @@ class RunState:
             self.losses = [
                 torch.tensor(loss, device=self._world.device) for loss in state["losses"]
             ]
-            for name in _PLAIN:
+            for name in _PLAIN_FIELDS:
                 setattr(self, name, state[name])
             return int(state["skipped"])
         except InvalidInputError:
@@ -140,26 +141,26 @@ class RunState:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"the state of the run is damaged: {error!r:.300}") from error
 
-    def _compare(self, state: dict[str, Any], of: dict[str, str]) -> None:
-        mine = self._options.fixed() | {"processes": self._world.size}
-        theirs = state["options"] | {"processes": state["processes"]}
-        for name in sorted(mine):
-            if mine[name] != theirs.get(name):
+    def _compare(self, state: dict[str, Any], digests: dict[str, str]) -> None:
+        options = self._options.fixed() | {"processes": self._world.size}
+        saved = state["options"] | {"processes": state["processes"]}
+        for name in sorted(options):
+            if options[name] != saved.get(name):
                 raise InvalidInputError(
-                    f"{name}: {mine[name]}, but the run to resume has {theirs.get(name)}"
+                    f"{options[name]}, but the run to resume has {saved.get(name)}", item=name
                 )
-        for name, digest in of.items():
+        for name, digest in digests.items():
             if state["of"].get(name) != digest:
                 raise InvalidInputError(
-                    f"{name}: not the one that the run to resume has, or changed since"
+                    "differs from that of the run to resume, or has changed since", item=name
                 )
 
 
-_PLAIN = ("step", "loss", "before", "best", "best_value", "best_step", "checked_step")
+_PLAIN_FIELDS = ("step", "loss", "before", "best", "best_value", "best_step", "checked_step")
 
 
-def made_of(start: Checkpoint, train: PairData, val: PairData | None) -> dict[str, str]:
-    """Digests of what a run is made of, by their names: the same when it is resumed."""
+def digests_of(start: Checkpoint, train: PairData, val: PairData | None) -> dict[str, str]:
+    """Digests of the model and the data sets, by which a resumed run recognises them."""
     model = (dataclasses.asdict(start.config), start.mean, start.std, start.vocabulary)
     return {
         "model": hashlib.sha256(repr(model).encode()).hexdigest(),

@@ -1,11 +1,15 @@
-"""Recall on a whole validation set, as `cnclip eval retrieval` counts it."""
+"""Recall on a whole validation set, counted as `cnclip eval retrieval` counts it.
+
+The weights in training are not an archive: the towers run as torch modules under autocast, on the
+device of the training, and worker processes read the images. `pipelines.stream`, which evaluation
+uses, drives a pipeline.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.pairs import PairData
 from ..errors import CnclipError, DatasetError
-from ..evaluate import mutual_top_k, normalize_text, recall_at_k
-from .distributed import World
-from .loader import Inputs, leave_group, read_image
+from ..evaluate import mutual_top_k, recall_at_k
+from ..preprocessors.text import normalize_text
+from .loader import Preprocessing, SkippedImage, leave_group, read_image, skipped_image
+from .process import World
 from .towers import TrainableClip
 
 Recall = dict[str, float]
@@ -25,17 +30,17 @@ Recall = dict[str, float]
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found.
+    """The result of a validation.
 
     Attributes:
-        text_to_image: {"R@1", "R@5", "R@10", "MR"} in per cent.
-        image_to_text: The same of images that look for texts.
-        skipped: (place, reason) of images that could not be read.
+        text_to_image: {"R@1", "R@5", "R@10", "MR"} in per cent, with texts as queries.
+        image_to_text: The recall with images as queries.
+        skipped: Images that could not be read.
     """
 
     text_to_image: Recall
     image_to_text: Recall
-    skipped: list[tuple[str, str]]
+    skipped: list[SkippedImage]
 
     @property
     def mean_recall(self) -> float:
@@ -43,111 +48,164 @@ class Validation:
         return (self.text_to_image["MR"] + self.image_to_text["MR"]) / 2
 
 
-class _Images(Dataset[tuple[int, NDArray[np.float32] | tuple[str, str]]]):
-    def __init__(self, data: PairData, numbers: NDArray[np.int64], inputs: Inputs) -> None:
-        self._data, self._numbers, self._inputs = data, numbers, inputs
+@dataclass(frozen=True)
+class _Embedded:
+    """Embeddings of one process; numbers are those of the data set."""
+
+    images: list[int]
+    image_rows: NDArray[np.float32]
+    texts: NDArray[np.int64]
+    text_rows: NDArray[np.float32]
+    skipped: list[SkippedImage]
+
+
+class Validator:
+    """Measures recall of a model in training on a data set. The processes share the work."""
+
+    def __init__(
+        self,
+        data: PairData,
+        preprocessing: Preprocessing,
+        world: World,
+        autocast: Callable[[], contextlib.AbstractContextManager[None]],
+        batch_size: int,
+        workers: int,
+        *,
+        raw_text: bool = False,
+    ) -> None:
+        """Prepare for a data set.
+
+        Args:
+            data: The data set. The candidates of a text are all images that have a text, those of
+                an image all texts that have an image.
+            preprocessing: The model's.
+            world: The processes.
+            autocast: Returns the context in which the towers run.
+            batch_size: Images or texts that pass through a tower at once.
+            workers: Processes that read images.
+            raw_text: Use texts without `normalize_text`.
+        """
+        self._data, self._preprocessing = data, preprocessing
+        self._world, self._autocast = world, autocast
+        self._batch_size, self._workers = batch_size, workers
+        self._images, self._texts = np.unique(data.pairs[:, 0]), np.unique(data.pairs[:, 1])
+        words = [data.texts[text] for text in self._texts]
+        self._words = words if raw_text else [normalize_text(text) for text in words]
+
+    def measure(
+        self, model: TrainableClip, stop: Callable[[], bool] = lambda: False
+    ) -> Validation | None:
+        """Embed the data set and search it in both directions. All processes call.
+
+        Args:
+            model: The model; its training mode is unchanged afterwards.
+            stop: Called after each batch of a run with one process; True cancels the validation.
+
+        Returns:
+            The same result in each process; None if it was cancelled.
+
+        Raises:
+            DatasetError: No image of the data set can be read.
+        """
+        with _evaluation_mode(model), torch.inference_mode():
+            own = self._embed(model, stop)
+        if own is None:
+            return None
+        parts: list[_Embedded] = self._world.gather_objects(own)
+        images = np.concatenate([part.images for part in parts]).astype(np.int64)
+        texts = np.concatenate([part.texts for part in parts])
+        skipped = [image for part in parts for image in part.skipped]
+        if len(images) == 0:
+            raise DatasetError(
+                f"{self._data.name}, {self._data.split}: no image can be read; "
+                f"the first: {skipped[0]}"
+            )
+        order, text_order = np.argsort(images), np.argsort(texts)
+        recalls = _recalls(
+            self._data.pairs,
+            images[order],
+            np.concatenate([part.image_rows for part in parts])[order],
+            texts[text_order],
+            np.concatenate([part.text_rows for part in parts])[text_order],
+        )
+        return Validation(*recalls, skipped)
+
+    def _embed(self, model: TrainableClip, stop: Callable[[], bool]) -> _Embedded | None:
+        """The embeddings of this process's share; None if cancelled."""
+        device, size = self._world.device, self._batch_size
+        share = slice(self._world.rank, None, self._world.size)
+        empty = np.empty((0, model.config.embed_dim), np.float32)
+        numbers: list[int] = []
+        skipped: list[SkippedImage] = []
+        rows, text_rows = [empty], [empty]
+        for some, pixels, failed in self._batches_of_images(self._images[share]):
+            skipped += failed
+            numbers += some
+            if some:
+                with self._autocast():
+                    rows.append(model.encode_image(pixels.to(device)).cpu().numpy())
+            if self._world.size == 1 and stop():
+                return None
+        words = self._words[share]
+        for start in range(0, len(words), size):
+            ids = self._preprocessing.ids(words[start : start + size])
+            with self._autocast():
+                text_rows.append(model.encode_text(ids.to(device)).cpu().numpy())
+            if self._world.size == 1 and stop():
+                return None
+        return _Embedded(
+            numbers,
+            np.concatenate(rows),
+            self._texts[share],
+            np.concatenate(text_rows),
+            skipped,
+        )
+
+    def _batches_of_images(
+        self, numbers: NDArray[np.int64]
+    ) -> DataLoader[tuple[int, NDArray[np.float32] | SkippedImage]]:
+        return DataLoader(
+            _Images(self._data, numbers, self._preprocessing),
+            batch_size=self._batch_size,
+            num_workers=self._workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # a separate one: do not advance the training's generator
+            worker_init_fn=leave_group,
+        )
+
+
+class _Images(Dataset[tuple[int, NDArray[np.float32] | SkippedImage]]):
+    def __init__(
+        self, data: PairData, numbers: NDArray[np.int64], preprocessing: Preprocessing
+    ) -> None:
+        self._data, self._numbers, self._preprocessing = data, numbers, preprocessing
 
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __getitem__(self, index: int) -> tuple[int, NDArray[np.float32] | tuple[str, str]]:
-        """An image's number, and its pixels or why there are none."""
+    def __getitem__(self, index: int) -> tuple[int, NDArray[np.float32] | SkippedImage]:
+        """An image's number, and its pixels or the reason why it has none."""
         image = int(self._numbers[index])
         try:
             opened, _ = read_image(self._data, image)
-            return image, self._inputs.pixels(opened)
+            return image, self._preprocessing.pixels(opened)
         except CnclipError as error:
-            where = self._data.where(image)
-            return image, (where, str(error).removeprefix(f"{where}: "))
+            return image, skipped_image(self._data, image, error)
 
 
-def _separate(items: list[Any]) -> tuple[list[int], torch.Tensor, list[tuple[str, str]]]:
-    good = [item for item in items if not isinstance(item[1], tuple)]
-    bad = [item[1] for item in items if isinstance(item[1], tuple)]
-    pixels = torch.from_numpy(np.stack([item[1] for item in good])) if good else torch.empty(0)
-    return [item[0] for item in good], pixels, bad
-
-
-def validate(
-    model: TrainableClip,
-    data: PairData,
-    inputs: Inputs,
-    world: World,
-    autocast: Callable[[], contextlib.AbstractContextManager[None]],
-    batch_size: int,
-    workers: int,
-    *,
-    raw_text: bool = False,
-    stop: Callable[[], bool] = lambda: False,
-) -> Validation | None:
-    """Embed all of a data set and search it, both ways. The processes share the work.
-
-    Args:
-        model: The model; left in the mode, training or not, in which it was.
-        data: The data set. A text looks among all images that belong to a text, an image among
-            all texts that belong to an image.
-        inputs: The model's preprocessing.
-        world: The processes; all must call.
-        autocast: Around each run of the towers.
-        batch_size: Items that go through the towers at once.
-        workers: Processes that read images.
-        raw_text: Leave texts as they are.
-        stop: Asked after each batch whether to give up; must be answered alike by all.
-
-    Returns:
-        The same in each process; None if given up.
-
-    Raises:
-        DatasetError: nothing in it can be used.
-    """
-    images, texts = np.unique(data.pairs[:, 0]), np.unique(data.pairs[:, 1])
-    words = [data.texts[text] for text in texts]
-    words = words if raw_text else [normalize_text(text) for text in words]
-    skipped: list[tuple[str, str]] = []
-    with _evaluating(model), torch.inference_mode():
-        numbers, rows = [], [_nothing(model)]
-        loader = DataLoader(
-            _Images(data, images[world.rank :: world.size], inputs),
-            batch_size=batch_size,
-            num_workers=workers,
-            collate_fn=_separate,
-            generator=torch.Generator(),  # of its own: it takes nothing from training's
-            worker_init_fn=leave_group,
-        )
-        for some, pixels, bad in loader:
-            skipped += bad
-            numbers += some
-            if some:
-                with autocast():
-                    rows.append(model.encode_image(pixels.to(world.device)).cpu().numpy())
-            if world.size == 1 and stop():
-                return None
-        mine = slice(world.rank, None, world.size)
-        text_rows = [_nothing(model)]
-        own = words[mine]
-        for start in range(0, len(own), batch_size):
-            ids = inputs.ids(own[start : start + batch_size])
-            with autocast():
-                text_rows.append(model.encode_text(ids.to(world.device)).cpu().numpy())
-            if world.size == 1 and stop():
-                return None
-    parts = world.objects(
-        (numbers, np.concatenate(rows), texts[mine], np.concatenate(text_rows), skipped)
-    )
-    found = np.concatenate([part[0] for part in parts]).astype(np.int64)
-    known = np.concatenate([part[2] for part in parts])
-    told = [one for part in parts for one in part[4]]
-    if len(found) == 0:
-        raise DatasetError(f"{data.name}, {data.split}: no image can be read: {told[:1]}")
-    order, text_order = np.argsort(found), np.argsort(known)
-    recalls = _recalls(
-        data.pairs,
-        found[order],
-        np.concatenate([part[1] for part in parts])[order],
-        known[text_order],
-        np.concatenate([part[3] for part in parts])[text_order],
-    )
-    return Validation(*recalls, told)
+def _collate(
+    items: list[tuple[int, NDArray[np.float32] | SkippedImage]],
+) -> tuple[list[int], torch.Tensor, list[SkippedImage]]:
+    numbers: list[int] = []
+    pixels: list[NDArray[np.float32]] = []
+    skipped: list[SkippedImage] = []
+    for number, value in items:
+        if isinstance(value, SkippedImage):
+            skipped.append(value)
+        else:
+            numbers.append(number)
+            pixels.append(value)
+    return numbers, torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0), skipped
 
 
 def _recalls(
@@ -157,41 +215,37 @@ def _recalls(
     texts: NDArray[np.int64],
     text_rows: NDArray[np.float32],
 ) -> tuple[Recall, Recall]:
-    """Text to image, image to text; images and texts rise, and have a row each."""
+    """Text to image, image to text; `images` and `texts` are sorted, with one row per number."""
     pairs = pairs[np.isin(pairs[:, 0], images)]
-    forth, back = mutual_top_k(text_rows, image_rows, 10)
-    of_text = _answers(pairs[:, 1], np.searchsorted(images, pairs[:, 0]), texts)
-    of_image = _answers(pairs[:, 0], np.searchsorted(texts, pairs[:, 1]), images)
+    by_text, by_image = mutual_top_k(text_rows, image_rows, 10)
+    of_text = _relevant(pairs[:, 1], np.searchsorted(images, pairs[:, 0]), texts)
+    of_image = _relevant(pairs[:, 0], np.searchsorted(texts, pairs[:, 1]), images)
     return (
-        recall_at_k(*_asked(forth.indices, of_text)),
-        recall_at_k(*_asked(back.indices, of_image)),
+        recall_at_k(*_answerable(by_text.indices, of_text)),
+        recall_at_k(*_answerable(by_image.indices, of_image)),
     )
 
 
-def _answers(
-    queries: NDArray[np.int64], answers: NDArray[np.int64], known: NDArray[np.int64]
+def _relevant(
+    queries: NDArray[np.int64], candidates: NDArray[np.int64], known: NDArray[np.int64]
 ) -> list[NDArray[np.int64]]:
-    """For each of the known queries what is right."""
+    """For each known query its relevant candidates."""
     order = np.argsort(queries, kind="stable")
-    queries, answers = queries[order], answers[order]
+    queries, candidates = queries[order], candidates[order]
     starts, ends = (np.searchsorted(queries, known, side=side) for side in ("left", "right"))
-    return [answers[start:end] for start, end in zip(starts, ends, strict=True)]
+    return [candidates[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
-def _asked(
-    ranked: NDArray[np.int64], right: list[NDArray[np.int64]]
+def _answerable(
+    ranked: NDArray[np.int64], relevant: list[NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Without the queries of which nothing is right: those whose images could not be read."""
-    some = np.array([len(answers) > 0 for answers in right])
-    return ranked[some], [answers for answers in right if len(answers)]
-
-
-def _nothing(model: TrainableClip) -> NDArray[np.float32]:
-    return np.empty((0, model.config.embed_dim), np.float32)
+    """Without queries that have no relevant candidate, since its image could not be read."""
+    some = np.array([len(candidates) > 0 for candidates in relevant])
+    return ranked[some], [candidates for candidates in relevant if len(candidates)]
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     modes = {name: module.training for name, module in model.named_modules()}
     model.eval()
     try:

@@ -19,8 +19,9 @@ import cnclip
 from cnclip import DatasetError, cli, pipeline
 from cnclip.assets import asset_path
 from cnclip.datasets import Problems, open_retrieval, write_split
-from cnclip.evaluate import normalize_text, recall_at_k, retrieval
+from cnclip.evaluate import recall_at_k, retrieval
 from cnclip.pipelines import MultiModalEmbeddingPipeline
+from cnclip.preprocessors.text import normalize_text
 
 Text = tuple[int, str, list[int]]
 # The function of the package has the module's name.

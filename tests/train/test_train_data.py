@@ -17,14 +17,13 @@ torch = pytest.importorskip("torch")
 
 import cnclip  # noqa: E402
 from cnclip.datasets import Problems, open_pairs, write_split  # noqa: E402
-from cnclip.datasets.parquet_files import GROUPS_KEPT  # noqa: E402
 from cnclip.train.augment import augment  # noqa: E402
-from cnclip.train.distributed import World  # noqa: E402
-from cnclip.train.loader import Inputs, TrainingPairs, training_parts  # noqa: E402
+from cnclip.train.loader import Preprocessing, TrainingPairs, training_parts  # noqa: E402
 from cnclip.train.options import POLICIES, TrainOptions  # noqa: E402
+from cnclip.train.process import World  # noqa: E402
 
 VOCABULARY = (Path(cnclip.__file__).parent / "assets" / "emoji-cn" / "vocab.txt").read_bytes()
-INPUTS = (Inputs(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), VOCABULARY, 12),)
+PREPROCESSING = (Preprocessing(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), VOCABULARY, 12),)
 
 
 def png(number: int) -> bytes:
@@ -49,33 +48,33 @@ def texts_at(pairs: TrainingPairs, positions: Any) -> list[str]:
 
 
 def test_an_epoch_has_every_pair_once(data: Any) -> None:
-    pairs = TrainingPairs(data, TrainOptions(), INPUTS)
+    pairs = TrainingPairs(data, TrainOptions(), PREPROCESSING)
     assert pairs.size == 40
     first, second = texts_at(pairs, range(40)), texts_at(pairs, range(40, 80))
     assert Counter(first) == Counter(second)
     assert Counter(first)["全部"] == 10 and len(set(first)) == 31
     assert first != second
-    other = TrainingPairs(data, TrainOptions(seed=5), INPUTS)
+    other = TrainingPairs(data, TrainOptions(seed=5), PREPROCESSING)
     assert texts_at(other, range(40)) != first
 
 
 def test_an_epoch_of_images_has_each_once(data: Any) -> None:
     options = TrainOptions(sampling="images")
-    pairs = TrainingPairs(data, options, INPUTS)
+    pairs = TrainingPairs(data, options, PREPROCESSING)
     assert pairs.size == 30
     for epoch in range(3):
         items = [pairs[position] for position in range(30 * epoch, 30 * epoch + 30)]
         assert len({item.image_key for item in items}) == 30
     drawn = Counter(texts_at(pairs, range(30 * 40)))["全部"]
     assert 120 < drawn < 280  # half of 400
-    rare = TrainingPairs(data, TrainOptions(sampling="images", rare_texts=2.0), INPUTS)
+    rare = TrainingPairs(data, TrainOptions(sampling="images", rare_texts=2.0), PREPROCESSING)
     assert Counter(texts_at(rare, range(30 * 40)))["全部"] < 20  # a weight of 1 / 100
 
 
 def test_a_position_does_not_depend_on_what_came_before(data: Any) -> None:
     options = TrainOptions(sampling="images", augment="photo")
-    pairs = TrainingPairs(data, options, INPUTS)
-    again = TrainingPairs(data, options, INPUTS)
+    pairs = TrainingPairs(data, options, PREPROCESSING)
+    again = TrainingPairs(data, options, PREPROCESSING)
     for position in (57, 3, 111, 57):
         a, b = pairs[position], again[position]
         assert a.text == b.text
@@ -89,8 +88,8 @@ def test_processes_share_a_batch(data: Any, workers: int) -> None:
 
     def steps_of(size: int, world: World, start: int = 0) -> list[Any]:
         options = TrainOptions(batch_size=size, accum_freq=2)
-        pairs = TrainingPairs(data, options, INPUTS)
-        loader = training_parts(pairs, INPUTS, options, world, workers, start, 6)
+        pairs = TrainingPairs(data, options, PREPROCESSING)
+        loader = training_parts(pairs, PREPROCESSING, options, world, workers, start, 6)
         parts = [part.pairs.images.tolist() for part, _ in loader]
         return [first + second for first, second in zip(parts[::2], parts[1::2], strict=True)]
 
@@ -102,9 +101,9 @@ def test_processes_share_a_batch(data: Any, workers: int) -> None:
 
 def test_parts_have_what_the_model_takes(data: Any) -> None:
     options = TrainOptions(batch_size=5)
-    pairs = TrainingPairs(data, options, INPUTS)
+    pairs = TrainingPairs(data, options, PREPROCESSING)
     world = World(0, 1, torch.device("cpu"))
-    part, skipped = next(iter(training_parts(pairs, INPUTS, options, world, 0, 0, 1)))
+    part, skipped = next(iter(training_parts(pairs, PREPROCESSING, options, world, 0, 0, 1)))
     assert part.pixels.shape == (5, 3, 16, 16) and part.pixels.dtype == torch.float32
     assert part.ids.shape[0] == 5 and part.ids.shape[1] <= 6 and part.ids.dtype == torch.int64
     assert not skipped and part.teacher is None
@@ -119,14 +118,14 @@ def test_blocks_of_storage_are_read_a_few_at_a_time(data: Any) -> None:
             self.image_ids = list(range(count))
             self.texts = [str(i) for i in range(count)]
             self.pairs = np.stack([np.arange(count)] * 2, axis=1)
-            self.groups = np.arange(count) // 10
+            self.groups, self.groups_kept = np.arange(count) // 10, 8
 
     blocked = InBlocks(data, 1000)
-    pairs = TrainingPairs(blocked, TrainOptions(), INPUTS)  # type: ignore[arg-type]
+    pairs = TrainingPairs(blocked, TrainOptions(), PREPROCESSING)  # type: ignore[arg-type]
     order = pairs._order_of(0)
     assert sorted(order.tolist()) == list(range(1000))
     for start in range(0, 960, 80):
-        assert len(set((order[start : start + 80] // 10).tolist())) == GROUPS_KEPT
+        assert len(set((order[start : start + 80] // 10).tolist())) == 8
     assert not np.array_equal(order, np.sort(order))
     assert not np.array_equal(pairs._order_of(1), order)
 

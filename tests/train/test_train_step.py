@@ -19,16 +19,16 @@ from cnclip import pipeline  # noqa: E402
 from cnclip.modeling.clip import ChineseClip, half_precision_names  # noqa: E402
 from cnclip.modeling.config import ClipConfig, TextConfig, VisionConfig  # noqa: E402
 from cnclip.models import read_checkpoint  # noqa: E402
-from cnclip.train.batch import Pairs, Part  # noqa: E402
-from cnclip.train.distributed import World  # noqa: E402
 from cnclip.train.loss import (  # noqa: E402
+    Pairs,
     contrastive_loss,
     distillation_loss,
     matches,
 )
-from cnclip.train.optimizer import AverageModel, learning_rate, make_optimizer  # noqa: E402
+from cnclip.train.model import AverageModel, learning_rate, make_optimizer  # noqa: E402
 from cnclip.train.options import TrainOptions  # noqa: E402
-from cnclip.train.step import Stepper, Teacher  # noqa: E402
+from cnclip.train.process import World  # noqa: E402
+from cnclip.train.step import Part, Stepper, Teacher  # noqa: E402
 from cnclip.train.towers import TrainableClip, stored_names  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -116,7 +116,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(parts: int, duplicates:
 
 
 def test_dropout_and_left_out_patches_are_the_same_in_both_passes() -> None:
-    """Against finite differences: the gradient is that of the loss that was told."""
+    """Against finite differences: the gradient is that of the returned loss."""
     model = make_model(VIT, dropout=0.3)
     model.visual.mask_ratio = 0.5
     parts = make_parts(VIT, 8, 4)
@@ -246,7 +246,7 @@ def test_loss_equals_a_slow_twin(duplicates: str) -> None:
 
 
 def test_equal_captions_are_no_negatives() -> None:
-    """Two equal pairs: their loss is as low as can be when they are alike, and is told so."""
+    """Two equal pairs have the lowest loss when their embeddings are equal."""
     rows = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [1, 0], [0, 1]]), dim=-1)
     scale = torch.tensor(math.log(100.0))
     keys = Pairs(torch.tensor([1, 2, 3]), torch.tensor([5, 5, 6]), torch.tensor([[5], [5], [6]]))
@@ -307,11 +307,11 @@ TWO_PROCESSES = """
 import contextlib, sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from cnclip.train.distributed import joined_world
+from cnclip.train.process import join_world
 from cnclip.train.step import Stepper
 from tests.train.test_train_step import VIT, make_model, make_parts, make_teacher
 
-with joined_world("cpu") as world:
+with join_world("cpu") as world:
     model = make_model(VIT)
     parts = make_parts(VIT, 8, 4)
     mine = parts[2 * world.rank : 2 * world.rank + 2]
