@@ -7,7 +7,7 @@ import argparse
 from .. import convert as conversion
 from ..archive import SUFFIX
 
-SUMMARY = "convert a model to an archive, or to a format of others"
+SUMMARY = "convert a model to an archive or to another format"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +15,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="a model directory of ModelScope's or Hugging Face's, a .pt file of cn_clip's, a "
-        "hub's name (damo/..., OFA-Sys/..., ms:OWNER/MODEL, hf:OWNER/MODEL), an archive, or "
-        "emoji-cn",
+        help="a ModelScope or Hugging Face model directory, a cn_clip .pt file, a hub id "
+        "(damo/..., OFA-Sys/..., ms:OWNER/MODEL, hf:OWNER/MODEL), an archive, or emoji-cn",
     )
     parser.add_argument(
         "-o",
@@ -25,15 +24,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         required=True,
         help=f"what to write: NAME{SUFFIX}, NAME.pt for cn_clip, else a directory that does not "
-        "exist; what it stands in must exist",
+        "exist; its parent directory must exist",
     )
     parser.add_argument(
         "--to", choices=conversion.FORMATS, default="archive", help="default: %(default)s"
     )
     parser.add_argument(
-        "--allow-nonfinite", action="store_true", help="take weights that are NaN or infinite"
+        "--allow-nonfinite", action="store_true", help="accept weights that are NaN or infinite"
     )
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub's model")
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a model on a hub"
+    )
     hints = parser.add_argument_group("for .pt files, which carry no configuration")
     for tower in ("vision", "text"):
         hints.add_argument(
@@ -46,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, and name what was written on stdout."""
+    """Convert, and print the path of the output."""
     path = conversion.convert(
         arguments.source,
         arguments.output,

@@ -74,9 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         command.add_argument(
             "-o", "--output", metavar="DIR", help="write the report and its files to this folder"
         )
-        command.add_argument(
-            "--strict", action="store_true", help="stop at the first row that cannot be used"
-        )
+        command.add_argument("--strict", action="store_true", help="stop at the first unusable row")
 
 
 def run(arguments: argparse.Namespace) -> int:

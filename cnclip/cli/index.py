@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from ..pipelines import MultiModalEmbeddingPipeline
     from ..search import Index
 
-SUMMARY = "make an index of images or embeddings, to search in"
+SUMMARY = "build a search index of images or embeddings"
 
-# Of the images that cannot be read, on stderr; all are in the embeddings' tables.
+# Failed images named on stderr; the Parquet files of the embeddings record all.
 MAX_PROBLEMS = 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Make an index of the embeddings that `cnclip embed` wrote, or of a folder of images, "
+        "Build an index of the embeddings that `cnclip embed` wrote, or of a folder of images, "
         "which is embedded first. Exit status 1 if images could not be read; each is named."
     )
     parser.add_argument(
@@ -34,21 +34,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="NAME.index",
         required=True,
-        help="the file to write; or http://HOST:PORT, to add to a collection of Milvus's",
+        help="the file to write, or http://HOST:PORT of Milvus to add to a collection",
     )
     add_model_arguments(parser)
     parser.add_argument(
         "--kind",
         choices=("auto", "exact", "hnsw", "ivfpq"),
         default="auto",
-        help="default: exact up to 200,000 embeddings, HNSW up to 2,000,000, then IVF-PQ",
+        help="auto (the default): exact up to 200,000 embeddings, HNSW up to 2,000,000, then "
+        "IVF-PQ",
     )
     parser.add_argument(
         "--embeddings",
         metavar="DIR",
         type=Path,
-        help="where embeddings of a folder of images are kept, for the next time; default: "
-        "NAME.embeddings",
+        help="folder that keeps the embeddings of the images for the next run (default: "
+        "NAME.embeddings)",
     )
     parser.add_argument(
         "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
@@ -56,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Embed if need be, make the index, and say what it is."""
+    """Embed if needed, build the index, and describe it."""
     from ..bulk import open_embeddings
     from ..bulk.manifest import MANIFEST, UNFINISHED
     from ..search import add_embeddings, connect, index_embeddings
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def description(index: Index) -> str:
-    """What people read about an index that was made."""
+    """A description of an index that was built, for people."""
     assert index.path is not None
     model = (index.model or {}).get("name", "an unknown model")
     lines = [
@@ -123,7 +124,7 @@ def description(index: Index) -> str:
 def _embed(
     embedder: MultiModalEmbeddingPipeline, source: Path, folder: Path, *, replace: bool
 ) -> int:
-    """Embed a folder of images; name those that cannot be, and count them."""
+    """Embed a folder of images; name and count those that fail."""
     from ..bulk import embed
 
     report = embed(source, embedder, output=folder, replace=replace, show_progress=True)
@@ -136,7 +137,7 @@ def _embed(
 def _model_of(
     arguments: argparse.Namespace, model: dict[str, Any], precision: str
 ) -> MultiModalEmbeddingPipeline | None:
-    """The model of embeddings; None where it was not asked for and is not at hand."""
+    """The model of embeddings; None if it is not available and --model is not given."""
     from ..bulk import model_identity
 
     wanted = arguments.model or str(model["name"])

@@ -9,7 +9,7 @@ from typing import Any
 from ..archive import is_archive, printable, read_archive
 from ..models import find_model, open_archive
 
-SUMMARY = "print what an archive or checkpoint holds"
+SUMMARY = "print the metadata of an archive or checkpoint"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the metadata, a line each. Runs nothing of the archive."""
+    """Print one line per field. Runs no code of the archive."""
     path = find_model(arguments.archive)
     info = read_archive(path) if is_archive(path) else open_archive(path)
     if arguments.json:

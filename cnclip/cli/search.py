@@ -25,11 +25,13 @@ SUMMARY = "find images or texts in an index"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Find what lies nearest to a text, an image, or both. Thumbnails are shown in terminals "
-        "that draw them (kitty, iTerm2, sixel)."
+        "Find the images or texts nearest to a text, an image, or both. Terminals that draw "
+        "images (kitty, iTerm2, sixel) show thumbnails."
     )
     parser.add_argument(
-        "index", metavar="NAME.index", help="what `cnclip index` wrote; or http://HOST:PORT"
+        "index",
+        metavar="NAME.index",
+        help="an index of `cnclip index`, or http://HOST:PORT of Milvus",
     )
     parser.add_argument("query", metavar="TEXT", nargs="?", help="a query in Chinese")
     parser.add_argument("--image", metavar="FILE", help="an image as query, alone or with TEXT")
@@ -38,23 +40,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="W",
         default=0.5,
-        help="of TEXT and FILE together, the text's share; default: %(default)s",
+        help="weight of TEXT when both are given, from 0 to 1 (default: %(default)s)",
     )
     parser.add_argument(
-        "-k", type=integer(1, 100_000), metavar="N", default=10, help="default: %(default)s"
+        "-k",
+        type=integer(1, 100_000),
+        metavar="N",
+        default=10,
+        help="results (default: %(default)s)",
     )
     parser.add_argument(
         "--threshold",
         type=_threshold,
         metavar="X",
-        help="leave out what has a lower cosine; auto: the one that is suggested",
+        help="drop results below this cosine; auto: the suggested threshold",
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help='a list of {"path", "score"}, best first')
-    form.add_argument("--html", metavar="FILE", type=Path, help="write a page with thumbnails")
-    parser.add_argument(
-        "--open", action="store_true", help="show the page in the browser; --html keeps it"
+    form.add_argument(
+        "--json", action="store_true", help='print a list of {"path", "score"}, best first'
     )
+    form.add_argument("--html", metavar="FILE", type=Path, help="write a page with thumbnails")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     add_model_arguments(parser)
     parser.add_argument(
         "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"

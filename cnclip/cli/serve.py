@@ -40,10 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "indexes",
         metavar="INDEX",
         nargs="*",
-        help="what `cnclip index` wrote, or http://HOST:PORT of Milvus's; the first is shown at "
-        "first; default: the gallery that ships",
+        help="an index of `cnclip index`, or http://HOST:PORT of Milvus; the page opens with the "
+        "first (default: the bundled gallery)",
     )
-    parser.add_argument("--ui", action="store_true", help="serve the application; must be given")
+    parser.add_argument("--ui", action="store_true", help="serve the application (required)")
     add_server_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument(
@@ -74,13 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
 def add_server_arguments(parser: argparse._ActionsContainer) -> None:
     """Add --host, --port and --open."""
     parser.add_argument(
-        "--host", default=HOST, help="where to listen; 0.0.0.0 is all (default: %(default)s)"
+        "--host", default=HOST, help="address to listen on; 0.0.0.0 for all (default: %(default)s)"
     )
     parser.add_argument(
         "--port",
         type=integer(0, 65535),
         default=PORT,
-        help="0 takes a free one (default: %(default)s)",
+        help="0 for any free port (default: %(default)s)",
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
