@@ -1,4 +1,4 @@
-"""Random changes of images in training, drawn from a generator of the pair's own."""
+"""Random changes of images in training."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 Random = np.random.Generator
 
-# Of RandAugment, on its scale of 10; and how many operations an image gets.
+# RandAugment: the strength of an operation, from 0 to 1, and the operations per image.
 MAGNITUDE, OPERATIONS = 0.9, 2
 
 
 def augment(image: Image.Image, policy: str, random: Random) -> Image.Image:
-    """An image as training sees it this time.
+    """Change an image at random.
 
     Args:
-        image: Of any mode; is made RGB but for `'none'`.
-        policy: `'none'`. `'photo'`: a crop of 90 to 100 % of the area, as cn_clip's
-            `use-augment`, and two operations of RandAugment (Cubuk et al. 2019, arXiv:1909.13719),
-            without those that turn colours around. `'drawing'`: see `_drawing`.
-        random: Decides everything.
+        image: An image of any mode; the result is RGB, unless the policy is `'none'`.
+        policy: `'none'`: no change. `'photo'`: a crop of 90 to 100 % of the area, like
+            cn_clip's `use-augment`, and two operations of RandAugment (Cubuk et al. 2019,
+            arXiv:1909.13719), without those that invert colours. `'drawing'`: for icons and
+            drawings, see `_drawing`.
+        random: The source of all random numbers.
     """
     if policy == "photo":
         return _photo(image.convert("RGB"), random)
@@ -32,19 +33,19 @@ def augment(image: Image.Image, policy: str, random: Random) -> Image.Image:
 
 
 def _photo(image: Image.Image, random: Random) -> Image.Image:
-    image = _cropped(image, random, least=0.9, ratio=4 / 3)
+    image = _cropped(image, random, min_share=0.9, ratio=4 / 3)
     for index in random.integers(len(_OPERATIONS), size=OPERATIONS):
         image = _OPERATIONS[index](image, random)
     return image
 
 
-def _cropped(image: Image.Image, random: Random, least: float, ratio: float) -> Image.Image:
-    """A rectangle of at least a share of the area, its sides' ratio changed by at most `ratio`."""
+def _cropped(image: Image.Image, random: Random, min_share: float, ratio: float) -> Image.Image:
+    """Crop to a share of the area, with width / height between 1 / ratio and ratio."""
     width, height = image.size
     for _ in range(10):
-        area = random.uniform(least, 1) * width * height
+        area = random.uniform(min_share, 1) * width * height
         shape = math.exp(random.uniform(-math.log(ratio), math.log(ratio)))
-        # As wide as it is high: the model sees a square of it.
+        # Nearly square, since preprocessing makes every image square.
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < w <= width and 0 < h <= height:
             left = int(random.integers(width - w + 1))
@@ -61,7 +62,7 @@ def _mean_colour(image: Image.Image) -> tuple[int, ...]:
     return image.resize((1, 1)).getpixel((0, 0))  # type: ignore[return-value]
 
 
-def _moved(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
     return image.transform(
         image.size,
         Image.Transform.AFFINE,
@@ -78,19 +79,19 @@ def _rotate(image: Image.Image, random: Random) -> Image.Image:
 
 
 def _shear_x(image: Image.Image, random: Random) -> Image.Image:
-    return _moved(image, (1, 0.3 * _signed(random), 0, 0, 1, 0))
+    return _affine(image, (1, 0.3 * _signed(random), 0, 0, 1, 0))
 
 
 def _shear_y(image: Image.Image, random: Random) -> Image.Image:
-    return _moved(image, (1, 0, 0, 0.3 * _signed(random), 1, 0))
+    return _affine(image, (1, 0, 0, 0.3 * _signed(random), 1, 0))
 
 
 def _shift_x(image: Image.Image, random: Random) -> Image.Image:
-    return _moved(image, (1, 0, 0.3 * _signed(random) * image.width, 0, 1, 0))
+    return _affine(image, (1, 0, 0.3 * _signed(random) * image.width, 0, 1, 0))
 
 
 def _shift_y(image: Image.Image, random: Random) -> Image.Image:
-    return _moved(image, (1, 0, 0, 0, 1, 0.3 * _signed(random) * image.height))
+    return _affine(image, (1, 0, 0, 0, 1, 0.3 * _signed(random) * image.height))
 
 
 def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
@@ -127,14 +128,14 @@ _DIAGONAL = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
 
 
 def _drawing(image: Image.Image, random: Random) -> Image.Image:
-    """Another hand's drawing of it: bent and recoloured, with other edges, strokes and shades."""
-    image = _bent(image, random)
+    """Imitate another artist's drawing: other shapes, colours, edges, strokes and shades."""
+    image = _warped(image, random)
     kind = random.random()
     if kind < 0.1:  # thicker dark strokes
         image = image.filter(ImageFilter.MinFilter(3))
-    elif kind < 0.16:  # thinner ones
+    elif kind < 0.16:  # thinner dark strokes
         image = image.filter(ImageFilter.MaxFilter(3))
-    elif kind < 0.26:  # flat colours in place of gradients
+    elif kind < 0.26:  # flat colours instead of gradients
         image = ImageOps.posterize(image, int(random.integers(2, 4)))
     if random.random() < 0.5:
         soft = image.filter(ImageFilter.GaussianBlur(1))
@@ -144,7 +145,7 @@ def _drawing(image: Image.Image, random: Random) -> Image.Image:
 
 
 def _covered(image: Image.Image, random: Random) -> Image.Image:
-    """A rectangle of up to two fifths a side is of one colour."""
+    """Cover a random rectangle, up to 0.4 of each side, with one colour."""
     width, height = (int(side * random.uniform(0.1, 0.4)) for side in image.size)
     left = int(random.integers(image.width - width + 1))
     top = int(random.integers(image.height - height + 1))
@@ -153,8 +154,8 @@ def _covered(image: Image.Image, random: Random) -> Image.Image:
     return image
 
 
-def _bent(image: Image.Image, random: Random) -> Image.Image:
-    """Turned up to 15 degrees, scaled, sheared and shifted; the ground is that of its corner."""
+def _warped(image: Image.Image, random: Random) -> Image.Image:
+    """Rotate by up to 15 degrees, scale, shear and shift; fill with the colour of a corner."""
     angle = math.radians(random.uniform(-15, 15))
     scale, shape = math.exp(random.uniform(-0.15, 0.3)), math.exp(random.uniform(-0.15, 0.15))
     shear = random.uniform(-0.15, 0.15)
@@ -175,7 +176,7 @@ def _bent(image: Image.Image, random: Random) -> Image.Image:
 
 
 def _recoloured(image: Image.Image, random: Random) -> Image.Image:
-    """Hue turned up to 20 degrees; saturation, contrast, brightness and channels changed."""
+    """Rotate the hue by up to 20 degrees; change saturation, contrast, brightness and channels."""
     hue = random.uniform(-0.35, 0.35)
     turn = math.cos(hue) * np.eye(3) + (1 - math.cos(hue)) / 3 + math.sin(hue) * _DIAGONAL
     saturation = math.exp(random.uniform(-0.9, 0.6)) if random.random() < 0.9 else 0.0

@@ -1,4 +1,4 @@
-"""What a run sees: the order of pairs, how texts are drawn, augmentation, parts of batches."""
+"""The data of a run: the order of pairs, how texts are drawn, augmentation, parts of batches."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_an_epoch_of_images_has_each_once(data: Any) -> None:
     pairs = TrainingPairs(data, options, PREPROCESSING)
     assert pairs.size == 30
     for epoch in range(3):
-        items = [pairs[position] for position in range(30 * epoch, 30 * epoch + 30)]
-        assert len({item.image_key for item in items}) == 30
+        samples = [pairs[position] for position in range(30 * epoch, 30 * epoch + 30)]
+        assert len({sample.image_key for sample in samples}) == 30
     drawn = Counter(texts_at(pairs, range(30 * 40)))["全部"]
     assert 120 < drawn < 280  # half of 400
     rare = TrainingPairs(data, TrainOptions(sampling="images", rare_texts=2.0), PREPROCESSING)
@@ -83,7 +83,7 @@ def test_a_position_does_not_depend_on_what_came_before(data: Any) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_processes_share_a_batch(data: Any, workers: int) -> None:
-    """Two processes with parts of 4 have, step by step, what one has with parts of 8."""
+    """Two processes with parts of 4 have the same pairs in each step as one with parts of 8."""
     device = torch.device("cpu")
 
     def steps_of(size: int, world: World, start: int = 0) -> list[Any]:
@@ -99,7 +99,7 @@ def test_processes_share_a_batch(data: Any, workers: int) -> None:
     assert steps_of(8, World(0, 1, device), start=4) == whole[4:]
 
 
-def test_parts_have_what_the_model_takes(data: Any) -> None:
+def test_parts_have_the_shapes_and_types_of_the_model(data: Any) -> None:
     options = TrainOptions(batch_size=5)
     pairs = TrainingPairs(data, options, PREPROCESSING)
     world = World(0, 1, torch.device("cpu"))
@@ -138,7 +138,7 @@ def test_blocks_of_storage_are_read_a_few_at_a_time(data: Any) -> None:
     st.sampled_from(["RGB", "L", "1", "P", "RGBA", "CMYK", "I;16"]),
     st.integers(0, 2**32),
 )
-def test_augmentation_takes_every_image(
+def test_augmentation_of_every_size_and_mode(
     width: int, height: int, policy: str, mode: str, seed: int
 ) -> None:
     image = Image.new(mode, (width, height))

@@ -207,7 +207,7 @@ def test_runs_are_not_mixed_up(
             show_progress=False,
             **options,
         )
-    # More steps may be options for.
+    # The number of steps may change.
     more = finetune(
         sizes,
         data,

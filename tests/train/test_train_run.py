@@ -34,7 +34,7 @@ def test_learns_64_pairs_by_heart(trained: tuple[Path, TrainReport], data: Path)
     assert report.best is not None
     assert report.best[0]["R@1"] == 100 and report.best[1]["R@1"] == 100
     assert (report.steps, report.before, report.skipped) == (120, None, 0)
-    # What was kept is what was measured, through the pipeline and its own evaluation.
+    # The written weights have the reported recall in cnclip.evaluate.
     for model in (output / "best", output / "best.cnclip.pt"):
         found = retrieval(data, pipeline(model=model, device="cpu"), split="train")
         assert found.text_to_image == report.best[0]
@@ -123,7 +123,7 @@ def test_frozen_vision_tower_is_unchanged_to_the_bit(
 
 
 def test_options_that_leave_losses_unchanged(sizes: Path, data: Path, tmp_path: Path) -> None:
-    """Parts of a batch, workers and recomputed activations leave the losses as they are."""
+    """Parts of a batch, workers and recomputed activations do not change the losses."""
     losses = []
     for number, more in enumerate(
         (
@@ -168,7 +168,7 @@ def test_adapters_are_merged(trained: tuple[Path, TrainReport], data: Path, tmp_
     }
     assert "visual.transformer.resblocks.0.attn.in_proj_weight" in changed
     assert "bert.encoder.layer.1.attention.self.query.weight" in changed
-    # Nothing but linear layers' weights and the scale.
+    # Only the weights of linear layers and the scale.
     assert not {n for n in changed if "LayerNorm" in n or "bias" in n or "embedding" in n}
     assert report.best is not None
     found = retrieval(data, pipeline(model=run / "best", device="cpu"), split="valid")
@@ -194,7 +194,7 @@ def test_adapters_leave_statistics_unchanged(data: Path, tmp_path: Path) -> None
 def test_distillation_from_a_teacher(
     trained: tuple[Path, TrainReport], sizes: Path, data: Path, tmp_path: Path
 ) -> None:
-    """A teacher of another resolution and width; a student that hears it alone becomes like it."""
+    """The teacher has another resolution and width; its loss makes the student similar to it."""
     output, _ = trained
     small = tmp_path / "small"
     small.mkdir()

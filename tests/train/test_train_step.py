@@ -54,7 +54,7 @@ def make_parts(config: ClipConfig, size: int, parts: int, seed: int = 2) -> list
     pixels = torch.randn(size, 3, side, side, generator=random, dtype=torch.float64)
     ids = torch.randint(1, 50, (size, 9), generator=random)
     ids[:, 6:] = 0
-    # Some equal captions and images, and a text that the data set gives another image.
+    # Some equal captions and images, and a text that the data set pairs with another image.
     texts = torch.arange(size) % (size - 2)
     images = torch.arange(size) // 2
     described = torch.stack([texts, (texts + 3) % size], dim=1)
@@ -76,7 +76,7 @@ def gradients_of(model: TrainableClip) -> dict[str, Any]:
 def plain_gradients(
     model: TrainableClip, parts: list[Part], duplicates: str
 ) -> tuple[float, dict[str, Any]]:
-    """The whole batch through the towers at once, and one call of backward."""
+    """One pass of the whole batch through the towers, and one call of backward."""
     model.zero_grad()
     images, texts, scale = model(
         torch.cat([part.pixels for part in parts]), torch.cat([part.ids for part in parts])
@@ -115,7 +115,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(parts: int, duplicates:
     assert float(expected["logit_scale"]) != 0
 
 
-def test_dropout_and_left_out_patches_are_the_same_in_both_passes() -> None:
+def test_dropout_and_masked_patches_are_the_same_in_both_passes() -> None:
     """Against finite differences: the gradient is that of the returned loss."""
     model = make_model(VIT, dropout=0.3)
     model.visual.mask_ratio = 0.5
@@ -140,7 +140,7 @@ def test_dropout_and_left_out_patches_are_the_same_in_both_passes() -> None:
         assert float(found[name][place]) == pytest.approx((above - below) / (2 * delta), rel=1e-4)
 
 
-def test_batch_norms_remember_a_batch_once() -> None:
+def test_batch_norms_count_a_batch_once() -> None:
     whole, split = make_model(RESNET), make_model(RESNET)
     part = make_parts(RESNET, 8, 1)[0]
     whole(part.pixels, part.ids)
@@ -196,7 +196,7 @@ def slow_loss(
     described: list[set[int]],
     duplicates: str,
 ) -> float:
-    """Loops over the definition."""
+    """The loss by its definition, in loops."""
     n = len(pairs)
 
     def belong(i: int, j: int) -> bool:
@@ -245,7 +245,7 @@ def test_loss_equals_a_slow_twin(duplicates: str) -> None:
     assert float(found) == pytest.approx(expected, abs=1e-12)
 
 
-def test_equal_captions_are_no_negatives() -> None:
+def test_equal_captions_are_not_negatives() -> None:
     """Two equal pairs have the lowest loss when their embeddings are equal."""
     rows = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [1, 0], [0, 1]]), dim=-1)
     scale = torch.tensor(math.log(100.0))
@@ -256,7 +256,7 @@ def test_equal_captions_are_no_negatives() -> None:
         for kind in ("positive", "mask", "negative")
     }
     assert by_kind["mask"] == pytest.approx(0, abs=1e-6)
-    # The target is shared by two: its entropy is left, and no gradient.
+    # The target is shared by two: the loss is its entropy, the gradient 0.
     assert by_kind["positive"] == pytest.approx(2 / 3 * math.log(2), abs=1e-6)
     leaf = rows.clone().requires_grad_()
     contrastive_loss(leaf, rows, scale, right, duplicates="positive").backward()
@@ -266,7 +266,7 @@ def test_equal_captions_are_no_negatives() -> None:
     assert by_kind["negative"] > 0.4
 
 
-def test_distillation_is_zero_where_both_agree_and_falls_on_the_way_there() -> None:
+def test_distillation_loss_is_zero_for_equal_similarities_and_falls_in_training() -> None:
     torch.manual_seed(3)
     teacher = [torch.nn.functional.normalize(torch.randn(6, 20), dim=1) for _ in range(2)]
     scale = torch.tensor(2.0)
@@ -325,7 +325,7 @@ with join_world("cpu") as world:
 
 
 def make_teacher() -> Teacher:
-    """Of random rows that depend on what it sees alone."""
+    """A teacher with random weights."""
     model = make_model(VIT, seed=9)
 
     def rows(part: Part) -> Any:
