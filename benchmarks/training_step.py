@@ -58,16 +58,16 @@ def batches(batch: int, count: int) -> list[Any]:
 def cnclip_seconds(batch: int, accum: int, steps: int) -> list[float]:
     import torch
 
+    from cnclip.modeling.clip import MAX_LOGIT_SCALE
     from cnclip.modeling.config import ClipConfig, TextConfig, VisionConfig
     from cnclip.train.loss import Pairs
-    from cnclip.train.model import make_optimizer
+    from cnclip.train.model import make_optimizer, new_model
     from cnclip.train.options import TrainOptions
     from cnclip.train.process import World
     from cnclip.train.step import Part, Stepper
-    from cnclip.train.towers import MAX_LOGIT_SCALE, TrainableClip
 
-    model = TrainableClip(ClipConfig(EMBED_DIM, VisionConfig(**VISION), TextConfig(**TEXT)))
-    model.start()
+    model = new_model(ClipConfig(EMBED_DIM, VisionConfig(**VISION), TextConfig(**TEXT)))
+    model.initialize()
     model.train()
     optimizer = make_optimizer(model, TrainOptions())
     stepper = Stepper(model, World(0, 1, torch.device("cpu")), contextlib.nullcontext)

@@ -32,6 +32,7 @@ from ..archive import (
 from ..errors import ArchiveError, CheckpointError
 from ..modeling.clip import ChineseClip, half_precision_names
 from ..modeling.config import ACTIVATIONS, ClipConfig, TextConfig, VisionConfig
+from ..modeling.lower import lower
 from ..version import __version__
 from .checkpoint import FLOATS, Checkpoint, empty_model
 from .config_file import ConfigFile
@@ -169,7 +170,7 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[
 def _save(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes, output: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
-        scripted = torch.jit.script(model)
+        scripted = lower(model)
         operators = torch.jit.export_opnames(scripted)  # type: ignore[no-untyped-call]
         metadata = metadata | {"operators": [n for n in operators if n.startswith("cnclip::")]}
         extra = {METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}

@@ -1,5 +1,7 @@
-"""The towers of Chinese-CLIP as torch.nn modules that torch.jit.script accepts.
+"""The two towers of Chinese-CLIP in plain torch.nn, for training and as the source of archives.
 
-Parameters carry the names that cn_clip and ModelScope give them. All but `config` needs Python's
-torch, which embedding does not. It may import nothing else of cnclip but `errors` and `_core`.
+`config.py` has their sizes; `vit.py`, `resnet.py` and `bert.py` define the towers, `clip.py` joins
+them. `lower.py` turns the model into the TorchScript graph of an archive, on the operators of the C
+core. Tensors have the names of cn_clip's and ModelScope's checkpoints. All modules but `config`
+need Python's torch, which embedding does not. They import nothing of cnclip but `_core`.
 """

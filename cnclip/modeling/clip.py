@@ -1,65 +1,96 @@
-"""Chinese-CLIP (Yang et al. 2022, arXiv:2211.01335): both towers and what joins them."""
+"""Chinese-CLIP (Yang et al. 2022, arXiv:2211.01335): both towers in one embedding space."""
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .bert import Bert
 from .config import ClipConfig
-from .layers import Conv2d, Linear
+from .layers import Stack
 from .resnet import ModifiedResNet
-from .vit import SelfAttention, VisionTransformer
+from .vit import VisionTransformer, checkpoint_name
+
+MAX_LOGIT_SCALE = math.log(100.0)
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
 
 class ChineseClip(nn.Module):
-    """Images and texts to rows of unit length in one space."""
+    """Images and texts to rows of unit length in one space.
 
-    def __init__(self, config: ClipConfig) -> None:
+    Attributes:
+        config: Its sizes.
+    """
+
+    def __init__(self, config: ClipConfig, text_dropout: float = 0.0) -> None:
         super().__init__()
-        self.pad_id = config.pad_id
+        self.config = config
         tower = VisionTransformer if isinstance(config.vision.layers, int) else ModifiedResNet
         self.visual = tower(config.vision, config.embed_dim)
-        self.bert = Bert(config.text)
-        self.text_projection: Tensor = nn.Parameter(
-            torch.empty(config.text.width, config.embed_dim)
-        )
+        self.bert = Bert(config.text, text_dropout)
+        self.text_projection = nn.Parameter(torch.empty(config.text.width, config.embed_dim))
         self.logit_scale = nn.Parameter(torch.empty([]))
 
-    @torch.jit.export
-    def prepare(self, precision: str) -> None:
-        """Make the model ready to compute in `precision`; called once, before the first run."""
-        self.visual.prepare(precision)
-        self.bert.prepare(precision)
-        self.text_projection = self.text_projection.float()
-
-    @torch.jit.export
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels, float [n, 3, r, r], to unit rows, float [n, embed_dim]."""
-        x = self.visual(pixels)
-        return x / x.norm(p=2, dim=-1, keepdim=True)
+        """Normalised pixels, float [n, 3, r, r], to unit rows, float32 [n, embed_dim]."""
+        return _unit(self.visual(pixels))
 
-    @torch.jit.export
     def encode_text(self, ids: Tensor) -> Tensor:
-        """Token ids, int64 [n, l], to unit rows, float [n, embed_dim].
+        """Token ids, int64 [n, l], to unit rows, float32 [n, embed_dim].
 
-        Columns of padding are left out; the first column counts, whatever it holds.
+        Padding is masked; the first column never is.
         """
-        attended = ids.ne(self.pad_id)
-        attended[:, 0] = True
-        x = self.bert(ids, attended) @ self.text_projection
-        return x / x.norm(p=2, dim=-1, keepdim=True)
+        mask = ids.ne(self.config.pad_id)
+        mask[:, 0] = True
+        return _unit(self.bert(ids, mask) @ self.text_projection)
+
+    def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of images, rows of texts, and the logit scale."""
+        return self.encode_image(pixels), self.encode_text(ids), self.logit_scale.view(())
+
+    def initialize(self) -> None:
+        """Draw random weights, for training from scratch."""
+        self.visual.initialize()
+        self.bert.initialize()
+        nn.init.normal_(self.text_projection, std=self.config.text.width**-0.5)
+        nn.init.constant_(self.logit_scale, INITIAL_LOGIT_SCALE)
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Copy the weights of a checkpoint that `read_checkpoint` returned.
+
+        Only BatchNorm's counts of batches may be missing: embedding does not use them.
+        """
+        missing, unknown = self.load_state_dict(weights, strict=False)
+        assert not unknown and all(name.endswith("num_batches_tracked") for name in missing)
+
+    def recompute_activations(self) -> None:
+        """Keep no layer's activations for the backward pass (gradient checkpointing)."""
+        for module in self.modules():
+            if isinstance(module, Stack):
+                module.recompute = True
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of unit length, in float32 where autocast made them narrower."""
+    wide = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+    return F.normalize(wide, dim=-1)
 
 
 def half_precision_names(model: ChineseClip) -> set[str]:
     """Names of the tensors that ModelScope rounds to float16 before it computes in float32.
 
-    Linear and convolution layers, attention projections, the two final projections and all of BERT;
-    not the vision tower's norms, class and position embeddings, nor the logit scale.
+    Linear and convolution layers, the two final projections and all of BERT; not the vision tower's
+    norms, class and position embeddings, nor the logit scale.
     """
     names = {"text_projection", "visual.proj"}
     for prefix, module in model.named_modules():
-        if isinstance(module, Linear | Conv2d | SelfAttention):
-            names |= {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            names |= {
+                checkpoint_name(f"{prefix}.{name}")
+                for name, _ in module.named_parameters(recurse=False)
+            }
     names |= {name for name in model.state_dict() if name.startswith("bert.")}
     return names & set(model.state_dict())

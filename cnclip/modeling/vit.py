@@ -2,64 +2,68 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from .config import VisionConfig
-from .layers import Conv2d, LayerNorm, Linear, first_rows, linear, pack, self_attention
+from .layers import Stack, attention
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with query, key and value in one matrix."""
+class Attention(nn.Module):
+    """Multi-head self-attention with query, key and value in one linear layer.
+
+    Checkpoints store that layer's tensors as `in_proj_weight` and `in_proj_bias`, as of
+    torch.nn.MultiheadAttention, and so does `state_dict`. It is a torch.nn.Linear here, so that
+    tools for linear layers, such as peft, find it.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj_weight: Tensor = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias: Tensor = nn.Parameter(torch.empty(3 * width))
-        self.out_proj = Linear(width, width)
+        self.in_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+        self.register_state_dict_post_hook(_rename_stored)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_rename_loaded)  # type: ignore[no-untyped-call]
 
-    @torch.jit.export
-    def prepare(self, precision: str) -> None:
-        """Make the projections ready."""
-        self.in_proj_weight = pack(self.in_proj_weight, precision)
-        self.in_proj_bias = self.in_proj_bias.float()
-        self.out_proj.prepare(precision)
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [n, rows, width] to the same shape."""
+        query, key, value = self.in_proj(x).chunk(3, dim=-1)
+        out: Tensor = self.out_proj(attention(query, key, value, self.heads))
+        return out
 
-    def forward(
-        self, x: Tensor, starts: Tensor, pooled: bool, norm_weight: Tensor, norm_bias: Tensor
-    ) -> Tensor:
-        """Mix the normalised rows of each item; its output projection is the block's to call."""
-        return self_attention(
-            x,
-            self.in_proj_weight,
-            self.in_proj_bias,
-            self.heads,
-            starts,
-            pooled,
-            norm_weight,
-            norm_bias,
-        )
+
+def checkpoint_name(name: str) -> str:
+    """The name of a parameter in checkpoints and in `state_dict`."""
+    return name.replace(".in_proj.weight", ".in_proj_weight").replace(
+        ".in_proj.bias", ".in_proj_bias"
+    )
+
+
+def _rename_stored(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:  # all, to keep their order
+        state[checkpoint_name(name)] = state.pop(name)
+
+
+def _rename_loaded(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for kind in ("weight", "bias"):
+        if f"{prefix}in_proj_{kind}" in state:
+            state[f"{prefix}in_proj.{kind}"] = state.pop(f"{prefix}in_proj_{kind}")
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with QuickGELU, x * sigmoid(1.702 x), between."""
+    """Two linear layers with QuickGELU, x * sigmoid(1.702 x), between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.c_fc = Linear(width, 4 * width)
-        self.c_proj = Linear(4 * width, width)
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
 
-    @torch.jit.export
-    def prepare(self, precision: str) -> None:
-        """Make the layers ready."""
-        self.c_fc.prepare(precision)
-        self.c_proj.prepare(precision)
-
-    def forward(self, x: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:
-        """Add to each row what becomes of it when it is normalised and transformed."""
-        hidden = self.c_fc(x, "quick_gelu", None, norm_weight, norm_bias)
-        out: Tensor = self.c_proj(hidden, residual=x)
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [n, rows, width] to the same shape."""
+        hidden = self.c_fc(x)
+        out: Tensor = self.c_proj(hidden * torch.sigmoid(1.702 * hidden))
         return out
 
 
@@ -68,99 +72,88 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.attn = SelfAttention(width, heads)
-        self.ln_1 = LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_1 = nn.LayerNorm(width)
         self.mlp = FeedForward(width)
-        self.ln_2 = LayerNorm(width)
+        self.ln_2 = nn.LayerNorm(width)
 
-    @torch.jit.export
-    def prepare(self, precision: str) -> None:
-        """Make the layers ready."""
-        self.attn.prepare(precision)
-        self.ln_1.prepare(precision)
-        self.mlp.prepare(precision)
-        self.ln_2.prepare(precision)
-
-    def forward(self, x: Tensor, starts: Tensor, pooled: bool) -> Tensor:
-        """Float [rows, width] to the same, or to each item's first row if pooled."""
-        mixed = self.attn(x, starts, pooled, self.ln_1.weight, self.ln_1.bias)
-        x = self.attn.out_proj(mixed, residual=first_rows(x, starts) if pooled else x)
-        out: Tensor = self.mlp(x, self.ln_2.weight, self.ln_2.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [n, rows, width] to the same shape."""
+        x = x + self.attn(self.ln_1(x))
+        out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
 
-class Transformer(nn.Module):
-    """The stack of layers, which exists as a module for its name in checkpoints."""
+class Transformer(Stack):
+    """The layers."""
 
     def __init__(self, width: int, layers: int, heads: int) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList([Block(width, heads) for _ in range(layers)])
 
-    @torch.jit.export
-    def prepare(self, precision: str) -> None:
-        """Make the layers ready."""
-        for block in self.resblocks:
-            block.prepare(precision)  # type: ignore[operator]
-
-    def forward(self, x: Tensor, starts: Tensor) -> Tensor:
-        """Float [rows, width] to [items, width]: every layer, the last for first rows only."""
-        for i, block in enumerate(self.resblocks):
-            x = block(x, starts, i + 1 == len(self.resblocks))
-        return x
-
-
-class PatchProjection(Conv2d):
-    """A convolution whose stride is its kernel: a linear layer of patches."""
-
-    @torch.jit.export
-    def prepare(self, precision: str) -> None:
-        """Make the weights ready."""
-        self.weight = pack(self.weight.flatten(1), precision)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Float [n, 3, r, r] to [n, patches, width]."""
-        size = self.kernel_size[0]
-        patches = input.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5)
-        rows = patches.flatten(3).flatten(0, 2)
-        # As in the checkpoint, of four dimensions, until it is prepared.
-        weight = self.weight.flatten(1) if self.weight.dim() == 4 else self.weight
-        return linear(rows, weight, None, 0, self.out_channels).view(
-            input.size(0), -1, self.out_channels
-        )
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [n, rows, width] to the same shape."""
+        return self.apply_layers(self.resblocks, x)
 
 
 class VisionTransformer(nn.Module):
-    """Pixels to one vector an image: patches, [CLS], layers, projection."""
+    """Pixels to one vector per image: patches and [CLS], layers, projection.
+
+    Attributes:
+        mask_ratio: The share of its patches that each image loses in training, chosen at random, as
+            in FLIP (Li et al. 2023, arXiv:2212.00794).
+    """
+
+    mask_ratio = 0.0
 
     def __init__(self, config: VisionConfig, embed_dim: int) -> None:
         super().__init__()
-        patch_size, layers, width = config.patch_size, config.layers, config.width
-        assert patch_size is not None and isinstance(layers, int)
-        rows = (config.resolution // patch_size) ** 2 + 1
-        self.conv1 = PatchProjection(3, width, patch_size, stride=patch_size, bias=False)
-        self.class_embedding: Tensor = nn.Parameter(torch.empty(width))
-        self.positional_embedding: Tensor = nn.Parameter(torch.empty(rows, width))
-        self.ln_pre = LayerNorm(width)
-        self.transformer = Transformer(width, layers, config.heads)
-        self.ln_post = LayerNorm(width)
-        self.proj: Tensor = nn.Parameter(torch.empty(width, embed_dim))
-
-    @torch.jit.export
-    def prepare(self, precision: str) -> None:
-        """Make the tower ready."""
-        self.conv1.prepare(precision)
-        self.class_embedding = self.class_embedding.float()
-        self.positional_embedding = self.positional_embedding.float()
-        self.ln_pre.prepare(precision)
-        self.transformer.prepare(precision)
-        self.ln_post.prepare(precision)
-        self.proj = self.proj.float()
+        assert isinstance(config.layers, int) and config.patch_size is not None
+        width = config.width
+        rows = (config.resolution // config.patch_size) ** 2 + 1
+        self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(rows, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, config.layers, config.heads)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Float [n, 3, r, r] to float [n, embed_dim]."""
-        n = pixels.size(0)
-        cls = self.class_embedding.expand(n, 1, -1)
-        x = torch.cat([cls, self.conv1(pixels).to(cls.dtype)], dim=1) + self.positional_embedding
-        starts = torch.arange(n + 1) * x.size(1)
-        x = self.transformer(self.ln_pre(x).flatten(0, 1), starts)
-        return self.ln_post(x) @ self.proj
+        x = self.conv1(pixels).flatten(2).transpose(1, 2) + self.positional_embedding[1:]
+        if self.training and self.mask_ratio > 0:
+            x = _random_rows(x, self.mask_ratio)
+        cls = self.class_embedding + self.positional_embedding[0]
+        x = torch.cat([cls.to(x.dtype).expand(x.size(0), 1, -1), x], dim=1)
+        x = self.transformer(self.ln_pre(x))
+        out: Tensor = self.ln_post(x[:, 0]) @ self.proj
+        return out
+
+    def initialize(self) -> None:
+        """Draw random weights as CLIP does."""
+        width = self.conv1.out_channels
+        layers = len(self.transformer.resblocks)
+        scale = width**-0.5
+        for parameter in (self.class_embedding, self.positional_embedding, self.proj):
+            nn.init.normal_(parameter, std=scale)
+        for block in self.transformer.resblocks:
+            assert isinstance(block, Block)
+            nn.init.normal_(block.attn.in_proj.weight, std=scale)
+            nn.init.normal_(block.attn.out_proj.weight, std=scale * (2 * layers) ** -0.5)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=scale * (2 * layers) ** -0.5)
+            for linear in (
+                block.attn.in_proj,
+                block.attn.out_proj,
+                block.mlp.c_fc,
+                block.mlp.c_proj,
+            ):
+                nn.init.zeros_(linear.bias)
+
+
+def _random_rows(x: Tensor, left_out: float) -> Tensor:
+    """A random choice of each item's rows, in their order: [n, kept, width]."""
+    kept = max(1, round(x.size(1) * (1 - left_out)))
+    chosen = torch.rand(x.shape[:2], device=x.device).argsort(dim=1)[:, :kept].sort(dim=1).values
+    return x.gather(1, chosen[..., None].expand(-1, -1, x.size(2)))

@@ -18,6 +18,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..convert import convert
 from ..datasets.pairs import PairData
 from ..errors import ModelRunError
+from ..modeling.clip import MAX_LOGIT_SCALE
 from .journal import Journal
 from .loader import SkippedImage, TrainingPairs, training_parts
 from .model import (
@@ -34,7 +35,6 @@ from .process import Interrupts, World
 from .run_folder import ARCHIVE, BEST, RunFolder
 from .run_state import Recalls, RunState, digests_of
 from .step import Part, Stepper
-from .towers import MAX_LOGIT_SCALE
 from .validate import Validation, Validator
 
 MAX_WORKERS = 8

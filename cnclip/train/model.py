@@ -17,13 +17,14 @@ from ..checkpoints.checkpoint import Checkpoint, empty_model
 from ..checkpoints.huggingface import write_huggingface
 from ..checkpoints.modelscope import write_modelscope
 from ..errors import InvalidInputError, MissingExtraError
-from ..modeling.clip import half_precision_names
+from ..modeling.clip import ChineseClip, half_precision_names
+from ..modeling.config import ClipConfig
+from ..modeling.vit import VisionTransformer, checkpoint_name
 from ..models import read_checkpoint
 from .loader import Preprocessing
 from .options import TrainOptions
 from .process import World
 from .step import Part, Rows, Teacher
-from .towers import TrainableClip, stored_names
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -48,20 +49,31 @@ def preprocessing_of(checkpoint: Checkpoint, context_length: int) -> Preprocessi
     )
 
 
-def make_model(start: Checkpoint, options: TrainOptions, *, from_scratch: bool) -> TrainableClip:
+def new_model(config: ClipConfig, text_dropout: float = 0.0) -> ChineseClip:
+    """A model without weights.
+
+    A ResNet is made in channels-last order, in which a CPU computes convolutions 1.4 times as fast.
+    """
+    model = ChineseClip(config, text_dropout)
+    if not isinstance(config.vision.layers, int):
+        model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def make_model(start: Checkpoint, options: TrainOptions, *, from_scratch: bool) -> ChineseClip:
     """Make a model with a checkpoint's or random weights, and choose which of them are trained.
 
     Raises:
         InvalidInputError: An option does not apply to this model.
         MissingExtraError: peft is not installed.
     """
-    model = TrainableClip(start.config, options.text_dropout)
+    model = new_model(start.config, options.text_dropout)
     if from_scratch:
-        model.start()
+        model.initialize()
     else:
         model.load_weights(start.weights)
     if options.mask_ratio:
-        if not isinstance(start.config.vision.layers, int):
+        if not isinstance(model.visual, VisionTransformer):
             raise InvalidInputError("requires a ViT; this model has a ResNet", item="mask_ratio")
         model.visual.mask_ratio = options.mask_ratio
     if options.grad_checkpointing:
@@ -73,7 +85,7 @@ def make_model(start: Checkpoint, options: TrainOptions, *, from_scratch: bool) 
     return model
 
 
-def wrap_model(clip: TrainableClip, options: TrainOptions, world: World) -> nn.Module:
+def wrap_model(clip: ChineseClip, options: TrainOptions, world: World) -> nn.Module:
     """Compile the model and put it into DistributedDataParallel, where the options ask for it.
 
     Raises:
@@ -101,7 +113,7 @@ def make_teacher(
     if options.teacher_model_name is None:
         return None, ()
     checkpoint = read_checkpoint(options.teacher_model_name)
-    model = TrainableClip(checkpoint.config)
+    model = new_model(checkpoint.config)
     model.load_weights(checkpoint.weights)
     model.eval().requires_grad_(False).to(world.device)
 
@@ -171,7 +183,7 @@ class AverageModel(Generic[Model]):
 # --- LoRA: low-rank adapters (Hu et al. 2021, arXiv:2106.09685) through peft ---------------------
 
 
-def _add_adapters(model: TrainableClip, options: TrainOptions) -> None:
+def _add_adapters(model: ChineseClip, options: TrainOptions) -> None:
     """Add adapters to the linear layers; only they and the logit scale are trained.
 
     Raises:
@@ -194,7 +206,7 @@ def _add_adapters(model: TrainableClip, options: TrainOptions) -> None:
     model.logit_scale.requires_grad_(True)
 
 
-def merged_weights(model: TrainableClip) -> dict[str, torch.Tensor]:
+def merged_weights(model: ChineseClip) -> dict[str, torch.Tensor]:
     """The weights with the adapters' updates added, by the names of a model without adapters."""
     from peft.tuners.lora import LoraLayer
 
@@ -208,7 +220,7 @@ def merged_weights(model: TrainableClip) -> dict[str, torch.Tensor]:
             layer: Any = module
             update = layer.get_delta_weight(_ADAPTER)
             weights[f"{name}.weight"] = weights[f"{name}.weight"] + update
-    return weights
+    return {checkpoint_name(name): weight for name, weight in weights.items()}
 
 
 # --- The written checkpoint ----------------------------------------------------------------------
@@ -223,15 +235,13 @@ def write_checkpoint(start: Checkpoint, weights: dict[str, torch.Tensor], direct
 
     Args:
         start: The checkpoint that the training started from: sizes, vocabulary, mean.
-        weights: Weights of a `TrainableClip`, by its names.
+        weights: The `state_dict` of a `ChineseClip`.
         directory: An empty directory.
 
     Raises:
         OSError: A file cannot be written.
     """
-    named = {
-        name: weight.detach().cpu().contiguous() for name, weight in stored_names(weights).items()
-    }
+    named = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     checkpoint = dataclasses.replace(start, weights=named, rounds_to_half=False)
     if (start.mean, start.std) != (Checkpoint.mean, Checkpoint.std):
         write_huggingface(checkpoint, directory)

@@ -12,11 +12,11 @@ import torch
 from ..checkpoints.checkpoint import Checkpoint
 from ..datasets.pairs import PairData
 from ..errors import CheckpointError, InvalidInputError, ModelRunError
+from ..modeling.clip import ChineseClip
 from .model import AverageModel, make_optimizer
 from .options import TrainOptions
 from .process import World
 from .run_folder import RunFolder
-from .towers import TrainableClip
 from .validate import Recall
 
 # Text to image, image to text.
@@ -41,7 +41,7 @@ class RunState:
         checked_step: The step after which recall was measured last.
     """
 
-    def __init__(self, model: TrainableClip, options: TrainOptions, world: World) -> None:
+    def __init__(self, model: ChineseClip, options: TrainOptions, world: World) -> None:
         """Start with a model."""
         self._options, self._world = options, world
         self.model = model
@@ -57,7 +57,7 @@ class RunState:
         self.checked_step = -1
 
     @property
-    def saved_model(self) -> TrainableClip:
+    def saved_model(self) -> ChineseClip:
         """The model that is validated and written to `best`."""
         return self.model if self.average is None else self.average.model
 

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets.pairs import PairData
 from ..errors import CnclipError, DatasetError
 from ..evaluate import mutual_top_k, recall_at_k
+from ..modeling.clip import ChineseClip
 from ..preprocessors.text import normalize_text
 from .loader import Preprocessing, SkippedImage, leave_group, read_image, skipped_image
 from .process import World
-from .towers import TrainableClip
 
 Recall = dict[str, float]
 
@@ -93,7 +93,7 @@ class Validator:
         self._words = words if raw_text else [normalize_text(text) for text in words]
 
     def measure(
-        self, model: TrainableClip, stop: Callable[[], bool] = lambda: False
+        self, model: ChineseClip, stop: Callable[[], bool] = lambda: False
     ) -> Validation | None:
         """Embed the data set and search it in both directions. All processes call.
 
@@ -130,7 +130,7 @@ class Validator:
         )
         return Validation(*recalls, skipped)
 
-    def _embed(self, model: TrainableClip, stop: Callable[[], bool]) -> _Embedded | None:
+    def _embed(self, model: ChineseClip, stop: Callable[[], bool]) -> _Embedded | None:
         """The embeddings of this process's share; None if cancelled."""
         device, size = self._world.device, self._batch_size
         share = slice(self._world.rank, None, self._world.size)

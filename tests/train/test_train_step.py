@@ -25,11 +25,10 @@ from cnclip.train.loss import (  # noqa: E402
     distillation_loss,
     matches,
 )
-from cnclip.train.model import AverageModel, learning_rate, make_optimizer  # noqa: E402
+from cnclip.train.model import AverageModel, learning_rate, make_optimizer, new_model  # noqa: E402
 from cnclip.train.options import TrainOptions  # noqa: E402
 from cnclip.train.process import World  # noqa: E402
 from cnclip.train.step import Part, Stepper, Teacher  # noqa: E402
-from cnclip.train.towers import TrainableClip, stored_names  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 TEXT = TextConfig(50, 16, 2, 2, 32, 24, 2)
@@ -38,10 +37,10 @@ RESNET = ClipConfig(12, VisionConfig(32, (1, 1, 1, 1), 4, None, head_width=32), 
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-def make_model(config: ClipConfig, dropout: float = 0.0, seed: int = 1) -> TrainableClip:
+def make_model(config: ClipConfig, dropout: float = 0.0, seed: int = 1) -> ChineseClip:
     torch.manual_seed(seed)
-    model = TrainableClip(config, dropout).double()
-    model.start()
+    model = new_model(config, dropout).double()
+    model.initialize()
     for parameter in model.parameters():  # zeros would hide errors
         with torch.no_grad():
             parameter += 0.02 * torch.randn_like(parameter)
@@ -69,12 +68,12 @@ def make_parts(config: ClipConfig, size: int, parts: int, seed: int = 2) -> list
     ]
 
 
-def gradients_of(model: TrainableClip) -> dict[str, Any]:
+def gradients_of(model: ChineseClip) -> dict[str, Any]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def plain_gradients(
-    model: TrainableClip, parts: list[Part], duplicates: str
+    model: ChineseClip, parts: list[Part], duplicates: str
 ) -> tuple[float, dict[str, Any]]:
     """One pass of the whole batch through the towers, and one call of backward."""
     model.zero_grad()
@@ -93,7 +92,7 @@ def plain_gradients(
     return float(loss.detach()), gradients_of(model)
 
 
-def stepper(model: TrainableClip, **more: Any) -> Stepper:
+def stepper(model: ChineseClip, **more: Any) -> Stepper:
     return Stepper(model, ALONE, contextlib.nullcontext, **more)
 
 
@@ -157,9 +156,8 @@ def test_batch_norms_count_a_batch_once() -> None:
 @pytest.mark.parametrize("name", ["tiny-vit", "tiny-rn"])
 def test_towers_embed_as_the_pipeline_does(name: str) -> None:
     checkpoint = read_checkpoint(GOLDEN / name)
-    model = TrainableClip(checkpoint.config).eval()
-    with torch.device("meta"):
-        halves = half_precision_names(ChineseClip(checkpoint.config))
+    model = new_model(checkpoint.config).eval()
+    halves = half_precision_names(model)
     model.load_weights(
         {n: w.half().float() if n in halves else w for n, w in checkpoint.weights.items()}
     )
@@ -172,8 +170,7 @@ def test_towers_embed_as_the_pipeline_does(name: str) -> None:
         words = model.encode_text(torch.from_numpy(arrays["text"]))
     np.testing.assert_allclose(found.numpy(), answer["img_embedding"], atol=2e-6)
     np.testing.assert_allclose(words.numpy(), answer["text_embedding"], atol=2e-6)
-    kept = stored_names(model.state_dict())
-    assert kept.keys() == checkpoint.weights.keys()
+    assert model.state_dict().keys() == checkpoint.weights.keys()
 
 
 def test_recomputed_activations_change_nothing() -> None:
