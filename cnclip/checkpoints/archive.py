@@ -6,15 +6,11 @@ to the formats of others.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +32,11 @@ from ..modeling.lower import lower
 from ..version import __version__
 from .checkpoint import FLOATS, Checkpoint, empty_model
 from .config_file import ConfigFile
-from .tensors import rounded_to_half
 
 CONTEXT_LENGTH = 52
+# Bounds on what an archive has besides its tensors: a header for each, and the code.
+_MAX_HEADER = 1 << 10
+_MAX_CODE = 1 << 20
 
 
 def write_archive(
@@ -52,11 +50,12 @@ def write_archive(
     """Write the archive of a checkpoint.
 
     Args:
-        checkpoint: What is written.
+        checkpoint: The checkpoint. Its weights are removed from it, so that memory never holds all
+            of them in two types.
         output: The file.
-        source: Where the checkpoint was read; begins messages.
-        origin: What the archive tells of that.
-        allow_nonfinite: Take weights that are NaN or infinite.
+        source: The checkpoint's file or directory, for messages.
+        origin: What the archive records about it.
+        allow_nonfinite: Accept weights that are NaN or infinite.
 
     Raises:
         CheckpointError: weights that do not make the model; names the tensor.
@@ -79,9 +78,10 @@ def _build(checkpoint: Checkpoint, source: Path, allow_nonfinite: bool) -> Chine
     """The model with the checkpoint's weights in it, each of the type that is to be stored."""
     model = empty_model(checkpoint.config)
     weights = _check_shapes(model, checkpoint.weights, source)
+    checkpoint.weights.clear()  # so that each tensor is freed once it is converted
     if checkpoint.rounds_to_half:
         for name in half_precision_names(model):
-            weights[name] = rounded_to_half(weights[name])
+            weights[name] = weights[name].half()
     if not allow_nonfinite:
         _check_finite(weights, source)
     model.load_state_dict(weights, assign=True)
@@ -168,65 +168,29 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[
 
 
 def _save(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes, output: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
-        scripted = lower(model)
-        operators = torch.jit.export_opnames(scripted)  # type: ignore[no-untyped-call]
-        metadata = metadata | {"operators": [n for n in operators if n.startswith("cnclip::")]}
-        extra = {METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}
-        if os.path.exists("/dev/fd"):
-            with _drained_to(output) as name:
-                scripted._c.save(name, extra)
-        else:
-            content = scripted.save_to_buffer(_extra_files=extra)  # type: ignore[no-untyped-call]
-            output.write_bytes(content)
+    size = sum(tensor.nbytes + _MAX_HEADER for tensor in model.state_dict().values())
+    _reserve(output, size + len(vocabulary) + _MAX_CODE)
+    graph = lower(model)
+    operators = torch.jit.export_opnames(graph)  # type: ignore[no-untyped-call]
+    metadata = metadata | {"operators": [n for n in operators if n.startswith("cnclip::")]}
+    extra = {METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}
+    with tempfile.TemporaryDirectory(prefix="cnclip-") as directory:
+        # libtorch takes names in UTF-8 only, and names the parts of an archive after its file.
+        name = Path(directory) / "archive"
+        name.symlink_to(output.absolute())
+        graph._c.save(str(name), extra)
 
 
-# Writes its input to its output, and reads to the end even where it cannot.
-_DRAIN = """
-import os, sys
-failed = 0
-while block := os.read(0, 1 << 20):
-    while block and not failed:
-        try:
-            block = block[os.write(1, block):]
-        except OSError as error:
-            failed = error.errno
-sys.exit(failed)
-"""
+def _reserve(output: Path, size: int) -> None:
+    """Raise an OSError if the disk, a quota or a limit does not allow a file of this size.
 
-
-@contextlib.contextmanager
-def _drained_to(output: Path) -> Iterator[str]:
-    """The name of a file that libtorch may write, whose content becomes that of `output`.
-
-    libtorch ends the process where it cannot write, as to a full disk, and its other way is to hold
-    the whole archive in memory: so it writes to a pipe, and a child process to the file.
-
-    Raises:
-        OSError: the file could not be written.
+    libtorch ends the process when a write fails, and its only other way to save a graph holds
+    copies of the whole archive in memory. So the space is allocated before; libtorch frees it again
+    when it opens the file, and only a disk that becomes full in the meantime ends the process.
     """
-    with tempfile.TemporaryDirectory(prefix="cnclip-") as directory, output.open("wb") as file:
-        read_end, write_end = os.pipe()
-        try:
-            child = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _DRAIN],
-                stdin=read_end,
-                stdout=file,
-                start_new_session=True,  # Ctrl-C is for us: we close the pipe, and it ends
-            )
-        finally:
-            os.close(read_end)
-        try:
-            # The parts of the archive carry the name of the file that libtorch believes to write.
-            name = Path(directory) / "archive"
-            name.symlink_to(f"/dev/fd/{write_end}")
-            yield str(name)
-        finally:
-            os.close(write_end)
-            failed = child.wait()
-    if failed:
-        raise OSError(failed, os.strerror(failed), str(output))
+    with output.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def read_archived(path: Path) -> Checkpoint:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
+from .._text import first_line
 from ..errors import CheckpointError, MissingExtraError
 from .checkpoint import Weights, by_name
-from .pickles import first_line, read_pickle
+from .pickles import read_pickle
 
 
 def read_tensors(paths: Iterable[Path]) -> Weights:
@@ -69,19 +65,3 @@ def write_safetensors(weights: Weights, path: Path) -> None:
         save_file(weights, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
-
-
-def rounded_to_half(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor as float16; the memory of a mapped one goes back to the system.
-
-    The whole mapping and all that was made of it would otherwise stand beside each other.
-    """
-    half = tensor.half()
-    advice = 21  # MADV_PAGEOUT, a hint: what stands nowhere but in memory stays there
-    if half is not tensor and sys.platform == "linux":
-        first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        size = (tensor.data_ptr() + tensor.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
-        if size > 0:
-            madvise = ctypes.CDLL(None).madvise
-            madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), ctypes.c_int(advice))
-    return half

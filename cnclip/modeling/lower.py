@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _core
-from .bert import LAYER_NORM_EPSILON, Bert
+from . import vit
+from .bert import LAYER_NORM_EPSILON, Bert, Layer
 from .clip import ChineseClip
-from .resnet import AttentionPool, ModifiedResNet
+from .resnet import AttentionPool, Bottleneck, ModifiedResNet
 from .vit import VisionTransformer, checkpoint_name
 
 assert _core  # its import registers torch.ops.cnclip
@@ -34,13 +35,15 @@ def lower(model: ChineseClip) -> torch.jit.ScriptModule:
     Args:
         model: The model, which must not be used afterwards: the graph takes its tensors.
     """
-    source = _prepare_source(model)  # `define` finds the functions that it calls in this module
+    sources = _prepare_sources(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
         scripted: torch.jit.ScriptModule = torch.jit.script(LoweredClip(model).eval())
-        # Modules of the same structure share a class, which may have the method already.
-        if not hasattr(scripted, "prepare"):
-            scripted.define(source)
+        modules: dict[str, Any] = dict(scripted.named_modules())
+        for name, source in sources:
+            # Layers of the same structure share a class, which may have the method already.
+            if not hasattr(modules[name], "prepare"):
+                modules[name].define(source)  # which finds the functions of this module
     return scripted
 
 
@@ -146,25 +149,51 @@ class Tensors(nn.Module):
             else:
                 setattr(self, name, nn.Parameter(tensor, requires_grad=False))
         for name, group in groups.items():
-            tensors = Tensors(group)
-            # The numbered parts of a list become a list again.
-            numbered = all(part.isdecimal() for part in tensors._modules)
-            parts = list(tensors.children())
-            setattr(self, name, nn.ModuleList(parts) if parts and numbered else tensors)
+            setattr(self, name, Tensors(group))
 
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
 
 
+class LoweredBlock(Tensors):
+    """A `Block` of the vision transformer on the operators."""
+
+    def __init__(self, block: vit.Block) -> None:
+        super().__init__(block.state_dict())
+        self.heads, self.width = block.attn.heads, block.attn.out_proj.out_features
+
+    def forward(self, x: Tensor, starts: Tensor, pooled: bool) -> Tensor:
+        """Float [rows, width] to the same shape, or to each item's first row if pooled."""
+        attn, mlp, ln_1, ln_2, width = self.attn, self.mlp, self.ln_1, self.ln_2, self.width
+        mixed = self_attention(
+            x,
+            attn.in_proj_weight,
+            attn.in_proj_bias,
+            self.heads,
+            starts,
+            pooled,
+            ln_1.weight,
+            ln_1.bias,
+        )
+        residual = first_rows(x, starts) if pooled else x
+        out, up, down = attn.out_proj, mlp.c_fc, mlp.c_proj
+        x = linear(mixed, out.weight, out.bias, 0, width, residual=residual)
+        hidden = linear(x, up.weight, up.bias, 0, 4 * width, ln_2.weight, ln_2.bias, "quick_gelu")
+        return linear(hidden, down.weight, down.bias, 0, width, residual=x)
+
+
 class LoweredVisionTransformer(Tensors):
     """`VisionTransformer` on the operators."""
 
     def __init__(self, tower: VisionTransformer) -> None:
-        super().__init__(tower.state_dict())
+        super().__init__(_without(tower.state_dict(), "transformer."))
         self.patch_size = int(tower.conv1.kernel_size[0])
         self.width = tower.conv1.out_channels
-        self.heads = int(tower.transformer.resblocks[0].attn.heads)  # type: ignore[union-attr,arg-type]
+        self.transformer = Tensors({})
+        self.transformer.resblocks = nn.ModuleList(
+            [LoweredBlock(block) for block in tower.transformer.resblocks]  # type: ignore[arg-type]
+        )
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Float [n, 3, r, r] to float [n, embed_dim]."""
@@ -178,35 +207,10 @@ class LoweredVisionTransformer(Tensors):
         starts = torch.arange(n + 1) * x.size(1)
         x = F.layer_norm(x, [width], self.ln_pre.weight, self.ln_pre.bias, 1e-5).flatten(0, 1)
         for i, block in enumerate(self.transformer.resblocks):
-            pooled = i + 1 == len(self.transformer.resblocks)
-            attn, mlp, ln_1, ln_2 = block.attn, block.mlp, block.ln_1, block.ln_2
-            mixed = self_attention(
-                x,
-                attn.in_proj_weight,
-                attn.in_proj_bias,
-                self.heads,
-                starts,
-                pooled,
-                ln_1.weight,
-                ln_1.bias,
-            )
-            residual = first_rows(x, starts) if pooled else x
-            out = attn.out_proj
-            x = linear(mixed, out.weight, out.bias, 0, width, residual=residual)
-            hidden = linear(
-                x,
-                mlp.c_fc.weight,
-                mlp.c_fc.bias,
-                0,
-                4 * width,
-                ln_2.weight,
-                ln_2.bias,
-                "quick_gelu",
-            )
-            x = linear(hidden, mlp.c_proj.weight, mlp.c_proj.bias, 0, width, residual=x)
+            x = block(x, starts, i + 1 == len(self.transformer.resblocks))
         x = F.layer_norm(x, [width], self.ln_post.weight, self.ln_post.bias, 1e-5)
-        out_rows: Tensor = x @ self.proj
-        return out_rows
+        out: Tensor = x @ self.proj
+        return out
 
 
 class LoweredAttentionPool(Tensors):
@@ -237,46 +241,60 @@ class LoweredAttentionPool(Tensors):
         return linear(pooled, c.weight, c.bias, 0, self.embed_dim)
 
 
+class LoweredLayer(Tensors):
+    """A `Layer` of BERT on the operators."""
+
+    def __init__(self, layer: Layer, activation: str) -> None:
+        super().__init__(layer.state_dict())
+        self.heads, self.activation = layer.attention.self.heads, activation
+        self.width, self.inner = layer.output.dense.out_features, layer.output.dense.in_features
+        self.epsilon = LAYER_NORM_EPSILON
+
+    def forward(self, x: Tensor, starts: Tensor, pooled: bool) -> Tensor:
+        """Float [rows, width] to the same shape, or to each text's first row if pooled."""
+        # `prepare` puts all three projections into the query's tensors.
+        qkv, out, width = self.attention.self.query, self.attention.output, self.width
+        mixed = self_attention(x, qkv.weight, qkv.bias, self.heads, starts, pooled)
+        residual = first_rows(x, starts) if pooled else x
+        x = linear(mixed, out.dense.weight, out.dense.bias, 0, width, residual=residual)
+        x = F.layer_norm(x, [width], out.LayerNorm.weight, out.LayerNorm.bias, self.epsilon)
+        up, down = self.intermediate.dense, self.output
+        hidden = linear(x, up.weight, up.bias, 0, self.inner, activation=self.activation)
+        x = linear(hidden, down.dense.weight, down.dense.bias, 0, width, residual=x)
+        return F.layer_norm(x, [width], down.LayerNorm.weight, down.LayerNorm.bias, self.epsilon)
+
+
 class LoweredBert(Tensors):
     """`Bert` on the operators."""
 
     def __init__(self, tower: Bert) -> None:
-        super().__init__(tower.state_dict())
-        config = tower.config
-        self.width, self.inner, self.heads = config.width, config.intermediate_width, config.heads
-        self.activation, self.epsilon = config.activation, LAYER_NORM_EPSILON
+        super().__init__(_without(tower.state_dict(), "encoder."))
+        self.width, self.epsilon = tower.config.width, LAYER_NORM_EPSILON
+        self.encoder = Tensors({})
+        self.encoder.layer = nn.ModuleList(
+            [LoweredLayer(layer, tower.config.activation) for layer in tower.encoder.layer]  # type: ignore[arg-type]
+        )
 
     def forward(self, ids: Tensor, attended: Tensor) -> Tensor:
         """Int64 [n, l] and bool [n, l] (False: padding) to float [n, width]."""
-        width, e = self.width, self.embeddings
         ends = attended.sum(1).cumsum(0).cpu()
         starts = torch.cat([torch.zeros([1], dtype=torch.long), ends])
         places = attended.flatten().nonzero().flatten()
+        e = self.embeddings
         words = F.embedding(ids.flatten().index_select(0, places), e.word_embeddings.weight)
         positions = F.embedding(places % ids.size(1), e.position_embeddings.weight)
         segment = e.token_type_embeddings.weight[0]
         # Only the rows in use are converted: the tables stay as they are stored.
         dtype = e.LayerNorm.weight.dtype
-        x = words.to(dtype) + positions.to(dtype)
-        x = self.norm(x + segment.to(dtype), e.LayerNorm.weight, e.LayerNorm.bias)
+        x = words.to(dtype) + positions.to(dtype) + segment.to(dtype)
+        x = F.layer_norm(x, [self.width], e.LayerNorm.weight, e.LayerNorm.bias, self.epsilon)
         for i, layer in enumerate(self.encoder.layer):
-            pooled = i + 1 == len(self.encoder.layer)
-            # `prepare` puts all three projections into the query's tensors.
-            qkv = layer.attention.self.query
-            mixed = self_attention(x, qkv.weight, qkv.bias, self.heads, starts, pooled)
-            residual = first_rows(x, starts) if pooled else x
-            out = layer.attention.output
-            x = linear(mixed, out.dense.weight, out.dense.bias, 0, width, residual=residual)
-            x = self.norm(x, out.LayerNorm.weight, out.LayerNorm.bias)
-            up, down = layer.intermediate.dense, layer.output
-            hidden = linear(x, up.weight, up.bias, 0, self.inner, activation=self.activation)
-            x = linear(hidden, down.dense.weight, down.dense.bias, 0, width, residual=x)
-            x = self.norm(x, down.LayerNorm.weight, down.LayerNorm.bias)
+            x = layer(x, starts, i + 1 == len(self.encoder.layer))
         return x
 
-    def norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Layer normalisation of float [rows, width]."""
-        return F.layer_norm(x, [self.width], weight, bias, self.epsilon)
+
+def _without(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
 
 
 class LoweredClip(nn.Module):
@@ -331,18 +349,34 @@ def float32(x: Tensor | None) -> Tensor:
     return x.float()
 
 
-def _prepare_source(model: ChineseClip) -> str:
-    """The code of `prepare`: one assignment per tensor, in the order of the model."""
-    modules = dict(model.named_modules())
+# Modules that get a method `prepare`.
+_UNITS = (VisionTransformer, vit.Block, ModifiedResNet, Bottleneck, AttentionPool, Bert, Layer)
+
+
+def _prepare_sources(model: ChineseClip) -> list[tuple[str, str]]:
+    """The names of the modules that get a method `prepare`, with its code; the model comes last."""
+    units = [name for name, m in model.named_modules() if isinstance(m, _UNITS)]
+    return [(name, _prepare_source(model.get_submodule(name))) for name in [*reversed(units), ""]]
+
+
+def _prepare_source(unit: nn.Module) -> str:
+    """The code of a module's `prepare`: one line per tensor or inner module, in their order."""
+    modules = dict(unit.named_modules())
+    inner = [name for name, m in modules.items() if isinstance(m, _UNITS) and name]
     linears = {
         checkpoint_name(f"{name}.weight") for name, m in modules.items() if isinstance(m, nn.Linear)
     }
     unchanged = {f"{name}.weight" for name, m in modules.items() if isinstance(m, nn.Embedding)}
-    unchanged |= {"logit_scale"}
     lines = ["def prepare(self, precision: str) -> None:"]
-    for name in model.state_dict():
+    for name in unit.state_dict():
         place = _attribute(name)
-        if name in unchanged or name.endswith("num_batches_tracked"):
+        owner = next((one for one in inner if name.startswith(one + ".")), None)
+        if owner is not None:
+            line = f"{_attribute(owner)}.prepare(precision)"
+            if line != lines[-1].strip():
+                lines.append(f"    {line}")
+            continue
+        if name in unchanged or name.endswith(("num_batches_tracked", "logit_scale")):
             continue
         if ".self.query." in name:
             parts = [place.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
@@ -350,10 +384,10 @@ def _prepare_source(model: ChineseClip) -> str:
             value = f"pack({value}, precision)" if name in linears else f"float32({value})"
         elif ".self.key." in name or ".self.value." in name:
             value = "torch.empty(0)"
-        elif name == "visual.conv1.weight" and isinstance(model.visual, VisionTransformer):
+        elif name == "conv1.weight" and isinstance(unit, VisionTransformer):
             value = f"pack({place}.flatten(1), precision)"
-        elif name == "visual.attnpool.c_proj.weight":  # one row per image, and the last layer
-            value = f"pack({place}, 'fp32')"
+        elif name == "c_proj.weight" and isinstance(unit, AttentionPool):
+            value = f"pack({place}, 'fp32')"  # one row per image, and the last layer
         elif name in linears:
             value = f"pack({place}, precision)"
         else:
@@ -363,5 +397,5 @@ def _prepare_source(model: ChineseClip) -> str:
 
 
 def _attribute(name: str) -> str:
-    """The expression of a tensor, such as `self.bert.encoder.layer[0].output.dense.weight`."""
+    """The expression of a tensor or module, such as `self.encoder.layer[0].output`."""
     return "self" + "".join(f"[{p}]" if p.isdecimal() else f".{p}" for p in name.split("."))

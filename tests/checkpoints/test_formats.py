@@ -245,7 +245,7 @@ def test_hugging_faces_shards(
 
 @pytest.mark.parametrize("modelscope", ["ViT-B-16"], indirect=True)
 def test_hints_are_for_files_without_a_configuration(modelscope: Path, tmp_path: Path) -> None:
-    with pytest.raises(cnclip.InvalidInputError, match="given for .pt files"):
+    with pytest.raises(cnclip.InvalidInputError, match="can only be set for .pt files"):
         convert(modelscope, tmp_path / "a.pt", vision_head_width=64)
     with pytest.raises(cnclip.InvalidInputError, match="to: expected one of archive"):
         convert(modelscope, tmp_path / "a.pt", to="onnx")

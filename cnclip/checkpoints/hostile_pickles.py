@@ -1,0 +1,96 @@
+"""Checks of pickles before they are loaded, against files that were made to do harm.
+
+torch.load with `weights_only=True` runs no code of a file, but it accepts more than tensors, such
+as bytearray and Counter, with which 300 bytes fill all memory or run for hours.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import re
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from .._text import printable
+from ..errors import CheckpointError
+
+# All that the dense tensors of a state_dict need.
+_GLOBALS = re.compile(
+    r"collections OrderedDict|torch [A-Z]\w+Storage"
+    r"|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)"
+)
+# Bytes of a pickle without its tensors' numbers; those of published models have 100 kB.
+_MAX_PICKLE = 4 << 20
+# Values in a tuple, counting those of tuples within it; a tensor needs about twenty.
+_MAX_TUPLE = 256
+# Files in torch's format before zip have this many pickles, followed by the tensors' numbers.
+_PICKLES_BEFORE_ZIP = 5
+
+
+def check_pickles(path: Path, file: IO[bytes], is_zip: bool) -> None:
+    """Check the pickles of a file that torch.save wrote.
+
+    Args:
+        path: The file, for messages.
+        file: The open file, at its start.
+        is_zip: Whether it has torch's zip format.
+
+    Raises:
+        pickle.UnpicklingError: a pickle makes other things than tensors, or would take too much
+            memory or time.
+        CheckpointError: a pickle claims more than all memory.
+    """
+    try:
+        if not is_zip:
+            for _ in range(_PICKLES_BEFORE_ZIP):
+                check_pickle(file)
+            return
+        # torch's own reader, so that the bytes that are checked are those that are loaded.
+        reader = torch._C.PyTorchFileReader(file)
+        if reader.get_record_size("data.pkl") > _MAX_PICKLE:
+            raise pickle.UnpicklingError(f"data.pkl has more than {_MAX_PICKLE} bytes")
+        check_pickle(reader.get_record("data.pkl"))
+    except MemoryError as error:
+        reason = "damaged: a pickle claims more than all memory"
+        raise CheckpointError(reason, file=path) from error
+
+
+def check_pickle(source: bytes | IO[bytes]) -> None:
+    """Check one pickle.
+
+    A tuple that has the same tuple twice, which has another one twice, and so on, needs few bytes,
+    but hashing it as a key of a dict takes forever. So the check keeps the size of each value that
+    the pickle pushes, pops and stores.
+
+    Raises:
+        pickle.UnpicklingError: it makes other things than tensors, or is too large.
+    """
+    stack: list[int] = []
+    marks: list[int] = []
+    stored: dict[Any, int] = {}
+    start: int | None = None
+    for code, argument, position in pickletools.genops(source):
+        start = position if start is None else start
+        if (position or 0) - (start or 0) > _MAX_PICKLE:
+            raise pickle.UnpicklingError(f"a pickle has more than {_MAX_PICKLE} bytes")
+        if code.name == "GLOBAL" and _GLOBALS.fullmatch(str(argument)) is None:
+            name = printable(str(argument)[:100]).replace(" ", ".")
+            raise pickle.UnpicklingError(f"{name} makes no dense tensor")
+        if code.name == "MARK":
+            marks.append(len(stack))
+            continue
+        if code.name.endswith("PUT"):
+            stored[argument] = stack[-1]
+            continue
+        first = len(stack) - len(code.stack_before)
+        if pickletools.markobject in code.stack_before:
+            first = marks.pop() - code.stack_before.index(pickletools.markobject)
+        size = stored[argument] if code.name.endswith("GET") else 1
+        if "TUPLE" in code.name:
+            size += sum(stack[max(first, 0) :])
+        if size > _MAX_TUPLE:
+            raise pickle.UnpicklingError(f"a tuple has {size} values")
+        stack[max(first, 0) :] = [size] * len(code.stack_after)
