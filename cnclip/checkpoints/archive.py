@@ -28,7 +28,7 @@ from ..archive import (
 from ..errors import ArchiveError, CheckpointError
 from ..modeling.clip import ChineseClip, half_precision_names
 from ..modeling.config import ACTIVATIONS, ClipConfig, TextConfig, VisionConfig
-from ..modeling.lower import lower
+from ..modeling.lower import OPERATORS, lower
 from ..version import __version__
 from .checkpoint import FLOATS, Checkpoint, empty_model
 from .config_file import ConfigFile
@@ -164,6 +164,7 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[
         "parameters": sum(value.numel() for value in model.parameters()),
         "stored_dtypes": sorted(str(dtype).removeprefix("torch.") for dtype in stored),
         "architecture": dataclasses.asdict(config),
+        "operators": list(OPERATORS),
     }
 
 
@@ -171,8 +172,6 @@ def _save(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes, outpu
     size = sum(tensor.nbytes + _MAX_HEADER for tensor in model.state_dict().values())
     _reserve(output, size + len(vocabulary) + _MAX_CODE)
     graph = lower(model)
-    operators = torch.jit.export_opnames(graph)  # type: ignore[no-untyped-call]
-    metadata = metadata | {"operators": [n for n in operators if n.startswith("cnclip::")]}
     extra = {METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}
     with tempfile.TemporaryDirectory(prefix="cnclip-") as directory:
         # libtorch takes names in UTF-8 only, and names the parts of an archive after its file.

@@ -6,7 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from ..archive import is_archive, printable, read_archive
+from .._text import printable
+from ..archive import is_archive, read_archive
 from ..models import find_model, open_archive
 
 SUMMARY = "print the metadata of an archive or checkpoint"

@@ -28,6 +28,8 @@ from .vit import VisionTransformer, checkpoint_name
 
 assert _core  # its import registers torch.ops.cnclip
 
+OPERATORS = ("cnclip::attention", "cnclip::linear", "cnclip::pack_linear")
+
 
 def lower(model: ChineseClip) -> torch.jit.ScriptModule:
     """The graph of a model: `encode_image`, `encode_text` and `prepare`.
