@@ -1,10 +1,10 @@
 """Embedding of images and texts of any number, to a folder or to an iterator.
 
-`run.py` has the library's functions. `sources.py` finds the kind of each source (`folders.py`,
-`archives.py`, `tables.py`) and yields `items.py`, `stream.py` embeds them, `output.py` writes the
+`run.py` has the library's functions. `sources.py` finds the kind of each source, `rows.py` makes
+`items.py` of the files that `cnclip.sources` reads, `stream.py` embeds them, `output.py` writes the
 folder: `manifest.py`, `shard_files.py`, and `known.py` for items of earlier runs. `reader.py` reads
 the folder, `lookup.py` opens the images that are recorded in it. `cluster.py` embeds on a Ray
-cluster. May import `pipelines`, `preprocessors` and `datasets`.
+cluster. May import `pipelines`, `preprocessors`, `sources` and `datasets`.
 """
 
 from .cluster import ray_embed

@@ -14,6 +14,7 @@ import pickle
 import threading
 import zlib
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -21,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .. import cache
+from .._text import MAX_REASON, printable
 from ..archive import SUFFIX
 from ..errors import CnclipError, InvalidInputError, MissingExtraError
 from ..models import open_archive
@@ -29,13 +31,13 @@ from ..pipelines.builder import MAX_THREADS
 from ..pipelines.model import max_image_batch
 from ..pipelines.stream import IMAGE_BATCH
 from ..preprocessors._prefetch import map_ahead
-from .items import Given, Item, Kind, reason
+from ..sources import ImageRef, pyarrow_modules
+from .items import Kind, Outcome
 from .manifest import Manifest, identity_of
 from .output import locked
 from .run import SHARD_ITEMS, Report, check_count, check_storage, open_checked, write_folder
 from .sources import SourceList, Sources
 from .stream import TEXTS_AT_ONCE, Take, embed_items, taken
-from .tables import pyarrow_modules
 
 logger = logging.getLogger("cnclip")
 
@@ -127,7 +129,7 @@ def ray_embed(
         sent = _SentModel(str(path), cache.remembered_sha256(path), _content(ray, path))
         options = _Options(sent, kind, precision, actors, int(batch_size))
 
-        def embedded(take: Take) -> tuple[int, Generator[list[Item], None, None]]:
+        def embedded(take: Take) -> tuple[int, Generator[list[Outcome], None, None]]:
             plan = _Plan(opened, options, int(shard_items), take)
             return plan.items, plan.embedded(ray)
 
@@ -210,7 +212,7 @@ class _Plan:
         self._new: list[int] = []
         self.items = 0
         batch = options.batch_size if options.kind == "images" else TEXTS_AT_ONCE // 8
-        part: list[Item] = []
+        part: list[Outcome] = []
         for item in taken(opened.items(), take):
             self.items += 1
             part.append(item)
@@ -220,17 +222,17 @@ class _Plan:
         if part:
             self._add(part)
 
-    def _add(self, part: list[Item]) -> None:
-        if any(item.error is None and item.vector is None for item in part):
+    def _add(self, part: list[Outcome]) -> None:
+        if not all(item.done for item in part):
             self._new.append(len(self._parts))
         for item in part:
-            if item.error is not None or item.vector is not None:
-                item.read = None  # which may hold the image itself
+            if item.done:
+                item.release_image()
             if item.vector is not None:
                 item.vector = _KNOWN  # looked up again when it is written
         self._parts.append(_pack(part, 1))
 
-    def embedded(self, ray: ModuleType) -> Generator[list[Item], None, None]:
+    def embedded(self, ray: ModuleType) -> Generator[list[Outcome], None, None]:
         """The parts, each item with its vector or error, in order."""
         with contextlib.closing(self._results(ray)) as results:
             new = set(self._new)
@@ -242,7 +244,7 @@ class _Plan:
                         self._take(item)
                 yield items
 
-    def _results(self, ray: ModuleType) -> Generator[list[Item], None, None]:
+    def _results(self, ray: ModuleType) -> Generator[list[Outcome], None, None]:
         """The new parts, embedded on the cluster."""
         if not self._new:
             return
@@ -289,20 +291,22 @@ def _read(batch: dict[str, Any]) -> dict[str, Any]:
     room = _MAX_CONTENT
     lock = threading.Lock()
 
-    def read(item: Item) -> None:
-        """Put the content in the place of what reads it."""
+    def read(outcome: Outcome) -> None:
+        """Replace the reference by one to the content."""
         nonlocal room
-        if item.error is not None or item.vector is not None or room <= 0:
+        item = outcome.item
+        if outcome.done or item.image is None or room <= 0:
             return
         # Of what lies in an archive, that is the archive's.
         if item.id == item.path and (item.size or 0) > _MAX_SENT:
             return
         try:
-            content = item.content()
+            content = item.image.read()
         except CnclipError as error:
-            item.error, item.read = reason(error), None
+            outcome.error = printable(error.reason)[:MAX_REASON]
+            outcome.release_image()
         else:
-            item.read = Given(content)
+            outcome.item = replace(item, image=ImageRef(content))
             with lock:
                 room -= len(content)
 
@@ -343,12 +347,12 @@ class _Encoder:
         return {"part": batch["part"], "items": [_pack([item for some in done for item in some])]}
 
 
-def _pack(items: list[Item] | CnclipError, level: int = 0) -> bytes:
+def _pack(items: list[Outcome] | CnclipError, level: int = 0) -> bytes:
     return zlib.compress(pickle.dumps(items, pickle.HIGHEST_PROTOCOL), level)
 
 
-def _unpack(content: bytes) -> list[Item]:
-    items: list[Item] | CnclipError = pickle.loads(zlib.decompress(content))
+def _unpack(content: bytes) -> list[Outcome]:
+    items: list[Outcome] | CnclipError = pickle.loads(zlib.decompress(content))
     if isinstance(items, CnclipError):
         raise items
     return items

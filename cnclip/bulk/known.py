@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EmbeddingsError
-from .items import Item, Kind, key_of
+from .items import Item, Kind, Outcome, key_of
 from .manifest import Manifest, Shard
 from .shard_files import check_shard, load_lines, load_vectors
 
@@ -81,18 +81,19 @@ class Known:
         vectors = load_vectors(self._folder, found, self._manifest)
         return load_lines(self._folder, found), vectors
 
-    def take(self, item: Item) -> None:
-        """Give an item what is known of it, its error included; `kept` says whether anything is.
+    def take(self, outcome: Outcome) -> None:
+        """Set what is known of an item, also its error, and `known`.
 
         Raises:
             EmbeddingsError: a shard is gone or was damaged since.
         """
+        item = outcome.item
         key = np.uint64(key_of(self._kind, item.id, item.path, item.size, item.mtime_ns, item.text))
         place = int(np.searchsorted(self._sorted, key))
         while place < len(self._sorted) and self._sorted[place] == key:
             shard, line = self._places[place].tolist()
             if self._is_line(item, shard, line):
-                self._fill(item, shard, line)
+                self._fill(outcome, shard, line)
                 return
             place += 1
 
@@ -101,13 +102,13 @@ class Known:
         names = ("text",) if self._kind == "texts" else ("id", "path", "size", "mtime_ns")
         return all(table.column(name)[line].as_py() == getattr(item, name) for name in names)
 
-    def _fill(self, item: Item, shard: int, line: int) -> None:
+    def _fill(self, outcome: Outcome, shard: int, line: int) -> None:
         table, vectors = self._table(shard)
         for name in ("width", "height", "bytes", "error"):
-            setattr(item, name, table.column(name)[line].as_py())
+            setattr(outcome, name, table.column(name)[line].as_py())
         row = table.column("row")[line].as_py()
-        item.vector = None if row is None else np.array(vectors[row])
-        item.kept = True
+        outcome.vector = None if row is None else np.array(vectors[row])
+        outcome.known = True
 
 
 def _columns(table: Any) -> Iterable[tuple[Any, ...]]:

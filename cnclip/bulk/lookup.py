@@ -8,18 +8,20 @@ from functools import lru_cache
 
 from PIL import Image
 
+from .._text import first_line
+from ..datasets.retrieval import decode_image
 from ..errors import CnclipError, ImageError
-from .archives import Holder
-from .items import Given, Item, printable, reason
+from ..sources.refs import ImageRef, is_url
+from .items import Item
+from .rows import Container, image_item
 from .sources import open_sources
-from .tables import image_item, is_url
 
-# Of larger archives the list of images would take too much of a search's time and memory.
+# The list of images of larger archives would take too much of a search's time and memory.
 MAX_ARCHIVE = 200_000
 _ARCHIVES_KEPT = 8
 _lock = threading.Lock()
-# Files that hold images: of those in other files' lists the path is their own.
-_HOLDERS = frozenset({".tar", ".zip", ".tsv", ".parquet"})
+# Files that have images inside. Images in other tables have their own paths.
+_CONTAINERS = frozenset({".tar", ".zip", ".tsv", ".parquet"})
 
 
 def open_recorded(id: str, path: str) -> Image.Image:
@@ -28,55 +30,60 @@ def open_recorded(id: str, path: str) -> Image.Image:
     Args:
         id: As it is recorded.
         path: As it is recorded: an image's file or URL; or an archive or table with up to 200,000
-            images. Of these the last few stay listed in memory.
+            images. The lists of the last few archives stay in memory.
 
     Returns:
-        As `load_image` gives it, mode RGB.
+        As `load_image` returns it, mode RGB.
 
     Raises:
-        ImageError: it cannot be read, or is there no more; says why.
+        ImageError: it cannot be read, or does not exist any more.
     """
-    item = _member(id, path) if holds_many(path) else image_item(path)
-    if item.error is not None:
-        raise ImageError(item.error, file=path)
     try:
-        return item.open()
+        return decode_image(_image(id, path).read(), turned=True)
     except ImageError as error:
-        raise ImageError(error.reason, file=path) from error
-
-
-def _member(id: str, path: str) -> Item:
-    """An image of an archive or table; one that is not to be had has its error."""
-    try:
-        holder = Holder.of(path)
-    except OSError as error:
-        return Item(id, path, error=reason(error))
-    if not os.path.isfile(path):
-        return Item(id, path, error="not a file")
-    with _lock:  # that threads that ask for images of one archive do not each list it
-        items = _items(path, holder.size, holder.mtime_ns)
-    if isinstance(items, str):
-        return Item(id, path, error=items)
-    missing = Item(id, path, error=f"holds no image {printable(id)} that can be read")
-    return items.get(id, missing)
+        raise error.at(file=path) from error
 
 
 def holds_many(path: str) -> bool:
-    """Whether a recorded path is that of an archive or table, where the id tells the image."""
-    return not is_url(path) and os.path.splitext(path)[1].lower() in _HOLDERS
+    """Whether a recorded path is that of an archive or table, in which the id finds the image."""
+    return not is_url(path) and os.path.splitext(path)[1].lower() in _CONTAINERS
+
+
+def _image(id: str, path: str) -> ImageRef:
+    if not holds_many(path):
+        item = image_item(path)
+    else:
+        try:
+            container = Container.of(path)
+        except OSError as error:
+            raise ImageError(first_line(error)) from error
+        if not os.path.isfile(path):
+            raise ImageError("not a file")
+        with _lock:  # so that threads that ask for images of one archive list it only once
+            items = _items(path, container.size, container.mtime_ns)
+        if isinstance(items, str):
+            raise ImageError(items)
+        if id not in items:
+            raise ImageError(f"has no image {id} that can be read")
+        item = items[id]
+    if item.image is None:
+        raise ImageError(item.error or "has no image")
+    return item.image
 
 
 @lru_cache(_ARCHIVES_KEPT)
 def _items(path: str, size: int, mtime_ns: int) -> dict[str, Item] | str:
-    """The images of an archive by their ids; or why they are not to be had, kept as well."""
+    """The images of an archive by their ids; or why they cannot be read, which is kept too."""
     found: dict[str, Item] = {}
     try:
         for item in open_sources(path).items():
             if len(found) == MAX_ARCHIVE:
-                return f"holds more than {MAX_ARCHIVE:,} images"
-            if isinstance(item.read, Given):
+                return f"has more than {MAX_ARCHIVE:,} images"
+            if item.image is not None and isinstance(item.image.source, bytes):
                 return "compressed, so that single images cannot be read"
             found[item.id] = item
-    except (CnclipError, OSError) as error:
-        return reason(error)
+    except CnclipError as error:
+        return error.reason
+    except OSError as error:
+        return first_line(error)
     return found

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import EmbeddingsError
-from .items import Item
+from .items import Outcome
 from .known import Known
 from .manifest import MANIFEST, UNFINISHED, Manifest, Shard
 from .shard_files import SUFFIXES, path_of, write_shard
@@ -81,7 +81,7 @@ class Output:
         self.commit([])
         self._remove_others(shards)
 
-    def write(self, number: int, items: Sequence[Item]) -> Shard:
+    def write(self, number: int, items: Sequence[Outcome]) -> Shard:
         """Write a shard, which counts once it is committed.
 
         Raises:

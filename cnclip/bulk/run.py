@@ -13,17 +13,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets import Problems
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, Where
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..pipelines.stream import IMAGE_BATCH
 from ..progress import progress
-from .items import Item, Kind
+from ..sources import ProblemKind, Problems, pyarrow_modules
+from .items import Kind, Outcome
 from .manifest import DTYPES, Manifest, Shard, model_identity
 from .output import Output, locked
 from .sources import SourceList, Sources, open_sources
 from .stream import Take, embed_items
-from .tables import pyarrow_modules
 
 SHARD_ITEMS = 8192
 MAX_SHARD = 1 << 20
@@ -32,7 +31,8 @@ SECONDS_BETWEEN_COMMITS = 5.0
 # Failed items that a report names; all are in the folder.
 MAX_FAILED = 1000
 
-Embedded = Callable[[Take], tuple[int | None, Generator[list[Item], None, None]]]
+Advance = Callable[[list[Outcome]], None]
+Embedded = Callable[[Take], tuple[int | None, Generator[list[Outcome], None, None]]]
 
 
 @dataclass
@@ -63,15 +63,15 @@ class Report:
     first_failed: list[tuple[str, str]] = field(default_factory=list, repr=False)
     left_out: dict[str, int] = field(default_factory=dict, repr=False)
 
-    def add(self, items: list[Item]) -> None:
+    def add(self, items: list[Outcome]) -> None:
         """Count items that are done."""
         self.items += len(items)
         for item in items:
             if item.error is not None:
                 self.failed += 1
                 if len(self.first_failed) < MAX_FAILED:
-                    self.first_failed.append((item.id, item.error))
-            elif item.kept:
+                    self.first_failed.append((item.item.id, item.error))
+            elif item.known:
                 self.kept += 1
             else:
                 self.embedded += 1
@@ -145,7 +145,7 @@ def embed(
             int(shard_items),
         )
 
-        def embedded(take: Take) -> tuple[int | None, Generator[list[Item], None, None]]:
+        def embedded(take: Take) -> tuple[int | None, Generator[list[Outcome], None, None]]:
             return _count(opened) if show_progress else None, embed_items(
                 embedder,
                 opened.items(),
@@ -205,15 +205,15 @@ def write_folder(
 
 
 def _write(
-    lists: Iterator[list[Item]],
+    lists: Iterator[list[Outcome]],
     place: Output,
     shard_items: int,
     report: Report,
-    tell: Callable[[list[Item]], None],
+    tell: Advance,
 ) -> list[Shard]:
     """Write what comes, shard by shard; what is committed ends where a list does."""
     shards: list[Shard] = []
-    growing: list[Item] = []
+    growing: list[Outcome] = []
     committed = time.monotonic()
 
     def commit() -> None:
@@ -281,10 +281,10 @@ def iter_embeddings(
     ):
         for item in some:
             if item.error is not None and problems is not None:
-                problems.add(item.id, item.error)
+                problems.add(ProblemKind.UNREADABLE_IMAGE, Where(file=item.item.id), item.error)
         good = [item for item in some if item.vector is not None]
         if good:
-            yield [item.id for item in good], np.stack([item.vector for item in good])  # type: ignore[misc]
+            yield [item.item.id for item in good], np.stack([item.vector for item in good])  # type: ignore[misc]
 
 
 def open_checked(
@@ -332,15 +332,17 @@ def _count(opened: SourceList) -> int:
 
 
 @contextlib.contextmanager
-def _told(kind: Kind, total: int | None, enabled: bool) -> Iterator[Callable[[list[Item]], None]]:
+def _told(
+    kind: Kind, total: int | None, enabled: bool
+) -> Iterator[Callable[[list[Outcome]], None]]:
     """Progress from the first item on that is new, so that rate and time left are those of work."""
     with contextlib.ExitStack() as stack:
         advance: Callable[[int], None] | None = None
         passed = 0
 
-        def tell(items: list[Item]) -> None:
+        def tell(items: list[Outcome]) -> None:
             nonlocal advance, passed
-            if advance is None and any(not item.kept for item in items if item.error is None):
+            if advance is None and any(not item.known for item in items if item.error is None):
                 advance = stack.enter_context(
                     progress(kind, total, kind[:-1], done=passed, enabled=enabled)
                 )

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from .._files import write_durably
 from ..errors import EmbeddingsError
-from .items import Item
+from ..sources import pyarrow_modules
+from .items import Outcome
 from .manifest import Manifest, Shard
-from .tables import pyarrow_modules
 
 SUFFIXES = ("npy", "parquet")
+_OF_ITEMS = ("id", "path", "text", "size", "mtime_ns")
+_OF_OUTCOMES = ("width", "height", "bytes", "error")
 # Of the checksum in a name: 48 bits.
 _DIGITS = 12
 
@@ -45,7 +47,7 @@ def schema() -> Any:
 
 
 def write_shard(
-    folder: Path, number: int, items: Sequence[Item], manifest: Manifest, intact: set[str]
+    folder: Path, number: int, items: Sequence[Outcome], manifest: Manifest, intact: set[str]
 ) -> Shard:
     """Write the files of a run of items.
 
@@ -80,12 +82,11 @@ def _npy(rows: NDArray[Any]) -> bytes:
     return content.getvalue()
 
 
-def _parquet(items: Sequence[Item]) -> bytes:
+def _parquet(items: Sequence[Outcome]) -> bytes:
     arrow, parquet = pyarrow_modules()
     wanted = schema()
-    columns = {
-        name: [getattr(item, name) for item in items] for name in wanted.names if name != "row"
-    }
+    columns = {name: [getattr(item.item, name) for item in items] for name in _OF_ITEMS}
+    columns |= {name: [getattr(item, name) for item in items] for name in _OF_OUTCOMES}
     columns["row"] = _numbers(items)
     arrays = [arrow.array(columns[field.name], field.type) for field in wanted]
     content = io.BytesIO()
@@ -94,7 +95,7 @@ def _parquet(items: Sequence[Item]) -> bytes:
     return content.getvalue()
 
 
-def _numbers(items: Sequence[Item]) -> list[int | None]:
+def _numbers(items: Sequence[Outcome]) -> list[int | None]:
     """The row of each item's embedding, None of those that failed."""
     numbers: list[int | None] = []
     row = 0

@@ -1,4 +1,4 @@
-"""From what a user names to items: which kind of source each is, and that no item comes twice."""
+"""The sources that a caller names: the kind of each, and their items, each once."""
 
 from __future__ import annotations
 
@@ -6,32 +6,42 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from ..datasets import shards, tsv
-from ..datasets.classification import SUFFIXES as IMAGE_SUFFIXES
-from ..errors import DatasetError, InvalidInputError
-from . import tables
-from .archives import tar_items, tsv_items, zip_items
-from .folders import walk
-from .items import Item, Kind, file_item, printable, spelled
-from .tables import Columns
+from .._text import first_line, printable
+from ..errors import CnclipError, DatasetError, InvalidInputError
+from ..sources.columns import IMAGE_SUFFIXES, Columns
+from ..sources.folder import expand, is_pattern, spelled
+from ..sources.refs import is_url
+from ..sources.tables import TABLE_SUFFIXES
+from ..sources.tsv_files import TSV_SUFFIX
+from .items import Item, Kind
+from .rows import (
+    file_item,
+    folder_items,
+    image_item,
+    stdin_items,
+    table_items,
+    tar_items,
+    tsv_items,
+    zip_items,
+)
 
 STDIN = "-"
 _ARCHIVES = {".tar": tar_items, ".zip": zip_items}
-# What stands for one source, or the path of several.
+# One source, or several.
 Sources = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Something that items come from, the same ones each time.
+    """A file, folder or URL with items.
 
     Attributes:
         name: As it is recorded: the absolute path.
-        items: Begins anew.
+        items: Yields the items, the same ones at each call.
     """
 
     name: str
@@ -43,9 +53,9 @@ class SourceList:
     """Sources, one after the other.
 
     Attributes:
-        kind: What they hold.
+        kind: The kind of their items.
         sources: The sources by their names.
-        left_out: Files of folders that are no images by their names: how many of each ending.
+        left_out: Files of folders without the suffix of an image: how many of each suffix.
     """
 
     kind: Kind
@@ -53,7 +63,7 @@ class SourceList:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def add(self, source: Source) -> None:
-        """Put a source behind the others, unless it is among them."""
+        """Append a source, unless it is in the list."""
         self.sources.setdefault(source.name, source)
 
     @property
@@ -62,14 +72,13 @@ class SourceList:
         return list(self.sources)
 
     def items(self) -> Iterator[Item]:
-        """All items. A path that was there before is left out, another item of an id has its error.
+        """All items. A path that is repeated is left out; another item with the same id fails.
 
-        A file among several that cannot be read is an item with an error.
+        If one of several files cannot be read, it is an item with an error.
 
         Raises:
-            DatasetError: the only source cannot be read.
-                Or it holds nothing, or a folder does: rather a mistake than a wish, and all that
-                was embedded of it before would go.
+            DatasetError: the only source cannot be read; or it has no items, or a folder has none.
+                That is more likely a mistake than intended, and would drop all its embeddings.
         """
         self.left_out.clear()
         seen: set[int] = set()
@@ -80,7 +89,7 @@ class SourceList:
                 if key in seen:
                     if item.id == item.path:
                         continue
-                    item.error = item.error or "another item has this id"
+                    item = replace(item, error=item.error or "another item has this id")
                 seen.add(key)
                 yield item
 
@@ -91,21 +100,22 @@ class SourceList:
                 found = True
                 yield item
             if not found:
-                raise DatasetError(f"{source.name}: holds no {self.kind}{self._hint(source)}")
+                reason = f"holds no {self.kind}{self._hint(source)}"
+                raise DatasetError(reason, file=source.name)
         except (DatasetError, OSError) as error:
             alone = not found and len(self.sources) == 1
             if alone or os.path.isdir(source.name):
                 raise
-            what = str(error).removeprefix(f"{source.name}: ")
-            yield Item(source.name, source.name, error=printable(what))
+            reason = error.reason if isinstance(error, CnclipError) else first_line(error)
+            yield Item(source.name, source.name, error=printable(reason))
 
     def count(self) -> int:
-        """How many items there are, by going through them all without opening any."""
+        """The number of items; none is opened."""
         return sum(1 for _ in self.items())
 
     def _hint(self, source: Source) -> str:
-        """What a folder has in place of images."""
-        for suffix in (tsv.IMAGES, ".tar", ".parquet", ".zip"):
+        """The archives in a folder without images."""
+        for suffix in (TSV_SUFFIX, ".tar", ".parquet", ".zip"):
             if os.path.isdir(source.name) and list(Path(source.name).glob(f"*{suffix}")):
                 return f", but files *{suffix}: name those"
         return ""
@@ -118,16 +128,16 @@ def open_sources(
     column: str | None = None,
     id_column: str | None = None,
 ) -> SourceList:
-    """Find out what each source is.
+    """Find the kind of each source.
 
     Args:
-        sources: One path, or several. Of images: a folder, gone through with all in it; a
-            image; a list (.txt) of paths or URLs, or `-`, which is stdin; a .jsonl, .csv, .tsv or
+        sources: One path, or several. Of images: a folder, which is read with its subfolders; an
+            image; a list (.txt) of paths or URLs, or `-` for stdin; a .jsonl, .csv, .tsv or
             Parquet file with a column of them; Chinese-CLIP's `SPLIT_imgs.tsv`; a tar file as
             WebDataset makes them; a zip. Of texts: .txt, `-`, .jsonl, .csv, .tsv or Parquet.
-            What is no file may be a pattern, `shards/*.tar` or `shards/{000..012}.tar`.
-        kind: What they hold.
-        column: The tables' column; by default the first of a usual name.
+            A pattern names several: `shards/*.tar` or `shards/{000..012}.tar`.
+        kind: The kind of the items.
+        column: The tables' column; by default the first with a usual name.
         id_column: The tables' column of ids; by default `id`, `image_id` or `text_id`.
 
     Raises:
@@ -140,52 +150,51 @@ def open_sources(
         path = os.fspath(one)
         if path == STDIN:
             content = sys.stdin.buffer.read()
-            found.add(Source(STDIN, partial(tables.stream_items, content, kind)))
-        elif kind == "images" and tables.is_url(path):
-            name = tables.image_item(path).path
-            found.add(Source(name, partial(_alone, tables.image_item, path)))
+            found.add(Source(STDIN, partial(stdin_items, content, columns)))
+        elif kind == "images" and is_url(path):
+            found.add(Source(image_item(path).path, partial(_single, image_item, path)))
         else:
             for name in _files(os.path.expanduser(path)):
                 found.add(_source(os.path.abspath(name), found, columns))
     if not found.sources:
-        raise InvalidInputError("sources: expected one at least")
+        raise InvalidInputError("expected at least one", item="sources")
     return found
 
 
 def _files(path: str) -> Sequence[str]:
-    if os.path.exists(path) or not shards.is_pattern(path):
+    if os.path.exists(path) or not is_pattern(path):
         return [path]
-    return [str(one) for one in shards.expand(path)]
+    return [str(one) for one in expand(path)]
 
 
 def _source(path: str, found: SourceList, columns: Columns) -> Source:
     name = spelled(path)
     suffix = os.path.splitext(path)[1].lower()
     if not os.path.lexists(path):
-        raise DatasetError(f"{name}: no such file or folder")
-    if columns.kind == "texts":
-        if suffix in tables.SUFFIXES and os.path.isfile(path):
-            return Source(name, partial(tables.table_items, path, columns))
-        raise DatasetError(f"{name}: texts come from {_listed(tables.SUFFIXES)} files")
+        raise DatasetError("no such file or folder", file=name)
+    is_table = suffix in TABLE_SUFFIXES and os.path.isfile(path)
+    if found.kind == "texts":
+        if is_table:
+            return Source(name, partial(table_items, path, columns))
+        raise DatasetError(f"texts come from {_joined(TABLE_SUFFIXES)} files", file=name)
     if os.path.isdir(path):
-        return Source(name, partial(walk, path, found.left_out))
+        return Source(name, partial(folder_items, path, found.left_out))
     if suffix in IMAGE_SUFFIXES or not os.path.isfile(path):
-        return Source(name, partial(_alone, file_item, path))
-    if os.path.basename(path).endswith(tsv.IMAGES):
+        return Source(name, partial(_single, file_item, path))
+    if os.path.basename(path).endswith(TSV_SUFFIX):
         return Source(name, partial(tsv_items, path))
     if suffix in _ARCHIVES:
         return Source(name, partial(_ARCHIVES[suffix], path))
-    if suffix in tables.SUFFIXES:
-        return Source(name, partial(tables.table_items, path, columns))
-    raise DatasetError(
-        f"{name}: of no known kind: images, {_listed({*tables.SUFFIXES, *_ARCHIVES})}"
-    )
+    if is_table:
+        return Source(name, partial(table_items, path, columns))
+    suffixes = _joined({*TABLE_SUFFIXES, *_ARCHIVES})
+    raise DatasetError(f"of no known kind: images, {suffixes}", file=name)
 
 
-def _alone(item_of: Callable[[str], Item], path: str) -> Iterator[Item]:
+def _single(item_of: Callable[[str], Item], path: str) -> Iterator[Item]:
     """The one item of a path."""
     yield item_of(path)
 
 
-def _listed(names: Iterable[str]) -> str:
+def _joined(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))

@@ -8,23 +8,23 @@ from contextlib import closing
 from PIL import Image
 
 from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_texts
-from .items import Item, Kind
+from .items import Item, Kind, Outcome
 
 # Texts of a list that is yielded: some seconds' work, after which a run commits.
 TEXTS_AT_ONCE = 512
 
-Take = Callable[[Item], None]
+Take = Callable[[Outcome], None]
 
 
 def embed_items(
     pipeline: MultiModalEmbeddingPipeline,
-    items: Iterable[Item],
+    items: Iterable[Item] | Iterable[Outcome],
     kind: Kind,
     *,
     batch_size: int,
     cut_every: int,
     take: Take | None = None,
-) -> Generator[list[Item], None, None]:
+) -> Generator[list[Outcome], None, None]:
     """Embed items, and yield them in order.
 
     A batch ends when it is full, and after every `cut_every`-th item. So a run that continues
@@ -37,46 +37,42 @@ def embed_items(
         kind: "images" or "texts".
         batch_size: Images that go through the model together.
         cut_every: The length of a list, at most.
-        take: Called with each item without an error. It sets the vector or the error of an item
+        take: Called with each outcome without an error. It sets the vector or the error of an item
             that is known.
 
     Yields:
-        Lists of items, one after the other. Each item has its vector, float32 [d] unless it was
-        known, or its error.
+        Lists of outcomes. Each has a vector, float32 [d] unless it was known, or an error.
     """
     found = taken(items, take)
-    batches: Generator[Batch[Item], None, None]
+    batches: Generator[Batch[Outcome], None, None]
     if kind == "texts":
         batches = embed_texts(pipeline, found, _text, max_texts=TEXTS_AT_ONCE, cut_every=cut_every)
     else:
         batches = embed_images(pipeline, found, _open, batch_size=batch_size, cut_every=cut_every)
     with closing(batches):
         for batch in batches:
-            for item, vector in zip(batch.embedded, batch.vectors, strict=True):
-                item.vector = vector
-            for item, error in batch.failed:
-                item.error = error.reason
+            for outcome, vector in zip(batch.embedded, batch.vectors, strict=True):
+                outcome.vector = vector
+            for outcome, error in batch.failed:
+                outcome.error = error.reason
             yield batch.items
 
 
-def _is_done(item: Item) -> bool:
-    return item.error is not None or item.vector is not None
+def _text(outcome: Outcome) -> str | None:
+    return None if outcome.done else outcome.item.text
 
 
-def _text(item: Item) -> str | None:
-    return None if _is_done(item) else item.text
-
-
-def _open(item: Item) -> Image.Image | None:
+def _open(outcome: Outcome) -> Image.Image | None:
     try:
-        return None if _is_done(item) else item.open()
+        return None if outcome.done else outcome.open()
     finally:
-        item.read = None  # it may hold the file's bytes
+        outcome.release_image()
 
 
-def taken(items: Iterable[Item], take: Take | None) -> Iterator[Item]:
-    """The items. `take` is called with each one that has no error."""
+def taken(items: Iterable[Item] | Iterable[Outcome], take: Take | None) -> Iterator[Outcome]:
+    """The items' outcomes. `take` is called with each one that has no error."""
     for item in items:
-        if take is not None and item.error is None:
-            take(item)
-        yield item
+        outcome = item if isinstance(item, Outcome) else Outcome.of(item)
+        if take is not None and outcome.error is None:
+            take(outcome)
+        yield outcome

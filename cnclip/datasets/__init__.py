@@ -1,20 +1,21 @@
-"""Data sets: images with texts, and images with classes, in the layouts of others.
+"""Data sets: which texts belong to which images, which images to which classes, and splits.
 
-One reader a layout (`retrieval.py` says what it answers), found by `layouts.py`. `pairs.py` gives
-any of them random access, by `stores.py`. `problems.py` collects what is wrong with single rows,
-which are named and left out. May import `preprocessors`.
+`retrieval.py` is the interface of a data set of images and texts. `chinese_clip.py` and
+`captions.py` have the layouts, `layouts.py` finds which one a path has, `pairs.py` gives random
+access for training. `classification.py` has images with classes. Files are read by `sources`.
 """
 
+from ..sources.problems import Problem, ProblemKind, Problems
+from .chinese_clip import write_split
 from .layouts import open_retrieval
 from .pairs import PairData, open_pairs
-from .problems import Problem, Problems
 from .retrieval import ImageRow, RetrievalData, TextRow
-from .tsv import write_split
 
 __all__ = [
     "ImageRow",
     "PairData",
     "Problem",
+    "ProblemKind",
     "Problems",
     "RetrievalData",
     "TextRow",

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DatasetError
-from .lines import read_lines
-from .problems import Problems
+from .._text import first_line
+from ..errors import DatasetError, Where
+from ..sources.folder import walk
+from ..sources.lines import read_lines
+from ..sources.problems import ProblemKind, Problems
+from ..sources.refs import ImageRef, located
+from ..sources.zip_files import ZipImages
 from .retrieval import ImageRow
 
 CHINESE_LABELS = "label_cn.txt"
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga"}
-    | {".tif", ".tiff", ".webp"}
-)
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class ClassifiedImage:
     """An image of a known class.
 
     Attributes:
-        row: The image; its id is the path as the data set has it.
+        row: The image; its id is its path in the data set.
         label: The index of its class.
     """
 
@@ -38,18 +37,18 @@ class ClassificationData:
 
     Attributes:
         name: The data set's name.
-        keys: What the data set calls its classes, in the order of their indices: folders' names.
-            Empty for a list that numbers them.
-        chinese: Chinese names that lie beside it, one a class; empty where there are none.
+        keys: The names of the classes' folders, in the order of the classes' indices. Empty for a
+            list, which numbers them.
+        chinese: The Chinese names in `label_cn.txt`, one per class; empty if there is none.
     """
 
     def __init__(self, path: str | Path, split: str | None = None) -> None:
-        """Look at a data set.
+        """Open a data set.
 
         Args:
             path: A folder with a folder of images for each class; in ELEVATER's layout that is
-                `test/000`, with the Chinese names in `label_cn.txt`. Or a text file with a
-                image's path, white space and its class's number or name on each line, paths
+                `test/000`, with the Chinese names in `label_cn.txt`. Or a text file with an
+                image's path or URL, white space and its class's number or name on each line, paths
                 relative to the file's folder; an image in a zip is `FILE.zip@MEMBER`.
             split: A folder in it, such as `test`.
 
@@ -59,7 +58,7 @@ class ClassificationData:
         place = Path(path).expanduser()
         self._list = place if place.is_file() else None
         if not place.exists():
-            raise DatasetError(f"{path}: no such data set")
+            raise DatasetError("no such data set", file=path)
         self.name = Path(os.path.abspath(place)).name
         self.keys: list[str] = []
         self.chinese = _read_names(place.parent if self._list else place)
@@ -67,14 +66,14 @@ class ClassificationData:
             return
         folder = place / split if split else place
         if not folder.is_dir():
-            raise DatasetError(f"{path}: has no folder {split!r}")
+            raise DatasetError(f"has no folder {split!r}", file=path)
         self._folder = folder
         self.keys = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         if not self.keys:
-            raise DatasetError(f"{folder}: has no folders, one for each class")
+            raise DatasetError("has no folders, one for each class", file=folder)
         splits = {"train", "test", "val", "valid", "validation"}
         if split is None and set(self.keys) <= splits:
-            raise DatasetError(f"{path}: has the splits {', '.join(self.keys)}: choose one")
+            raise DatasetError(f"has the splits {', '.join(self.keys)}: choose one", file=path)
         if split:
             self.name = f"{self.name}, {split}"
 
@@ -82,8 +81,8 @@ class ClassificationData:
         """The images.
 
         Args:
-            keys: What the classes are called, in the order of their indices.
-            problems: Gets what cannot be used.
+            keys: The names of the classes, in the order of their indices.
+            problems: Gets the images and folders that cannot be used.
         """
         index_of = {key: index for index, key in enumerate(keys)}
         if self._list is not None:
@@ -91,54 +90,61 @@ class ClassificationData:
             return
         for key in self.keys:
             if key not in index_of:
-                problems.add(str(self._folder / key), "no class of this name")
+                where = Where(file=str(self._folder / key))
+                problems.add(ProblemKind.UNKNOWN_ID, where, "no class of this name")
                 continue
-            for path in sorted((self._folder / key).rglob("*")):
-                if path.suffix.lower() in SUFFIXES and path.is_file():
-                    shown = path.relative_to(self._folder).as_posix()
-                    yield ClassifiedImage(ImageRow(shown, path, shown), index_of[key])
+            for file in walk(self._folder / key):
+                shown = os.path.relpath(file.path, self._folder.absolute())
+                if file.error is not None:
+                    problems.add(ProblemKind.UNREADABLE_IMAGE, Where(file=shown), file.error)
+                    continue
+                row = ImageRow(shown, ImageRef(Path(file.path)), Where(file=shown))
+                yield ClassifiedImage(row, index_of[key])
 
     def _listed(
         self, listing: Path, index_of: dict[str, int], problems: Problems
     ) -> Iterator[ClassifiedImage]:
-        archives: dict[Path, zipfile.ZipFile] = {}
+        zips: dict[str, dict[str, ImageRef]] = {}
         try:
             with listing.open("rb") as file:
-                for where, line, _, _ in read_lines(file, listing.name, problems):
-                    name, _, key = line.decode("utf-8", "replace").strip().rpartition(" ")
-                    if "\t" in key or not name:
-                        name, _, key = line.decode("utf-8", "replace").strip().rpartition("\t")
+                for line in read_lines(file, listing.name, problems):
+                    where = Where(file=listing.name, line=line.number)
+                    text = os.fsdecode(line.content).strip()
+                    name, _, key = text.rpartition("\t" if "\t" in text else " ")
                     label = index_of.get(key)
                     if label is None and key.isdecimal() and int(key) < len(index_of):
                         label = int(key)
                     name = name.strip()
                     if label is None or not name:
-                        problems.add(where, f"expected an image and a class, found {key!r:.60}")
+                        reason = f"expected an image and a class, found {key!r:.60}"
+                        problems.add(ProblemKind.BAD_VALUE, where, reason)
                         continue
-                    content = _content(listing.parent, name, archives, where, problems)
-                    if content is not None:
-                        yield ClassifiedImage(ImageRow(name, content, where), label)
+                    try:
+                        image = _image(listing.parent, name, zips)
+                    except DatasetError as error:
+                        reason = f"{name}: {error.reason}"
+                        problems.add(ProblemKind.NO_IMAGE, where, reason)
+                    else:
+                        yield ClassifiedImage(ImageRow(name, image, where), label)
         except OSError as error:
-            raise DatasetError(f"{listing}: cannot be read: {error}") from error
-        finally:
-            for archive in archives.values():
-                archive.close()
+            raise DatasetError(f"cannot be read: {first_line(error)}", file=listing) from error
 
 
-def _content(
-    folder: Path, name: str, archives: dict[Path, zipfile.ZipFile], where: str, problems: Problems
-) -> bytes | Path | None:
-    archive_name, _, member = name.partition("@")
-    if not member:
-        return folder / name
-    path = folder / archive_name
-    try:
-        if path not in archives:
-            archives[path] = zipfile.ZipFile(path)
-        return archives[path].read(member)
-    except (OSError, KeyError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        problems.add(where, f"{name}: {error}")
-        return None
+def _image(folder: Path, name: str, zips: dict[str, dict[str, ImageRef]]) -> ImageRef:
+    """The image that a list names.
+
+    Raises:
+        DatasetError: it names a zip that cannot be read, or lacks the image.
+    """
+    archive, at, member = name.partition(".zip@")
+    if not at:
+        return ImageRef(located(name, folder))
+    if archive not in zips:
+        store = ZipImages.of(folder / f"{archive}.zip", f"{archive}.zip")
+        zips[archive] = {str(id): ImageRef(store, n) for n, id in enumerate(store.ids)}
+    if member not in zips[archive]:
+        raise DatasetError("the zip has no such image")
+    return zips[archive][member]
 
 
 def _read_names(folder: Path) -> list[str]:
@@ -147,5 +153,6 @@ def _read_names(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{folder / CHINESE_LABELS}: cannot be read: {error}") from error
+        reason = f"cannot be read: {first_line(error)}"
+        raise DatasetError(reason, file=folder / CHINESE_LABELS) from error
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Pairs of an image and a text with random access: what training draws from."""
+"""Pairs of an image and a text with random access, for training."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DatasetError, ImageError
-from .ids import Id
+from .._text import first_line
+from ..errors import DatasetError, ImageError, Where
+from ..sources.columns import Id
+from ..sources.parquet_files import GROUPS_KEPT
+from ..sources.problems import Problems
+from ..sources.refs import ImageStore, read_content
 from .layouts import find
-from .problems import Problems
 from .retrieval import RetrievalData, with_known
-from .stores import ImageStore
 
 Role = Literal["train", "val"]
-# What the splits for a purpose are called, the best first.
+# The usual names of the splits for a purpose, the best first.
 _SPLITS_OF: dict[Role, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("valid", "val", "validation", "dev", "test"),
@@ -43,9 +45,9 @@ class PairData(ABC):
         pairs: Int64 [n, 2], (image number, text number), in the data set's order: every relation
             of an image and a text once. Some images and texts may be in none.
         image_ids: The id of each image number.
-        groups: Int64 [images], the block of storage in which each image lies, where a block is
-            read as a whole; None where any order costs the same.
-        groups_kept: How many groups a process holds in memory.
+        groups: Int64 [images], the number of the block of storage that has each image, where a
+            block is read as a whole; None where any order costs the same.
+        groups_kept: Blocks that a process keeps in memory.
     """
 
     name: str
@@ -62,12 +64,12 @@ class PairData(ABC):
         """An image file's bytes, or its path.
 
         Raises:
-            ImageError: it cannot be read; the message begins with its place.
+            ImageError: it cannot be read. The error has its place.
         """
 
     @abstractmethod
-    def where(self, image: int) -> str:
-        """An image's file and line or the like, `train_imgs.tsv:12`, for messages."""
+    def where(self, image: int) -> Where:
+        """An image's file and line or member."""
 
     @property
     @abstractmethod
@@ -75,20 +77,20 @@ class PairData(ABC):
         """Changes when pairs, texts, ids or the files' sizes do, and not when files are moved.
 
         Raises:
-            DatasetError: a file is gone.
+            DatasetError: a file does not exist any more.
         """
 
 
 def open_pairs(
     path: str | Path, split: str | None = None, *, role: Role = "train", problems: Problems
 ) -> PairData:
-    """Open a split of a data set, in whatever layout it is, for random access.
+    """Open a split of a data set in any layout for random access.
 
     Args:
-        path: Where it lies, see `cnclip.datasets.open_retrieval`.
-        split: Its name. Left out, it is the only one, or the one that the role asks for: `train` or
-            `training`; `valid`, `val`, `validation`, `dev` or else `test`.
-        role: What it is for.
+        path: The data set, see `cnclip.datasets.open_retrieval`.
+        split: Its name. By default the only split, or the one for the role: `train` or `training`;
+            `valid`, `val`, `validation`, `dev` or else `test`.
+        role: The purpose.
         problems: Gets the rows that cannot be used, which are left out.
 
     Raises:
@@ -104,8 +106,8 @@ class _StoredPairs(PairData):
     def __init__(self, data: RetrievalData, images: ImageStore, problems: Problems) -> None:
         self.name, self.split = data.name, data.split
         self.turns_images = data.turns_images
-        self.image_ids = images.ids
-        self.groups, self.groups_kept = images.groups, images.groups_kept
+        self.image_ids, self.groups = images.ids, images.groups
+        self.groups_kept = GROUPS_KEPT
         self._images = images
         numbers = {image_id: number for number, image_id in enumerate(images.ids)}
         self.texts = []
@@ -118,20 +120,20 @@ class _StoredPairs(PairData):
                 pairs.extend((numbers[image_id], len(self.texts)))
             self.texts.append(text.text)
         if not pairs:
-            told = f": {problems.found[0]}" if problems.found else ""
-            raise DatasetError(
-                f"{data.name}, {data.split}: no image with a text that can be used{told}"
-            )
+            place = f"{data.name}, {data.split}"
+            reason = f"no image with a text that can be used{problems.hint}"
+            raise DatasetError(reason, item=place)
         self.pairs = np.frombuffer(pairs, np.int64).reshape(-1, 2)
 
     def read(self, image: int) -> bytes | Path:
         try:
-            return self._images.content(image)
+            content = self._images.content(image)
+            return read_content(content) if isinstance(content, str) else content
         except ImageError as error:
-            reason = f"image {self.image_ids[image]}: {error}"
-            raise ImageError(reason, file=self.where(image)) from error
+            reason = f"image {self.image_ids[image]}: {error.reason}"
+            raise ImageError(reason, self.where(image)) from error
 
-    def where(self, image: int) -> str:
+    def where(self, image: int) -> Where:
         return self._images.where(image)
 
     @cached_property
@@ -144,7 +146,8 @@ class _StoredPairs(PairData):
             for file in self._images.files():
                 total.update(f"{file.stat().st_size}\0".encode())
         except OSError as error:
-            raise DatasetError(f"{self.name}: cannot be read: {error}") from error
+            reason = f"cannot be read: {first_line(error)}"
+            raise DatasetError(reason, file=error.filename or self.name) from error
         return total.hexdigest()
 
 

@@ -1,53 +1,55 @@
-"""Images and the texts that describe them: what every reader of a layout answers."""
+"""Images and the texts that describe them: the interface of every data set."""
 
 from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from ..errors import ImageError
+from .._text import first_line
+from ..errors import ImageError, Where
 from ..preprocessors.image import load_image
-from .ids import Id
-from .problems import Problems
-from .stores import ImageStore
+from ..sources.columns import Id
+from ..sources.problems import ProblemKind, Problems
+from ..sources.refs import ImageRef, ImageStore
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TextRow:
     """A text.
 
     Attributes:
         text_id: Its id.
         text: The text.
-        image_ids: The images that it describes; none where that is not told, as in test sets
-            whose answers are kept back.
-        where: Its file and line, for messages.
+        image_ids: The images that it describes; none where they are unknown, as in test sets
+            without answers.
+        where: Its file and line.
     """
 
     text_id: Id
     text: str
     image_ids: tuple[Id, ...]
-    where: str = ""
+    where: Where
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRow:
-    """An image that has not been decoded yet.
+    """An image that has not been read yet.
 
     Attributes:
         image_id: Its id.
-        content: A file's bytes, or its path.
-        where: Its file and line, for messages.
+        image: The image.
+        where: Its file and line or member.
     """
 
     image_id: Id
-    content: bytes | Path
-    where: str = ""
+    image: ImageRef
+    where: Where
 
 
 class RetrievalData(ABC):
@@ -68,59 +70,114 @@ class RetrievalData(ABC):
 
     @abstractmethod
     def texts(self, problems: Problems) -> Iterator[TextRow]:
-        """The texts that can be used, with ids of their own."""
-
-    @abstractmethod
-    def images(self, problems: Problems) -> Iterator[ImageRow]:
-        """The images that can be used, with ids of their own; each is read when it is due."""
+        """The texts that can be used, with unique ids."""
 
     @abstractmethod
     def locate(self, problems: Problems) -> ImageStore:
         """The images that can be used, to be read in any order.
 
         Raises:
-            DatasetError: the layout, as it is stored here, can only be read from front to back.
+            DatasetError: they can only be read one after another, as in a compressed zip.
         """
+
+    def images(self, problems: Problems) -> Iterator[ImageRow]:
+        """The images that can be used, with unique ids; none is read here."""
+        store = self.locate(problems)
+        for number, image_id in enumerate(store.ids):
+            yield ImageRow(image_id, ImageRef(store, number), store.where(number))
 
     @abstractmethod
     def files(self) -> list[Path]:
-        """The files behind it: when none of them changes, nor do its images and texts."""
+        """The files that are read: when none of them changes, nor do the images and texts."""
 
     def count_images(self) -> int | None:
-        """How many images there are, if that is known before they are read."""
+        """The number of images, if it is known before they are read."""
         return None
 
 
+def usable_texts(value: Any, owner: str, where: Where, problems: Problems) -> Iterator[str]:
+    """The texts in a row: one, or those of a list, without empty ones.
+
+    Args:
+        value: The value in the column of texts.
+        owner: The image, for messages.
+        where: The row.
+        problems: Gets the texts that cannot be used.
+    """
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, UnicodeDecodeError):
+            problems.add(ProblemKind.NOT_UTF8, where, "the text is not UTF-8")
+        elif not isinstance(text, str):
+            reason = f"text: expected a string, found {text!r:.60}"
+            problems.add(ProblemKind.BAD_VALUE, where, reason)
+        elif not text.strip():
+            problems.add(ProblemKind.NO_TEXT, where, f"the text of {owner} is empty")
+        elif not is_utf8(text):
+            problems.add(ProblemKind.NOT_UTF8, where, "the text is not UTF-8")
+        else:
+            yield text
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a string can be encoded: it has no lone surrogates in place of other bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def with_known(text: TextRow, known: Container[Id], problems: Problems) -> TextRow | None:
-    """The text with the images that there are; None if all that it names are missing."""
+    """The text with the images that exist; None if all that it names are missing."""
     unknown = [image_id for image_id in text.image_ids if image_id not in known]
     if not unknown:
         return text
     left = tuple(image_id for image_id in text.image_ids if image_id in known)
     shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
     problems.add(
+        ProblemKind.UNKNOWN_ID,
         text.where,
-        f"text {text.text_id} names images that are not there: {shown}",
+        f"text {text.text_id} names images that do not exist: {shown}",
         skipped=not left,
     )
-    return TextRow(text.text_id, text.text, left, text.where) if left else None
+    return replace(text, image_ids=left) if left else None
 
 
 def open_image(row: ImageRow, *, turned: bool) -> Image.Image:
-    """Decode an image.
+    """Read and decode an image.
+
+    Args:
+        row: The image.
+        turned: Turn it as its EXIF orientation says.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: it cannot be read. The error has a reason and no place.
     """
-    if turned:
-        return load_image(row.content)
+    return decode_image(row.image.read(), turned=turned)
+
+
+def decode_image(content: bytes, *, turned: bool) -> Image.Image:
+    """Decode an image file's bytes.
+
+    Args:
+        content: The bytes.
+        turned: Turn the image as its EXIF orientation says.
+
+    Raises:
+        ImageError: they cannot be decoded. The error has a reason and no place.
+    """
     try:
-        file = io.BytesIO(row.content) if isinstance(row.content, bytes) else row.content
-        image = Image.open(file)
+        if turned:
+            return load_image(content)
+        image = Image.open(io.BytesIO(content))
         image.load()
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
-        what = "of no format that Pillow knows" if "identify" in str(error) else error
-        raise ImageError(f"cannot be read as an image: {what}") from error
+    except ImageError as error:
+        raise ImageError(error.reason) from error
+    except UnidentifiedImageError as error:
+        reason = "cannot be read as an image: of no format that Pillow knows"
+        raise ImageError(reason) from error
+    except Exception as error:  # Pillow's plugins raise a variety of exceptions
+        raise ImageError(f"cannot be read as an image: {first_line(error)}") from error
     return image

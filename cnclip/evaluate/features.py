@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import replaced_atomically
-from ..datasets.ids import Id
+from ..sources import Id
 
 KEY = "key.json"
 

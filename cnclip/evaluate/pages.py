@@ -14,9 +14,9 @@ from .._files import replaced_atomically
 from .._html import escape, image_url
 from .._locale import locale_language
 from ..datasets import Problems, RetrievalData, TextRow
-from ..datasets.ids import Id
 from ..datasets.retrieval import open_image
 from ..errors import ImageError
+from ..sources import Id
 from .reports import RetrievalReport
 from .topk import BLOCK_ROWS
 from .words import WORDS, Words

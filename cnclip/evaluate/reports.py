@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from .._locale import locale_language
 from ..datasets import Problem
-from ..datasets.ids import Id
 from ..pipelines import MultiModalEmbeddingPipeline
+from ..sources import Id
 from ..version import __version__
 from .confusion_table import confusion_table, notebook_html
 from .words import WORDS
@@ -173,4 +173,4 @@ def _skipped(problems: Sequence[Problem]) -> int:
 
 
 def _problems_as_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    return [{"where": p.where, "what": p.what, "skipped": p.skipped} for p in problems]
+    return [{"where": str(p.where), "reason": p.reason, "skipped": p.skipped} for p in problems]

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from .._files import identity_of, replaced_atomically
 from .._text import first_line
 from ..cache import remembered_sha256
-from ..datasets import Problems, RetrievalData, TextRow, open_retrieval
-from ..datasets.ids import Id
+from ..datasets import ProblemKind, Problems, RetrievalData, TextRow, open_retrieval
 from ..datasets.retrieval import ImageRow, open_image, with_known
-from ..errors import DatasetError
+from ..errors import DatasetError, Where
 from ..pipelines import MultiModalEmbeddingPipeline, embed_images
 from ..preprocessors.text import normalize_text
 from ..progress import progress
+from ..sources import Id
 from ..version import __version__
 from .features import Features, Shard
 from .pages import EmbeddedSplit, write_page
@@ -158,7 +158,7 @@ def _report(
 
 
 def _nothing(data: RetrievalData, kind: str, problems: Problems) -> DatasetError:
-    first = f": {problems.found[0]}" if problems.found else ""
+    first = problems.hint
     return DatasetError(f"no {kind} can be used{first}", file=data.name, member=data.split)
 
 
@@ -236,7 +236,8 @@ def _embed_shard(
         ids += [row.image_id for row in batch.embedded]
         parts.append(batch.vectors)
         failed += [
-            (r.where, f"image {r.image_id}: {why.reason}", r.image_id) for r, why in batch.failed
+            (str(r.where), f"image {r.image_id}: {why.reason}", r.image_id)
+            for r, why in batch.failed
         ]
         seen += len(batch.items)
         advance(len(batch.items))
@@ -248,8 +249,8 @@ def _take(
 ) -> None:
     ids += shard.ids
     parts.append(shard.rows)
-    for where, what, _ in shard.failed:
-        problems.add(where, what)
+    for where, reason, _ in shard.failed:
+        problems.add(ProblemKind.UNREADABLE_IMAGE, Where(file=where), reason)
 
 
 def _embed_texts(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import replaced_atomically
-from ..datasets import Problems
+from ..datasets import ProblemKind, Problems
 from ..datasets.classification import ClassificationData, ClassifiedImage
 from ..datasets.retrieval import open_image
 from ..errors import DatasetError, InvalidInputError
@@ -246,7 +246,7 @@ def zeroshot(
     with progress("images", None, "image", enabled=show_progress) as advance:
         for batch in embed_images(pipeline, data.images(keys, problems), _open):
             for item, error in batch.failed:
-                problems.add(item.row.where, error.reason)
+                problems.add(ProblemKind.UNREADABLE_IMAGE, item.row.where, error.reason)
             right = np.array([item.label for item in batch.embedded], np.int64)
             if len(right):
                 order = np.argsort(-classifier.cosines(batch.vectors), axis=1, kind="stable")
@@ -254,7 +254,7 @@ def zeroshot(
                 among_five += int((order[:, :5] == right[:, None]).any(axis=1).sum())
             advance(len(batch.items))
     if not matrix.any():
-        first = f": {problems.found[0]}" if problems.found else ""
+        first = problems.hint
         raise DatasetError(f"no image can be used{first}", file=dataset)
     report = _report(data, classifier, matrix, among_five, problems)
     if output is not None:

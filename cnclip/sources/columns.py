@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+from .._text import printable
 from ..errors import DatasetError, Where
 
 IMAGE_SUFFIXES = frozenset(
@@ -102,7 +103,7 @@ class Columns:
             ("ids", self.id if self.id_required else (), chosen.id),
         ):
             if wanted and name is None:
-                found = ", ".join(names)
+                found = printable(", ".join(names))
                 return f"no column of {kind} ({', '.join(wanted)}); found {found:.300}"
         return None
 

@@ -166,6 +166,10 @@ def open_parquet(path: Path) -> Any:
     return pyarrow_modules()[1].ParquetFile(path, pre_buffer=False)
 
 
+class DamagedParquet(DatasetError):
+    """A file is damaged, or is not a Parquet file."""
+
+
 class ParquetTable:
     """A Parquet file, of which some columns are read.
 
@@ -174,7 +178,7 @@ class ParquetTable:
 
     Attributes:
         groups: The images of each row group; empty if images are not wanted.
-        rows: The number of rows.
+        ends: The number of each group's last row, from 1.
     """
 
     def __init__(self, path: Path, name: str, columns: Columns, *, inside: bool = False) -> None:
@@ -187,7 +191,8 @@ class ParquetTable:
             inside: Refuse images outside the file's folder.
 
         Raises:
-            DatasetError: the file is damaged, or lacks a column.
+            DamagedParquet: the file is damaged.
+            DatasetError: it lacks a column.
             MissingExtraError: pyarrow is not installed.
         """
         arrow, _ = pyarrow_modules()
@@ -197,15 +202,14 @@ class ParquetTable:
                 self._metadata, schema = file.metadata, file.schema_arrow
         except (arrow.ArrowException, OSError) as error:
             reason = f"damaged, or not Parquet: {first_line(error)}"
-            raise DatasetError(reason, file=name) from error
+            raise DamagedParquet(reason, file=name) from error
         self._chosen, self._has_contents = _choose(schema, columns, Where(file=name))
-        self.rows: int = self._metadata.num_rows
         sizes = [self._metadata.row_group(n).num_rows for n in range(self._metadata.num_row_groups)]
-        self._first_rows = [0, *accumulate(sizes)]
+        self.ends = list(accumulate(sizes))
         image = self._chosen.image
         self.groups = [
             RowGroup(path, name, number, image, first_row, inside=inside)
-            for number, first_row in enumerate(self._first_rows[:-1])
+            for number, first_row in enumerate([0, *self.ends[:-1]])
             if image is not None
         ]
 
@@ -222,7 +226,7 @@ class ParquetTable:
             self._chosen.image if images and not lazy else None, self._chosen.text, self._chosen.id
         )
         with open_parquet(self._path) as file:
-            for group, (start, end) in enumerate(pairwise(self._first_rows)):
+            for group, (start, end) in enumerate(pairwise([0, *self.ends])):
                 try:
                     rows = _read_columns(file, group, wanted, start, end)
                     for row, values in enumerate(rows):

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,11 +24,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .. import _core
 from .._text import first_line
 from ..datasets.pairs import PairData
-from ..datasets.retrieval import ImageRow, open_image
+from ..datasets.retrieval import decode_image
 from ..errors import CnclipError, DatasetError, ImageError
 from ..pipelines.stream import MAX_TEXTS
 from ..preprocessors.multi_modal import to_rgb
 from ..preprocessors.text import normalize_text
+from ..sources.refs import read_content
 from .augment import augment
 from .loss import Pairs
 from .options import TrainOptions
@@ -123,15 +123,8 @@ def read_image(data: PairData, image: int) -> tuple[Image.Image, int]:
     Raises:
         CnclipError: It cannot be read.
     """
-    content = data.read(image)
-    if isinstance(content, Path):
-        path = content
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ImageError(first_line(error), file=path) from error
-    row = ImageRow(data.image_ids[image], content, data.where(image))
-    return open_image(row, turned=data.turns_images), _key(content)
+    content = read_content(data.read(image))
+    return decode_image(content, turned=data.turns_images), _key(content)
 
 
 def skipped_image(data: PairData, image: int, error: CnclipError | MemoryError) -> SkippedImage:

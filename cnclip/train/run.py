@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.scratch import sizes_of
+from ..datasets import Problems
 from ..datasets.pairs import PairData, open_pairs
-from ..datasets.problems import Problems
 from ..errors import InputTypeError, InvalidInputError
 from ..models import read_checkpoint
 from .journal import Journal

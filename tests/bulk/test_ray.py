@@ -25,6 +25,7 @@ from cnclip import DatasetError, DeviceError, EmbeddingsError, InvalidInputError
 from cnclip.assets import asset_path
 from cnclip.bulk import cluster as under_test
 from cnclip.bulk import open_sources
+from cnclip.bulk.items import Outcome
 from cnclip.datasets import write_split
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -179,8 +180,8 @@ def test_items_of_every_source_can_be_sent(tmp_path: Path, some: list[Path]) -> 
         received = pickle.loads(pickle.dumps(items))
         del items
         contents = [content for _, content in images]
-        assert [item.content() for item in received] == contents, name
-        assert [pickle.loads(one).content() for one in sent] == contents, name
+        assert [item.image.read() for item in received] == contents, name
+        assert [pickle.loads(one).image.read() for one in sent] == contents, name
         if name in ("some.tar", "test_imgs.tsv"):
             # What the whole file's index takes does not go with each of its images.
             assert max(map(len, sent)) < 2000, name
@@ -192,7 +193,7 @@ def test_a_zip_that_is_written_anew(tmp_path: Path, some: list[Path]) -> None:
             archive.write(path, path.name)
         (tmp_path / "new.zip").replace(tmp_path / "a.zip")
         sent = pickle.loads(pickle.dumps(list(open_sources(tmp_path / "a.zip").items())))
-        assert [item.content() for item in sent] == [path.read_bytes()]
+        assert [item.image.read() for item in sent] == [path.read_bytes()]
 
 
 def test_the_plan_keeps_no_images(tmp_path: Path, some: list[Path]) -> None:
@@ -203,7 +204,7 @@ def test_the_plan_keeps_no_images(tmp_path: Path, some: list[Path]) -> None:
         archive.write(tmp_path / "test_texts.jsonl", "test_texts.jsonl")
 
     def know(item: Any) -> None:
-        item.vector, item.kept = np.zeros(8, np.float16), True
+        item.vector, item.known = np.zeros(8, np.float16), True
 
     options = under_test._Options(None, "images", "fp32", under_test._Actors(1, 1, 0), 8)  # type: ignore[arg-type]
     plan = under_test._Plan(open_sources(tmp_path / "tsv.zip"), options, 100, know)
@@ -216,13 +217,13 @@ def test_large_files_do_not_travel(
 ) -> None:
     limit = sorted(path.stat().st_size for path in some)[10]
     monkeypatch.setattr(under_test, "_MAX_SENT", limit)
-    items = list(open_sources(some).items())
+    items = [Outcome.of(item) for item in open_sources(some).items()]
     read = under_test._read({"part": np.array([0]), "items": [under_test._pack(items)]})
     found = under_test._unpack(read["items"][0])
-    travel = [isinstance(item.read, under_test.Given) for item in found]
+    travel = [isinstance(outcome.item.image.source, bytes) for outcome in found]
     assert travel == [path.stat().st_size <= limit for path in some]
     assert any(travel) and not all(travel)
-    assert [item.content() for item in found] == [path.read_bytes() for path in some]
+    assert [outcome.item.image.read() for outcome in found] == [path.read_bytes() for path in some]
 
 
 # On the cluster

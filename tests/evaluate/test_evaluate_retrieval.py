@@ -300,7 +300,7 @@ def test_strict_stops_at_the_first(data: Path, capsys: pytest.CaptureFixture[str
     [
         (lambda path: path / "nowhere", "no such data set"),
         (lambda path: path, "of no known layout"),
-        (lambda path: touch(path / "a.zip"), "neither a folder nor a zip"),
+        (lambda path: touch(path / "a.zip"), "not a zip, or damaged"),
         (lambda path: touch(path / "valid_imgs.tsv", path / "valid_texts.jsonl"), "no text"),
         (
             lambda path: touch(
@@ -349,7 +349,7 @@ def test_pickles_in_a_data_base_run_nothing(data: Path, tmp_path: Path) -> None:
     problems = Problems()
     list(open_retrieval(data, "valid").texts(problems))
     assert not (tmp_path / "ran").exists()
-    assert [problem.where for problem in problems.found] == ["valid/pairs:0"]
+    assert [str(problem.where) for problem in problems.found] == ["valid/pairs:0"]
 
 
 def test_what_was_embedded_is_kept(
