@@ -12,19 +12,18 @@ static const char *const names[CNCLIP_ISA_COUNT] = {
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct {
   unsigned eax, ebx, ecx, edx;
-} cpuid_answer;
+} cpuid_result;
 
-static cpuid_answer cpuid(unsigned leaf, unsigned subleaf) {
-  cpuid_answer answer = {0};
-  if (!__get_cpuid_count(leaf, subleaf, &answer.eax, &answer.ebx, &answer.ecx, &answer.edx)) {
-    return (cpuid_answer){0};
+static cpuid_result cpuid(unsigned leaf, unsigned subleaf) {
+  cpuid_result result = {0};
+  if (!__get_cpuid_count(leaf, subleaf, &result.eax, &result.ebx, &result.ecx, &result.edx)) {
+    return (cpuid_result){0};
   }
-  return answer;
+  return result;
 }
 
 static bool has_bits(unsigned value, unsigned wanted) {
@@ -45,10 +44,12 @@ static cnclip_isa best_supported(void) {
   const unsigned avx2 = 1u << 5, f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
   const unsigned vnni = 1u << 11, bf16 = 1u << 5, fma = 1u << 12, f16c = 1u << 29;
   const unsigned saved = saved_registers();
-  const cpuid_answer features = cpuid(7, 0);
-  if (!has_bits(features.ebx, avx2) || !has_bits(saved, ymm)) return CNCLIP_ISA_SERIAL;
+  const cpuid_result features = cpuid(7, 0);
+  if (!has_bits(features.ebx, avx2) || !has_bits(cpuid(1, 0).ecx, fma) || !has_bits(saved, ymm)) {
+    return CNCLIP_ISA_SERIAL;
+  }
   if (!has_bits(features.ebx, f | dq | bw | vl) || !has_bits(saved, zmm) ||
-      !has_bits(cpuid(1, 0).ecx, fma | f16c)) {
+      !has_bits(cpuid(1, 0).ecx, f16c)) {
     return CNCLIP_ISA_AVX2;
   }
   if (!has_bits(features.ecx, vnni)) return CNCLIP_ISA_AVX512;
@@ -64,7 +65,7 @@ const char *cnclip_isa_name(cnclip_isa isa) {
   return names[isa];
 }
 
-int cnclip_isa_supported(cnclip_isa isa) {
+bool cnclip_isa_supported(cnclip_isa isa) {
   return (int)isa >= 0 && isa < CNCLIP_ISA_COUNT && isa <= best_supported();
 }
 

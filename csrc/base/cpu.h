@@ -1,9 +1,11 @@
 /* What this processor can run.
  *
  * Kernels exist once per instruction set; a kernel table (cnclip_image_kernels_get) is chosen by
- * the value that this module answers. CNCLIP_FORCE_ISA in the environment chooses a lower one. */
+ * the value that this module returns. CNCLIP_FORCE_ISA in the environment chooses a lower one. */
 #ifndef CNCLIP_CPU_H
 #define CNCLIP_CPU_H
+
+#include <stdbool.h>
 
 #include "base/status.h"
 
@@ -14,7 +16,7 @@ extern "C" {
 /* Each includes those before it. */
 typedef enum {
   CNCLIP_ISA_SERIAL = 0, /* plain C, every platform */
-  CNCLIP_ISA_AVX2,       /* x86-64 with AVX2, and an operating system that saves its registers */
+  CNCLIP_ISA_AVX2,       /* x86-64 with AVX2 and FMA, and a system that saves their registers */
   CNCLIP_ISA_AVX512,     /* and AVX-512 F, BW, DQ, VL */
   CNCLIP_ISA_AVX512_VNNI,
   CNCLIP_ISA_AVX512_BF16, /* VNNI and BF16: every processor that has BF16 has VNNI */
@@ -26,7 +28,7 @@ typedef enum {
 const char *cnclip_isa_name(cnclip_isa isa);
 
 /* Whether this machine can run kernels of `isa`. Thread-safe. */
-int cnclip_isa_supported(cnclip_isa isa);
+bool cnclip_isa_supported(cnclip_isa isa);
 
 /* The best supported one or, if CNCLIP_FORCE_ISA is set and not empty, the one it names. A name
  * that does not exist, or that this machine cannot run, is CNCLIP_ERROR_ARGUMENT. Reads the

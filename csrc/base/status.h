@@ -1,7 +1,8 @@
 /* Results and error messages of the core.
  *
  * A function that can fail returns a cnclip_status and, unless that is CNCLIP_OK, has filled the
- * cnclip_error that its caller owns. The rim (py_*.c) turns both into a Python exception. */
+ * cnclip_error that its caller owns. The extension module (python/) turns both into a Python
+ * exception. */
 #ifndef CNCLIP_STATUS_H
 #define CNCLIP_STATUS_H
 

@@ -1,4 +1,4 @@
-/* Bytes to normalised floats: (u / 255 - mean) / standard deviation, each step rounded to float32
+/* Bytes to normalized floats: (u / 255 - mean) / standard deviation, each step rounded to float32
  * as torchvision's ToTensor and Normalize round it. Every instruction set gives the same bits. */
 #ifndef CNCLIP_NORMALIZE_H
 #define CNCLIP_NORMALIZE_H
@@ -8,7 +8,7 @@
 
 typedef struct {
   float mean[3], standard_deviation[3];
-  float table[3][256]; /* the answer for every byte of every channel */
+  float table[3][256]; /* the result for every byte of every channel */
 } cnclip_normalize_constants;
 
 /* Fills the table from the given means and deviations. */

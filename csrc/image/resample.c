@@ -14,7 +14,7 @@ static inline double bicubic(double x) {
   return 0.0;
 }
 
-/* Where a window lies, in the doubles that Pillow computes. */
+/* The position of windows, in the doubles that Pillow computes. */
 typedef struct {
   double scale, filter_scale, support;
 } geometry;
@@ -31,14 +31,14 @@ static double center_of(const geometry *g, int position) {
   return (position + 0.5) * g->scale;
 }
 
-/* Truncates towards zero into 0..limit; the comparison comes first because the value may lie
- * outside an int. */
+/* Truncates towards zero into 0..limit; the comparison comes first because the value may be
+ * outside the range of int. */
 static int clamp_to_int(double value, int limit) {
   if (value <= 0) return 0;
   return value >= limit ? limit : (int)value;
 }
 
-/* Fills first and count, tight; answers the largest count. */
+/* Fills first and count, tight; returns the largest count. */
 static int place_windows(cnclip_resample_filter *filter, const geometry *g) {
   int largest = 0;
   for (int i = 0; i < filter->output_size; i++) {

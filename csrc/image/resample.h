@@ -1,8 +1,8 @@
 /* Pillow's antialiased bicubic resampling of 8-bit pixels, one direction at a time.
  *
  * A filter holds, for each output position, the window of input positions and their coefficients in
- * 22-bit fixed point. A kernel applies a filter to pixels of four bytes; the fourth is a passenger,
- * whose value is undefined in the output. The arithmetic is exact in integers, so every instruction
+ * 22-bit fixed point. A kernel applies a filter to pixels of four bytes; the fourth is ignored,
+ * and undefined in the output. The arithmetic is exact in integers, so every instruction
  * set gives the same bytes. */
 #ifndef CNCLIP_RESAMPLE_H
 #define CNCLIP_RESAMPLE_H
@@ -24,7 +24,7 @@ typedef struct {
   int input_size, output_size;
   size_t capacity;       /* coefficients stored for each output position, count[i] or more */
   int *first, *count;    /* [output_size]: window of output position i is first[i] .. + count[i] */
-  int32_t *coefficients; /* [output_size][capacity], zero behind a window's count */
+  int32_t *coefficients; /* [output_size][capacity], zero after a window's count */
 } cnclip_resample_filter;
 
 /* Computes the filter from `input_size` to `output_size` positions, both at least 1.

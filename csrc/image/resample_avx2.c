@@ -18,7 +18,7 @@ static inline __m256i broadcast128(const void *source) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)source));
 }
 
-/* Four coefficients: taps 0 and 1 beside each other in the lower lane, 2 and 3 in the upper. */
+/* Four coefficients: taps 0 and 1 in pairs in the lower lane, 2 and 3 in the upper. */
 static inline taps load_four_taps(const int32_t *coefficients) {
   const __m256i words = _mm256_setr_epi8(0, 1, 4, 5, 0, 1, 4, 5, 0, 1, 4, 5, 0, 1, 4, 5, 8, 9, 12,
                                          13, 8, 9, 12, 13, 8, 9, 12, 13, 8, 9, 12, 13);
@@ -30,7 +30,7 @@ static inline taps load_four_taps(const int32_t *coefficients) {
   return result;
 }
 
-/* Four pixels as 16-bit words, the same channel of taps 0 and 1 (2 and 3) beside each other. */
+/* Four pixels as 16-bit words, the same channel of taps 0 and 1 (2 and 3) in pairs. */
 static inline __m256i load_four_pixels(const uint8_t *pixels) {
   const __m256i pairs = _mm256_setr_epi8(0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7, -1, 8,
                                          -1, 12, -1, 9, -1, 13, -1, 10, -1, 14, -1, 11, -1, 15, -1);
@@ -105,7 +105,7 @@ void cnclip_resample_horizontal_u8_avx2(const cnclip_resample_filter *filter,
   }
 }
 
-/* Two coefficients beside each other, everywhere. */
+/* Two coefficients in pairs, in all lanes. */
 static inline taps load_two_taps(const int32_t *coefficients) {
   const __m256i words = _mm256_set1_epi32(0x05040100);
   int64_t bits;
@@ -123,7 +123,7 @@ static inline __m256i finish(__m256i sum) {
 }
 
 /* 32 output bytes, those at `at`. With an odd count the last row is paired with itself: the
- * coefficient behind the window is zero. */
+ * coefficient after the window is zero. */
 static inline void vertical_block(const int32_t *coefficients, size_t count,
                                   const uint8_t *const *rows, size_t at, uint8_t *output) {
   const __m256i zero = _mm256_setzero_si256();

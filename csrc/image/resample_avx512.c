@@ -15,7 +15,7 @@ typedef struct {
   __m512i low, high;
 } halves;
 
-/* Two coefficients as int16 pairs beside each other, everywhere. The high half is rounded, not cut,
+/* Two coefficients as adjacent int16 pairs, in all lanes. The high half is rounded, not cut,
  * which makes up for the low half's sign. */
 static inline halves load_two_taps(const int32_t *coefficients) {
   int64_t bits;
@@ -42,7 +42,7 @@ static inline __m512i finish(halves sum) {
 }
 
 /* 64 output bytes, those at `at` that `mask` has. With an odd count the last row is paired with
- * itself: the coefficient behind the window is zero. */
+ * itself: the coefficient after the window is zero. */
 static inline void vertical_block(const int32_t *coefficients, size_t count,
                                   const uint8_t *const *rows, size_t at, __mmask64 mask,
                                   uint8_t *output) {

@@ -2,17 +2,21 @@
 
 #include "kernels/attention_layout.h"
 
-cnclip_attention_kernel *cnclip_attention_kernel_get(cnclip_attention_type type, cnclip_isa isa) {
+/* The kernel of each type, and the lowest instruction set that runs it. */
+static const struct {
+  cnclip_isa isa;
+  cnclip_attention_kernel *kernel; /* NULL: none in this build */
+} kernel_table[] = {
 #if defined(__x86_64__)
-  if (type == CNCLIP_ATTENTION_F32 && isa >= CNCLIP_ISA_AVX512) return cnclip_attention_f32_avx512;
-  if (type == CNCLIP_ATTENTION_BF16 && isa >= CNCLIP_ISA_AVX512_BF16) {
-    return cnclip_attention_bf16_avx512_bf16;
-  }
+    [CNCLIP_ATTENTION_F32] = {CNCLIP_ISA_AVX512, cnclip_attention_f32_avx512},
+    [CNCLIP_ATTENTION_BF16] = {CNCLIP_ISA_AVX512_BF16, cnclip_attention_bf16_avx512_bf16},
 #else
-  (void)type;
-  (void)isa;
+    [CNCLIP_ATTENTION_BF16] = {0},
 #endif
-  return NULL;
+};
+
+cnclip_attention_kernel *cnclip_attention_kernel_get(cnclip_attention_type type, cnclip_isa isa) {
+  return isa >= kernel_table[type].isa ? kernel_table[type].kernel : NULL;
 }
 
 bool cnclip_attention_fits(const cnclip_attention_job *job) {

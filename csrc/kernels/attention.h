@@ -1,5 +1,5 @@
 /* Multi-head scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) of items of any
- * lengths, whose rows stand one after the other without padding.
+ * lengths, whose rows follow each other without padding.
  *
  * Item i has the queries query_starts[i] to query_starts[i + 1] and likewise keys and values. All
  * queries of an item see all of its keys.
@@ -37,7 +37,7 @@ typedef struct {
 } cnclip_attention_job;
 
 /* Computes units first..last of items * heads. `scratch`: cnclip_attention_scratch_bytes, aligned
- * to CNCLIP_ATTENTION_ALIGNMENT, one for each thread that is at work. */
+ * to CNCLIP_ATTENTION_ALIGNMENT, one for each running thread. */
 typedef void cnclip_attention_kernel(const cnclip_attention_job *job, size_t first, size_t last,
                                      void *scratch);
 

@@ -1,5 +1,5 @@
-/* The kernel of attention.h for AVX-512. A file that includes this has defined what tile_avx512.h
- * asks for, ATTENTION_NAME, and ATTENTION_IS_BF16 if that is its type. */
+/* The kernel of attention.h for AVX-512. A file that includes this has defined the macros that
+ * tile_avx512.h needs, ATTENTION_NAME, and ATTENTION_IS_BF16 if that is its type. */
 #include <math.h>
 
 #include "kernels/attention_layout.h"
@@ -98,7 +98,7 @@ static void pack_keys(const attention_unit *unit, size_t key_stride) {
   }
 }
 
-/* Sixteen columns of one step of the values: of bfloat16, two keys' beside each other. */
+/* Sixteen columns of one step of the values: of bfloat16, two keys' in pairs. */
 static inline __m512i load_values(const attention_unit *unit, size_t stride, size_t step,
                                   size_t column) {
   const element *value = unit->value + step * PER_WORD * stride + column;
@@ -137,7 +137,7 @@ static inline __m512 power(__m512 x) {
 }
 #endif
 
-/* One query's scores become weights, e^(scale (score - greatest)), in place; gives their sum.
+/* One query's scores become weights, e^(scale (score - greatest)), in place; returns their sum.
  * Weights without a key are 0. */
 static float weigh(const attention_unit *unit, float *scores, float scale) {
   const size_t keys = unit->keys, end = attention_panels(keys) * ATTENTION_PANEL;
@@ -154,7 +154,7 @@ static float weigh(const attention_unit *unit, float *scores, float scale) {
     const __m512 weight = _mm512_maskz_mov_ps(lanes, power(_mm512_mul_ps(distance, factor)));
     sum = _mm512_add_ps(sum, weight);
 #if defined(ATTENTION_IS_BF16)
-    /* Half as wide as the scores, behind which it stays. */
+    /* Half as wide as the scores, which it therefore never overtakes. */
     _mm256_store_si256((__m256i *)((uint16_t *)scores + i), to_bf16(weight));
 #else
     _mm512_store_ps(scores + i, weight);

@@ -1,4 +1,4 @@
-/* Where things stand in attention's scratch memory: what attention.c and its kernels agree on. */
+/* The layout of attention's scratch memory, shared by attention.c and its kernels. */
 #ifndef CNCLIP_ATTENTION_LAYOUT_H
 #define CNCLIP_ATTENTION_LAYOUT_H
 

@@ -2,35 +2,32 @@
 
 #include "kernels/linear_layout.h"
 
-const cnclip_linear_kernels *cnclip_linear_kernels_get(cnclip_linear_type type, cnclip_isa isa) {
+/* The kernels of each type, and the lowest instruction set that runs them. */
+static const struct {
+  cnclip_isa isa;
+  cnclip_linear_kernels kernels; /* NULL: none in this build */
+} kernel_table[] = {
 #if defined(__x86_64__)
-  static const cnclip_linear_kernels f32 = {cnclip_linear_rows_f32_avx512,
-                                            cnclip_linear_units_f32_avx512,
-                                            cnclip_linear_pack_avx512},
-                                     f16 = {cnclip_linear_rows_f16_avx512,
-                                            cnclip_linear_units_f16_avx512,
-                                            cnclip_linear_pack_avx512},
-                                     bf16 = {cnclip_linear_rows_bf16_avx512_bf16,
-                                             cnclip_linear_units_bf16_avx512_bf16,
-                                             cnclip_linear_pack_avx512},
-                                     int8 = {cnclip_linear_rows_int8_avx512_vnni,
-                                             cnclip_linear_units_int8_avx512_vnni,
-                                             cnclip_linear_pack_avx512};
-  switch (type) {
-    case CNCLIP_LINEAR_F32:
-      return isa >= CNCLIP_ISA_AVX512 ? &f32 : NULL;
-    case CNCLIP_LINEAR_F16:
-      return isa >= CNCLIP_ISA_AVX512 ? &f16 : NULL;
-    case CNCLIP_LINEAR_BF16:
-      return isa >= CNCLIP_ISA_AVX512_BF16 ? &bf16 : NULL;
-    case CNCLIP_LINEAR_INT8:
-      return isa >= CNCLIP_ISA_AVX512_VNNI ? &int8 : NULL;
-  }
+    [CNCLIP_LINEAR_F32] = {CNCLIP_ISA_AVX512,
+                           {cnclip_linear_rows_f32_avx512, cnclip_linear_units_f32_avx512,
+                            cnclip_linear_pack_avx512}},
+    [CNCLIP_LINEAR_F16] = {CNCLIP_ISA_AVX512,
+                           {cnclip_linear_rows_f16_avx512, cnclip_linear_units_f16_avx512,
+                            cnclip_linear_pack_avx512}},
+    [CNCLIP_LINEAR_BF16] = {CNCLIP_ISA_AVX512_BF16,
+                            {cnclip_linear_rows_bf16_avx512_bf16,
+                             cnclip_linear_units_bf16_avx512_bf16, cnclip_linear_pack_avx512}},
+    [CNCLIP_LINEAR_INT8] = {CNCLIP_ISA_AVX512_VNNI,
+                            {cnclip_linear_rows_int8_avx512_vnni,
+                             cnclip_linear_units_int8_avx512_vnni, cnclip_linear_pack_avx512}},
 #else
-  (void)type;
-  (void)isa;
+    [CNCLIP_LINEAR_INT8] = {0},
 #endif
-  return NULL;
+};
+
+const cnclip_linear_kernels *cnclip_linear_kernels_get(cnclip_linear_type type, cnclip_isa isa) {
+  const bool has_kernels = kernel_table[type].kernels.units != NULL;
+  return has_kernels && isa >= kernel_table[type].isa ? &kernel_table[type].kernels : NULL;
 }
 
 bool cnclip_linear_fits(size_t input_width, size_t output_width) {
@@ -58,8 +55,8 @@ bool cnclip_linear_packs_in_place(cnclip_linear_type type, bool weight_is_f16,
          element * linear_per_word(type) == linear_step_bytes(type) / CNCLIP_LINEAR_PANEL;
 }
 
-/* Whether the input's rows are the words that the kernels multiply, and lie well in a cache: a
- * distance of whole pages would put a tile's rows into one set of it. */
+/* Whether the input's rows are the words that the kernels multiply, at a distance that suits a
+ * cache: a distance of whole pages would put a tile's rows into one set of it. */
 static bool reads_input(const cnclip_linear_job *job) {
   if (job->norm_weight != NULL || job->type == CNCLIP_LINEAR_INT8) return false;
   const bool wants_bf16 = job->type == CNCLIP_LINEAR_BF16;

@@ -1,12 +1,12 @@
-/* A linear layer with what stands around it: output = activation(norm(input) W^T + bias) +
+/* A linear layer with the operations around it: output = activation(norm(input) W^T + bias) +
  * residual.
  *
  * Weights are packed once into panels of 32 output columns. A panel holds, step by step, one 32-bit
  * word for each of its columns: one float32, two bfloat16 or four int8 along the input. Rows of the
- * input are brought to the same words (`rows`), and then the product is computed in units of one
+ * input are converted to the same words (`rows`), and then the product is computed in units of one
  * block of rows by one panel (`units`), which may run on any number of threads.
  *
- * There are kernels for AVX-512 only; elsewhere the caller multiplies by other means. */
+ * There are kernels for AVX-512 only; elsewhere the caller uses other functions. */
 #ifndef CNCLIP_LINEAR_H
 #define CNCLIP_LINEAR_H
 
@@ -24,7 +24,7 @@ typedef enum {
   CNCLIP_LINEAR_F16,  /* weights stored as float16, arithmetic in float32: half the memory, and the
                          same numbers where float16 holds the weights exactly */
   CNCLIP_LINEAR_BF16, /* products of bfloat16, sums in float32 */
-  CNCLIP_LINEAR_INT8, /* weights int8 with a scale a column; rows uint8 with a scale and a zero
+  CNCLIP_LINEAR_INT8, /* weights int8 with one scale per column; rows uint8 with a scale and a zero
                          point each, taken from the row's own range; sums in int32 */
 } cnclip_linear_type;
 
@@ -52,7 +52,7 @@ typedef struct {
   const void *input;   /* [rows, input_width], float32 or bfloat16 */
   size_t input_stride; /* elements from row to row, as all strides here */
   bool input_is_bf16;
-  const float *norm_weight, *norm_bias; /* [input_width]: layer normalisation before; or NULL */
+  const float *norm_weight, *norm_bias; /* [input_width]: layer normalization before; or NULL */
   float norm_epsilon;
   const float *residual; /* [rows, columns], or NULL; may be `output` itself */
   size_t residual_stride;
@@ -69,7 +69,7 @@ typedef void cnclip_linear_rows(const cnclip_linear_job *job, size_t first, size
 /* Computes units first..last of cnclip_linear_unit_count. */
 typedef void cnclip_linear_units(const cnclip_linear_job *job, size_t first, size_t last);
 
-/* A weight that is brought to the form that units read. */
+/* A weight to be converted to the form that units read. */
 typedef struct {
   cnclip_linear_type type;
   size_t input_width, output_width;
@@ -80,7 +80,7 @@ typedef struct {
 } cnclip_linear_packing;
 
 /* Packs panels first..last of cnclip_linear_panel_count; any number of threads may, each with
- * cnclip_linear_pack_scratch_bytes of its own, aligned likewise. */
+ * separate cnclip_linear_pack_scratch_bytes, aligned likewise. */
 typedef void cnclip_linear_pack(const cnclip_linear_packing *packing, size_t first, size_t last,
                                 void *scratch);
 
@@ -103,7 +103,7 @@ size_t cnclip_linear_panel_count(size_t output_width);
 size_t cnclip_linear_pack_scratch_bytes(cnclip_linear_type type, size_t input_width);
 bool cnclip_linear_packs_in_place(cnclip_linear_type type, bool weight_is_f16, size_t output_width);
 
-/* 0 where the kernels can read the input as it stands. */
+/* 0 where the kernels can read the input directly. */
 size_t cnclip_linear_operand_bytes(const cnclip_linear_job *job);
 size_t cnclip_linear_unit_count(const cnclip_linear_job *job);
 

@@ -1,12 +1,13 @@
-/* The kernels of linear.h for AVX-512. A file that includes this has defined what tile_avx512.h
- * asks for, LINEAR_NAME(part), and LINEAR_IS_BF16 or LINEAR_IS_INT8 if that is its type. */
+/* The kernels of linear.h for AVX-512. A file that includes this has defined the macros that
+ * tile_avx512.h needs, LINEAR_NAME(part), and LINEAR_IS_BF16 or LINEAR_IS_INT8 if that is its type.
+ */
 #include <math.h>
 
 #include "kernels/linear_layout.h"
 #include "kernels/math_avx512.h"
 #include "kernels/tile_avx512.h"
 
-/* --- Rows: normalisation and conversion to words -----------------------------------------------
+/* --- Rows: normalization and conversion to words -----------------------------------------------
  */
 
 typedef struct {
@@ -117,7 +118,7 @@ static inline __m512 activate(cnclip_activation activation, __m512 x) {
     case CNCLIP_ACTIVATION_NONE:
       break;
     case CNCLIP_ACTIVATION_RELU:
-      return _mm512_max_ps(_mm512_setzero_ps(), x); /* NaN stands second: it stays */
+      return _mm512_max_ps(_mm512_setzero_ps(), x); /* NaN, the second operand, is kept */
 #if defined(LINEAR_IS_BF16) || defined(LINEAR_IS_INT8)
     case CNCLIP_ACTIVATION_GELU:
     case CNCLIP_ACTIVATION_GELU_TANH:

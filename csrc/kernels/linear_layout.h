@@ -1,4 +1,4 @@
-/* Where things stand in packed weights and prepared rows: what linear.c and its kernels agree on.
+/* The layout of packed weights and prepared rows, shared by linear.c and its kernels.
  */
 #ifndef CNCLIP_LINEAR_LAYOUT_H
 #define CNCLIP_LINEAR_LAYOUT_H

@@ -1,5 +1,5 @@
 /* Packing of weights, panel by panel: the panel's rows become words in `scratch`, and these are
- * transposed to where the panel stands, sixteen rows by sixteen words at a time. */
+ * transposed into the panel, sixteen rows by sixteen words at a time. */
 #include "kernels/linear.h"
 
 #if defined(__x86_64__)
@@ -21,7 +21,7 @@ static float largest_magnitude(const cnclip_linear_packing *packing, const void 
   __m512 largest = _mm512_setzero_ps();
   for (size_t i = 0; i < packing->input_width; i += 16) {
     const __m512 x = load_weights(packing, row, i, first_lanes(packing->input_width - i));
-    largest = _mm512_max_ps(_mm512_abs_ps(x), largest); /* which answers that for a NaN */
+    largest = _mm512_max_ps(_mm512_abs_ps(x), largest); /* which returns that for a NaN */
   }
   return _mm512_reduce_max_ps(largest);
 }
@@ -124,7 +124,7 @@ static float *sums_of(const cnclip_linear_packing *packing) {
   return linear_column_sums(packing->packed, packing->input_width, packing->output_width);
 }
 
-/* Row `row` of the weight as words, and what int8 keeps of it beside them. */
+/* Row `row` of the weight as words, and for int8 its scale and sum. */
 static void fill_row(const cnclip_linear_packing *packing, size_t row, void *words) {
   const size_t element = packing->weight_is_f16 ? sizeof(uint16_t) : sizeof(float);
   const char *weight = (const char *)packing->weight + row * packing->input_width * element;
@@ -144,7 +144,7 @@ static void fill_row(const cnclip_linear_packing *packing, size_t row, void *wor
   }
 }
 
-/* In place of a row behind the last. */
+/* In place of a row after the last. */
 static void fill_nothing(const cnclip_linear_packing *packing, size_t row, void *words) {
   memset(words, 0, linear_panel_bytes(packing->type, packing->input_width) / CNCLIP_LINEAR_PANEL);
   if (packing->type != CNCLIP_LINEAR_INT8) return;

@@ -38,7 +38,7 @@ static inline __m512 reciprocal(__m512 x) {
 /* e^x within 2 ulp: Cephes' polynomial on [-ln 2 / 2, ln 2 / 2]. 0 and infinity where a float32
  * ends, NaN for NaN. */
 static inline __m512 exponential(__m512 x) {
-  /* The operand that may be NaN stands second: min and max answer that one. */
+  /* The operand that may be NaN comes second: min and max return that one. */
   x = _mm512_max_ps(_mm512_set1_ps(-110), _mm512_min_ps(_mm512_set1_ps(90), x));
   const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
                                             _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

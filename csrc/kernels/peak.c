@@ -16,33 +16,30 @@ const char *cnclip_peak_name(cnclip_peak_precision precision) {
 }
 
 typedef struct {
-  cnclip_peak_kernel *run; /* NULL: this machine has no such instruction */
-  double operations;       /* of one instruction */
-} choice;
+  cnclip_peak_precision precision;
+  cnclip_isa isa; /* the lowest instruction set that runs the kernel */
+  cnclip_peak_kernel *run;
+  double operations; /* of one instruction */
+} kernel;
 
+/* The fastest kernel of a precision comes first. */
+static const kernel kernel_table[] = {
 #if defined(__x86_64__)
-static choice choose(cnclip_peak_precision precision) {
-  if (precision == CNCLIP_PEAK_BF16 && cnclip_isa_supported(CNCLIP_ISA_AVX512_BF16)) {
-    return (choice){cnclip_peak_bf16_avx512, 2 * 32};
-  }
-  if (precision == CNCLIP_PEAK_INT8 && cnclip_isa_supported(CNCLIP_ISA_AVX512_VNNI)) {
-    return (choice){cnclip_peak_int8_avx512, 2 * 64};
-  }
-  if (precision == CNCLIP_PEAK_FP32 && cnclip_isa_supported(CNCLIP_ISA_AVX512)) {
-    return (choice){cnclip_peak_fp32_avx512, 2 * 16};
-  }
-  if (precision == CNCLIP_PEAK_FP32 && cnclip_isa_supported(CNCLIP_ISA_AVX2) &&
-      __builtin_cpu_supports("fma")) {
-    return (choice){cnclip_peak_fp32_avx2, 2 * 8};
-  }
-  return (choice){0};
-}
-#else
-static choice choose(cnclip_peak_precision precision) {
-  (void)precision;
-  return (choice){0};
-}
+    {CNCLIP_PEAK_FP32, CNCLIP_ISA_AVX512, cnclip_peak_fp32_avx512, 2 * 16},
+    {CNCLIP_PEAK_FP32, CNCLIP_ISA_AVX2, cnclip_peak_fp32_avx2, 2 * 8},
+    {CNCLIP_PEAK_BF16, CNCLIP_ISA_AVX512_BF16, cnclip_peak_bf16_avx512, 2 * 32},
+    {CNCLIP_PEAK_INT8, CNCLIP_ISA_AVX512_VNNI, cnclip_peak_int8_avx512, 2 * 64},
 #endif
+    {CNCLIP_PEAK_COUNT, CNCLIP_ISA_SERIAL, NULL, 0},
+};
+
+/* NULL where this machine has no instruction for the precision. */
+static const kernel *choose(cnclip_peak_precision precision) {
+  for (const kernel *k = kernel_table; k->run != NULL; k++) {
+    if (k->precision == precision && cnclip_isa_supported(k->isa)) return k;
+  }
+  return NULL;
+}
 
 static double now(void) {
   struct timespec time;
@@ -52,14 +49,14 @@ static double now(void) {
 
 double cnclip_peak_measure(cnclip_peak_precision precision, double seconds) {
   const size_t rounds = 10000; /* tens of microseconds between looks at the clock */
-  const choice kernel = choose(precision);
-  if (kernel.run == NULL) return 0;
-  kernel.run(rounds); /* the core raises its clock and powers up wide units */
+  const kernel *chosen = choose(precision);
+  if (chosen == NULL) return 0;
+  chosen->run(rounds); /* the core raises its clock and powers up wide units */
   const double start = now();
   double done = 0, elapsed;
   do {
-    kernel.run(rounds);
-    done += (double)rounds * CNCLIP_PEAK_ACCUMULATORS * kernel.operations;
+    chosen->run(rounds);
+    done += (double)rounds * CNCLIP_PEAK_ACCUMULATORS * chosen->operations;
     elapsed = now() - start;
   } while (elapsed < seconds);
   return done / elapsed;

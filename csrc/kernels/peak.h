@@ -15,17 +15,17 @@ typedef enum {
 /* "fp32", "bf16", "int8". Borrowed, static. */
 const char *cnclip_peak_name(cnclip_peak_precision precision);
 
-/* Computes on the calling thread for about `seconds` and gives operations a second, a multiply-add
- * counted as two. 0 if this machine has no instruction for the precision, whatever
+/* Computes on the calling thread for about `seconds` and returns operations per second, a
+ * multiply-add counted as two. 0 if this machine has no instruction for the precision, whatever
  * CNCLIP_FORCE_ISA says. Thread-safe: run it on several threads at once for several cores. */
 double cnclip_peak_measure(cnclip_peak_precision precision, double seconds);
 
 /* Kernels: each executes CNCLIP_PEAK_ACCUMULATORS independent multiply-adds of whole registers,
- * `rounds` times. As many as hide the latency of two such instructions a cycle. */
+ * `rounds` times: enough to hide the latency of two such instructions per cycle. */
 enum { CNCLIP_PEAK_ACCUMULATORS = 12 };
 typedef void cnclip_peak_kernel(size_t rounds);
 
-cnclip_peak_kernel cnclip_peak_fp32_avx2; /* needs FMA too */
-cnclip_peak_kernel cnclip_peak_fp32_avx512, cnclip_peak_bf16_avx512, cnclip_peak_int8_avx512;
+cnclip_peak_kernel cnclip_peak_fp32_avx2, cnclip_peak_fp32_avx512, cnclip_peak_bf16_avx512,
+    cnclip_peak_int8_avx512;
 
 #endif

@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-/* Written as assembly for the reason given in peak_avx512.c, and because these files are compiled
+/* Assembly for the reason in peak_avx512.c, and because these files are compiled
  * without FMA, so that no kernel's rounding changes. */
 void cnclip_peak_fp32_avx2(size_t rounds) {
   __m256 sums[CNCLIP_PEAK_ACCUMULATORS] = {0};

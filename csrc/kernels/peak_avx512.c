@@ -5,8 +5,8 @@
 #include <immintrin.h>
 
 /* Assembly, not intrinsics: gcc 12 spills an array of accumulators of vdpbf16ps and vpdpbusd, and
- * the volatile statements may neither be merged nor left out. Only the assembler has to know the
- * instructions; peak.c looks whether the processor does. */
+ * the volatile statements may neither be merged nor left out. Only the assembler needs to support
+ * the instructions; peak.c checks that the processor does. */
 #define DEFINE_KERNEL(name, instruction, pattern)                                   \
   void name(size_t rounds) {                                                        \
     __m512i sums[CNCLIP_PEAK_ACCUMULATORS] = {0};                                   \

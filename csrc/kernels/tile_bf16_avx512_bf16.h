@@ -1,4 +1,4 @@
-/* What tile_avx512.h asks for, of words of two bfloat16. */
+/* The definitions that tile_avx512.h needs, for words of two bfloat16. */
 #ifndef CNCLIP_TILE_BF16_AVX512_BF16_H
 #define CNCLIP_TILE_BF16_AVX512_BF16_H
 

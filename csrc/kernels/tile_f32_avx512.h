@@ -1,4 +1,4 @@
-/* What tile_avx512.h asks for, of float32 words. */
+/* The definitions that tile_avx512.h needs, for float32 words. */
 #ifndef CNCLIP_TILE_F32_AVX512_H
 #define CNCLIP_TILE_F32_AVX512_H
 

@@ -113,7 +113,7 @@ static PyMethodDef methods[] = {
 static PyType_Slot slots[] = {
     {Py_tp_doc,
      "ImageProcessor(resolution, mean=..., std=...)\n--\n\n"
-     "Pillow's bicubic resampling, scaling and normalising; mean and std default to CLIP's."},
+     "Pillow's bicubic resampling, scaling and normalizing; mean and std default to CLIP's."},
     {Py_tp_new, processor_new},
     {Py_tp_dealloc, processor_dealloc},
     {Py_tp_methods, methods},

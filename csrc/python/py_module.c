@@ -169,7 +169,7 @@ static PyMethodDef module_methods[] = {
      "check_precision(device, precision, /)\n--\n\nRaises DeviceError where the device does not "
      "compute in the precision."},
     {"measure_peak", measure_peak, METH_VARARGS,
-     "measure_peak(precision, seconds, /)\n--\n\nOperations a second that one thread computes in "
+     "measure_peak(precision, seconds, /)\n--\n\nOperations per second that one thread computes in "
      "registers, a multiply-add counted as two; None where the machine has no instruction for it."},
     {0},
 };

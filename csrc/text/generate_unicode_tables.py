@@ -1,4 +1,4 @@
-"""Write unicode_tables.h, the tables behind unicode.h, as this Python knows Unicode.
+"""Write unicode_tables.h, the tables of unicode.h, in this Python's version of Unicode.
 
 Usage: python generate_unicode_tables.py OUT.h
 
@@ -117,7 +117,7 @@ def property_tables() -> tuple[list[int], list[tuple[int, int]]]:
 def fold_tables(folding: Sequence[int]) -> tuple[list[int], list[int]]:
     """For each code point where its folding starts in the pool, and the pool.
 
-    A folding in the pool is its length and then its code points; 0 stands for no folding.
+    A folding in the pool is its length and then its code points; 0 means no folding.
     """
     start_of = [0] * CODE_POINTS
     pool = [0]

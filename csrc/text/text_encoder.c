@@ -53,7 +53,7 @@ static cnclip_status token_rows_alloc(token_rows *rows, size_t count, size_t con
   return CNCLIP_OK;
 }
 
-/* Writes a text's ids and answers how many of the columns it needs. The ids behind a text's end are
+/* Writes a text's ids and returns how many columns it needs. The ids after a text's end are
  * 0. Where that is [PAD] the model masks them and they may be left out; in a vocabulary that has
  * [PAD] elsewhere they are words like any other. */
 static size_t tokenize(const cnclip_text_encoder *encoder, cnclip_text text, int64_t *ids) {

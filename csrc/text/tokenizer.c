@@ -98,7 +98,7 @@ static void put_folded(id_writer *writer, uint32_t character, uint8_t flags) {
   }
   uint8_t combining_class = cnclip_unicode_combining_class(character);
   if (flags & CNCLIP_UNICODE_NONSPACING) {
-    /* Stripped after reordering: as a starter it has held apart what stands around it. */
+    /* Stripped after reordering: as a starter it has kept the characters around it apart. */
     if (combining_class == 0) writer->sorting_start = writer->word_length;
   } else if (combining_class == 0) {
     append_starter(writer, character);

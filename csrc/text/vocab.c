@@ -5,7 +5,7 @@
 #include "base/alloc.h"
 #include "text/unicode.h"
 
-/* A trie in breadth-first order. The children of a node stand together in the order of their
+/* A trie in breadth-first order. The children of a node are adjacent, in the order of their
  * characters, and end where the children of the node after it begin; one node more than there are
  * ends the last. Sorted instead of hashed, so that no vocabulary can make it slow with collisions.
  */
@@ -75,7 +75,7 @@ static size_t decode_utf8(const unsigned char *bytes, const unsigned char *end,
   return length;
 }
 
-/* Reads the line at *cursor and moves the cursor behind its end. *ret_length is the token's, in
+/* Reads the line at *cursor and moves the cursor after its end. *ret_length is the token's, in
  * characters. False if the line is not UTF-8. */
 static bool read_line(const unsigned char **cursor, const unsigned char *end, line_token *token,
                       size_t *ret_length) {
@@ -162,7 +162,7 @@ static cnclip_status add_node(node_list *list, trie_node node, cnclip_error *err
 }
 
 /* Adds the children of one node. Until its turn comes, a node holds the range of the sorted tokens
- * below it: `token` is the first, `first_child` the one behind the last. Each token's `begin` has
+ * below it: `token` is the first, `first_child` the one after the last. Each token's `begin` has
  * moved as many characters on as the node is deep. */
 static cnclip_status expand_node(node_list *list, size_t index, line_token *tokens,
                                  cnclip_error *error) {

@@ -13,18 +13,18 @@
 enum {
   CNCLIP_VOCAB_SIZE_LIMIT = INT32_MAX / 2, /* lines */
 
-  /* WordPiece gives up on longer words, so that a longer token (beside "##") is never asked for. */
+  /* WordPiece does not split longer words, so that no longer token (plus "##") can match. */
   CNCLIP_VOCAB_WORD_LIMIT = 200,
   CNCLIP_VOCAB_TOKEN_LIMIT = CNCLIP_VOCAB_WORD_LIMIT + 2, /* characters */
 };
 
 typedef struct cnclip_vocab cnclip_vocab;
 
-/* Reads a vocabulary file's content: UTF-8, one token a line, the id of a token is its line's
+/* Reads a vocabulary file's content: UTF-8, one token per line, the id of a token is its line's
  * number from 0. As Python's text mode and str.strip() read it: lines end at LF, CR or CRLF, white
- * space around a token is dropped, an empty line takes a number, a token that comes twice keeps its
+ * space around a token is dropped, an empty line has a number, a repeated token keeps its
  * last number, a byte order mark stays part of the first token. A token longer than
- * CNCLIP_VOCAB_TOKEN_LIMIT takes a number but is never matched. `text` is the caller's and is not
+ * CNCLIP_VOCAB_TOKEN_LIMIT has a number but never matches. `text` is the caller's and is not
  * kept. New object in *ret_vocab, freed with cnclip_vocab_free. CNCLIP_ERROR_VOCABULARY: not UTF-8
  * (names the line, counted from 1), more lines than CNCLIP_VOCAB_SIZE_LIMIT, or without [PAD],
  * [UNK], [CLS] or [SEP]. CNCLIP_ERROR_MEMORY. Takes time and memory in proportion to `size`, but
@@ -42,7 +42,7 @@ int32_t cnclip_vocab_sep_id(const cnclip_vocab *vocab);
 /* Number of lines: ids are below it. */
 int32_t cnclip_vocab_size(const cnclip_vocab *vocab);
 
-/* The largest id of a token that is not empty: what an embedding table must at least have rows for.
+/* The largest id of a token that is not empty: an embedding table needs a row for it.
  */
 int32_t cnclip_vocab_largest_id(const cnclip_vocab *vocab);
 

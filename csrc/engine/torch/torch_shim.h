@@ -1,7 +1,7 @@
-/* The C face of libtorch: load a TorchScript archive, run its two towers, free it.
+/* A C interface to libtorch: load a TorchScript archive, run its two towers, free it.
  *
  * Compiles as C11. No C++ exception crosses it: each function catches everything and returns a
- * status. Another engine can stand behind this header later. */
+ * status. Another engine may implement this header later. */
 #ifndef CNCLIP_TORCH_SHIM_H
 #define CNCLIP_TORCH_SHIM_H
 
@@ -19,7 +19,7 @@ typedef struct cnclip_torch_model cnclip_torch_model;
 /* Loads the archive at `path` (UTF-8, or the file system's bytes) onto `device` ("cpu", "cuda:0"),
  * checks that it has the methods encode_image, encode_text and prepare, and calls
  * prepare(`precision`).
- * num_threads: for this model's runs; 0 takes what libtorch would use by itself, in each thread.
+ * num_threads: for this model's runs; 0: libtorch's own default in each thread.
  * New object in *ret_model, freed with cnclip_torch_model_free.
  * CNCLIP_ERROR_ARCHIVE: unreadable, truncated, not TorchScript, or a method is missing.
  * CNCLIP_ERROR_DEVICE: no such device, or see cnclip_torch_check_precision.
@@ -28,8 +28,8 @@ cnclip_status cnclip_torch_model_load(const char *path, const char *device, cons
                                       int num_threads, cnclip_torch_model **ret_model,
                                       cnclip_error *error);
 
-/* What cnclip_torch_model_load says of `precision`, before there is a model.
- * CNCLIP_ERROR_DEVICE: `device` does not compute in it; the message offers fp32.
+/* The check of `precision` in cnclip_torch_model_load, without a model.
+ * CNCLIP_ERROR_DEVICE: `device` does not compute in it; the message suggests fp32.
  * CNCLIP_ERROR_ARGUMENT: no device or precision of this name, or of $CNCLIP_FORCE_ISA. */
 cnclip_status cnclip_torch_check_precision(const char *device, const char *precision,
                                            cnclip_error *error);
@@ -38,7 +38,7 @@ void cnclip_torch_model_free(cnclip_torch_model *model); /* NULL is allowed */
 /* pixels: the caller's float32 [count, 3, resolution, resolution]; embeddings: the caller's memory
  * for float32 [count, width], filled with rows of unit length.
  * Thread-safe: threads may run one model at once.
- * CNCLIP_ERROR_MODEL: libtorch failed, or the tower's answer has another shape or type.
+ * CNCLIP_ERROR_MODEL: libtorch failed, or the tower's result has another shape or type.
  * CNCLIP_ERROR_FORKED: libtorch's threads belong to the parent process. */
 cnclip_status cnclip_torch_model_encode_image(cnclip_torch_model *model, const float *pixels,
                                               size_t count, size_t resolution, float *embeddings,

@@ -1,10 +1,6 @@
 """Image preprocessing once more: the arithmetic in plain sight, and Pillow's own answer.
 
-<<<<<<< HEAD
-`resize` computes what `csrc/image/resample*.c` compute, with whole images and 64-bit sums in place
-=======
 `resize` computes the same as `csrc/image/resample*.c`, with whole images and 64-bit sums in place
->>>>>>> 8a711eb (Process images over 16 MiB part by part, without a callback into Python)
 of rings, rows and split coefficients. `pillow_tensor` is the definition that both have to meet.
 """
 
