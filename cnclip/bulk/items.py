@@ -45,8 +45,8 @@ class Outcome:
     Attributes:
         item: The item.
         error: Why it could not be embedded.
-        width: Pixels of the image, upright.
-        height: Pixels of the image, upright.
+        width: Pixels of the image as it is opened.
+        height: Pixels of the image as it is opened.
         bytes: The size of the image file.
         vector: The embedding, [d]: float32, or as it is stored if it was embedded before.
         known: Whether the vector or the error is from an earlier run.
@@ -70,8 +70,11 @@ class Outcome:
         """Whether there is a vector or an error."""
         return self.error is not None or self.vector is not None
 
-    def open(self) -> Image.Image:
-        """Read and decode the image, as `load_image` does; sets width, height and bytes.
+    def open(self, *, turned: bool = True) -> Image.Image:
+        """Read and decode the image; sets width, height and bytes.
+
+        Args:
+            turned: Open it as `load_image` does, turned as its EXIF orientation says.
 
         Raises:
             ImageError: it cannot be read. The error has a reason and no place.
@@ -79,7 +82,7 @@ class Outcome:
         assert self.item.image is not None
         content = self.item.image.read()
         self.bytes = len(content)
-        image = decode_image(content, turned=True)
+        image = decode_image(content, turned=turned)
         self.width, self.height = image.size
         return image
 

@@ -24,6 +24,7 @@ def embed_items(
     batch_size: int,
     cut_every: int,
     take: Take | None = None,
+    turned: bool = True,
 ) -> Generator[list[Outcome], None, None]:
     """Embed items, and yield them in order.
 
@@ -39,16 +40,26 @@ def embed_items(
         cut_every: The length of a list, at most.
         take: Called with each outcome without an error. It sets the vector or the error of an item
             that is known.
+        turned: Turn images as their EXIF orientation says.
 
     Yields:
         Lists of outcomes. Each has a vector, float32 [d] unless it was known, or an error.
     """
+
+    def open_image(outcome: Outcome) -> Image.Image | None:
+        try:
+            return None if outcome.done else outcome.open(turned=turned)
+        finally:
+            outcome.release_image()
+
     found = taken(items, take)
     batches: Generator[Batch[Outcome], None, None]
     if kind == "texts":
         batches = embed_texts(pipeline, found, _text, max_texts=TEXTS_AT_ONCE, cut_every=cut_every)
     else:
-        batches = embed_images(pipeline, found, _open, batch_size=batch_size, cut_every=cut_every)
+        batches = embed_images(
+            pipeline, found, open_image, batch_size=batch_size, cut_every=cut_every
+        )
     with closing(batches):
         for batch in batches:
             for outcome, vector in zip(batch.embedded, batch.vectors, strict=True):
@@ -60,13 +71,6 @@ def embed_items(
 
 def _text(outcome: Outcome) -> str | None:
     return None if outcome.done else outcome.item.text
-
-
-def _open(outcome: Outcome) -> Image.Image | None:
-    try:
-        return None if outcome.done else outcome.open()
-    finally:
-        outcome.release_image()
 
 
 def taken(items: Iterable[Item] | Iterable[Outcome], take: Take | None) -> Iterator[Outcome]:
