@@ -2,8 +2,9 @@
 
     from cnclip.evaluate import ZeroShotClassifier, recall_at_k, retrieval, top_k
 
-`retrieval.py` and `zeroshot.py` evaluate a model on a data set, `reports.py` has their results,
-`pages.py` and `confusion_*.py` render them. `topk.py` and `recall.py` work on any arrays.
+`retrieval.py` and `zeroshot.py` evaluate a model on a data set. `embeddings.py` keeps embeddings in
+`bulk`'s folders, `reports.py` has the results, `pages.py` and `confusion_*.py` render them.
+`topk.py` and `recall.py` work on any arrays.
 """
 
 from .recall import recall_at_k

@@ -254,8 +254,7 @@ def zeroshot(
                 among_five += int((order[:, :5] == right[:, None]).any(axis=1).sum())
             advance(len(batch.items))
     if not matrix.any():
-        first = problems.hint
-        raise DatasetError(f"no image can be used{first}", file=dataset)
+        raise DatasetError(f"no image can be used{problems.hint}", file=dataset)
     report = _report(data, classifier, matrix, among_five, problems)
     if output is not None:
         folder = Path(output)
@@ -306,7 +305,7 @@ def _classes(
     if labels is None:
         found = data.chinese or data.keys
         if not found:
-            raise DatasetError(f"{data.name}: a list of images requires labels")
+            raise DatasetError("a list of images requires labels", file=data.name)
     elif isinstance(labels, str | Path):
         found = shipped_labels(str(labels)) if str(labels) in LABELS else read_labels(labels)
     else:
@@ -315,10 +314,10 @@ def _classes(
         if data.keys:  # the folders that exist: a part of ImageNet is a data set too
             missing = [key for key in data.keys if key not in found]
             if missing:
-                raise DatasetError(f"{data.name}: no label for the folder {missing[0]!r}")
+                raise DatasetError(f"no label for the folder {missing[0]!r}", file=data.name)
             return data.keys, [found[key] for key in data.keys]
         return list(found), list(found.values())
     names = list(found)
     if data.keys and len(names) != len(data.keys):
-        raise DatasetError(f"{data.name}: {len(data.keys)} folders, but {len(names)} labels")
+        raise DatasetError(f"{len(data.keys)} folders, but {len(names)} labels", file=data.name)
     return data.keys or names, names
