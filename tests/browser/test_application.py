@@ -39,10 +39,10 @@ GALLERY = asset_path("gallery")
 CAT = GALLERY / "1f408.png"
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
-# Of the server's start, and of an answer: the machine may be busy.
+# Time limits for the server's start and for a response: the machine may be busy.
 START_SECONDS = 240
 PATIENCE = 60_000
-# Tells of every connection that the server makes, and every name that it looks up.
+# Prints every connection that the server makes, and every name that it looks up.
 WATCHED = """
 import sys
 def hook(event, arguments):
@@ -124,7 +124,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """Opens pages, each in a window of its own, which in the end have asked no other host."""
+    """Opens pages, each in a new window; checks at the end that they contacted no other host."""
     contexts = []
     asked: list[str] = []
     complaints: list[str] = []

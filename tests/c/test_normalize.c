@@ -40,7 +40,7 @@ static void test_all_bytes(const cnclip_normalize_constants *constants,
   }
 }
 
-/* Lengths around the vector width; nothing is written beside the rows, nothing read behind them. */
+/* Lengths around the vector width; nothing outside the rows is read or written. */
 static void test_lengths(const cnclip_normalize_constants *constants,
                          const cnclip_image_kernels *kernels) {
   for (size_t count = 0; count <= 64; count++) {

@@ -114,7 +114,7 @@ static bool same_pixels(const uint8_t *a, const uint8_t *b, size_t count) {
   return true;
 }
 
-/* `rows` rows of the same width, each in a block of its own. */
+/* `rows` rows of the same width, each in its own block. */
 enum { MAX_ROWS = 7 };
 
 static void test_horizontal(const cnclip_image_kernels *kernels, int input, int output, int rows) {

@@ -42,7 +42,7 @@ static bool interrupt_third(void *context) {
   return ++*asked == 3;
 }
 
-/* Texts of 0 to 60 letters, whose last letter tells odd from even. */
+/* Texts of one-letter words: "a" at odd positions, "b" at even ones. */
 typedef struct {
   char *letters;
   cnclip_text *texts;

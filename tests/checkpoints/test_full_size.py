@@ -24,7 +24,7 @@ from cnclip.convert import convert
 
 pytestmark = pytest.mark.full_size
 
-# Either step in a process of its own, whose peak memory is the step's.
+# Each step runs in a separate process, whose peak memory is that of the step.
 PROGRAM = """
 import json, sys, time
 from pathlib import Path

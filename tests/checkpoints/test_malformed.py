@@ -35,7 +35,7 @@ def peak():
 hints = json.loads(sys.argv[1])
 for line in sys.stdin:
     path, output = json.loads(line)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before, begin = peak(), time.monotonic()
     try:
         convert(path, output, **hints)
