@@ -46,7 +46,7 @@ def model_rate(embedder: MultiModalEmbeddingPipeline, count: int) -> float:
 def bulk_rate(embedder: MultiModalEmbeddingPipeline, folder: Path, count: int) -> float:
     with tempfile.TemporaryDirectory() as output:
         begin = time.perf_counter()
-        report = bulk.embed(folder, embedder, output=output)
+        report = bulk.embed(folder, embedder, output)
         seconds = time.perf_counter() - begin
     assert report.embedded == count
     return count / seconds

@@ -1,8 +1,8 @@
 """Bulk embedding on a Ray cluster: Ray Data reads, actors embed, this process writes the folder.
 
-The items are cut into parts of a few batches. A part is read by a task on any node, embedded by an
-actor, and comes back here, in order; what a node that goes down had in hand, Ray does again. Items
-that are known from earlier runs never leave this process.
+The items are cut into parts of a few batches. A task on any node reads the images of a part, an
+actor embeds them, and the part returns to this process, in order. Ray repeats the parts of a node
+that goes down. Items that are known from earlier runs never leave this process.
 """
 
 from __future__ import annotations
@@ -13,37 +13,35 @@ import os
 import pickle
 import threading
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import cache
-from .._text import MAX_REASON, printable
 from ..archive import SUFFIX
+from ..cache import cached_archive, remembered_sha256
 from ..errors import CnclipError, InvalidInputError, MissingExtraError
 from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..pipelines.builder import MAX_THREADS
 from ..pipelines.model import max_image_batch
-from ..pipelines.stream import IMAGE_BATCH
 from ..preprocessors._prefetch import map_ahead
 from ..sources import ImageRef, pyarrow_modules
-from .items import Kind, Outcome
-from .manifest import Manifest, identity_of
-from .output import locked
-from .run import SHARD_ITEMS, Report, check_count, check_storage, open_checked, write_folder
-from .sources import SourceList, Sources
-from .stream import TEXTS_AT_ONCE, Take, embed_items, taken
+from .embed import TEXTS_AT_ONCE, EmbedReport, embed_outcomes, outcomes_of, write_outcomes
+from .items import Outcome
+from .options import EmbedOptions, checked_count
+from .shards import Manifest, archive_identity
+from .sources import SourceList, Sources, open_sources
+from .store import Store, locked
 
 logger = logging.getLogger("cnclip")
 
 # Batches of a part: many, since the model waits for a part's first images to be decoded.
 _BATCHES = 32
-# Bytes of image files that travel with a part; the actor reads those beyond.
+# Bytes of image files that are sent with a part; the actor reads the rest.
 _MAX_CONTENT = 128 << 20
 _MAX_SENT = 32 << 20
 _READERS_OF_A_PART = 8
@@ -55,98 +53,87 @@ _MAX_CPUS = 8
 def ray_embed(
     sources: Sources,
     model: str | Path,
-    *,
     output: str | os.PathLike[str],
-    kind: Kind = "images",
-    dtype: Literal["float16", "float32"] = "float16",
+    options: EmbedOptions = EmbedOptions(),
+    *,
     precision: str = "fp32",
     device: str = "gpu",
     workers: int | None = None,
     cpus_per_worker: int | None = None,
-    column: str | None = None,
-    id_column: str | None = None,
-    batch_size: int = IMAGE_BATCH,
-    shard_items: int = SHARD_ITEMS,
-    retry: bool = False,
-    replace: bool = False,
     show_progress: bool = False,
-) -> Report:
+) -> EmbedReport:
     """Embed as `embed` does, on all machines of a Ray cluster.
 
     The cluster is the one that `ray.init` was called for, else that of `$RAY_ADDRESS`, else this
-    machine. cnclip has to be installed on its nodes, and see files under the same paths; the model
-    is sent to those that lack it. The folder is written by this process alone: it is the same as
-    `embed`'s, either goes on where the other was cut off, and so does this after a node, or the
-    whole cluster, went down. Embeddings differ by float32's rounding, as with another batch size.
+    machine. cnclip must be installed on its nodes, and the nodes must see files under the same
+    paths; the model is sent to those that lack it. Only this process writes the folder. The folder
+    is the same as that of `embed`, and each continues the other's. A run also resumes after a node
+    or the whole cluster went down. Embeddings differ by float32's rounding, as with another batch
+    size.
 
     Args:
-        sources: As of `embed`. They are listed here and read on the nodes.
-        model: As `pipeline` takes it.
-        output: The folder, made if need be.
-        kind: "images" or "texts".
-        dtype: What is stored.
-        precision: As of `pipeline`.
-        device: 'gpu': an actor for each GPU, if the cluster has any; 'cpu'.
-        workers: Actors; by default as many as the cluster has room for now.
-        cpus_per_worker: CPUs of an actor, which decodes and, without a GPU, embeds with as many
-            threads; by default a GPU's share of its node, without GPUs the CPUs of the smallest
-            node, 8 at most.
-        column: As of `embed`.
-        id_column: As of `embed`.
-        batch_size: Images that go through the model together.
-        shard_items: As of `embed`.
-        retry: As of `embed`.
-        replace: As of `embed`.
-        show_progress: On stderr.
+        sources: One path, or several, see `open_sources`. They are listed here and read on the
+            nodes.
+        model: A model, as `pipeline` opens it.
+        output: The folder; created if it does not exist.
+        options: See `EmbedOptions`.
+        precision: The precision of the model, as for `pipeline`.
+        device: 'gpu' for one actor per GPU, if the cluster has GPUs; 'cpu'.
+        workers: The number of actors; by default as many as the cluster has resources for now.
+        cpus_per_worker: CPUs of an actor, and threads that decode and, without a GPU, embed. By
+            default a GPU's share of its node; without GPUs the CPUs of the smallest node, 8 at
+            most.
+        show_progress: Print progress on stderr.
 
     Returns:
-        What was done, as `embed` tells it.
+        A report. Items that failed are counted, named, and recorded in the folder.
 
     Raises:
-        MissingExtraError: Ray is not installed.
-        DatasetError, InvalidInputError, EmbeddingsError, OSError: as of `embed`.
+        MissingExtraError: Ray or pyarrow is not installed.
+        DatasetError: a source is missing, of no known kind, or empty.
+        InvalidInputError: an argument is out of its bounds.
+        EmbeddingsError: the folder holds something else, or another run writes to it.
+        OSError: the folder cannot be written, for example because the disk is full.
         CnclipError: an actor could not open the model.
-        ray.exceptions.RayError: the cluster failed beyond what Ray makes good, as where actors
-            died twenty times over the same images.
-        KeyboardInterrupt: Ctrl-C; what came back in order is kept.
+        ray.exceptions.RayError: the cluster failed beyond what Ray repairs, for example if actors
+            died twenty times on the same images.
+        KeyboardInterrupt: Ctrl-C. Embeddings that arrived in order are kept.
     """
     ray = _ray()
-    check_storage(dtype, shard_items)
+    pyarrow_modules()  # raises before any work
     if device not in ("gpu", "cpu"):
-        raise InvalidInputError(f"device: expected 'gpu' or 'cpu', got {device!r}")
-    for name, count in (("workers", workers), ("cpus_per_worker", cpus_per_worker)):
-        if count is not None:
-            check_count(name, count, MAX_THREADS)
-    opened = open_checked(sources, kind, column, id_column)
+        raise InvalidInputError(f"expected 'gpu' or 'cpu', got {device!r}", item="device")
+    if workers is not None:
+        workers = checked_count(workers, "workers", max=MAX_THREADS)
+    if cpus_per_worker is not None:
+        cpus_per_worker = checked_count(cpus_per_worker, "cpus_per_worker", max=MAX_THREADS)
+    opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
     with locked(Path(output)) as folder, _connected(ray):
-        actors = _actors(
-            ray, device, workers and int(workers), cpus_per_worker and int(cpus_per_worker)
-        )
-        check_count("batch_size", batch_size, max_image_batch("cuda" if actors.gpus else "cpu"))
+        actors = _actors(ray, device, workers, cpus_per_worker)
+        limit = max_image_batch("cuda" if actors.gpus else "cpu")
+        checked_count(options.batch_size, "batch_size", max=limit)
         info = open_archive(model)
-        wanted = Manifest(kind, identity_of(info), precision, dtype, opened.names, int(shard_items))
-        path = Path(os.path.abspath(info.path))
-        sent = _SentModel(str(path), cache.remembered_sha256(path), _content(ray, path))
-        options = _Options(sent, kind, precision, actors, int(batch_size))
-
-        def embedded(take: Take) -> tuple[int, Generator[list[Outcome], None, None]]:
-            plan = _Plan(opened, options, int(shard_items), take)
-            return plan.items, plan.embedded(ray)
-
-        report = write_folder(
-            folder, wanted, embedded, retry=retry, replace=replace, show_progress=show_progress
+        identity = archive_identity(info)
+        wanted = Manifest(
+            options.kind, identity, precision, options.dtype, opened.names, options.shard_items
         )
+        path = Path(os.path.abspath(info.path))
+        sent = _SentModel(str(path), remembered_sha256(path), _content(ray, path))
+        store = Store(folder, wanted, options)
+        plan = _Plan(opened, _Task(sent, precision, actors, options), store.known.fill)
+        lists = plan.embedded(ray)
+        report = write_outcomes(store, lists, plan.items, show_progress=show_progress)
     report.left_out = dict(opened.left_out)
     return report
 
 
 class _Actors(NamedTuple):
-    """What embeds.
+    """The actors that embed.
 
     Attributes:
-        workers: How many.
-        cpus: Of each.
-        gpus: Of each, 0 or 1.
+        workers: Their number.
+        cpus: CPUs of each.
+        gpus: GPUs of each, 0 or 1.
     """
 
     workers: int
@@ -158,9 +145,9 @@ class _SentModel(NamedTuple):
     """A model that nodes may lack.
 
     Attributes:
-        path: The archive, where it lies on this machine.
-        sha256: Of its content.
-        content: Ray's reference to that, uint8 [n].
+        path: The archive on this machine.
+        sha256: The checksum of its content.
+        content: Ray's reference to the content, uint8 [n].
     """
 
     path: str
@@ -168,86 +155,94 @@ class _SentModel(NamedTuple):
     content: Any
 
     def here(self) -> Path:
-        """The archive on this node: that of the same path, or one in the cache."""
+        """The archive on this node: at the same path, or in the cache."""
         path = Path(self.path)
         with contextlib.suppress(OSError):
-            if cache.remembered_sha256(path) == self.sha256:
+            if remembered_sha256(path) == self.sha256:
                 return path
 
         def write(to: Path) -> None:
             _ray().get(self.content).tofile(to)
 
-        return cache.cached_archive(path.name.removesuffix(SUFFIX), self.sha256, write)
+        return cached_archive(path.name.removesuffix(SUFFIX), self.sha256, write)
 
 
-class _Options(NamedTuple):
-    """What an actor is told."""
+class _Task(NamedTuple):
+    """The work of all actors."""
 
     model: _SentModel
-    kind: Kind
     precision: str
     actors: _Actors
-    batch_size: int
+    options: EmbedOptions
 
 
 class _Plan:
-    """All items, in parts: those that are to be embedded, and those that are known.
+    """All items, in parts, and the numbers of the parts that have something to embed.
 
     Attributes:
-        items: How many there are.
+        items: The number of items.
     """
 
-    def __init__(self, opened: SourceList, options: _Options, shard_items: int, take: Take) -> None:
+    def __init__(self, opened: SourceList, task: _Task, fill: Callable[[Outcome], None]) -> None:
         """Go through the sources once.
 
         Args:
             opened: The sources.
-            options: For the actors.
-            shard_items: Parts end where shards do.
-            take: Knows items of earlier runs.
+            task: For the actors.
+            fill: Fills in what is known from earlier runs, see `Known.fill`.
         """
-        self._options, self._take = options, take
-        # The lists are in memory until the run ends: about 30 bytes an item, since they are packed.
+        self._task, self._fill = task, fill
+        # The parts are in memory until the run ends: about 30 bytes per item, since they are
+        # packed.
         self._parts: list[bytes] = []
         self._new: list[int] = []
         self.items = 0
+        options = task.options
         batch = options.batch_size if options.kind == "images" else TEXTS_AT_ONCE // 8
         part: list[Outcome] = []
-        for item in taken(opened.items(), take):
+        for outcome in outcomes_of(opened.items(), fill):
             self.items += 1
-            part.append(item)
-            if len(part) == _BATCHES * batch or self.items % shard_items == 0:
+            part.append(outcome)
+            # Parts end where shards do.
+            if len(part) == _BATCHES * batch or self.items % options.shard_items == 0:
                 self._add(part)
                 part = []
         if part:
             self._add(part)
 
     def _add(self, part: list[Outcome]) -> None:
-        if not all(item.done for item in part):
+        if not all(outcome.done for outcome in part):
             self._new.append(len(self._parts))
-        for item in part:
-            if item.done:
-                item.release_image()
-            if item.vector is not None:
-                item.vector = _KNOWN  # looked up again when it is written
+        for outcome in part:
+            if outcome.done:
+                outcome.release_image()
+            outcome.vector = None  # of a known item: filled in again when it is written
         self._parts.append(_pack(part, 1))
 
     def embedded(self, ray: ModuleType) -> Generator[list[Outcome], None, None]:
-        """The parts, each item with its vector or error, in order."""
+        """The parts in order. Each outcome has its vector or error."""
         with contextlib.closing(self._results(ray)) as results:
             new = set(self._new)
             for number, packed in enumerate(self._parts):
-                items = next(results) if number in new else _unpack(packed)
-                for item in items:
-                    if item.vector is not None and not len(item.vector):
-                        item.vector = None
-                        self._take(item)
-                yield items
+                outcomes = next(results) if number in new else _unpack(packed)
+                for outcome in outcomes:
+                    if outcome.known and outcome.error is None:
+                        self._fill(outcome)
+                yield outcomes
 
     def _results(self, ray: ModuleType) -> Generator[list[Outcome], None, None]:
-        """The new parts, embedded on the cluster."""
+        """The parts with something to embed, embedded on the cluster."""
         if not self._new:
             return
+        parts = len(self._new)
+        data = self._mapped(ray, self._data(ray), parts)
+        for number, batch in zip(self._new, data.iter_batches(batch_size=1), strict=True):
+            if batch["part"].tolist() != [number]:
+                raise RuntimeError(f"Ray Data: expected part {number}, got {batch['part']}")
+            yield _unpack(batch["items"][0])
+
+    def _data(self, ray: ModuleType) -> Any:
+        """Ray's data set of the parts with something to embed, a row each."""
         arrow, _ = pyarrow_modules()
         binary = arrow.large_binary()
         tables = [
@@ -255,113 +250,102 @@ class _Plan:
             for number in self._new
         ]
         data = ray.data.from_arrow(tables)
-        parts = len(tables)
-        del tables
         data.context.execution_options.preserve_order = True
         data.context.enable_progress_bars = False
-        actors, kind = self._options.actors, self._options.kind
-        if kind == "images":
-            # Reading is waiting: it asks for no CPU, all of which the actors may have.
+        return data
+
+    def _mapped(self, ray: ModuleType, data: Any, parts: int) -> Any:
+        """The data set after reading and embedding, which happen when it is iterated."""
+        actors = self._task.actors
+        if self._task.options.kind == "images":
+            # Reading mostly waits: it asks for no CPU, since the actors may have all of them.
             tasks = ray.data.TaskPoolStrategy(size=min(2 * actors.workers, parts))
             data = data.map_batches(_read, batch_size=1, num_cpus=0, compute=tasks)
-        data = data.map_batches(
+        return data.map_batches(
             _Encoder,
-            fn_constructor_args=(self._options,),
+            fn_constructor_args=(self._task,),
             batch_size=1,
             num_cpus=actors.cpus,
             num_gpus=actors.gpus,
             compute=ray.data.ActorPoolStrategy(size=min(actors.workers, parts)),
-            # Nodes may go down, but an image that ends the process is not tried for ever.
+            # Nodes may go down, but an image that ends the process is not tried forever.
             max_restarts=_MAX_RETRIES,
             max_task_retries=_MAX_RETRIES,
         )
-        for number, batch in zip(self._new, data.iter_batches(batch_size=1), strict=True):
-            if batch["part"].tolist() != [number]:
-                raise RuntimeError(f"Ray Data: expected part {number}, got {batch['part']}")
-            yield _unpack(batch["items"][0])
-
-
-# Stands for a vector that this process has; vectors of the others are not empty.
-_KNOWN = np.empty(0, np.float32)
 
 
 def _read(batch: dict[str, Any]) -> dict[str, Any]:
-    """A part with its images' files, in a task of Ray's."""
-    items = _unpack(batch["items"][0])
-    room = _MAX_CONTENT
+    """Read the image files of a part, in a task of Ray."""
+    outcomes = _unpack(batch["items"][0])
+    left = _MAX_CONTENT
     lock = threading.Lock()
 
     def read(outcome: Outcome) -> None:
-        """Replace the reference by one to the content."""
-        nonlocal room
+        """Replace the reference to an image by its content."""
+        nonlocal left
         item = outcome.item
-        if outcome.done or item.image is None or room <= 0:
+        if outcome.done or item.image is None or left <= 0:
             return
-        # Of what lies in an archive, that is the archive's.
+        # The size of an item in an archive is that of the archive.
         if item.id == item.path and (item.size or 0) > _MAX_SENT:
             return
         try:
             content = item.image.read()
         except CnclipError as error:
-            outcome.error = printable(error.reason)[:MAX_REASON]
-            outcome.release_image()
+            outcome.fail(error)
         else:
             outcome.item = replace(item, image=ImageRef(content))
             with lock:
-                room -= len(content)
+                left -= len(content)
 
-    for _ in map_ahead(read, items, _READERS_OF_A_PART, len(items)):
+    for _ in map_ahead(read, outcomes, _READERS_OF_A_PART, len(outcomes)):
         pass
-    return {"part": batch["part"], "items": [_pack(items)]}
+    return {"part": batch["part"], "items": [_pack(outcomes)]}
 
 
 class _Encoder:
-    """An actor: one open model, or the reason why there is none."""
+    """An actor: one open model, or the error of opening it."""
 
-    def __init__(self, options: _Options) -> None:
-        self._options = options
+    def __init__(self, task: _Task) -> None:
+        self._task = task
         self._pipeline: MultiModalEmbeddingPipeline | CnclipError
         try:
             self._pipeline = pipeline(
-                model=options.model.here(),
-                precision=options.precision,
-                device="gpu" if options.actors.gpus else "cpu",
-                num_threads=options.actors.cpus,
+                model=task.model.here(),
+                precision=task.precision,
+                device="gpu" if task.actors.gpus else "cpu",
+                num_threads=task.actors.cpus,
             )
         except CnclipError as error:
-            # Of an actor that fails here, Ray tells in pages, and not which error it was.
+            # Ray reports an actor that fails here at length, and without this error.
             self._pipeline = error
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Embed a part."""
         if isinstance(self._pipeline, CnclipError):
             return {"part": batch["part"], "items": [_pack(self._pipeline)]}
-        items = _unpack(batch["items"][0])
-        done = embed_items(
-            self._pipeline,
-            items,
-            self._options.kind,
-            batch_size=self._options.batch_size,
-            cut_every=len(items),
-        )
-        return {"part": batch["part"], "items": [_pack([item for some in done for item in some])]}
+        outcomes = _unpack(batch["items"][0])
+        options = self._task.options
+        lists = embed_outcomes(self._pipeline, outcomes, options, cut_every=len(outcomes))
+        done = [outcome for some in lists for outcome in some]
+        return {"part": batch["part"], "items": [_pack(done)]}
 
 
-def _pack(items: list[Outcome] | CnclipError, level: int = 0) -> bytes:
-    return zlib.compress(pickle.dumps(items, pickle.HIGHEST_PROTOCOL), level)
+def _pack(outcomes: list[Outcome] | CnclipError, level: int = 0) -> bytes:
+    return zlib.compress(pickle.dumps(outcomes, pickle.HIGHEST_PROTOCOL), level)
 
 
 def _unpack(content: bytes) -> list[Outcome]:
-    items: list[Outcome] | CnclipError = pickle.loads(zlib.decompress(content))
-    if isinstance(items, CnclipError):
-        raise items
-    return items
+    outcomes: list[Outcome] | CnclipError = pickle.loads(zlib.decompress(content))
+    if isinstance(outcomes, CnclipError):
+        raise outcomes
+    return outcomes
 
 
 def _actors(
     ray: ModuleType, device: str, workers: int | None, cpus_per_worker: int | None
 ) -> _Actors:
-    """As many as there is room for, unless told otherwise."""
+    """As many actors as the cluster has resources for, or as the caller asks for."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
     if device == "gpu" and with_gpus:
@@ -382,11 +366,11 @@ def _content(ray: ModuleType, archive: Path) -> Any:
 
 @contextlib.contextmanager
 def _connected(ray: ModuleType) -> Iterator[None]:
-    """Connected to the cluster; what was not connected before is not afterwards."""
+    """Connect to the cluster, and disconnect afterwards if it was not connected before."""
     connected = ray.is_initialized()
     if not connected:
         ray.init(logging_level=logging.WARNING)
-    # Ray Data tells of its plans there, in a dozen lines.
+    # Ray Data logs a dozen lines about its plans.
     its_logger = logging.getLogger("ray.data")
     level = its_logger.level
     its_logger.setLevel(logging.ERROR)
@@ -399,12 +383,12 @@ def _connected(ray: ModuleType) -> Iterator[None]:
 
 
 def _ray() -> ModuleType:
-    """Ray, with its part for data.
+    """Ray, with Ray Data.
 
     Raises:
         MissingExtraError: it is not installed.
     """
-    # It would tell its makers how it is used.
+    # Otherwise Ray sends statistics to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray

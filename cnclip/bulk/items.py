@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from numpy.typing import NDArray
 from PIL import Image
 
+from .._text import MAX_REASON, printable
 from ..datasets.retrieval import decode_image
+from ..errors import CnclipError
 from ..sources.refs import ImageRef
-
-Kind = Literal["images", "texts"]
+from .options import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Item:
         size: The file's bytes.
         mtime_ns: When the file was written. With the size, it shows whether the file has changed.
         image: The image.
+        turned: Whether the image is turned upright, as its EXIF orientation says.
         text: The text.
         error: Why it cannot be embedded, if that is known before it is read.
     """
@@ -34,6 +36,7 @@ class Item:
     size: int | None = None
     mtime_ns: int | None = None
     image: ImageRef | None = None
+    turned: bool = True
     text: str | None = None
     error: str | None = None
 
@@ -45,11 +48,11 @@ class Outcome:
     Attributes:
         item: The item.
         error: Why it could not be embedded.
-        width: Pixels of the image as it is opened.
-        height: Pixels of the image as it is opened.
+        width: Pixels of the image, upright.
+        height: Pixels of the image, upright.
         bytes: The size of the image file.
-        vector: The embedding, [d]: float32, or as it is stored if it was embedded before.
-        known: Whether the vector or the error is from an earlier run.
+        vector: The embedding, [d]: float32, or as it is stored if it is from an earlier run.
+        known: Whether an earlier run has the vector or the error.
     """
 
     item: Item
@@ -67,14 +70,11 @@ class Outcome:
 
     @property
     def done(self) -> bool:
-        """Whether there is a vector or an error."""
-        return self.error is not None or self.vector is not None
+        """Whether there is nothing left to embed."""
+        return self.known or self.error is not None or self.vector is not None
 
-    def open(self, *, turned: bool = True) -> Image.Image:
-        """Read and decode the image; sets width, height and bytes.
-
-        Args:
-            turned: Open it as `load_image` does, turned as its EXIF orientation says.
+    def open(self) -> Image.Image:
+        """Read and decode the image, as `load_image` does; sets width, height and bytes.
 
         Raises:
             ImageError: it cannot be read. The error has a reason and no place.
@@ -82,9 +82,14 @@ class Outcome:
         assert self.item.image is not None
         content = self.item.image.read()
         self.bytes = len(content)
-        image = decode_image(content, turned=turned)
+        image = decode_image(content, turned=self.item.turned)
         self.width, self.height = image.size
         return image
+
+    def fail(self, error: CnclipError) -> None:
+        """Set the error of an image that could not be read."""
+        self.error = printable(error.reason)[:MAX_REASON]
+        self.release_image()
 
     def release_image(self) -> None:
         """Drop the reference to the image, which may have the image's bytes or share a block."""

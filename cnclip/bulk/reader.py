@@ -11,18 +11,26 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from ..errors import EmbeddingsError
-from .items import Kind
-from .manifest import MANIFEST, UNFINISHED, Manifest
-from .shard_files import SUFFIXES, check_shard, load_lines, load_vectors, path_of
+from .options import Kind
+from .shards import (
+    MANIFEST,
+    SUFFIXES,
+    UNFINISHED,
+    Manifest,
+    check_shard,
+    load_lines,
+    load_vectors,
+    path_of,
+)
 
 
-class Block(NamedTuple):
-    """A shard's embeddings.
+class EmbeddingBatch(NamedTuple):
+    """The embeddings of a shard.
 
     Attributes:
         first_row: The number of the first among all rows.
         vectors: Float16 or float32 [n, d], rows of unit length, memory-mapped.
-        lines: A pyarrow.Table with a line for each row: `row` (in this block), `id`, `path`,
+        lines: A pyarrow.Table with a line for each row: `row` (of `vectors`), `id`, `path`,
             `text`, `width`, `height`, `bytes`, `size`, `mtime_ns`, `error` (null).
     """
 
@@ -32,11 +40,11 @@ class Block(NamedTuple):
 
 
 class Embeddings:
-    """A folder of embeddings, as a finished run of `cnclip embed` left it.
+    """A folder of embeddings that a finished run has written.
 
     Attributes:
         path: The folder.
-        manifest: What it was made of and with, and its shards.
+        manifest: The content of its `manifest.json`.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -44,22 +52,22 @@ class Embeddings:
 
     @property
     def kind(self) -> Kind:
-        """What was embedded: "images" or "texts"."""
+        """The kind of the items: "images" or "texts"."""
         return self.manifest.kind
 
     @property
     def model(self) -> dict[str, Any]:
-        """The model, as `model_identity` tells it."""
+        """The identity of the model, see `model_identity`."""
         return self.manifest.model
 
     @property
     def precision(self) -> str:
-        """What was computed in."""
+        """The precision of the model, such as "fp32"."""
         return self.manifest.precision
 
     @property
     def dtype(self) -> str:
-        """What is stored: "float16" or "float32"."""
+        """The type of the embeddings: "float16" or "float32"."""
         return self.manifest.dtype
 
     @property
@@ -69,7 +77,7 @@ class Embeddings:
 
     @property
     def rows(self) -> int:
-        """How many embeddings there are."""
+        """The number of embeddings."""
         return self.manifest.rows
 
     def __len__(self) -> int:
@@ -86,14 +94,14 @@ class Embeddings:
 
     @cached_property
     def paths(self) -> list[str]:
-        """The rows' files or URLs; a name that is not UTF-8 is a file: URL, as `load_image` takes.
+        """The rows' files or URLs; of a path that is not UTF-8, the file: URL.
 
         Raises:
             EmbeddingsError: a file is missing or damaged; names it.
         """
         return self._column("path")
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[EmbeddingBatch]:
         """All rows, a shard at a time.
 
         Raises:
@@ -103,7 +111,7 @@ class Embeddings:
         for shard in self.manifest.shards:
             vectors = load_vectors(self.path, shard, self.manifest)
             table = load_lines(self.path, shard)
-            yield Block(first, vectors, self._with_rows(table, shard.name))
+            yield EmbeddingBatch(first, vectors, self._with_rows(table, shard.name))
             first += shard.rows
 
     def failed(self) -> Iterator[tuple[str, str, str]]:
@@ -136,11 +144,12 @@ class Embeddings:
         return found
 
     def _with_rows(self, table: Any, name: str) -> Any:
-        """The lines that have a row, of which there are as many as rows."""
+        """The lines that have a row."""
         table = table.filter(table.column("row").is_valid())
         rows = table.column("row").to_pylist()
         if rows != list(range(len(rows))):
-            raise EmbeddingsError(f"{self.path / name}.parquet: damaged: its rows are not in order")
+            path = self.path / f"{name}.parquet"
+            raise EmbeddingsError("damaged: its rows are not in order", file=path)
         return table
 
 
@@ -148,11 +157,12 @@ def open_embeddings(path: str | os.PathLike[str], *, check: bool = False) -> Emb
     """Open a folder of embeddings.
 
     Args:
-        path: The folder, as `cnclip embed` or `cnclip.bulk.embed` wrote it.
-        check: Compare all files with their checksums, which reads them.
+        path: The folder, written by `cnclip embed` or `cnclip.bulk.embed`.
+        check: Read all files and compare them with their checksums.
 
     Raises:
-        EmbeddingsError: it is not one, not finished, or a file is missing or damaged.
+        EmbeddingsError: it is not a folder of embeddings, not finished, or a file is missing or
+            damaged.
         MissingExtraError: pyarrow is not installed; raised when lines are read.
         OSError: it cannot be read.
     """
@@ -160,12 +170,13 @@ def open_embeddings(path: str | os.PathLike[str], *, check: bool = False) -> Emb
     manifest = Manifest.read(folder / MANIFEST) if folder.is_dir() else None
     if manifest is None:
         if (folder / UNFINISHED).exists():
-            raise EmbeddingsError(f"{folder}: not finished: run the same `cnclip embed` again")
-        raise EmbeddingsError(f"{folder}: not a folder of embeddings: it has no {MANIFEST}")
+            reason = "not finished: run the same `cnclip embed` again"
+            raise EmbeddingsError(reason, file=folder)
+        raise EmbeddingsError(f"not a folder of embeddings: it has no {MANIFEST}", file=folder)
     for shard in manifest.shards:
         for suffix in SUFFIXES:
             if not path_of(folder, shard, suffix).exists():
-                raise EmbeddingsError(f"{path_of(folder, shard, suffix)}: is missing")
+                raise EmbeddingsError("is missing", file=path_of(folder, shard, suffix))
     found = Embeddings(folder, manifest)
     if check:
         found.check()

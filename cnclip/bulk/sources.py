@@ -17,7 +17,8 @@ from ..sources.folder import expand, is_pattern, spelled
 from ..sources.refs import is_url
 from ..sources.tables import TABLE_SUFFIXES
 from ..sources.tsv_files import TSV_SUFFIX
-from .items import Item, Kind
+from .items import Item
+from .options import Kind
 from .rows import (
     file_item,
     folder_items,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..bulk.options import EmbedOptions, help_of
 from ._arguments import add_model_arguments, open_pipeline, print_failed
 
 if TYPE_CHECKING:
-    from ..bulk import Report
+    from ..bulk import EmbedReport
 
 SUMMARY = "embed images or texts of any number to a folder"
 
@@ -36,51 +38,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the sources hold texts: .txt or - (one on each line), .jsonl, .csv, .tsv, .parquet",
     )
     add_model_arguments(parser)
-    parser.add_argument(
-        "--dtype",
-        choices=("float16", "float32"),
-        default="float16",
-        help="type of the stored embeddings (default: %(default)s)",
-    )
-    parser.add_argument("--column", metavar="NAME", help="of tables: the images or texts")
-    parser.add_argument("--id-column", metavar="NAME", help="of tables: the ids")
-    parser.add_argument(
-        "--batch-size", type=int, metavar="N", default=8, help="images; default: %(default)s"
-    )
-    parser.add_argument(
-        "--shard-items",
-        type=int,
-        metavar="N",
-        default=8192,
-        help="items of a shard; default: %(default)s",
-    )
-    parser.add_argument(
-        "--retry", action="store_true", help="try items again that failed in an earlier run"
-    )
-    parser.add_argument(
-        "--replace",
-        action="store_true",
-        help="drop embeddings of sources that are not listed",
-    )
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Add an argument for each field of EmbedOptions; `kind` is --texts."""
+    for one in dataclasses.fields(EmbedOptions):
+        if one.name == "kind":
+            continue
+        flag, help_text = "--" + one.name.replace("_", "-"), help_of(one.name)
+        if one.default is False:
+            parser.add_argument(flag, action="store_true", help=help_text)
+        elif one.default is None:
+            parser.add_argument(flag, metavar="NAME", help=help_text)
+        else:
+            parser.add_argument(
+                flag,
+                type=type(one.default),
+                choices=one.metadata.get("choices"),
+                metavar="N" if isinstance(one.default, int) else None,
+                default=one.default,
+                help=f"{help_text} (default: %(default)s)",
+            )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed, and report what the folder holds."""
     from ..bulk import embed
 
+    names = [one.name for one in dataclasses.fields(EmbedOptions) if one.name != "kind"]
+    values: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    options = EmbedOptions(kind="texts" if arguments.texts else "images", **values)
     report = embed(
-        arguments.sources,
-        open_pipeline(arguments),
-        output=arguments.output,
-        kind="texts" if arguments.texts else "images",
-        dtype=arguments.dtype,
-        column=arguments.column,
-        id_column=arguments.id_column,
-        batch_size=arguments.batch_size,
-        shard_items=arguments.shard_items,
-        retry=arguments.retry,
-        replace=arguments.replace,
-        show_progress=True,
+        arguments.sources, open_pipeline(arguments), arguments.output, options, show_progress=True
     )
     _print(report)
     if report.rows == 0:
@@ -88,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
-def _print(report: Report) -> None:
+def _print(report: EmbedReport) -> None:
     print_failed(
         "embed", report.first_failed, report.failed, "the Parquet files have all, see `error`"
     )

@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Embed if needed, build the index, and describe it."""
     from ..bulk import open_embeddings
-    from ..bulk.manifest import MANIFEST, UNFINISHED
+    from ..bulk.shards import MANIFEST, UNFINISHED
     from ..search import add_embeddings, connect, index_embeddings
     from ..search.vectors import import_faiss
 
@@ -125,9 +125,9 @@ def _embed(
     embedder: MultiModalEmbeddingPipeline, source: Path, folder: Path, *, replace: bool
 ) -> int:
     """Embed a folder of images; name and count those that fail."""
-    from ..bulk import embed
+    from ..bulk import EmbedOptions, embed
 
-    report = embed(source, embedder, output=folder, replace=replace, show_progress=True)
+    report = embed(source, embedder, folder, EmbedOptions(replace=replace), show_progress=True)
     print_failed(
         "index", report.first_failed, report.failed, f"all are in {folder}", maximum=MAX_PROBLEMS
     )

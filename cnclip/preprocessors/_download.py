@@ -15,6 +15,8 @@ import urllib.request
 from types import TracebackType
 from typing import Any
 
+from .._text import first_line
+
 _CHUNK = 1 << 16
 
 
@@ -37,9 +39,10 @@ def download(url: str, timeout: float, max_bytes: int) -> bytes:
                 raise TimeoutError(f"not complete after {timeout:g} seconds") from error
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
-                raise OSError(str(error)) from error
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise OSError(str(reason) or type(reason).__name__) from error
+                raise OSError(first_line(error)) from error
+            cause = error.reason if isinstance(error, urllib.error.URLError) else error
+            known = first_line(cause) if isinstance(cause, BaseException) else cause
+            raise OSError(known) from error
     # A response without a length ends with its connection, which our timer may have closed.
     if deadline.passed:
         raise TimeoutError(f"not complete after {timeout:g} seconds")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..bulk import holds_many, open_recorded
+from ..bulk.lookup import holds_many, open_recorded
 from ..errors import ImageError
 
 _HTTP = re.compile(r"https?:", re.IGNORECASE)

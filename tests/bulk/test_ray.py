@@ -21,16 +21,18 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cnclip import DatasetError, DeviceError, EmbeddingsError, InvalidInputError, bulk, cache
+from cnclip import bulk, cache, pipeline
 from cnclip.assets import asset_path
 from cnclip.bulk import cluster as under_test
-from cnclip.bulk import open_sources
 from cnclip.bulk.items import Outcome
+from cnclip.bulk.sources import open_sources
 from cnclip.datasets import write_split
+from cnclip.errors import DatasetError, DeviceError, EmbeddingsError, InvalidInputError
+from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = [
-    # Ray leaves files and sockets to the garbage collector, and warns of its own future.
+    # Ray leaves files and sockets to the garbage collector, and warns of future changes.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -63,6 +65,10 @@ def nodes() -> Iterator[Any]:
 def some() -> list[Path]:
     """A few images."""
     return sorted(GALLERY.glob("*.png"))[:20]
+
+
+def shipped() -> MultiModalEmbeddingPipeline:
+    return pipeline(model="emoji-cn", device="cpu")
 
 
 def vectors_of(folder: Path) -> dict[str, np.ndarray]:
@@ -121,13 +127,14 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         ({"device": "cuda:0"}, "device"),
         ({"workers": 0}, "workers"),
         ({"cpus_per_worker": 10**6}, "cpus_per_worker"),
-        ({"dtype": "int8"}, "dtype"),
-        ({"kind": "songs"}, "kind"),
     ):
         with pytest.raises(InvalidInputError, match=what):
-            bulk.ray_embed(GALLERY, "emoji-cn", output=tmp_path / "out", **options)  # type: ignore[arg-type]
+            bulk.ray_embed(GALLERY, "emoji-cn", tmp_path / "out", **options)  # type: ignore[arg-type]
+    for wrong, what in (({"dtype": "int8"}, "dtype"), ({"kind": "songs"}, "kind")):
+        with pytest.raises(InvalidInputError, match=what):
+            bulk.EmbedOptions(**wrong)  # type: ignore[arg-type]
     with pytest.raises(DatasetError, match="no such"):
-        bulk.ray_embed(tmp_path / "none", "emoji-cn", output=tmp_path / "out")
+        bulk.ray_embed(tmp_path / "none", "emoji-cn", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -183,7 +190,7 @@ def test_items_of_every_source_can_be_sent(tmp_path: Path, some: list[Path]) -> 
         assert [item.image.read() for item in received] == contents, name
         assert [pickle.loads(one).image.read() for one in sent] == contents, name
         if name in ("some.tar", "test_imgs.tsv"):
-            # What the whole file's index takes does not go with each of its images.
+            # An image is sent without the index of the whole file.
             assert max(map(len, sent)) < 2000, name
 
 
@@ -203,11 +210,12 @@ def test_the_plan_keeps_no_images(tmp_path: Path, some: list[Path]) -> None:
         archive.write(tmp_path / "test_imgs.tsv", "test_imgs.tsv")
         archive.write(tmp_path / "test_texts.jsonl", "test_texts.jsonl")
 
-    def know(item: Any) -> None:
-        item.vector, item.known = np.zeros(8, np.float16), True
+    def know(outcome: Outcome) -> None:
+        outcome.vector, outcome.known = np.zeros(8, np.float16), True
 
-    options = under_test._Options(None, "images", "fp32", under_test._Actors(1, 1, 0), 8)  # type: ignore[arg-type]
-    plan = under_test._Plan(open_sources(tmp_path / "tsv.zip"), options, 100, know)
+    options = bulk.EmbedOptions(shard_items=100)
+    task = under_test._Task(None, "fp32", under_test._Actors(1, 1, 0), options)  # type: ignore[arg-type]
+    plan = under_test._Plan(open_sources(tmp_path / "tsv.zip"), task, know)
     assert plan.items == len(some)
     assert sum(map(len, plan._parts)) < 200 * len(some)
 
@@ -217,13 +225,14 @@ def test_large_files_do_not_travel(
 ) -> None:
     limit = sorted(path.stat().st_size for path in some)[10]
     monkeypatch.setattr(under_test, "_MAX_SENT", limit)
-    items = [Outcome.of(item) for item in open_sources(some).items()]
-    read = under_test._read({"part": np.array([0]), "items": [under_test._pack(items)]})
-    found = under_test._unpack(read["items"][0])
-    travel = [isinstance(outcome.item.image.source, bytes) for outcome in found]
+    outcomes = [Outcome.of(item) for item in open_sources(some).items()]
+    read = under_test._read({"part": np.array([0]), "items": [under_test._pack(outcomes)]})
+    found = [outcome.item.image for outcome in under_test._unpack(read["items"][0])]
+    travel = [image is not None and isinstance(image.source, bytes) for image in found]
     assert travel == [path.stat().st_size <= limit for path in some]
     assert any(travel) and not all(travel)
-    assert [outcome.item.image.read() for outcome in found] == [path.read_bytes() for path in some]
+    contents = [image and image.read() for image in found]
+    assert contents == [path.read_bytes() for path in some]
 
 
 # On the cluster
@@ -242,29 +251,29 @@ def test_a_folder_is_that_of_embed(nodes: Any, tmp_path: Path, some: list[Path])
         for path in some[:5]:
             tar.add(path, path.name)
     sources = [photos, tmp_path / "some.tar"]
-    options: dict[str, Any] = {"shard_items": 8, "batch_size": 4, "dtype": "float32"}
-    bulk.embed(sources, "emoji-cn", output=tmp_path / "one", device="cpu", **options)
-    report = bulk.ray_embed(sources, "emoji-cn", output=tmp_path / "many", **options)
+    options = bulk.EmbedOptions(shard_items=8, batch_size=4, dtype="float32")
+    bulk.embed(sources, shipped(), tmp_path / "one", options)
+    report = bulk.ray_embed(sources, "emoji-cn", tmp_path / "many", options)
     assert (report.rows, report.embedded, report.kept, report.failed) == (25, 25, 0, 2)
     assert report.left_out == {".txt": 1}
     assert_same(tmp_path / "many", tmp_path / "one")
     # Either goes on with the other's folder; only what is new is embedded.
     shutil.copy2(sorted(GALLERY.glob("*.png"))[30], photos)
-    report = bulk.ray_embed(sources, "emoji-cn", output=tmp_path / "one", **options)
+    report = bulk.ray_embed(sources, "emoji-cn", tmp_path / "one", options)
     assert (report.rows, report.embedded, report.kept, report.failed) == (26, 1, 25, 2)
-    bulk.embed(sources, "emoji-cn", output=tmp_path / "many", device="cpu", **options)
+    bulk.embed(sources, shipped(), tmp_path / "many", options)
     assert_same(tmp_path / "many", tmp_path / "one")
-    report = bulk.ray_embed(sources, "emoji-cn", output=tmp_path / "one", **options)
+    report = bulk.ray_embed(sources, "emoji-cn", tmp_path / "one", options)
     assert (report.embedded, report.kept) == (0, 26)
 
 
 @pytest.mark.slow
 def test_texts(nodes: Any, tmp_path: Path) -> None:
     (tmp_path / "titles.txt").write_text("".join(f"第{n}只猫\n" for n in range(3000)))
-    options: dict[str, Any] = {"kind": "texts", "dtype": "float32"}
+    options = bulk.EmbedOptions(kind="texts", dtype="float32")
     source = tmp_path / "titles.txt"
-    bulk.embed(source, "emoji-cn", output=tmp_path / "one", device="cpu", **options)
-    report = bulk.ray_embed(source, "emoji-cn", output=tmp_path / "many", **options)
+    bulk.embed(source, shipped(), tmp_path / "one", options)
+    report = bulk.ray_embed(source, "emoji-cn", tmp_path / "many", options)
     assert (report.rows, report.failed) == (3000, 0)
     assert_same(tmp_path / "many", tmp_path / "one")
 
@@ -278,12 +287,12 @@ def test_an_actor_is_killed(nodes: Any, tmp_path: Path) -> None:
         victim.send_signal(signal.SIGKILL)
         killed.append(victim.pid)
 
-    options: dict[str, Any] = {"shard_items": 8, "batch_size": 1, "dtype": "float32"}
+    options = bulk.EmbedOptions(shard_items=8, batch_size=1, dtype="float32")
     thread = after_shards(tmp_path / "many", 2, kill)
-    report = bulk.ray_embed(GALLERY, "emoji-cn", output=tmp_path / "many", **options)
+    report = bulk.ray_embed(GALLERY, "emoji-cn", tmp_path / "many", options)
     thread.join(10)
     assert killed
-    bulk.embed(GALLERY, "emoji-cn", output=tmp_path / "one", device="cpu", **options)
+    bulk.embed(GALLERY, shipped(), tmp_path / "one", options)
     assert report.rows == report.embedded == bulk.open_embeddings(tmp_path / "one").rows
     assert_same(tmp_path / "many", tmp_path / "one")
 
@@ -292,8 +301,8 @@ def test_an_actor_is_killed(nodes: Any, tmp_path: Path) -> None:
 def test_a_run_that_is_cut_off_goes_on(
     nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnclip.bulk.run.SECONDS_BETWEEN_COMMITS", 0)
-    options: dict[str, Any] = {"shard_items": 32, "batch_size": 1, "dtype": "float32"}
+    monkeypatch.setattr("cnclip.bulk.store.SECONDS_BETWEEN_COMMITS", 0)
+    options = bulk.EmbedOptions(shard_items=32, batch_size=1, dtype="float32")
     lists = 0
     unpack = under_test._unpack
 
@@ -306,16 +315,16 @@ def test_a_run_that_is_cut_off_goes_on(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(under_test, "_unpack", interrupted)
-        bulk.ray_embed(GALLERY, "emoji-cn", output=tmp_path / "many", **options)
+        bulk.ray_embed(GALLERY, "emoji-cn", tmp_path / "many", options)
     with pytest.raises(EmbeddingsError, match="not finished"):
         bulk.open_embeddings(tmp_path / "many")
     deadline = time.monotonic() + 30
     while actors() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not actors()
-    report = bulk.ray_embed(GALLERY, "emoji-cn", output=tmp_path / "many", **options)
+    report = bulk.ray_embed(GALLERY, "emoji-cn", tmp_path / "many", options)
     assert report.kept == 3 * 32
-    bulk.embed(GALLERY, "emoji-cn", output=tmp_path / "one", device="cpu", **options)
+    bulk.embed(GALLERY, shipped(), tmp_path / "one", options)
     assert_same(tmp_path / "many", tmp_path / "one")
 
 
@@ -341,7 +350,7 @@ def test_a_model_that_a_node_lacks(
 @pytest.mark.slow
 def test_a_model_that_actors_cannot_open(nodes: Any, tmp_path: Path, some: list[Path]) -> None:
     with pytest.raises(DeviceError, match="fp16"):
-        bulk.ray_embed(some, "emoji-cn", output=tmp_path / "out", precision="fp16")
+        bulk.ray_embed(some, "emoji-cn", tmp_path / "out", precision="fp16")
 
 
 @pytest.mark.slow
@@ -352,11 +361,11 @@ def test_a_node_goes_down(nodes: Any, tmp_path: Path) -> None:
         nodes.remove_node(nodes.worker_list[1], allow_graceful=False)
         gone.append(nodes.worker_list[1])
 
-    options: dict[str, Any] = {"shard_items": 8, "batch_size": 1, "dtype": "float32"}
+    options = bulk.EmbedOptions(shard_items=8, batch_size=1, dtype="float32")
     thread = after_shards(tmp_path / "many", 2, remove)
-    report = bulk.ray_embed(GALLERY, "emoji-cn", output=tmp_path / "many", **options)
+    report = bulk.ray_embed(GALLERY, "emoji-cn", tmp_path / "many", options)
     thread.join(10)
     assert gone
-    bulk.embed(GALLERY, "emoji-cn", output=tmp_path / "one", device="cpu", **options)
+    bulk.embed(GALLERY, shipped(), tmp_path / "one", options)
     assert report.rows == report.embedded == bulk.open_embeddings(tmp_path / "one").rows
     assert_same(tmp_path / "many", tmp_path / "one")

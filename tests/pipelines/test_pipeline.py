@@ -44,7 +44,7 @@ print("图文匹配概率:", probs)
 """
 
 
-# What a call answers
+# Results of a call
 
 
 def test_answers_have_both_keys(vit: MultiModalEmbeddingPipeline, photo: Image.Image) -> None:
@@ -105,7 +105,7 @@ def test_a_very_long_text(vit: MultiModalEmbeddingPipeline, unit: str) -> None:
     assert time.monotonic() - begun < 5
 
 
-# What a call refuses
+# Refused inputs
 
 
 class Names:
@@ -323,7 +323,7 @@ def test_the_shipped_model_by_its_name() -> None:
     assert words[0] @ words[1] > words[0] @ words[2]
 
 
-# Lists that change under our hands
+# Lists that change during the call
 
 
 def test_a_list_that_another_thread_changes(vit: MultiModalEmbeddingPipeline) -> None:
@@ -340,7 +340,7 @@ def test_a_list_that_another_thread_changes(vit: MultiModalEmbeddingPipeline) ->
                 some.insert(0, taken)
                 some[5:9] = some[5:9][::-1]
             words[3] = f"{words[3]}。"[:20]
-            time.sleep(0)  # lets go of the interpreter's lock
+            time.sleep(0)  # releases the interpreter's lock
 
     thread = threading.Thread(target=change)
     thread.start()
@@ -354,7 +354,7 @@ def test_a_list_that_another_thread_changes(vit: MultiModalEmbeddingPipeline) ->
         thread.join()
 
 
-# The house
+# Names and errors
 
 
 def test_the_names_of_modelscope() -> None:

@@ -35,5 +35,5 @@ def embeddings(tmp_path: Path, embedder: MultiModalEmbeddingPipeline) -> Path:
     photos.mkdir()
     for path in sorted(GALLERY.glob("*.png"))[:40]:
         shutil.copy(path, photos)
-    bulk.embed(photos, embedder, output=tmp_path / "out", shard_items=15)
+    bulk.embed(photos, embedder, tmp_path / "out", bulk.EmbedOptions(shard_items=15))
     return tmp_path / "out"

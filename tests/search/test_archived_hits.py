@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnclip import bulk, load_image
+from cnclip import bulk, load_image, pipeline
 from cnclip.assets import asset_path
 from cnclip.bulk import lookup
 from cnclip.cli import main
@@ -40,7 +40,7 @@ def test_images_in_archives_are_shown(tmp_path: Path, capsys: pytest.CaptureFixt
     write_split(tmp_path, "test", [(7, (GALLERY / "1f98a.png").read_bytes())], [(0, "狐狸", [7])])
     names = ("some.tar", "some.zip", "some.parquet", "test_imgs.tsv")
     sources = [tmp_path / name for name in names]
-    bulk.embed(sources, "emoji-cn", output=tmp_path / "out", device="cpu")
+    bulk.embed(sources, pipeline(model="emoji-cn", device="cpu"), tmp_path / "out")
     path = tmp_path / "some.index"
     assert main(["index", str(tmp_path / "out"), "-o", str(path), "--device", "cpu"]) == 0
     capsys.readouterr()

@@ -36,7 +36,7 @@ def test_many_embeddings_are_coded_after_training_on_some(
 ) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(nonsense_texts(embedder.model.info.vocabulary, 600, 5)), "utf-8")
-    bulk.embed(texts, embedder, output=tmp_path / "out", kind="texts", shard_items=250)
+    bulk.embed(texts, embedder, tmp_path / "out", bulk.EmbedOptions(kind="texts", shard_items=250))
     index = index_embeddings(tmp_path / "out", exact_up_to=100, hnsw_up_to=200)
     assert (index.kind, index.contents, len(index)) == ("ivfpq", "texts", 600)
     wanted = texts.read_text("utf-8").splitlines()[123]

@@ -130,7 +130,7 @@ def test_embeddings_of_texts_are_searched(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("texts.txt").write_text("红色的汽车\n一只猫\n生日蛋糕\n", "utf-8")
-    bulk.embed("texts.txt", embedder, output="out", kind="texts")
+    bulk.embed("texts.txt", embedder, "out", bulk.EmbedOptions(kind="texts"))
     assert main(["index", "out", "-o", "texts.index", "--device", "cpu"]) == 0
     answer = run_json(capsys, "texts.index", "猫", "-k", "2")
     assert answer[0]["text"] == "一只猫" and set(answer[0]) == {"path", "score", "text"}

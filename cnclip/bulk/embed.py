@@ -1,0 +1,318 @@
+"""Bulk embedding: to a folder that a second run brings up to date, or to an iterator."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import Where
+from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_texts
+from ..progress import progress
+from ..sources import ProblemKind, Problems, pyarrow_modules
+from .items import Item, Outcome
+from .options import EmbedOptions, Kind, checked_count
+from .shards import Manifest, model_identity
+from .sources import SourceList, Sources, open_sources
+from .store import Store, locked
+
+# Texts of a list that is yielded: some seconds' work, after which a run commits.
+TEXTS_AT_ONCE = 512
+# Failed items that a report names; all are in the folder.
+MAX_FAILED = 1000
+
+
+@dataclass
+class EmbedReport:
+    """The result of a run.
+
+    Attributes:
+        output: The folder.
+        kind: "images" or "texts".
+        dim: Columns of the embeddings.
+        items: Items of the sources.
+        rows: Embeddings in the folder.
+        embedded: Embeddings that this run made.
+        kept: Embeddings of earlier runs.
+        failed: Items that could not be embedded, including those of earlier runs.
+        first_failed: (id, error) of the first of them.
+        left_out: Files of folders without the suffix of an image: how many of each suffix.
+    """
+
+    output: Path
+    kind: Kind
+    dim: int
+    items: int = 0
+    rows: int = 0
+    embedded: int = 0
+    kept: int = 0
+    failed: int = 0
+    first_failed: list[tuple[str, str]] = field(default_factory=list, repr=False)
+    left_out: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def add(self, outcomes: list[Outcome]) -> None:
+        """Count outcomes."""
+        self.items += len(outcomes)
+        for outcome in outcomes:
+            if outcome.error is not None:
+                self.failed += 1
+                if len(self.first_failed) < MAX_FAILED:
+                    self.first_failed.append((outcome.item.id, outcome.error))
+            elif outcome.known:
+                self.kept += 1
+            else:
+                self.embedded += 1
+        self.rows = self.embedded + self.kept
+
+
+def embed(
+    sources: Sources,
+    pipeline: MultiModalEmbeddingPipeline,
+    output: str | os.PathLike[str],
+    options: EmbedOptions = EmbedOptions(),
+    *,
+    show_progress: bool = False,
+) -> EmbedReport:
+    """Embed images or texts of any number to a folder, see docs/embedding.md.
+
+    Afterwards the folder holds the embeddings of what the sources hold now. An interrupted run
+    resumes, and a later one embeds only what is new or changed: files by their size and time, texts
+    by their words. Until a run ends, the folder stays as the last run left it.
+
+    Args:
+        sources: One path, or several, see `open_sources`.
+        pipeline: An open pipeline.
+        output: The folder; created if it does not exist.
+        options: See `EmbedOptions`.
+        show_progress: Print progress on stderr.
+
+    Returns:
+        A report. Items that failed are counted, named, and recorded in the folder.
+
+    Raises:
+        DatasetError: a source is missing, of no known kind, or empty.
+        InvalidInputError: the batch size is too large for the device.
+        EmbeddingsError: the folder holds something else, or another run writes to it.
+        OSError: the folder cannot be written, for example because the disk is full. Embeddings
+            that were made are kept.
+        MissingExtraError: pyarrow is not installed.
+        KeyboardInterrupt: Ctrl-C, noticed between batches.
+    """
+    opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
+    return embed_source_list(opened, pipeline, output, options, show_progress=show_progress)
+
+
+def embed_source_list(
+    sources: SourceList,
+    pipeline: MultiModalEmbeddingPipeline,
+    output: str | os.PathLike[str],
+    options: EmbedOptions = EmbedOptions(),
+    *,
+    rebuild: bool = False,
+    show_progress: bool = False,
+) -> EmbedReport:
+    """Embed open sources to a folder, see `embed`.
+
+    Args:
+        sources: The sources and their items, also of sources that the caller has made.
+        pipeline: An open pipeline.
+        output: The folder; created if it does not exist.
+        options: See `EmbedOptions`; `kind` must be that of the sources.
+        rebuild: Drop embeddings of another model, precision, dtype or kind that the folder holds,
+            instead of raising EmbeddingsError.
+        show_progress: Print progress on stderr.
+
+    Raises:
+        DatasetError, InvalidInputError, EmbeddingsError, OSError, MissingExtraError,
+        KeyboardInterrupt: see `embed`.
+    """
+    pyarrow_modules()  # raises before any work
+    checked_count(options.batch_size, "batch_size", max=pipeline.model.max_image_batch)
+    model, precision = model_identity(pipeline), pipeline.model.precision
+    wanted = Manifest(
+        options.kind, model, precision, options.dtype, sources.names, options.shard_items
+    )
+    with locked(Path(output)) as folder:
+        store = Store(folder, wanted, options, rebuild=rebuild)
+        total = _count(sources) if show_progress else None
+        outcomes = outcomes_of(sources.items(), store.known.fill)
+        lists = embed_outcomes(pipeline, outcomes, options, cut_every=options.shard_items)
+        report = write_outcomes(store, lists, total, show_progress=show_progress)
+    report.left_out = dict(sources.left_out)
+    return report
+
+
+def iter_embeddings(
+    sources: Sources,
+    pipeline: MultiModalEmbeddingPipeline,
+    options: EmbedOptions = EmbedOptions(),
+    *,
+    problems: Problems | None = None,
+) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+    """Embed images or texts of any number, and write nothing.
+
+    Args:
+        sources: One path, or several, see `open_sources`.
+        pipeline: An open pipeline.
+        options: `kind`, `column`, `id_column` and `batch_size` are used.
+        problems: Gets the items that cannot be embedded, which are left out.
+
+    Yields:
+        (ids, vectors): the ids of a few items, and float32 [n, d], rows of unit length.
+
+    Raises:
+        DatasetError: a source is missing, of no known kind, or empty.
+        InvalidInputError: the batch size is too large for the device.
+    """
+    opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
+    checked_count(options.batch_size, "batch_size", max=pipeline.model.max_image_batch)
+    outcomes = outcomes_of(opened.items())
+    for some in embed_outcomes(pipeline, outcomes, options, cut_every=options.shard_items):
+        ids, vectors = [], []
+        for outcome in some:
+            if outcome.vector is not None:
+                ids.append(outcome.item.id)
+                vectors.append(outcome.vector)
+            elif problems is not None:
+                where = Where(file=outcome.item.id)
+                problems.add(ProblemKind.UNREADABLE_IMAGE, where, outcome.error or "")
+        if ids:
+            yield ids, np.stack(vectors)
+
+
+def outcomes_of(
+    items: Iterable[Item], fill: Callable[[Outcome], None] | None = None
+) -> Iterator[Outcome]:
+    """The outcomes of items before they are embedded.
+
+    Args:
+        items: The items.
+        fill: Called with each outcome that has no error, see `Known.fill`.
+    """
+    for item in items:
+        outcome = Outcome.of(item)
+        if fill is not None and outcome.error is None:
+            fill(outcome)
+        yield outcome
+
+
+def embed_outcomes(
+    pipeline: MultiModalEmbeddingPipeline,
+    outcomes: Iterable[Outcome],
+    options: EmbedOptions,
+    *,
+    cut_every: int,
+) -> Generator[list[Outcome], None, None]:
+    """Fill in the vector or the error of outcomes that have neither.
+
+    A batch ends when it is full, and after every `cut_every`-th outcome. So a run that continues
+    after the end of a list, with all outcomes before it known, has the same batches from there on,
+    and the same bits.
+
+    Args:
+        pipeline: An open pipeline.
+        outcomes: Drawn about a batch ahead of the list that is yielded.
+        options: `kind` and `batch_size` are used.
+        cut_every: The length of a list, at most.
+
+    Yields:
+        Lists of outcomes, in order. Vectors that were not known are float32 [d].
+    """
+    batches: Generator[Batch[Outcome], None, None]
+    if options.kind == "texts":
+        batches = embed_texts(
+            pipeline, outcomes, _text, max_texts=TEXTS_AT_ONCE, cut_every=cut_every
+        )
+    else:
+        size = options.batch_size
+        batches = embed_images(pipeline, outcomes, _open, batch_size=size, cut_every=cut_every)
+    with contextlib.closing(batches):
+        for batch in batches:
+            for outcome, vector in zip(batch.embedded, batch.vectors, strict=True):
+                outcome.vector = vector
+            for outcome, error in batch.failed:
+                outcome.fail(error)
+            yield batch.items
+
+
+def _text(outcome: Outcome) -> str | None:
+    return None if outcome.done else outcome.item.text
+
+
+def _open(outcome: Outcome) -> Image.Image | None:
+    try:
+        return None if outcome.done else outcome.open()
+    finally:
+        outcome.release_image()
+
+
+def write_outcomes(
+    store: Store,
+    lists: Generator[list[Outcome], None, None],
+    total: int | None,
+    *,
+    show_progress: bool,
+) -> EmbedReport:
+    """Write outcomes to a folder, and end the run.
+
+    Args:
+        store: The folder.
+        lists: Outcomes, all done; no list extends beyond the end of a shard. Closed here.
+        total: The number of items, if it is known.
+        show_progress: Print progress on stderr.
+    """
+    wanted = store.wanted
+    report = EmbedReport(store.folder, wanted.kind, wanted.model["embed_dim"])
+    with (
+        contextlib.closing(lists),
+        _progress(wanted.kind, total, enabled=show_progress) as advance,
+    ):
+        try:
+            for outcomes in lists:
+                report.add(outcomes)
+                advance(outcomes)
+                store.add(outcomes)
+        except KeyboardInterrupt:
+            store.commit()
+            raise
+    store.finish()
+    return report
+
+
+def _count(sources: SourceList) -> int:
+    """The number of items, with progress: listing millions of files takes a while."""
+    with progress(f"looking for {sources.kind}", unit="item") as advance:
+        total = 0
+        for total, _ in enumerate(sources.items(), 1):
+            if total % 1000 == 0:
+                advance(1000)
+    return total
+
+
+@contextlib.contextmanager
+def _progress(
+    kind: Kind, total: int | None, *, enabled: bool
+) -> Iterator[Callable[[list[Outcome]], None]]:
+    """Progress from the first new item on, so that the rate is that of embedding."""
+    with contextlib.ExitStack() as stack:
+        bar: Callable[[int], None] | None = None
+        passed = 0
+
+        def advance(outcomes: list[Outcome]) -> None:
+            nonlocal bar, passed
+            new = any(not outcome.known for outcome in outcomes if outcome.error is None)
+            if bar is None and new:
+                bar = stack.enter_context(
+                    progress(kind, total, kind[:-1], done=passed, enabled=enabled)
+                )
+            passed += len(outcomes)
+            if bar is not None:
+                bar(len(outcomes))
+
+        yield advance

@@ -1,0 +1,76 @@
+"""Options of bulk embedding: one table for the API and the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import InvalidInputError
+from ..pipelines.stream import IMAGE_BATCH
+
+Kind = Literal["images", "texts"]
+
+KINDS = ("images", "texts")
+DTYPES = ("float16", "float32")
+MAX_SHARD_ITEMS = 1 << 20
+
+
+def _option(default: Any, help: str, **rules: Any) -> Any:
+    """A field with its help, and with `choices`, `min` and `max`."""
+    return field(default=default, metadata={"help": help, **rules})
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """Options of `embed`, `iter_embeddings` and `ray_embed`. `help_of` explains each.
+
+    Raises:
+        InvalidInputError: a value is not allowed; names the option.
+    """
+
+    kind: Kind = _option("images", "kind of the items: images or texts", choices=KINDS)
+    dtype: Literal["float16", "float32"] = _option(
+        "float16", "type of the stored embeddings", choices=DTYPES
+    )
+    column: str | None = _option(None, "of tables: the column of images or texts")
+    id_column: str | None = _option(None, "of tables: the column of ids")
+    batch_size: int = _option(IMAGE_BATCH, "images that go through the model together", min=1)
+    shard_items: int = _option(8192, "items of a shard", min=1, max=MAX_SHARD_ITEMS)
+    retry: bool = _option(False, "try items again that failed in an earlier run")
+    replace: bool = _option(False, "drop embeddings of sources that are not listed")
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for one in fields(self):
+            value, rules = getattr(self, one.name), one.metadata
+            if "choices" in rules and value not in rules["choices"]:
+                reason = f"expected {' or '.join(map(repr, rules['choices']))}, got {value!r:.60}"
+                raise InvalidInputError(reason, item=one.name)
+            if "min" in rules:
+                object.__setattr__(self, one.name, checked_count(value, one.name, **_bounds(rules)))
+
+
+def _bounds(rules: Any) -> dict[str, int]:
+    return {name: rules[name] for name in ("min", "max") if name in rules}
+
+
+def help_of(name: str) -> str:
+    """The help of an option."""
+    (found,) = (one for one in fields(EmbedOptions) if one.name == name)
+    text: str = found.metadata["help"]
+    return text
+
+
+def checked_count(value: Any, name: str, min: int = 1, max: int | None = None) -> int:
+    """An integer within bounds.
+
+    Raises:
+        InvalidInputError: it is not; names the option.
+    """
+    is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_count or value < min or (max is not None and value > max):
+        bounds = f"{min} or more" if max is None else f"{min} to {max}"
+        raise InvalidInputError(f"expected {bounds}, got {value!r:.60}", item=name)
+    return int(value)

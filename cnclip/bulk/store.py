@@ -1,0 +1,306 @@
+"""Writes a folder of embeddings: resumes, keeps the embeddings of unchanged items, never mixes.
+
+Shards never change. While a run is under way, `manifest.json` is that of the last run that ended,
+with all its shards; `unfinished.json` names the shards of this run. A run that was interrupted
+finds its items in both. At the end the manifest is replaced, and files that it does not name are
+removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._text import first_line
+from ..errors import EmbeddingsError
+from .items import Item, Outcome, key_of
+from .options import EmbedOptions
+from .shards import (
+    MANIFEST,
+    SUFFIXES,
+    UNFINISHED,
+    Manifest,
+    Shard,
+    check_shard,
+    load_lines,
+    load_vectors,
+    path_of,
+    write_shard,
+)
+
+logger = logging.getLogger("cnclip")
+
+# A run that is killed loses this much work, and a batch, at most.
+SECONDS_BETWEEN_COMMITS = 5.0
+# Shards whose lines are in memory, about 2 MB each: the order of the items may have changed.
+_SHARDS_KEPT = 256
+_LINES_AT_ONCE = 8192
+# The files that runs write, and the temporary files that a killed run leaves.
+_OURS = re.compile(
+    r"\d{5,}-[0-9a-f]{12}\.(npy|parquet)"
+    r"|\.(\d{5,}-[0-9a-f]{12}\.(npy|parquet)|manifest\.json|unfinished\.json)\.[0-9a-f]{8}\.tmp"
+)
+
+
+class Store:
+    """A folder of embeddings that is being written. One run at a time writes a folder.
+
+    Attributes:
+        folder: The folder.
+        wanted: Its manifest, without shards.
+        known: The items of earlier runs.
+    """
+
+    def __init__(
+        self, folder: Path, wanted: Manifest, options: EmbedOptions, *, rebuild: bool = False
+    ) -> None:
+        """Read what earlier runs have written.
+
+        Args:
+            folder: An existing folder that is locked, see `locked`.
+            wanted: The manifest to write, without shards.
+            options: `retry` and `replace` are used.
+            rebuild: Drop embeddings that must not be mixed with these, instead of raising.
+
+        Raises:
+            EmbeddingsError: the folder holds embeddings of another model or of sources that are
+                not listed any more, or is damaged.
+            OSError: it cannot be read or written.
+        """
+        self.folder, self.wanted = folder, wanted
+        self._before = Manifest.read(folder / MANIFEST)
+        unfinished = Manifest.read(folder / UNFINISHED)
+        earlier = [one for one in (self._before, unfinished) if one is not None]
+        if rebuild:
+            earlier = [one for one in earlier if not one.differences(wanted)]
+        for one in earlier:
+            if one.items > 0:
+                self._check_earlier(one, replaces_sources=options.replace)
+        shards = [shard for one in earlier for shard in one.shards]
+        self.known = Known(folder, wanted, shards, retry=options.retry)
+        # Shards of an interrupted run, which the next run finds too if this one is interrupted.
+        self._earlier = [] if unfinished is None or unfinished not in earlier else unfinished.shards
+        self._shards: list[Shard] = []
+        self._partial: Shard | None = None
+        self._growing: list[Outcome] = []
+        # A folder that cannot be written is noticed before any work.
+        self._note()
+        self._committed = time.monotonic()
+        kept = [*shards, *(self._before.shards if self._before is not None else [])]
+        self._remove_others(kept)
+
+    def _check_earlier(self, earlier: Manifest, *, replaces_sources: bool) -> None:
+        if differences := earlier.differences(self.wanted):
+            raise EmbeddingsError(
+                "holds embeddings that cannot be mixed with these: "
+                f"{'; '.join(differences)}; write to another folder",
+                file=self.folder,
+            )
+        gone = [name for name in earlier.sources if name not in set(self.wanted.sources)]
+        if gone and not replaces_sources:
+            raise EmbeddingsError(
+                f"was made of {gone[0]}{', ...' if len(gone) > 1 else ''} as well; "
+                "name all sources again, or ask to replace them (replace=True, --replace)",
+                file=self.folder,
+            )
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Append outcomes, which do not extend beyond the end of a shard.
+
+        Full shards are written; every few seconds the rest is too, so that a run that is killed
+        resumes after it.
+
+        Raises:
+            OSError: a file cannot be written; names it.
+        """
+        self._growing += outcomes
+        if len(self._growing) == self.wanted.shard_items:
+            self._write_full()
+        if time.monotonic() - self._committed >= SECONDS_BETWEEN_COMMITS:
+            self.commit()
+
+    def _write_full(self) -> None:
+        self._shards.append(self._write())
+        self._growing = []
+
+    def _write(self) -> Shard:
+        """Write the growing shard. It counts once it is noted."""
+        number = len(self._shards)
+        return write_shard(self.folder, number, self._growing, self.wanted, self.known.intact)
+
+    def commit(self) -> None:
+        """Write everything that was added, and note it in `unfinished.json`.
+
+        Raises:
+            OSError: a file cannot be written; names it.
+        """
+        self._note(self._write() if self._growing else None)
+        self._committed = time.monotonic()
+
+    def _note(self, partial: Shard | None = None) -> None:
+        """Write `unfinished.json`. `partial` replaces the previous partial shard."""
+        noted = [*self._shards, *([partial] if partial is not None else []), *self._earlier]
+        unique = list({shard.name: shard for shard in noted}.values())
+        replace(self.wanted, shards=unique).write(self.folder / UNFINISHED)
+        if self._partial is not None and self._partial not in unique:
+            self._remove(self._partial)
+        self._partial = partial
+
+    def finish(self) -> Manifest:
+        """Write the rest and the manifest, and remove everything else.
+
+        Raises:
+            OSError: a file cannot be written; names it.
+        """
+        if self._growing:
+            self._write_full()
+        manifest = replace(self.wanted, shards=list(self._shards))
+        manifest.write(self.folder / MANIFEST)
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
+        self._remove_others(self._shards)
+        return manifest
+
+    def _remove(self, shard: Shard) -> None:
+        """Remove a shard that only this run has named."""
+        if self._before is not None and shard in self._before.shards:
+            return
+        self.known.intact.discard(shard.name)
+        for suffix in SUFFIXES:
+            path_of(self.folder, shard, suffix).unlink(missing_ok=True)
+
+    def _remove_others(self, shards: Sequence[Shard]) -> None:
+        """Remove all files of runs except these shards and the manifests."""
+        wanted = {shard.name for shard in shards}
+        for path in list(self.folder.iterdir()):
+            if _OURS.fullmatch(path.name) and path.stem not in wanted:
+                path.unlink(missing_ok=True)
+
+
+class Known:
+    """Items of earlier runs. They take 16 bytes each in memory.
+
+    Attributes:
+        intact: The names of the shards that exist and are undamaged.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, shards: Iterable[Shard], *, retry: bool
+    ) -> None:
+        """Read the lines of shards. Shards that are missing or damaged are logged and left out.
+
+        Args:
+            folder: The folder of embeddings.
+            manifest: The manifest that they were made with.
+            shards: The shards; a name may occur twice.
+            retry: Leave out items that failed.
+        """
+        self._folder, self._manifest, self._retry = folder, manifest, retry
+        self._kind = manifest.kind
+        self.intact: set[str] = set()
+        self._shards: list[Shard] = []
+        keys, places = [np.empty(0, np.uint64)], [np.empty((0, 2), np.int32)]
+        for shard in shards:
+            if shard.name in self.intact:
+                continue
+            try:
+                check_shard(folder, shard)
+                own, lines = self._keys(load_lines(folder, shard))
+            except EmbeddingsError as error:
+                logger.warning("%s; embedding its items again", error)
+                continue
+            self.intact.add(shard.name)
+            keys.append(own)
+            places.append(np.stack([np.full_like(lines, len(self._shards)), lines], 1))
+            self._shards.append(shard)
+        unsorted = np.concatenate(keys)
+        order = np.argsort(unsorted, kind="stable")
+        self._sorted, self._places = unsorted[order], np.concatenate(places)[order]
+        self._table = lru_cache(_SHARDS_KEPT)(self._load)
+
+    def _keys(self, table: Any) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+        """The keys of a shard's items, and the numbers of their lines."""
+        keys, lines = [], []
+        for number, (row, id, path, size, mtime_ns, text, error) in enumerate(_lines_of(table)):
+            # A text that failed has its error before it is looked up.
+            if (self._retry and error is not None) or (self._kind == "texts" and row is None):
+                continue
+            keys.append(key_of(self._kind, id, path, size, mtime_ns, text))
+            lines.append(number)
+        return np.array(keys, np.uint64), np.array(lines, np.int32)
+
+    def _load(self, shard: int) -> tuple[Any, NDArray[Any]]:
+        """A shard's lines and embeddings."""
+        found = self._shards[shard]
+        vectors = load_vectors(self._folder, found, self._manifest)
+        return load_lines(self._folder, found), vectors
+
+    def fill(self, outcome: Outcome) -> None:
+        """Fill in the vector or the error of an item that is known, and set `known`.
+
+        Raises:
+            EmbeddingsError: a shard was removed or damaged since.
+        """
+        item = outcome.item
+        key = np.uint64(key_of(self._kind, item.id, item.path, item.size, item.mtime_ns, item.text))
+        place = int(np.searchsorted(self._sorted, key))
+        while place < len(self._sorted) and self._sorted[place] == key:
+            shard, line = self._places[place].tolist()
+            if self._is_line(item, shard, line):
+                self._fill(outcome, shard, line)
+                return
+            place += 1
+
+    def _is_line(self, item: Item, shard: int, line: int) -> bool:
+        table, _ = self._table(shard)
+        names = ("text",) if self._kind == "texts" else ("id", "path", "size", "mtime_ns")
+        return all(table.column(name)[line].as_py() == getattr(item, name) for name in names)
+
+    def _fill(self, outcome: Outcome, shard: int, line: int) -> None:
+        table, vectors = self._table(shard)
+        for name in ("width", "height", "bytes", "error"):
+            setattr(outcome, name, table.column(name)[line].as_py())
+        row = table.column("row")[line].as_py()
+        outcome.vector = None if row is None else np.array(vectors[row])
+        outcome.known = True
+
+
+def _lines_of(table: Any) -> Iterator[tuple[Any, ...]]:
+    names = ("row", "id", "path", "size", "mtime_ns", "text", "error")
+    for start in range(0, table.num_rows, _LINES_AT_ONCE):
+        some = table.slice(start, _LINES_AT_ONCE)
+        yield from zip(*(some.column(name).to_pylist() for name in names), strict=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[Path]:
+    """Create a folder if it does not exist, and lock it for this process.
+
+    Raises:
+        EmbeddingsError: another run writes to it.
+        OSError: it cannot be created; names it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EmbeddingsError("another run writes to it", file=folder) from error
+        except OSError as error:
+            # Some network file systems have no locks.
+            logger.warning("%s cannot be locked: %s", folder, first_line(error))
+        yield folder
+    finally:
+        os.close(descriptor)

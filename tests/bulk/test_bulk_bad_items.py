@@ -1,0 +1,147 @@
+"""Items that cannot be embedded: odd files, broken rows, damaged archives."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnclip import bulk, cli, load_image
+from cnclip.errors import DatasetError, InvalidInputError
+from tests.support.bulk import (
+    Embed,
+    failed_of,
+    vectors_of,
+    write_tar,
+    write_zip,
+)
+
+
+def test_odd_files(embed: Embed, photos: Path, some: list[Path], monkeypatch: Any) -> None:
+    odd = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(some[0], photos / odd)
+    shutil.copy(some[0], photos / "行\n的.png")
+    (photos / "empty.png").write_bytes(b"")
+    (photos / "text.png").write_bytes(b"no image")
+    (photos / "cut.png").write_bytes(some[0].read_bytes()[:500])
+    (photos / "broken.png").symlink_to("nowhere")
+    (photos / "inner" / "loop").symlink_to("..")
+    (photos / "own.png").symlink_to("own.png")
+    os.mkfifo(photos / "fifo")
+    monkeypatch.chdir(photos)  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
+        report = embed(photos)
+    assert (report.rows, report.failed) == (22, 7)
+    failed = failed_of(report.output)
+    assert failed.keys() == {
+        "empty.png", "text.png", "cut.png", "broken.png", "own.png", "fifo", "socket",
+    }  # fmt: skip
+    assert failed["fifo"] == "a FIFO, not a file"
+    assert failed["socket"] == "a socket, not a file"
+    assert failed["empty.png"] == "an empty file"
+    assert failed["broken.png"] == "no such file"
+    assert failed["text.png"] == "cannot be read as an image: of no format that Pillow knows"
+    url = (photos / odd).as_uri()
+    assert url in bulk.open_embeddings(report.output).paths
+    load_image(url)
+    again = embed(photos)
+    assert (again.embedded, again.kept, again.failed) == (0, 22, 7)
+
+
+def test_the_command_names_what_failed(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    (photos / "bad\x1b[31m.png").write_bytes(b"no image")
+    arguments = ["embed", str(photos), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    for _ in range(2):  # it has not changed, and is named again
+        assert cli.main(arguments) == 1
+        out, err = capsys.readouterr()
+        assert "20 images" in out
+        assert "1 failed" in out
+        assert f"{photos}/bad\\x1b[31m.png: cannot be read as an image" in err
+    assert (
+        cli.main([*arguments[:1], str(photos / "bad\x1b[31m.png"), *arguments[2:], "--replace"])
+        == 2
+    )
+
+
+def test_broken_rows(embed: Embed, some: list[Path], tmp_path: Path) -> None:
+    text = base64.b64encode(some[0].read_bytes()).decode()
+    (tmp_path / "valid_imgs.tsv").write_text(f"1\t{text}\n1\t{text}\n2\t??\n3\n4\t{text}\n")
+    report = embed(tmp_path / "valid_imgs.tsv")
+    assert list(vectors_of(report.output)) == ["1", "4"]
+    assert report.failed == 3
+
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"text": "\xe7\x8c\xab"}\n{"text": 3}\nnot json\n{"text": ""}\n{"text": "\\ud800"}\n[]\n'
+    )
+    report = embed(tmp_path / "a.jsonl", kind="texts", output=tmp_path / "texts")
+    assert (report.rows, report.failed) == (1, 5)
+    assert [error.partition(":")[0] for _, error in report.first_failed] == [
+        "expected a string, found 3",
+        "not JSON",
+        "expected a string, found nothing",
+        "the text is not UTF-8",
+        "expected a JSON object, found list",
+    ]
+
+
+def test_damaged_archives(embed: Embed, some: list[Path], tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", some)
+    content = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(content[: len(content) // 2])
+    report = embed(tmp_path / "a.tar")
+    assert 5 < report.rows < 20
+    assert report.failed >= 1
+
+    write_zip(tmp_path / "a.zip", some)
+    damaged = bytearray((tmp_path / "a.zip").read_bytes())
+    damaged[300:310] = b"0123456789"
+    (tmp_path / "a.zip").write_bytes(damaged)
+    report = embed(tmp_path / "a.zip", output=tmp_path / "zip")
+    assert (report.rows, report.failed) == (19, 1)
+    (tmp_path / "b.zip").write_bytes(b"no zip")
+    with pytest.raises(DatasetError, match="not a zip, or damaged"):
+        embed(tmp_path / "b.zip", output=tmp_path / "b")
+    (tmp_path / "b.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DatasetError, match="damaged, or not Parquet"):
+        embed(tmp_path / "b.parquet", output=tmp_path / "b")
+    report = embed([tmp_path / "b.zip", tmp_path / "b.parquet", some[0]], output=tmp_path / "b")
+    assert (report.rows, report.failed) == (1, 2)
+
+
+def test_nothing_to_embed(embed: Embed, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="nowhere: no such file or folder"):
+        embed(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match="of no known kind"):
+        embed(__file__)
+    embed(photos)
+    before = vectors_of(tmp_path / "out")
+    for path in photos.rglob("*.png"):
+        path.unlink()
+    # A disk that is not mounted must not cost what was embedded of it.
+    with pytest.raises(DatasetError, match="photos: holds no images"):
+        embed(photos)
+    assert vectors_of(tmp_path / "out").keys() == before.keys()
+    (photos / "a.tar").touch()
+    with pytest.raises(DatasetError, match=r"no images, but files \*.tar: name those"):
+        embed(photos)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "int8"},
+        {"batch_size": 0},
+        {"batch_size": 33},
+        {"shard_items": 0},
+        {"kind": "both"},
+    ],
+)
+def test_bad_options(embed: Embed, photos: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(options))):
+        embed(photos, **options)

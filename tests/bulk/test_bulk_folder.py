@@ -1,0 +1,165 @@
+"""The folder of embeddings: second runs, damaged files, other models and sources."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnclip import bulk
+from cnclip.bulk.embed import embed_source_list
+from cnclip.bulk.sources import open_sources
+from cnclip.errors import EmbeddingsError
+from cnclip.pipelines import MultiModalEmbeddingPipeline
+from tests.support.bulk import (
+    Embed,
+    content_of,
+    text_file,
+    vectors_of,
+    write_list,
+)
+
+
+def test_new_changed_and_removed_files(
+    embed: Embed, photos: Path, some: list[Path], tmp_path: Path
+) -> None:
+    embed(photos)
+    before = vectors_of(tmp_path / "out")
+    names = sorted(photos.glob("*.png"))
+    shutil.copy(some[0], names[0])  # changed
+    names[1].unlink()
+    shutil.copy(some[1], photos / "0.png")  # new, and the first of all
+    report = embed(photos)
+    assert (report.embedded, report.kept, report.rows) == (2, 18, 20)
+    after = vectors_of(tmp_path / "out")
+    assert after.keys() == before.keys() - {str(names[1])} | {str(photos / "0.png")}
+    for name in after.keys() & before.keys() - {str(names[0])}:
+        np.testing.assert_array_equal(after[name], before[name])
+    assert not np.array_equal(after[str(names[0])], before[str(names[0])])
+    # What is there is what a first run makes of the folder.
+    embed(photos, output=tmp_path / "fresh")
+    fresh = vectors_of(tmp_path / "fresh")
+    assert list(fresh) == list(after)
+    np.testing.assert_allclose(list(fresh.values()), list(after.values()), atol=1e-3)
+    assert len(content_of(tmp_path / "out")) == len(content_of(tmp_path / "fresh"))
+
+
+def test_other_sources_are_not_dropped_by_mistake(
+    embed: Embed, photos: Path, tmp_path: Path
+) -> None:
+    embed(photos)
+    with pytest.raises(EmbeddingsError, match=f"was made of {photos} as well; .*--replace"):
+        embed(photos / "inner")
+    assert embed([photos / "inner", photos]).embedded == 0
+    assert embed(photos / "inner", replace=True).rows == 5
+
+
+def test_another_model_or_kind_is_refused(
+    embed: Embed, photos: Path, tmp_path: Path, vit: MultiModalEmbeddingPipeline
+) -> None:
+    embed(photos)
+    before = content_of(tmp_path / "out")
+    with pytest.raises(EmbeddingsError, match=r"model: emoji-cn \(\w+\) and tiny-vit \(\w+\)"):
+        bulk.embed(photos, vit, tmp_path / "out")
+    with pytest.raises(EmbeddingsError, match="dtype: float16 and float32"):
+        embed(photos, dtype="float32")
+    with pytest.raises(EmbeddingsError, match="kind: images and texts"):
+        embed(text_file(tmp_path, "txt"), kind="texts")
+    assert content_of(tmp_path / "out") == before
+
+
+def test_a_damaged_shard_is_made_anew(
+    embed: Embed, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    embed(photos)
+    before = content_of(tmp_path / "out")
+    first, second = sorted((tmp_path / "out").glob("*.npy"))[:2]
+    first.write_bytes(first.read_bytes()[:-1] + b"\0")
+    second.unlink()
+    with pytest.raises(EmbeddingsError, match=f"{second.name}: is missing"):
+        bulk.open_embeddings(tmp_path / "out")
+    report = embed(photos)
+    assert (report.embedded, report.kept) == (16, 4)
+    assert f"{first}: damaged" in caplog.text
+    assert content_of(tmp_path / "out") == before
+
+
+def test_what_is_no_folder_of_embeddings(embed: Embed, photos: Path, tmp_path: Path) -> None:
+    for path in (photos, tmp_path / "nowhere"):
+        with pytest.raises(
+            EmbeddingsError, match=r"not a folder of embeddings: it has no manifest"
+        ):
+            bulk.open_embeddings(path)
+    embed(photos)
+    manifest = tmp_path / "out" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    for damaged in (
+        "{",
+        "[]",
+        '{"format": 7}',
+        json.dumps(content | {"shards": [{"name": "../x"}]}),
+    ):
+        manifest.write_text(damaged)
+        with pytest.raises(EmbeddingsError, match=r"manifest\.json"):
+            bulk.open_embeddings(tmp_path / "out")
+        with pytest.raises(EmbeddingsError, match=r"manifest\.json"):
+            embed(photos)
+        assert manifest.read_text() == damaged
+    manifest.write_text(json.dumps(content))
+    shard = next((tmp_path / "out").glob("*.npy"))
+    np.save(shard, np.zeros((3, 3)))
+    opened = bulk.open_embeddings(tmp_path / "out")
+    with pytest.raises(EmbeddingsError, match=f"{shard.name}: damaged: holds float64"):
+        list(opened.blocks())
+    with pytest.raises(EmbeddingsError, match=f"{shard.name}: damaged"):
+        opened.check()
+
+
+def test_one_run_at_a_time(embed: Embed, photos: Path, tmp_path: Path) -> None:
+    from cnclip.bulk.store import locked
+
+    with locked(tmp_path / "out"), pytest.raises(EmbeddingsError, match="another run writes"):
+        embed(photos)
+    embed(photos)
+
+
+def test_a_list_in_another_order(embed: Embed, some: list[Path], tmp_path: Path) -> None:
+    for seed in range(3):
+        random.Random(seed).shuffle(some)
+        write_list(tmp_path / "a.txt", some)
+        report = embed(tmp_path / "a.txt")
+        assert report.embedded == (20 if seed == 0 else 0)
+        assert list(vectors_of(report.output)) == list(map(str, some))
+
+
+def test_folders_of_earlier_versions_are_read(embed: Embed, photos: Path) -> None:
+    folder = embed(photos).output
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"kind": "images"', '"kind": "pictures"'))
+    assert bulk.open_embeddings(folder).kind == "images"
+    report = embed(photos)
+    assert (report.embedded, report.kept) == (0, 20)
+    assert json.loads(manifest.read_text())["kind"] == "images"
+
+
+def test_rebuilding_drops_what_cannot_be_mixed(
+    embed: Embed,
+    photos: Path,
+    model: MultiModalEmbeddingPipeline,
+    vit: MultiModalEmbeddingPipeline,
+) -> None:
+    folder = embed(photos).output
+    before = content_of(folder)
+    sources = open_sources(photos)
+    options = bulk.EmbedOptions(dtype="float32")
+    report = embed_source_list(sources, vit, folder, options, rebuild=True)
+    assert (report.embedded, report.kept) == (20, 0)
+    opened = bulk.open_embeddings(folder, check=True)
+    assert (opened.model, opened.dtype) == (bulk.model_identity(vit), "float32")
+    assert not content_of(folder).keys() & before.keys() - {"manifest.json"}
+    again = embed_source_list(sources, vit, folder, options, rebuild=True)
+    assert (again.embedded, again.kept) == (0, 20)
