@@ -14,7 +14,6 @@ import pickle
 import threading
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -294,7 +293,7 @@ def _read(batch: dict[str, Any]) -> dict[str, Any]:
         except CnclipError as error:
             outcome.fail(error)
         else:
-            outcome.item = replace(item, image=ImageRef(content))
+            outcome.item = item._replace(image=ImageRef(content))
             with lock:
                 left -= len(content)
 

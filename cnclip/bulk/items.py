@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,8 +16,7 @@ from ..sources.refs import ImageRef
 from .options import Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """An image or a text to embed.
 
     Attributes:

@@ -15,7 +15,7 @@ from ..datasets.chinese_clip import TsvData, tsv_splits
 from ..sources.columns import Columns, Row
 from ..sources.folder import ImageFile, image_file, spelled, walk
 from ..sources.problems import Problem, Problems, with_problems
-from ..sources.refs import ImageRef, ImageStore, located
+from ..sources.refs import ImageRef, ImageStore, is_url, located
 from ..sources.tables import read_list, read_table
 from ..sources.tar_files import read_tar, tar_images
 from ..sources.tsv_files import TsvImages
@@ -83,18 +83,20 @@ def file_item(path: str) -> Item:
 
 def _file_item(file: ImageFile, id: str | None) -> Item:
     shown = spelled(file.path)
-    image = ImageRef(Path(file.path)) if file.error is None else None
+    image = ImageRef(file.path) if file.error is None else None
     name = shown if id is None else id
     return Item(name, shown, file.size, file.mtime_ns, image, error=file.error)
 
 
 def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
     """The item of a path, relative to a folder, or of a URL, which is also the default id."""
-    place = located(value, folder)
+    if not is_url(value):
+        return _file_item(image_file(os.path.join(folder, value)), id)
+    place = located(value)
     if isinstance(place, Path):
         return _file_item(image_file(place), id)
-    name = spelled_id(place)
-    return Item(name if id is None else id, name, image=ImageRef(place))
+    name = spelled_id(value)
+    return Item(name if id is None else id, name, image=ImageRef(value))
 
 
 def folder_items(path: str, left_out: Counter[str]) -> Iterator[Item]:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class SourceList:
                 if key in seen:
                     if item.id == item.path:
                         continue
-                    item = replace(item, error=item.error or "another item has this id")
+                    item = item._replace(error=item.error or "another item has this id")
                 seen.add(key)
                 yield item
 

@@ -217,11 +217,13 @@ def _sample_texts(sample: Sample, key: str, where: Where, problems: Problems) ->
             return
         yield from usable_texts(text.strip(), key, where, problems)
     elif "json" in contents:
-        value = parse_object(contents["json"].removeprefix(BYTE_ORDER_MARK), where, problems)
-        if value is not None:
+        value = parse_object(contents["json"].removeprefix(BYTE_ORDER_MARK))
+        if isinstance(value, dict):
             column = _COLUMNS.choose(value).text
             found = None if column is None else value[column]
             yield from usable_texts(found, key, where, problems)
+        else:
+            problems.add(value[0], where, value[1])
     elif sample.image is not None:
         reason = "no text with the image: .txt or .json"
         problems.add(ProblemKind.NO_TEXT, where, reason, skipped=False)

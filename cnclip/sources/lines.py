@@ -81,22 +81,21 @@ def read_objects(
         problems: Gets the lines that cannot be used.
     """
     for line in read_lines(file, name, problems):
-        value = parse_object(line.content, Where(file=name, line=line.number), problems)
-        if value is not None:
+        value = parse_object(line.content)
+        if isinstance(value, dict):
             yield line.number, value
+        else:
+            problems.add(value[0], Where(file=name, line=line.number), value[1])
 
 
-def parse_object(content: bytes, where: Where, problems: Problems) -> dict[str, Any] | None:
-    """The JSON object that a text is. If it is not one, a problem is added."""
+def parse_object(content: bytes) -> dict[str, Any] | tuple[ProblemKind, str]:
+    """The JSON object that a text is, or the kind of problem and the reason why it is not one."""
     try:
         value = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        problems.add(ProblemKind.NOT_UTF8, where, f"not UTF-8: byte {error.start + 1}")
+        return ProblemKind.NOT_UTF8, f"not UTF-8: byte {error.start + 1}"
     except (ValueError, RecursionError) as error:
-        problems.add(ProblemKind.DAMAGED, where, f"not JSON: {first_line(error)}")
-    else:
-        if isinstance(value, dict):
-            return value
-        reason = f"expected a JSON object, found {type(value).__name__}"
-        problems.add(ProblemKind.BAD_VALUE, where, reason)
-    return None
+        return ProblemKind.DAMAGED, f"not JSON: {first_line(error)}"
+    if isinstance(value, dict):
+        return value
+    return ProblemKind.BAD_VALUE, f"expected a JSON object, found {type(value).__name__}"

@@ -107,6 +107,7 @@ def with_problems(read: Callable[[Problems], Iterator[Row]]) -> Iterator[Row | P
     """
     problems = Problems()
     for row in read(problems):
-        yield from problems.drain()
+        if problems.found:
+            yield from problems.drain()
         yield row
     yield from problems.drain()

@@ -12,11 +12,10 @@ import re
 import threading
 import urllib.parse
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,6 @@ from ..errors import ImageError, ImageNotFoundError, Where
 from ..preprocessors.image import fetch
 from .columns import Id
 
-Value = TypeVar("Value")
 # An image file's bytes, its path, or an http, https or data URL.
 Content = bytes | Path | str
 
@@ -68,13 +66,11 @@ class ImageStore(ABC):
         return self, number
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRef:
+class ImageRef(NamedTuple):
     """An image that is read when it is needed.
 
     Attributes:
-        source: A path; an http, https or data URL; the bytes of an image file; or the store that
-            has the image.
+        source: A path or URL; the bytes of an image file; or the store that has the image.
         number: The number of the image in the store.
     """
 
@@ -89,7 +85,7 @@ class ImageRef:
         """
         if isinstance(self.source, ImageStore):
             return self.source.content(self.number)
-        return self.source
+        return located(self.source) if isinstance(self.source, str) else self.source
 
     def read(self) -> bytes:
         """The image file's bytes, read or downloaded.
@@ -182,22 +178,6 @@ class ProcessLock:
         return ProcessLock, ()
 
 
-class Recent(Generic[Value]):
-    """The last few values of a function of hashable arguments; pickled without them."""
-
-    def __init__(self, function: Callable[..., Value], count: int) -> None:
-        """Keep the last `count` values of a picklable function."""
-        self._function, self._count = function, count
-        self._cached = lru_cache(count)(function)
-
-    def __call__(self, *arguments: Any) -> Value:
-        """The function's value, computed or kept."""
-        return self._cached(*arguments)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Recent, (self._function, self._count)
-
-
 class _Descriptor:
     """An open file that closes itself. Reading at offsets is safe on threads and after a fork."""
 
@@ -211,6 +191,18 @@ class _Descriptor:
 
     def read(self, length: int, start: int) -> bytes:
         return os.pread(self._number, length, start)
+
+
+def file_version(path: Path) -> tuple[int, int, int]:
+    """Changes when a file is replaced or written."""
+    state = os.stat(path)
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+@lru_cache(_MAX_OPEN_FILES)
+def _opened(path: Path, version: tuple[int, int, int]) -> _Descriptor:
+    """A file that this process has opened."""
+    return _Descriptor(path)
 
 
 class Slices(ImageStore):
@@ -241,7 +233,6 @@ class Slices(ImageStore):
         self.ids = ids
         self._paths, self._names = paths, names
         self._starts, self._lengths, self._file_of, self._lines = starts, lengths, file_of, lines
-        self._opened = Recent(_Descriptor, _MAX_OPEN_FILES)
 
     def _file(self, number: int) -> int:
         return 0 if self._file_of is None else int(self._file_of[number])
@@ -251,7 +242,7 @@ class Slices(ImageStore):
         start, length = int(self._starts[number]), int(self._lengths[number])
         path = self._paths[self._file(number)]
         try:
-            content = self._opened(path).read(length, start)
+            content = _opened(path, file_version(path)).read(length, start)
         except OSError as error:
             raise ImageError(f"{path} cannot be read: {first_line(error)}") from error
         if len(content) < length:

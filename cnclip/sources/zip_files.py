@@ -9,14 +9,13 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from .._text import first_line
 from ..archive import ZIP_ERRORS
 from ..errors import DatasetError, ImageError, Where
 from .columns import IMAGE_SUFFIXES, Id
 from .folder import MAX_FILE
-from .refs import ImageStore
+from .refs import ImageStore, file_version
 
 _ENCRYPTED = 1
 _MAX_OPEN_ZIPS = 8
@@ -96,7 +95,8 @@ class ZipImages(ImageStore):
     def content(self, number: int) -> bytes:
         """The bytes of a member."""
         try:
-            with _opened(self._path, *_version(self._path)).open(self._members[number]) as file:
+            archive = _opened(self._path, file_version(self._path), os.getpid())
+            with archive.open(self._members[number]) as file:
                 # The zip's table may be wrong about the size.
                 content = file.read(MAX_FILE + 1)
         except _READ_ERRORS as error:
@@ -122,12 +122,6 @@ class ZipImages(ImageStore):
 
 
 @lru_cache(_MAX_OPEN_ZIPS)
-def _opened(path: Path, *version: int) -> zipfile.ZipFile:
-    """An open zip of a certain version."""
+def _opened(path: Path, version: tuple[int, int, int], process: int) -> zipfile.ZipFile:
+    """A zip that this process has opened: one of its parent's would share the file's position."""
     return zipfile.ZipFile(path)
-
-
-def _version(path: Path) -> tuple[Any, ...]:
-    """Of the file, and of the process: a child must not share the position in an open file."""
-    state = os.stat(path)
-    return os.getpid(), state.st_ino, state.st_size, state.st_mtime_ns
