@@ -92,9 +92,8 @@ class Outcome:
 
     def release_image(self) -> None:
         """Drop the reference to the image, which may have the image's bytes or share a block."""
-        item = self.item
-        if item.image is not None:
-            self.item = Item(item.id, item.path, item.size, item.mtime_ns, error=item.error)
+        if self.item.image is not None:
+            self.item = self.item._replace(image=None)
 
 
 def key_of(kind: Kind, id: str, path: str, size: Any, mtime_ns: Any, text: str | None) -> int:
