@@ -1,4 +1,4 @@
-"""Files and directories that are replaced as a whole, and what identifies a file's content."""
+"""Files and directories that are replaced as a whole, digests and identities of files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Reads what stands beside the model in an archive, `NAME.cnclip.pt`, without running any of it.
+"""Reads the metadata and vocabulary of an archive, `NAME.cnclip.pt`, without running its code.
 
-An archive is a TorchScript file, which is a zip; `extra/cnclip.json` in it tells sizes and origin,
+An archive is a TorchScript file, which is a zip. `extra/cnclip.json` in it has sizes and origin,
 `extra/vocab.txt` is the vocabulary. Loading the model itself runs the archive's code: load only
-archives whose origin you trust. This file needs no torch.
+archives whose origin you trust. This module needs no torch.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ._text import first_line, printable
 from .errors import ArchiveError
 
 FORMAT_VERSION = 2
 METADATA = "cnclip.json"
 VOCABULARY = "vocab.txt"
 SUFFIX = ".cnclip.pt"
-# Of the files that cn_clip and others save with torch.
+# Names of files that cn_clip and others save with torch end in these.
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-# Pixels a side; the core's preprocessing takes no more.
+# Pixels per side; the core's preprocessing supports no more.
 MAX_RESOLUTION = 4096
 
 # Bounds on what is read from a file that may be hostile; the published vocabulary has 110 kB.
 MAX_VOCABULARY = 64 << 20
-_LARGEST = {METADATA: 1 << 20, VOCABULARY: MAX_VOCABULARY}
-# What the parts that libtorch compresses, the code, may unpack to.
+_MAX_BYTES = {METADATA: 1 << 20, VOCABULARY: MAX_VOCABULARY}
+# Bytes of the unpacked code, the only parts that libtorch compresses.
 _MAX_CODE = 64 << 20
-# Bounds on numbers, which the core multiplies and divides by in float32.
+# Bounds on numbers, with which the core computes in float32.
 MEANS = (-1e6, 1e6)
 DEVIATIONS = (1e-6, 1e6)
 TEMPERATURES = (1e-30, 1e30)
-# What zipfile raises for a damaged or hostile zip.
+# zipfile raises these for a damaged or hostile zip.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -57,11 +58,11 @@ class ArchiveInfo:
     Attributes:
         path: The archive.
         embed_dim: Columns of its embeddings.
-        resolution: Pixels a side of its images.
+        resolution: Pixels per side of its images.
         context_length: Columns of its token ids.
-        temperature: What similarities are divided by before a softmax.
-        mean: Means of the normalisation, red, green, blue, of pixels scaled to 0..1.
-        std: Standard deviations of the normalisation.
+        temperature: The divisor of similarities before a softmax.
+        mean: Mean of red, green and blue in the normalisation of pixels scaled to 0..1.
+        std: Standard deviation of red, green and blue in the normalisation.
         vocabulary: The vocab.txt's bytes.
         metadata: The whole of `cnclip.json`.
     """
@@ -78,20 +79,20 @@ class ArchiveInfo:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path is to be read as an archive, damaged ones and those of no known kind included.
+    """Whether a path is read as an archive. That includes damaged and unknown files.
 
-    Not so are directories, and files that torch.save may have written: by their suffix, where
-    they are not TorchScript.
+    It excludes directories, and files that torch.save may have written: those with the suffix of a
+    checkpoint that are not TorchScript.
     """
-    # Unlike Path's, these answer where a path cannot be looked at.
+    # Unlike the methods of Path, these do not raise for a path that cannot be accessed.
     if os.path.isdir(path):
         return False
     is_suffix = path.suffix in CHECKPOINT_SUFFIXES and not path.name.endswith(SUFFIX)
-    if not is_suffix or not os.path.isfile(path):  # a pipe would wait, a device may never end
+    if not is_suffix or not os.path.isfile(path):  # reading a pipe or device may never end
         return True
     try:
         with zipfile.ZipFile(path) as file:
-            # Of TorchScript that others wrote, read_archive says what it lacks.
+            # For TorchScript of other software, read_archive reports the missing parts.
             return any(name.endswith("/constants.pkl") for name in file.namelist())
     except (OSError, *ZIP_ERRORS):
         return False
@@ -108,12 +109,13 @@ def read_archive(path: Path) -> ArchiveInfo:
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ArchiveError(f"{path}: its {METADATA} is damaged: {error}") from error
+        raise ArchiveError(f"its {METADATA} is damaged: {first_line(error)}", file=path) from error
     version = metadata.get("format") if isinstance(metadata, dict) else None
     if type(version) is not int or version != FORMAT_VERSION:
         raise ArchiveError(
-            f"{path}: archive format {version!r:.100}, this cnclip reads format {FORMAT_VERSION}; "
-            "convert the checkpoint again"
+            f"archive format {version!r:.100}, this cnclip reads format {FORMAT_VERSION}; "
+            "convert the checkpoint again",
+            file=path,
         )
     try:
         info = ArchiveInfo(
@@ -129,12 +131,12 @@ def read_archive(path: Path) -> ArchiveInfo:
         )
         _check_sizes(info)
     except (KeyError, TypeError, ValueError) as error:
-        raise ArchiveError(f"{path}: its {METADATA} is damaged: {error!r:.200}") from error
+        raise ArchiveError(f"its {METADATA} is damaged: {error!r:.200}", file=path) from error
     return info
 
 
 def check_archive(path: Path) -> None:
-    """Compare everything in an archive with its checksums, which libtorch does not look at.
+    """Compare all parts of an archive with their checksums, which libtorch ignores.
 
     Raises:
         ArchiveError: a part was damaged after the archive was written; names the part.
@@ -143,32 +145,32 @@ def check_archive(path: Path) -> None:
         damaged = file.testzip()
     if damaged is not None:
         part = printable(damaged.partition("/")[2])
-        raise ArchiveError(f"{path}: damaged: {part} is not what was written")
+        raise ArchiveError(f"damaged: {part} is not what was written", file=path)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive as a zip; what its reading raises becomes an ArchiveError."""
+    """The archive as a zip; errors of reading it are raised as ArchiveError."""
     if not os.path.isfile(path):
-        raise ArchiveError(f"{path}: expected a file or a model directory")
+        raise ArchiveError("expected a file or a model directory", file=path)
     try:
         with zipfile.ZipFile(path) as file:
             claimed = sum(entry.file_size for entry in file.infolist())
             if claimed > path.stat().st_size + _MAX_CODE:
-                raise ArchiveError(f"{path}: damaged: its parts claim {claimed} bytes")
+                raise ArchiveError(f"damaged: its parts claim {claimed} bytes", file=path)
             yield file
     except ArchiveError:
         raise
     except OSError as error:
-        raise ArchiveError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ArchiveError(f"cannot be read: {first_line(error)}", file=path) from error
     except ZIP_ERRORS as error:
         raise ArchiveError(
-            f"{path}: truncated, damaged, or not a TorchScript archive: {str(error) or 'no zip'}"
+            f"truncated, damaged, or not a TorchScript archive: {first_line(error)}", file=path
         ) from error
 
 
 def _find(file: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
-    """The entry of an extra file: TorchScript puts them under `<archive's name>/extra/`."""
+    """The entry of an extra file: TorchScript stores them under `<archive's name>/extra/`."""
     ending = f"/extra/{name}"
     found = (entry for entry in file.infolist() if entry.filename.endswith(ending))
     return next((entry for entry in found if entry.filename.count("/") == 2), None)
@@ -177,14 +179,14 @@ def _find(file: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
 def _extra(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
     entry = _find(file, name)
     if entry is None:
-        raise ArchiveError(f"{path}: not an archive of cnclip: it holds no extra file {name}")
-    if entry.file_size > _LARGEST[name]:
-        raise ArchiveError(f"{path}: {name} claims {entry.file_size} bytes, too many to be true")
+        raise ArchiveError(f"not an archive of cnclip: it holds no extra file {name}", file=path)
+    if entry.file_size > _MAX_BYTES[name]:
+        raise ArchiveError(f"{name} claims {entry.file_size} bytes, too many to be true", file=path)
     return file.read(entry)
 
 
 def _check_sizes(info: ArchiveInfo) -> None:
-    """Compare what is said once for the core and once for the towers, and what has bounds."""
+    """Compare sizes that are stored twice, for the core and for the towers, and check bounds."""
     towers = info.metadata["architecture"]
     if info.embed_dim != towers["embed_dim"] or info.resolution != towers["vision"]["resolution"]:
         raise ValueError("sizes that are not its architecture's")
@@ -209,8 +211,3 @@ def _number(value: Any, bounds: tuple[float, float]) -> float:
 def _three(values: Any, bounds: tuple[float, float]) -> tuple[float, float, float]:
     red, green, blue = (_number(value, bounds) for value in values)
     return red, green, blue
-
-
-def printable(text: str) -> str:
-    """A text from a file, without what a terminal would obey."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

@@ -42,7 +42,7 @@ def convert(
             attention head of the vision tower.
         text_head_width: For a `.pt` file: columns of one attention head of the text tower.
         vocabulary: For a `.pt` file: its vocab.txt, if it is not that of the published models.
-        allow_nonfinite: Accept weights that are NaN or infinite, as of a training that failed.
+        allow_nonfinite: Accept weights that are NaN or infinite, for example of a failed training.
         revision: Branch, tag or commit of a model on a hub.
 
     Returns:
@@ -66,8 +66,9 @@ def convert(
     found = find_source(path.resolve())
     if hints is not None and found.format != "cn_clip":
         raise InvalidInputError(
-            f"{path}: head widths and a vocabulary can only be set for .pt files; this model "
-            "records its own"
+            "head widths and a vocabulary can only be set for .pt files; this model "
+            "records its own",
+            file=path,
         )
     _check_not_source(target, found.files)
     checkpoint = read_source(found, hints)
@@ -91,13 +92,15 @@ def _check_target(target: Path, to: str) -> None:
         if os.path.lexists(target) and not is_empty:
             raise FileExistsError(f"{target}: exists; choose a new or an empty directory")
     elif os.path.isdir(target):
-        raise InvalidInputError(f"{target}: is a directory, expected a file name")
+        raise InvalidInputError("is a directory, expected a file name", file=target)
     elif os.path.lexists(target) and not os.path.isfile(target):
-        raise InvalidInputError(f"{target}: exists and is not a regular file")
+        raise InvalidInputError("exists and is not a regular file", file=target)
     elif to == "cn_clip" and (
         target.name.endswith(SUFFIX) or target.suffix not in CHECKPOINT_SUFFIXES
     ):
-        raise InvalidInputError(f"{target}: expected a name that ends in .pt and not in {SUFFIX}")
+        raise InvalidInputError(
+            f"expected a name that ends in .pt and not in {SUFFIX}", file=target
+        )
     if not target.name or "\0" in target.name:
         raise InvalidInputError(f"output: expected a name of a file or folder, got {str(target)!r}")
 
@@ -105,7 +108,7 @@ def _check_target(target: Path, to: str) -> None:
 def _check_not_source(target: Path, files: Iterable[Path]) -> None:
     """Refuse to overwrite a file of the source."""
     if os.path.exists(target) and any(target.samefile(file) for file in files):
-        raise InvalidInputError(f"{target}: is part of the model to convert")
+        raise InvalidInputError("is part of the model to convert", file=target)
 
 
 def _convert_archive(path: Path, target: Path, to: str, allow_nonfinite: bool) -> Path:
@@ -113,7 +116,7 @@ def _convert_archive(path: Path, target: Path, to: str, allow_nonfinite: bool) -
 
     read_archive(path)
     if to == "archive":
-        raise InvalidInputError(f"{path}: is an archive already; choose another format with `to`")
+        raise InvalidInputError("is an archive already; choose another format with `to`", file=path)
     _check_not_source(target, [path])
     _write_other(read_archived(path), path, target, to, allow_nonfinite)
     return target
@@ -153,4 +156,4 @@ def _write_other(
         with directory_replaced_atomically(target) as temporary:
             write(checkpoint, temporary)
     except CheckpointError as error:
-        raise CheckpointError(f"{source}: {error}") from error
+        raise error.at(file=source) from error

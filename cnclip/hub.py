@@ -1,8 +1,8 @@
-"""Models by their names on ModelScope and Hugging Face, through the hubs' own clients.
+"""Downloads models from ModelScope and Hugging Face with the hubs' own clients.
 
-The clients keep what they fetched where they always do (`MODELSCOPE_CACHE`, `HF_HOME`), resume
-broken downloads, compare digests, show progress, and know tokens and mirrors from the environment.
-This file needs no torch.
+The clients store files in their usual caches (`MODELSCOPE_CACHE`, `HF_HOME`), resume broken
+downloads, compare digests, show progress, and read tokens and mirrors from the environment. This
+module needs no torch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import re
 from pathlib import Path
 
+from ._text import first_line
 from .cache import remembered_sha256
 from .checkpoints.files import (
     CONFIG,
@@ -28,13 +29,13 @@ from .errors import HubError, MissingExtraError, ModelNotFoundError
 logger = logging.getLogger("cnclip")
 
 PREFIXES = {"hf:": "huggingface", "ms:": "modelscope"}
-# Who publishes Chinese-CLIP, and where.
+# The owners that publish Chinese-CLIP, and their hubs.
 OWNERS = {"damo": "modelscope", "iic": "modelscope", "ofa-sys": "huggingface"}
 
 _NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _MODELSCOPE_FILES = [VISION_CONFIG, TEXT_CONFIG, WEIGHTS, VOCABULARY]
 _HUGGINGFACE_FILES = [CONFIG, PREPROCESSOR_CONFIG, VOCABULARY, TOKENIZER]
-# Tried one after the other: the first of which there is a file.
+# Tried in this order: the first for which there is a file is used.
 _HUGGINGFACE_WEIGHTS = [
     [SAFETENSORS, "model-*-of-*.safetensors", SAFETENSORS + INDEX_SUFFIX],
     [WEIGHTS, "pytorch_model-*-of-*.bin", WEIGHTS + INDEX_SUFFIX],
@@ -42,15 +43,15 @@ _HUGGINGFACE_WEIGHTS = [
 
 
 def parse_hub_name(name: str) -> tuple[str, str] | None:
-    """The hub and the model's name there, or None where `name` is of another kind.
+    """The hub and the model's name on it, or None if `name` is not a hub id.
 
     Args:
-        name: `'OWNER/MODEL'` of an owner whose hub is known, or `'hf:OWNER/MODEL'` and
+        name: `'OWNER/MODEL'` of an owner whose hub is known, `'hf:OWNER/MODEL'` or
             `'ms:OWNER/MODEL'`.
     """
     hub = PREFIXES.get(name[:3].lower())
     model = name[3:] if hub else name
-    # Dots alone would lead out of the directory in which the clients keep a model.
+    # The parts `.` and `..` would be a path outside the clients' directory of the model.
     if _NAME.fullmatch(model) is None or {".", ".."} & set(model.split("/")):
         return None
     hub = hub or OWNERS.get(model.partition("/")[0].lower())
@@ -60,13 +61,13 @@ def parse_hub_name(name: str) -> tuple[str, str] | None:
 def download(
     hub: str, model: str, revision: str | None = None, *, local_files_only: bool = False
 ) -> Path:
-    """Fetch a model's files, those that are needed, or find them where they were fetched before.
+    """Download the files of a model that are needed, unless they were downloaded before.
 
     Args:
         hub: `'modelscope'` or `'huggingface'`.
-        model: Its name there.
-        revision: A branch, tag or commit; by default the hub's.
-        local_files_only: Ask no network.
+        model: The model's name on the hub.
+        revision: A branch, tag or commit; by default the hub's default.
+        local_files_only: Use only files that were downloaded before.
 
     Returns:
         The directory of the checkpoint.
@@ -74,7 +75,7 @@ def download(
     Raises:
         MissingExtraError: the hub's client is not installed.
         ModelNotFoundError: the hub has no such model or revision.
-        HubError: the files cannot be fetched, or are not what the hub says of them.
+        HubError: the files cannot be downloaded, or do not match the hub's digests.
     """
     fetch = {"modelscope": _from_modelscope, "huggingface": _from_huggingface}[hub]
     return fetch(model, revision, local_files_only)
@@ -101,23 +102,23 @@ def _from_huggingface(model: str, revision: str | None, local_files_only: bool) 
         _check_blobs(path)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ModelNotFoundError(
-            f"no model {_describe(model, revision)} on Hugging Face: {_first_line(error)}"
+            f"no model {_describe(model, revision)} on Hugging Face: {first_line(error)}"
         ) from error
-    except Exception as error:  # of the client, of httpx below it, and of the disk
+    except Exception as error:  # of the client, of httpx, and of the disk
         raise _hub_error(model, revision, "Hugging Face", error) from error
     return path
 
 
 def _check_blobs(path: Path) -> None:
-    """Compare large files with the SHA-256 that the hub told, which is the name of their blob.
+    """Compare large files with the hub's SHA-256, which is the name of their blob.
 
     The client compares sizes only.
     """
     for file in sorted(path.iterdir()):
         blob = file.resolve()
         if re.fullmatch(r"[0-9a-f]{64}", blob.name) and remembered_sha256(blob) != blob.name:
-            blob.unlink()  # so that it is fetched again
-            raise OSError(f"{file.name} is not what the hub says of it; try again")
+            blob.unlink()  # so that it is downloaded again
+            raise OSError(f"{file.name} does not match the hub's digest; try again")
 
 
 def _from_modelscope(model: str, revision: str | None, local_files_only: bool) -> Path:
@@ -141,28 +142,23 @@ def _from_modelscope(model: str, revision: str | None, local_files_only: bool) -
         try:
             return fetch(local_files_only)
         except errors.NetworkError:
-            # As Hugging Face's client does: without a network, what was fetched before.
+            # Like Hugging Face's client, use the files that were downloaded before.
             found = fetch(local_files_only=True)
-            logger.warning("ModelScope cannot be reached; taking %s", found)
+            logger.warning("ModelScope cannot be reached; using %s", found)
             return found
     except errors.NotExistError as error:
         raise ModelNotFoundError(
-            f"no model {_describe(model, revision)} on ModelScope: {_first_line(error)}"
+            f"no model {_describe(model, revision)} on ModelScope: {first_line(error)}"
         ) from error
-    except Exception as error:  # of the client, of requests below it, and of the disk
+    except Exception as error:  # of the client, of requests, and of the disk
         raise _hub_error(model, revision, "ModelScope", error) from error
 
 
 def _hub_error(model: str, revision: str | None, hub: str, error: Exception) -> HubError:
     return HubError(
-        f"{_describe(model, revision)} cannot be fetched from {hub}: {_first_line(error)}"
+        f"{_describe(model, revision)} cannot be downloaded from {hub}: {first_line(error)}"
     )
 
 
 def _describe(model: str, revision: str | None) -> str:
     return model if revision is None else f"{model} of revision {revision}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import cache
+from ._text import first_line
 from .archive import ArchiveInfo, is_archive, read_archive
 from .assets import asset_path
 from .checkpoints.files import Source, find_source
@@ -144,9 +145,7 @@ def read_source(source: Source, hints: Hints | None = None) -> Checkpoint:
     try:
         return readers[source.format](source, hints or AllHints())
     except OSError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{source.path}: cannot be read: {error}") from error
+        raise CheckpointError(f"cannot be read: {first_line(error)}", file=source.path) from error
 
 
 def origin_of(source: Source) -> dict[str, str]:
@@ -158,9 +157,9 @@ def origin_of(source: Source) -> dict[str, str]:
         CheckpointError: a file cannot be read.
     """
     digest = hashlib.sha256()
-    try:
-        for file in source.files:
+    for file in source.files:
+        try:
             digest.update(f"{file.name}\0{cache.remembered_sha256(file)}\n".encode())
-    except OSError as error:
-        raise CheckpointError(f"{source.path}: cannot be read: {error}") from error
+        except OSError as error:
+            raise CheckpointError(f"cannot be read: {first_line(error)}", file=file) from error
     return {"format": source.format, "name": source.path.name, "digest": digest.hexdigest()}

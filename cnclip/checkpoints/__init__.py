@@ -1,6 +1,6 @@
-"""Readers of the formats in which Chinese-CLIP is published, one file a format.
+"""Readers and writers of the formats in which Chinese-CLIP is published, one file per format.
 
-Each answers a `Checkpoint`: sizes, weights under cn_clip's names, vocabulary. May import
-`modeling`, `_core` and `errors`. The readers need Python's torch, so each is imported where it is
-used; `files.py` does without, since a converted checkpoint is found by its files alone.
+Each reader returns a `Checkpoint`: sizes, weights by cn_clip's names, vocabulary. The package
+imports `archive`, `modeling`, `_core` and `errors`. The readers need Python's torch, so they are
+imported where they are used; `files.py`, which finds a checkpoint's files, does not.
 """

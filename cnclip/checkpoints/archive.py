@@ -1,7 +1,6 @@
-"""Our own archives.
+"""cnclip's archives: written from a `Checkpoint`, and read as one.
 
-Written from what the readers answer, and read as checkpoints themselves, so that a model goes back
-to the formats of others.
+Reading an archive as a checkpoint allows to convert it to the formats of other software.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from .. import _core
+from .._text import first_line
 from ..archive import (
     FORMAT_VERSION,
     METADATA,
@@ -58,7 +58,7 @@ def write_archive(
         allow_nonfinite: Accept weights that are NaN or infinite.
 
     Raises:
-        CheckpointError: weights that do not make the model; names the tensor.
+        CheckpointError: the weights do not fit the model; names the tensor.
         OSError: the file cannot be written.
     """
     model = _build(checkpoint, source, allow_nonfinite)
@@ -67,7 +67,7 @@ def write_archive(
 
 
 def check_weights(checkpoint: Checkpoint, source: Path, *, allow_nonfinite: bool = False) -> None:
-    """Raise a CheckpointError where the weights do not make the model."""
+    """Raise a CheckpointError if the weights do not fit the model."""
     weights = _check_shapes(empty_model(checkpoint.config), checkpoint.weights, source)
     if not allow_nonfinite:
         _check_finite(weights, source)
@@ -75,7 +75,7 @@ def check_weights(checkpoint: Checkpoint, source: Path, *, allow_nonfinite: bool
 
 
 def _build(checkpoint: Checkpoint, source: Path, allow_nonfinite: bool) -> ChineseClip:
-    """The model with the checkpoint's weights in it, each of the type that is to be stored."""
+    """The model with the checkpoint's weights, each of the type that the archive stores."""
     model = empty_model(checkpoint.config)
     weights = _check_shapes(model, checkpoint.weights, source)
     checkpoint.weights.clear()  # so that each tensor is freed once it is converted
@@ -91,13 +91,14 @@ def _build(checkpoint: Checkpoint, source: Path, allow_nonfinite: bool) -> Chine
 def _check_shapes(
     model: ChineseClip, weights: dict[str, torch.Tensor], source: Path
 ) -> dict[str, torch.Tensor]:
-    """The weights that the model needs, or a CheckpointError that names what does not fit."""
+    """The weights of the model; raises a CheckpointError that names tensors that do not fit."""
     wanted = model.state_dict()
-    # Counts of training batches: BatchNorm has them, embedding does not use them.
+    # BatchNorm counts training batches; embedding does not use the counts.
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     problems = [f"no tensor {name}" for name in wanted.keys() - weights.keys() - counters]
     problems += [
-        f"a tensor {name} that this architecture has not" for name in weights.keys() - wanted.keys()
+        f"a tensor {name} that this architecture does not have"
+        for name in weights.keys() - wanted.keys()
     ]
     checked = {name: torch.zeros((), dtype=torch.long) for name in counters}
     for name in wanted.keys() & weights.keys() - counters:
@@ -112,30 +113,32 @@ def _check_shapes(
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise CheckpointError(
-            f"{source}: the checkpoint has {'; '.join(sorted(problems)[:5])}{more}"
+            f"the checkpoint has {'; '.join(sorted(problems)[:5])}{more}", file=source
         )
     return checked
 
 
 def _temperature(weights: dict[str, torch.Tensor], source: Path) -> float:
-    """What similarities are divided by before a softmax."""
+    """The divisor of similarities before a softmax."""
     logit_scale = weights["logit_scale"].float()
     temperature = float(1.0 / logit_scale.exp())
     if not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
-        raise CheckpointError(f"{source}: logit_scale {float(logit_scale):g} gives no temperature")
+        raise CheckpointError(f"logit_scale {float(logit_scale):g} is out of range", file=source)
     return temperature
 
 
 def _check_finite(weights: dict[str, torch.Tensor], source: Path) -> None:
     """Raise a CheckpointError that names a tensor with NaN or infinite values.
 
-    fp32 would give rows of NaN; quantised, they would look like any others.
+    In fp32 embeddings would be NaN; quantised, they would be wrong without notice.
     """
     for name, tensor in sorted(weights.items()):
         if not tensor.is_floating_point() or tensor.numel() == 0:
             continue
         if not all(bool(extreme.isfinite()) for extreme in tensor.aminmax()):
-            raise CheckpointError(f"{source}: {name} has NaN or infinite values as {tensor.dtype}")
+            raise CheckpointError(
+                f"{name} has NaN or infinite values as {tensor.dtype}", file=source
+            )
 
 
 def _is_dense_float(tensor: torch.Tensor) -> bool:
@@ -147,8 +150,9 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[
     tokenizer = _core.Tokenizer(checkpoint.vocabulary)
     if tokenizer.largest_id >= config.text.vocab_size:
         raise CheckpointError(
-            f"{source}: the vocabulary has ids up to {tokenizer.largest_id}, the word embedding "
-            f"only {config.text.vocab_size} rows"
+            f"the vocabulary has ids up to {tokenizer.largest_id}, the word embedding "
+            f"only {config.text.vocab_size} rows",
+            file=source,
         )
     stored = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
     return {
@@ -193,23 +197,25 @@ def _reserve(output: Path, size: int) -> None:
 
 
 def read_archived(path: Path) -> Checkpoint:
-    """Read an archive. This runs code in it.
+    """Read an archive, which runs code in it.
 
     Raises:
-        ArchiveError: it is damaged, or no archive.
+        ArchiveError: it is damaged, or not an archive.
     """
     info = read_archive(path)
     check_archive(path)
     try:
-        config = _config(ConfigFile(f"its {METADATA}: architecture", info.metadata["architecture"]))
+        config = _config(ConfigFile(path, info.metadata["architecture"], "architecture"))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
             module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
         weights = dict(module.state_dict())
     except MemoryError:
         raise
-    except Exception as error:  # torch raises whatever a damaged file leads it to
-        raise ArchiveError(f"{path}: damaged: {error}") from error
+    except CheckpointError as error:  # a value of the architecture
+        raise ArchiveError(f"damaged: {error.reason}", error.where) from error
+    except Exception as error:  # torch raises many types for damaged files
+        raise ArchiveError(f"damaged: {first_line(error)}", file=path) from error
     return Checkpoint(
         config=config,
         weights=weights,

@@ -1,4 +1,4 @@
-"""What every reader answers, and every writer takes."""
+"""The content of a checkpoint, which every reader returns and every writer takes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ..modeling.config import CLIP_MEAN, CLIP_STD, ClipConfig
 Weights = dict[str, torch.Tensor]
 NamedTensor = tuple[str, torch.Tensor]
 
-# Those of float8 are converted by no torch operator that we use.
+# Not float8: the operators that are used here do not convert it.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MAX_NAME = 200
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint's content, whatever format it came in.
+    """A checkpoint's content, independent of its format.
 
     Attributes:
         config: Sizes of both towers.
-        weights: Tensors by cn_clip's names, with the types that the checkpoint stores.
+        weights: Tensors by cn_clip's names, in the types that the checkpoint stores.
         vocabulary: The vocab.txt's bytes.
         format: The format's name, such as "modelscope".
-        rounds_to_half: Whether the format's own software rounds the linear layers to float16.
-        mean: Means of the normalisation, red, green, blue, of pixels scaled to 0..1.
-        std: Standard deviations of the normalisation.
+        rounds_to_half: Whether the format's software rounds the linear layers to float16.
+        mean: Mean of red, green and blue in the normalisation of pixels scaled to 0..1.
+        std: Standard deviation of red, green and blue in the normalisation.
     """
 
     config: ClipConfig
@@ -44,14 +44,16 @@ class Checkpoint:
     std: tuple[float, float, float] = CLIP_STD
 
     def check_normalisation(self, format: str) -> None:
-        """Raise a CheckpointError for a format that has no place for another than CLIP's."""
+        """Raise a CheckpointError if it is not CLIP's, for a format that cannot store another."""
         if (self.mean, self.std) != (CLIP_MEAN, CLIP_STD):
-            raise CheckpointError(f"{format}'s format has no place for means that are not CLIP's")
+            raise CheckpointError(
+                f"{format}'s format cannot store a mean and standard deviation other than CLIP's"
+            )
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What a checkpoint without a configuration does not tell.
+    """Facts that a checkpoint without a configuration does not contain.
 
     Attributes:
         vision_head_width: Columns of one attention head of the vision tower.
@@ -68,23 +70,23 @@ def by_name(path: Path, tensors: Iterable[tuple[Any, Any]]) -> Weights:
     """Tensors by their names.
 
     Raises:
-        CheckpointError: a name that is none or stands there twice, or something else than a tensor.
+        CheckpointError: a name is not a string or occurs twice, or a value is not a tensor.
     """
     weights: Weights = {}
     for name, value in tensors:
         if not isinstance(name, str):
-            raise CheckpointError(f"{path}: expected tensors by their names")
+            raise CheckpointError("expected tensors by their names", file=path)
         if len(name) > _MAX_NAME or not name.isprintable():
-            raise CheckpointError(f"{path}: damaged: a tensor of the name {name!r:.100}")
+            raise CheckpointError(f"damaged: a tensor named {name!r:.100}", file=path)
         if not isinstance(value, torch.Tensor):
-            raise CheckpointError(f"{path}: {name}: expected a tensor, found {type(value)}")
+            raise CheckpointError(f"{name}: expected a tensor, found {type(value)}", file=path)
         if name in weights:
-            raise CheckpointError(f"{path}: it has the tensor {name} twice")
+            raise CheckpointError(f"duplicate tensor {name}", file=path)
         weights[name] = value
     return weights
 
 
 def empty_model(config: ClipConfig) -> ChineseClip:
-    """The model that a checkpoint is of; on the meta device nothing is allocated."""
+    """The model of a configuration, on the meta device: without memory for its weights."""
     with torch.device("meta"):
         return ChineseClip(config)

@@ -1,8 +1,8 @@
-"""cn_clip's `.pt` files, of training and as published: weights alone.
+"""The `.pt` files of cn_clip, published or of a training: weights without a configuration.
 
-Sizes are those of the tensors. What no tensor tells, the width of an attention head, is that of the
-published model of these sizes, or 64 columns where that is the only width that fits. Names are
-cn_clip's; those that it gives under flash attention are brought back to the others.
+Sizes are those of the tensors. The width of an attention head cannot be read from a tensor: it is
+that of the published model of the same sizes, or 64 columns if that is the only usual width that
+fits. The names that cn_clip uses with flash attention are mapped to its other names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .vocabulary import tokenizer_of
 
 logger = logging.getLogger("cnclip")
 
-# BERT's Chinese one, which all published models have.
+# The vocabulary of Chinese BERT, which all published models use.
 PUBLISHED_VOCABULARY = Path(__file__).with_name("vocab.txt")
 _USUAL_HEAD_WIDTHS = (64, 80)
 
@@ -39,8 +39,7 @@ def read_cn_clip(source: Source, hints: Hints) -> Checkpoint:
     """Read a `.pt` file of cn_clip.
 
     Raises:
-        CheckpointError: it is damaged, or not Chinese-CLIP, or its sizes leave a choice that
-            `hints` does not make.
+        CheckpointError: it is damaged, or not Chinese-CLIP, or it needs `hints` that are missing.
         VocabularyError: the vocabulary cannot be used.
     """
     vocabulary = hints.vocabulary
@@ -52,8 +51,9 @@ def read_cn_clip(source: Source, hints: Hints) -> Checkpoint:
     config = _Shapes(source.path, weights).config(tokenizer.pad_id, hints)
     if config.text.vocab_size != tokenizer.size:
         raise CheckpointError(
-            f"{source.path}: a word embedding of {config.text.vocab_size} rows, and a vocabulary "
-            f"of {tokenizer.size} entries; name the model's vocab.txt with --vocabulary"
+            f"the word embedding has {config.text.vocab_size} rows, the vocabulary "
+            f"{tokenizer.size} entries; pass the model's vocab.txt with --vocabulary",
+            file=source.path,
         )
     return Checkpoint(
         config=config,
@@ -65,7 +65,7 @@ def read_cn_clip(source: Source, hints: Hints) -> Checkpoint:
 
 
 def _plain_names(path: Path, weights: Weights) -> Iterator[NamedTensor]:
-    """Weights under the names that they have without flash attention."""
+    """Weights by their names without flash attention."""
     for name, value in weights.items():
         match = _FUSED.fullmatch(name)
         if match is None:
@@ -74,8 +74,9 @@ def _plain_names(path: Path, weights: Weights) -> Iterator[NamedTensor]:
             yield f"{match[1]}.output.dense.{match[3]}", value
         elif value.ndim == 0 or len(value) % 3:
             raise CheckpointError(
-                f"{path}: {name} of shape {list(value.shape)}, expected as many rows for queries, "
-                "keys and values"
+                f"{name} of shape {list(value.shape)}, expected as many rows for queries, "
+                "keys and values",
+                file=path,
             )
         else:
             for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
@@ -83,41 +84,44 @@ def _plain_names(path: Path, weights: Weights) -> Iterator[NamedTensor]:
 
 
 class _Shapes:
-    """Sizes of the towers from those of the tensors."""
+    """Derives the sizes of the towers from the shapes of the tensors."""
 
-    def __init__(self, path: Path, weights: Weights) -> None:
+    def __init__(self, path: Path | None, weights: Weights) -> None:
         self.path = path
         self.weights = weights
 
     def of(self, name: str, dimensions: int) -> Sequence[int]:
         """A tensor's shape."""
         if name not in self.weights:
-            raise CheckpointError(f"{self.path}: not of Chinese-CLIP: it has no tensor {name}")
+            raise CheckpointError(f"not a Chinese-CLIP: it has no tensor {name}", file=self.path)
         shape = tuple(self.weights[name].shape)
         if len(shape) != dimensions or not all(1 <= size <= MAX_SIZE for size in shape):
             raise CheckpointError(
-                f"{self.path}: {name} of shape {list(shape)}, expected {dimensions} dimensions of "
-                f"1 to {MAX_SIZE}"
+                f"{name} of shape {list(shape)}, expected {dimensions} dimensions of "
+                f"1 to {MAX_SIZE}",
+                file=self.path,
             )
         return shape
 
     def count(self, prefix: str) -> int:
-        """How many numbers follow a prefix among the names."""
+        """The count of different numbers that follow a prefix in the names."""
         length = len(prefix)
         found = {
             name[length:].partition(".")[0] for name in self.weights if name.startswith(prefix)
         }
         if not 1 <= len(found) <= MAX_LAYERS:
             raise CheckpointError(
-                f"{self.path}: {len(found)} layers {prefix}N, expected 1 to {MAX_LAYERS}"
+                f"{len(found)} layers {prefix}N, expected 1 to {MAX_LAYERS}", file=self.path
             )
         return len(found)
 
     def side(self, name: str) -> int:
-        """Of the grid that a position embedding is for, beside its one row of another kind."""
+        """The side of a position embedding's grid; the embedding has one row more for [CLS]."""
         rows = self.of(name, 2)[0] - 1
         if rows < 1 or math.isqrt(rows) ** 2 != rows:
-            raise CheckpointError(f"{self.path}: {name} has {rows + 1} rows, not a square and one")
+            raise CheckpointError(
+                f"{name} has {rows + 1} rows, expected a square plus one", file=self.path
+            )
         return math.isqrt(rows)
 
     def config(self, pad_id: int, hints: Hints) -> ClipConfig:
@@ -155,8 +159,8 @@ class _Shapes:
     def _resolution(self, patch_size: int, side: int) -> int:
         if patch_size * side > MAX_RESOLUTION:
             raise CheckpointError(
-                f"{self.path}: images of {patch_size * side} pixels a side, expected at most "
-                f"{MAX_RESOLUTION}"
+                f"images of {patch_size * side} pixels per side, expected at most {MAX_RESOLUTION}",
+                file=self.path,
             )
         return patch_size * side
 
@@ -172,16 +176,17 @@ class _Shapes:
             type_vocab_size=self.of(embeddings + "token_type_embeddings.weight", 2)[0],
         )
 
-    def _head_width(self, tower: str, width: int, known: int | None, told: int | None) -> int:
-        """Columns of one attention head: as told, as known, or the only usual ones that fit."""
-        chosen = told or known
+    def _head_width(self, tower: str, width: int, known: int | None, hint: int | None) -> int:
+        """Columns of one attention head: the hint, the known, or the only usual width that fits."""
+        chosen = hint or known
         candidates = [chosen] if chosen else list(_USUAL_HEAD_WIDTHS)
         fitting = [one for one in candidates if width % one == 0]
         if len(fitting) == 1:
             return fitting[0]
         raise CheckpointError(
-            f"{self.path}: the {tower} tower's {width} columns may have attention heads of several "
-            f"widths, and no tensor tells which; convert it with --{tower}-head-width"
+            f"the file does not record the width of an attention head in the {tower} "
+            f"tower's {width} columns; pass --{tower}-head-width to cnclip convert",
+            file=self.path,
         )
 
 
@@ -189,24 +194,26 @@ def write_cn_clip(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint to a file that `cn_clip.clip.load_from_name` and its training open.
 
     Raises:
-        CheckpointError: cn_clip's format cannot tell what this checkpoint holds.
+        CheckpointError: cn_clip's format cannot store this checkpoint.
         OSError: the file cannot be written.
     """
     checkpoint.check_normalisation("cn_clip")
     options = _options_to_read(checkpoint)
     if options:
-        logger.warning("no tensor tells all: cnclip convert reads it with %s", " ".join(options))
+        logger.warning(
+            "the file does not record all sizes; pass %s to cnclip convert", " ".join(options)
+        )
     weights = {f"module.{name}": value for name, value in with_pooler(checkpoint).items()}
     write_pickle({"epoch": 0, "step": 0, "name": "cnclip", "state_dict": weights}, path)
 
 
 def _options_to_read(checkpoint: Checkpoint) -> list[str]:
-    """What no tensor tells, as the options with which the same model is read again.
+    """The options with which `cnclip convert` reads the same model from the written file.
 
     Raises:
-        CheckpointError: it would be another, whatever the options.
+        CheckpointError: no options lead to the same model.
     """
-    config, shapes = checkpoint.config, _Shapes(Path("cn_clip's format"), checkpoint.weights)
+    config, shapes = checkpoint.config, _Shapes(None, checkpoint.weights)
     vision_heads = config.vision.feature_width // config.vision.heads
     text_heads = config.text.width // config.text.heads
     config = dataclasses.replace(
@@ -218,7 +225,7 @@ def _options_to_read(checkpoint: Checkpoint) -> list[str]:
         for key in here:
             if here[key] != there[key]:
                 raise CheckpointError(
-                    f"cn_clip's format cannot tell the {tower} tower's {key}: {here[key]!r} would "
+                    f"cn_clip's format cannot store the {tower} tower's {key}: {here[key]!r} would "
                     f"be read as {there[key]!r}"
                 )
     options = []

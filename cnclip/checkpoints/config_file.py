@@ -1,4 +1,4 @@
-"""Small files of a checkpoint, and the values of configurations, checked as they are asked for."""
+"""Small files of a checkpoint, and the values of configuration files with their checks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._text import first_line
 from ..archive import MAX_RESOLUTION
 from ..errors import CheckpointError
 
-# Far above any published model; what is larger is damage, and would take hours or all memory.
+# Far above any published model: larger values are damage, and would take hours or all memory.
 MAX_SIZE = 1 << 24
 MAX_LAYERS = 1000
-# Of a file of settings; the published ones have a few kB.
+# Bytes of a configuration file; the published ones have a few kB.
 _MAX_FILE = 1 << 24
 
 
@@ -22,70 +23,76 @@ def read_small(path: Path, at_most: int) -> bytes:
     """A file's bytes.
 
     Raises:
-        CheckpointError: there is no such file, or it cannot be read or is too large; names it.
+        CheckpointError: the file does not exist, cannot be read or is too large.
     """
-    if not os.path.isfile(path):  # a pipe would wait, a device may never end
-        raise CheckpointError(f"{path}: there is no such file")
+    if not os.path.isfile(path):  # reading a pipe or device may never end
+        raise CheckpointError("there is no such file", file=path)
     try:
         if path.stat().st_size > at_most:
             raise CheckpointError(
-                f"{path}: {path.stat().st_size} bytes, expected {at_most} at most"
+                f"{path.stat().st_size} bytes, expected {at_most} at most", file=path
             )
         return path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+        raise CheckpointError(f"{first_line(error)}", file=path) from error
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        CheckpointError: there is none; names the file.
+        CheckpointError: it holds none.
     """
     content = read_small(path, _MAX_FILE)
     try:
         values = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"not JSON: {first_line(error)}", file=path) from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
+        raise CheckpointError("expected a JSON object", file=path)
     return values
 
 
 class ConfigFile:
-    """A JSON object's values.
+    """A JSON object of a configuration file; its methods return checked values.
 
     Attributes:
-        name: Begins messages: the file, and the key of an object within it.
+        file: The file, for messages.
         values: The object.
+        member: The keys that lead to the object within the file, for messages.
     """
 
-    def __init__(self, name: str, values: Mapping[str, Any]) -> None:
-        self.name = name
+    def __init__(self, file: Path, values: Mapping[str, Any], member: str = "") -> None:
+        self.file = file
         self.values = values
+        self.member = member
 
     @classmethod
     def read(cls, path: Path) -> ConfigFile:
-        """A file's.
+        """The object of a file.
 
         Raises:
             CheckpointError: it holds no JSON object.
         """
-        return cls(str(path), read_json(path))
+        return cls(path, read_json(path))
 
     def part(self, key: str) -> ConfigFile:
-        """An object within; empty if it is not there."""
+        """The object under a key; empty if there is none."""
         values = self.values.get(key)
         if values is None:
             values = {}
         if not isinstance(values, dict):
             raise self.error(key, "an object")
-        return ConfigFile(f"{self.name}: {key}", values)
+        return ConfigFile(self.file, values, self._place(key))
 
     def error(self, key: str, expected: str) -> CheckpointError:
-        """That a value is not what it has to be."""
+        """The error of a wrong value."""
         found = repr(self.values[key]) if key in self.values else "nothing"
-        return CheckpointError(f"{self.name}: {key}: expected {expected}, found {found:.100}")
+        reason = f"expected {expected}, found {found:.100}"
+        return CheckpointError(reason, file=self.file, member=self._place(key))
+
+    def _place(self, key: str) -> str:
+        return f"{self.member}.{key}" if self.member else key
 
     def size(
         self,
@@ -102,11 +109,11 @@ class ConfigFile:
         return value
 
     def layers(self, key: str, default: int | None = None) -> int:
-        """How many layers there are."""
+        """A number of layers."""
         return self.size(key, default, at_most=MAX_LAYERS)
 
     def stages(self, key: str) -> int | tuple[int, int, int, int]:
-        """How many layers there are, or how many in each of a ResNet's four stages."""
+        """A number of layers, or one for each of a ResNet's four stages."""
         value = self.values.get(key)
         if not isinstance(value, list):
             return self.layers(key)
@@ -115,23 +122,23 @@ class ConfigFile:
         return value[0], value[1], value[2], value[3]
 
     def divisor(self, key: str, of: int, default: int | None = None) -> int:
-        """One that divides a width, such as the number of its attention heads."""
+        """An integer that divides a width, such as the number of attention heads."""
         value = self.size(key, default)
         if of % value:
             raise self.error(key, f"a divisor of {of}")
         return value
 
     def expect(self, key: str, *expected: Any) -> None:
-        """Refuse a setting that would change what is computed; one that is not there is fine."""
+        """Refuse a setting that would change the results; it may be missing."""
         if key in self.values and self.values[key] not in expected:
             raise self.error(key, " or ".join(map(str, expected)))
 
     def resolution(self, key: str, default: int | None = None) -> int:
-        """Pixels a side."""
+        """Pixels per side."""
         return self.size(key, default, at_most=MAX_RESOLUTION)
 
     def one_of(self, key: str, known: tuple[str, ...], default: str) -> str:
-        """One of some words."""
+        """One of the known words."""
         value = self.values.get(key, default)
         if value not in known:
             raise self.error(key, f"one of {', '.join(known)}")

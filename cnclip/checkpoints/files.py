@@ -1,4 +1,4 @@
-"""Which format a checkpoint has, and which files make it. Needs no torch."""
+"""Finds the format of a checkpoint and its files. Needs no torch."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._text import first_line
 from ..archive import ZIP_ERRORS
 from ..errors import CheckpointError
 from .config_file import read_json
 
 WEIGHTS = "pytorch_model.bin"
 VOCABULARY = "vocab.txt"
-# ModelScope's.
+# Files of ModelScope.
 VISION_CONFIG = "vision_model_config.json"
 TEXT_CONFIG = "text_model_config.json"
-# Hugging Face's.
+# Files of Hugging Face.
 CONFIG = "config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
 TOKENIZER = "tokenizer.json"
 SAFETENSORS_SUFFIX = ".safetensors"
 SAFETENSORS = "model" + SAFETENSORS_SUFFIX
 INDEX_SUFFIX = ".index.json"
-# Of the zips that torch writes; before them it wrote pickles one behind the other.
+# The start of the zips that torch writes; older versions wrote several pickles in a row.
 ZIP_MAGIC = b"PK\x03\x04"
-# Of safetensors; those of published models have less than 100 kB.
+# Bytes of a safetensors header; those of published models have less than 100 kB.
 _MAX_HEADER = 1 << 24
 
 _MODELSCOPE = (WEIGHTS, VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
@@ -34,13 +35,13 @@ _MODELSCOPE = (WEIGHTS, VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint as it lies on disk.
+    """The files of a checkpoint.
 
     Attributes:
         format: "modelscope", "huggingface" or "cn_clip".
-        path: The directory, or cn_clip's file.
-        files: Those whose content makes the checkpoint.
-        weights: Those of them that hold tensors.
+        path: The directory, or the file of cn_clip.
+        files: The files whose content is used.
+        weights: Those of the files that hold tensors.
     """
 
     format: str
@@ -50,25 +51,25 @@ class Source:
 
 
 def find_source(path: Path) -> Source:
-    """The checkpoint at a path: a model directory, or a file of cn_clip's.
+    """The checkpoint at a path: a model directory, or a file of cn_clip.
 
     Raises:
-        CheckpointError: a directory of no known format, of which it names the files that it lacks;
-            or a file of weights that is shorter or longer than it says.
+        CheckpointError: a directory of no known format; names the missing files. Or a file of
+            weights whose size does not match its header.
     """
     try:
         source = _find(path)
         for file in source.weights:
             check_whole(file)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        raise CheckpointError(f"cannot be read: {first_line(error)}", file=path) from error
     return source
 
 
 def _find(path: Path) -> Source:
     if not path.is_dir():
-        if not path.is_file():  # a pipe would wait, a device may never end
-            raise CheckpointError(f"{path}: expected a file or a model directory")
+        if not path.is_file():  # reading a pipe or device may never end
+            raise CheckpointError("expected a file or a model directory", file=path)
         return Source("cn_clip", path, (path,), (path,))
     missing = [name for name in _MODELSCOPE if not (path / name).is_file()]
     if not missing:
@@ -79,11 +80,12 @@ def _find(path: Path) -> Source:
         return _find_huggingface(path)
     if is_modelscope:
         raise CheckpointError(
-            f"{path}: not a ModelScope model directory: it has no {', '.join(missing)}"
+            f"not a ModelScope model directory: missing {', '.join(missing)}", file=path
         )
     raise CheckpointError(
-        f"{path}: not a model directory: it has no {VISION_CONFIG} of ModelScope's and no {CONFIG} "
-        "of Hugging Face's"
+        f"not a model directory: it has neither {VISION_CONFIG} (ModelScope) nor {CONFIG} "
+        "(Hugging Face)",
+        file=path,
     )
 
 
@@ -91,14 +93,14 @@ def _find_huggingface(path: Path) -> Source:
     weights = _huggingface_weights(path)
     words = next((n for n in (VOCABULARY, TOKENIZER) if (path / n).is_file()), None)
     if words is None:
-        raise CheckpointError(f"{path}: it has no {VOCABULARY} and no {TOKENIZER}")
+        raise CheckpointError(f"it has neither {VOCABULARY} nor {TOKENIZER}", file=path)
     names = [CONFIG, words, PREPROCESSOR_CONFIG]
     files = [path / name for name in names if (path / name).is_file()]
     return Source("huggingface", path, (*files, *weights), weights)
 
 
 def _huggingface_weights(path: Path) -> tuple[Path, ...]:
-    """As transformers looks for them: safetensors first, and whole files before sharded ones."""
+    """The files that transformers loads: safetensors first, whole files before shards."""
     for name in (SAFETENSORS, WEIGHTS):
         if (path / name).is_file():
             return (path / name,)
@@ -106,29 +108,29 @@ def _huggingface_weights(path: Path) -> tuple[Path, ...]:
         if index.is_file():
             return (index, *_shards(index))
     raise CheckpointError(
-        f"{path}: it has no weights: none of {SAFETENSORS}, {WEIGHTS}, nor an index of shards"
+        f"it has no weights: neither {SAFETENSORS} nor {WEIGHTS} nor an index of shards", file=path
     )
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names, each once."""
+    """The files that an index names."""
     try:
         names = set(read_json(index)["weight_map"].values())
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: damaged: {error!r}") from error
+        raise CheckpointError(f"damaged: {error!r:.200}", file=index) from error
     for name in names:
-        # A name with a folder in it could reach any file of the user's.
+        # A name with a folder could be that of any file.
         if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(
-                f"{index}: expected names of files beside it, found {name!r:.100}"
+                f"expected names of files in its folder, found {name!r:.100}", file=index
             )
         if not os.path.isfile(index.parent / name):
-            raise CheckpointError(f"{index}: there is no file {name!r:.100}")
+            raise CheckpointError(f"there is no file {name!r:.100}", file=index)
     return [index.parent / name for name in sorted(names)]
 
 
 def check_whole(path: Path) -> None:
-    """Compare a file's size with what its head or its directory says, before all of it is read.
+    """Compare a file's size with its header or directory, before all of it is read.
 
     Raises:
         CheckpointError: it is damaged.
@@ -146,14 +148,14 @@ def check_whole(path: Path) -> None:
     except CheckpointError:
         raise
     except ZIP_ERRORS as error:
-        raise CheckpointError(f"{path}: damaged: {error!r:.200}") from error
+        raise CheckpointError(f"damaged: {error!r:.200}", file=path) from error
 
 
 def _check_safetensors(path: Path, header_size: int) -> None:
-    """Refuse a file that does not end where its last tensor does."""
+    """Refuse a file that does not end after its last tensor."""
     size = path.stat().st_size
     if header_size > min(size - 8, _MAX_HEADER):
-        raise CheckpointError(f"{path}: damaged: its header claims {header_size} bytes")
+        raise CheckpointError(f"damaged: its header claims {header_size} bytes", file=path)
     with path.open("rb") as file:
         file.seek(8)
         try:
@@ -162,19 +164,22 @@ def _check_safetensors(path: Path, header_size: int) -> None:
             ends = (tensor["data_offsets"][1] for tensor in header.values())
             expected = 8 + header_size + max(ends, default=0)
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path}: damaged: its header: {error!r:.200}") from error
+            raise CheckpointError(f"damaged: its header: {error!r:.200}", file=path) from error
     if size != expected:
-        raise CheckpointError(f"{path}: damaged: {size} bytes, its header says {expected}")
+        raise CheckpointError(
+            f"damaged: {size} bytes, expected {expected} by its header", file=path
+        )
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse parts that claim more bytes than the file has: torch writes them uncompressed."""
+    """Refuse compressed parts, and parts that claim more bytes than the file has."""
     with zipfile.ZipFile(path) as file:
         for entry in file.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
                 raise CheckpointError(
-                    f"{path}: damaged: {entry.filename!r:.80} is compressed, which torch never does"
+                    f"damaged: {entry.filename!r:.80} is compressed, unlike torch's files",
+                    file=path,
                 )
         claimed = sum(entry.file_size for entry in file.infolist())
     if claimed > path.stat().st_size:
-        raise CheckpointError(f"{path}: damaged: its parts claim {claimed} bytes")
+        raise CheckpointError(f"damaged: its parts claim {claimed} bytes", file=path)

@@ -1,7 +1,7 @@
-"""Hugging Face's directories of ChineseCLIPModel.
+"""Hugging Face's model directories, as transformers' ChineseCLIPModel reads and writes them.
 
 `config.json`, weights as safetensors or pickle, whole or in shards, `vocab.txt` or
-`tokenizer.json`, and `preprocessor_config.json`, as transformers writes and reads them.
+`tokenizer.json`, and `preprocessor_config.json`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .._text import first_line
 from ..archive import DEVIATIONS, MEANS
 from ..errors import CheckpointError
 from ..modeling.config import ACTIVATIONS, CLIP_MEAN, CLIP_STD, ClipConfig, TextConfig, VisionConfig
@@ -31,11 +32,11 @@ from .files import (
 from .tensors import read_tensors, write_safetensors
 from .vocabulary import read_vocabulary, tokenizer_of
 
-# Three of Hugging Face's that stand one above the other in one of cn_clip's.
+# Names of three tensors that are stacked in one tensor of cn_clip.
 Stacked = tuple[str, str, str]
 
 _ACTIVATIONS = {name: name for name in ACTIVATIONS} | {"silu": "swish"}
-# Counted from 0, or of BERT's pooler: nothing is computed from them.
+# Tensors that no computation needs: positions counted from 0, and BERT's pooler.
 _UNUSED = (
     "position_ids",
     "token_type_ids",
@@ -45,7 +46,7 @@ _UNUSED = (
 _TRANSPOSED = ("visual.proj", "text_projection")
 _MAX_VOCABULARY = 1 << 20
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# Of the files that weights are written to: so much is held beside the checkpoint's own tensors.
+# Maximum size of a file of weights, and of the copies in memory while it is written.
 SHARD_BYTES = 500_000_000
 
 
@@ -73,7 +74,7 @@ def read_huggingface(source: Source, hints: Hints) -> Checkpoint:
 
 
 def _read_config(path: Path, pad_id: int) -> ClipConfig:
-    """The configuration; what it does not say is transformers' default."""
+    """The configuration, with transformers' defaults for missing values."""
     values = ConfigFile.read(path)
     if values.values.get("model_type", "chinese_clip") != "chinese_clip":
         raise values.error("model_type", "'chinese_clip'")
@@ -120,18 +121,20 @@ def _read_vocabulary(directory: Path) -> bytes:
     if not 1 <= size <= _MAX_VOCABULARY or sorted(map(repr, words.values())) != sorted(
         map(repr, range(size))
     ):
-        raise CheckpointError(f"{path}: model: vocab: expected words with ids from 0 on, each once")
+        raise CheckpointError(
+            "model: vocab: expected words with ids from 0 on, each once", file=path
+        )
     if any("\n" in word or "\r" in word for word in words):
-        raise CheckpointError(f"{path}: model: vocab: a word with a line break")
+        raise CheckpointError("model: vocab: a word with a line break", file=path)
     ordered = sorted(words, key=words.__getitem__)
     try:
         return "".join(f"{word}\n" for word in ordered).encode()
     except UnicodeEncodeError as error:
-        raise CheckpointError(f"{path}: model: vocab: {error}") from error
+        raise CheckpointError(f"model: vocab: {first_line(error)}", file=path) from error
 
 
 def _read_words(tokenizer: ConfigFile) -> Mapping[str, Any]:
-    """The words of a tokenizer.json and their ids, where it tokenizes as BERT's does."""
+    """The words of a tokenizer.json and their ids; other tokenizers than BERT's are refused."""
     model, normalizer = tokenizer.part("model"), tokenizer.part("normalizer")
     model.expect("type", "WordPiece")
     model.expect("unk_token", "[UNK]")
@@ -157,8 +160,8 @@ Channels = tuple[float, float, float]
 def _read_preprocessor(path: Path, resolution: int) -> tuple[Channels, Channels]:
     """Mean and standard deviation of the normalisation.
 
-    Other settings are refused where they say something else than what the core does: to resize
-    without regard to the image's proportions, bicubically, and to scale to 0..1.
+    Other settings are refused if they differ from the core's preprocessing: to resize to a square,
+    bicubically, and to scale to 0..1.
     """
     if not path.is_file():
         return CLIP_MEAN, CLIP_STD
@@ -197,7 +200,7 @@ def _channels(values: ConfigFile, key: str, default: Channels) -> Channels:
 
 
 def _names(config: ClipConfig) -> dict[str, str | Stacked]:
-    """cn_clip's names, and what transformers calls them."""
+    """The names of tensors in transformers, by cn_clip's names."""
     names: dict[str, str | Stacked] = {
         "logit_scale": "logit_scale",
         "text_projection": "text_projection.weight",
@@ -256,9 +259,9 @@ def _from_huggingface(weights: Weights, config: ClipConfig, path: Path) -> Weigh
         parts = (theirs,) if isinstance(theirs, str) else theirs
         missing = [name for name in parts if name not in left]
         if missing:
-            raise CheckpointError(f"{path}: the checkpoint has no tensor {missing[0]}")
+            raise CheckpointError(f"the checkpoint has no tensor {missing[0]}", file=path)
         tensors = [left.pop(name) for name in parts]
-        # Before anything is made of them.
+        # Check them before anything is computed from them.
         wanted = list(model[ours].shape)
         if len(parts) > 1:
             wanted[0] //= len(parts)
@@ -267,14 +270,16 @@ def _from_huggingface(weights: Weights, config: ClipConfig, path: Path) -> Weigh
         for name, tensor in zip(parts, tensors, strict=True):
             if list(tensor.shape) != wanted or tensor.dtype not in FLOATS:
                 raise CheckpointError(
-                    f"{path}: the checkpoint has {name} of shape {list(tensor.shape)} and type "
-                    f"{tensor.dtype}, expected {wanted} and floats of 16 to 64 bits"
+                    f"the checkpoint has {name} of shape {list(tensor.shape)} and type "
+                    f"{tensor.dtype}, expected {wanted} and floats of 16 to 64 bits",
+                    file=path,
                 )
         value = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         found[ours] = value.t().contiguous() if ours in _TRANSPOSED else value
     if left:
         raise CheckpointError(
-            f"{path}: the checkpoint has a tensor {min(left)} that this architecture has not"
+            f"the checkpoint has a tensor {min(left)} that this architecture does not have",
+            file=path,
         )
     return found
 
@@ -288,7 +293,7 @@ def _to_huggingface(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Name
         for name, part in zip(
             parts, value.chunk(len(parts)) if value.dim() else [value], strict=True
         ):
-            # A copy: safetensors takes no tensors that share their numbers.
+            # A copy, because safetensors refuses tensors that share memory.
             yield name, part.clone(memory_format=torch.contiguous_format)
 
 
@@ -302,7 +307,7 @@ def write_huggingface(checkpoint: Checkpoint, directory: Path) -> None:
     """
     if not isinstance(checkpoint.config.vision.layers, int):
         raise CheckpointError("Hugging Face's format has no ResNet vision tower")
-    # One type for all, as transformers loads them: the widest there is.
+    # One type for all tensors, as transformers loads them: the widest of theirs.
     dtype = torch.float16
     for value in checkpoint.weights.values():
         dtype = torch.promote_types(dtype, value.dtype)
@@ -314,7 +319,7 @@ def write_huggingface(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 def _write_shards(weights: Iterator[NamedTensor], directory: Path) -> None:
-    """Write tensors as transformers does, holding one shard of them at a time."""
+    """Write tensors as transformers does, with one shard in memory at a time."""
     shards: list[list[str]] = []
     size = 0
     for shard in _grouped(weights, SHARD_BYTES):
@@ -334,11 +339,11 @@ def _write_shards(weights: Iterator[NamedTensor], directory: Path) -> None:
     path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _grouped(weights: Iterator[NamedTensor], most_bytes: int) -> Iterator[Weights]:
+def _grouped(weights: Iterator[NamedTensor], max_bytes: int) -> Iterator[Weights]:
     group: Weights = {}
     size = 0
     for name, value in weights:
-        if group and size + value.nbytes > most_bytes:
+        if group and size + value.nbytes > max_bytes:
             yield group
             group, size = {}, 0
         group[name] = value

@@ -1,7 +1,7 @@
 """ModelScope's model directories.
 
 `vision_model_config.json`, `text_model_config.json`, `pytorch_model.bin` and `vocab.txt`, as
-`CLIPForMultiModalEmbedding` of ModelScope 1.40 takes them.
+`CLIPForMultiModalEmbedding` of ModelScope 1.40 reads them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .pickles import write_pickle
 from .tensors import read_tensors
 from .vocabulary import read_vocabulary, tokenizer_of
 
-# Chinese-CLIP takes the hidden state of [CLS] and never uses BERT's pooler.
+# Chinese-CLIP uses the hidden state of [CLS], and not BERT's pooler.
 POOLER_PREFIX = "bert.pooler."
 
 
@@ -28,7 +28,7 @@ def read_modelscope(source: Source, hints: Hints) -> Checkpoint:
     """Read a ModelScope model directory.
 
     Raises:
-        CheckpointError: a file is damaged; names it.
+        CheckpointError: a file is damaged.
         VocabularyError: the vocabulary cannot be used.
     """
     vocabulary = read_vocabulary(source.path / VOCABULARY)
@@ -52,7 +52,7 @@ def read_config(directory: Path, pad_id: int) -> ClipConfig:
     """Read the two configuration files of a ModelScope model directory.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or a size is; names it.
+        CheckpointError: a file is missing or damaged, or a size is invalid.
     """
     vision = ConfigFile.read(directory / VISION_CONFIG)
     text = ConfigFile.read(directory / TEXT_CONFIG)
@@ -64,7 +64,7 @@ def read_config(directory: Path, pad_id: int) -> ClipConfig:
     )
     width, heads = config.vision.feature_width, config.vision.heads
     if heads < 1 or width % heads:
-        raise vision.error("vision_head_width", f"one that divides {width} columns among heads")
+        raise vision.error("vision_head_width", f"a divisor of {width} columns")
     return config
 
 
@@ -100,7 +100,7 @@ def write_modelscope(checkpoint: Checkpoint, directory: Path) -> None:
     """Write a checkpoint to an empty directory, as ModelScope publishes its models.
 
     Raises:
-        CheckpointError: ModelScope's format cannot tell what this checkpoint holds.
+        CheckpointError: ModelScope's format cannot store this checkpoint.
         OSError: a file cannot be written.
     """
     checkpoint.check_normalisation("ModelScope")
@@ -112,7 +112,7 @@ def write_modelscope(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 def with_pooler(checkpoint: Checkpoint) -> Weights:
-    """The weights, and BERT's pooler, which is never used but which ModelScope wants to find."""
+    """The weights, and BERT's pooler, which ModelScope requires but does not use."""
     width = checkpoint.config.text.width
     dtype = checkpoint.weights["text_projection"].dtype
     return checkpoint.weights | {
@@ -122,7 +122,7 @@ def with_pooler(checkpoint: Checkpoint) -> Weights:
 
 
 def config_files(config: ClipConfig) -> dict[str, dict[str, Any]]:
-    """The contents of a ModelScope directory's configuration files, by their names."""
+    """The contents of a ModelScope directory's configuration files, by file name."""
     vision: dict[str, Any] = {
         "embed_dim": config.embed_dim,
         "image_resolution": config.vision.resolution,

@@ -48,7 +48,9 @@ def write_pickle(content: Any, path: Path) -> None:
             torch.save(content, file)
     except RuntimeError as error:  # torch replaces an OSError of the file
         cause = error.__context__
-        raise cause if isinstance(cause, OSError) else OSError(f"{path}: {error}") from error
+        raise (
+            cause if isinstance(cause, OSError) else OSError(f"{path}: {first_line(error)}")
+        ) from error
 
 
 def _check_sizes(path: Path, weights: Weights) -> None:

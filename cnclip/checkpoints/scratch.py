@@ -1,4 +1,4 @@
-"""Sizes and a vocabulary without weights: what a model is trained from scratch with."""
+"""Checkpoints without weights: sizes and a vocabulary, for training from scratch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sizes_of(model: str | Path) -> Checkpoint:
     """A checkpoint without weights.
 
     Args:
-        model: A published model's name in cn_clip, which brings the published vocabulary; or a
+        model: A published model's name in cn_clip, with the published vocabulary; or a
             directory with ModelScope's `vision_model_config.json`, `text_model_config.json` and a
             `vocab.txt`.
 
@@ -36,15 +36,17 @@ def sizes_of(model: str | Path) -> Checkpoint:
         ]
         if missing:
             raise CheckpointError(
-                f"{model}: neither one of {', '.join(KNOWN_MODELS)} nor a directory with sizes: it "
-                f"has no {', '.join(missing)}"
+                f"neither one of {', '.join(KNOWN_MODELS)} nor a directory of sizes: "
+                f"missing {', '.join(missing)}",
+                file=model,
             )
         vocabulary = read_vocabulary(directory / VOCABULARY)
         tokenizer = tokenizer_of(vocabulary, directory / VOCABULARY)
         config = read_config(directory, tokenizer.pad_id)
         if tokenizer.largest_id >= config.text.vocab_size:
             raise CheckpointError(
-                f"{model}: the vocabulary has ids up to {tokenizer.largest_id}, the configuration "
-                f"{config.text.vocab_size} words"
+                f"the vocabulary has ids up to {tokenizer.largest_id}, the configuration "
+                f"{config.text.vocab_size} words",
+                file=model,
             )
     return Checkpoint(config, {}, vocabulary, "modelscope", rounds_to_half=True)

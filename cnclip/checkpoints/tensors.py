@@ -12,7 +12,7 @@ from .pickles import read_pickle
 
 
 def read_tensors(paths: Iterable[Path]) -> Weights:
-    """The tensors of some files, by their names; those of a safetensors file are mapped.
+    """The tensors of several files by their names; those of safetensors files are mapped.
 
     Raises:
         CheckpointError: a file is damaged, or two hold a tensor of the same name.
@@ -25,13 +25,13 @@ def read_tensors(paths: Iterable[Path]) -> Weights:
         read = read_safetensors if path.suffix == ".safetensors" else read_pickle
         for name, tensor in read(path).items():
             if name in weights:
-                raise CheckpointError(f"{path}: {name} stands in another file too")
+                raise CheckpointError(f"{name} is in another file too", file=path)
             weights[name] = tensor
     return weights
 
 
 def read_safetensors(path: Path) -> Weights:
-    """The tensors of a safetensors file, which checks its sizes before it believes them."""
+    """The tensors of a safetensors file, mapped. The library checks sizes before it uses them."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -43,9 +43,9 @@ def read_safetensors(path: Path) -> Weights:
     except (MemoryError, CheckpointError):
         raise
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged: {first_line(error)}") from error
+        raise CheckpointError(f"damaged: {first_line(error)}", file=path) from error
     if not weights:
-        raise CheckpointError(f"{path}: it holds no tensors")
+        raise CheckpointError("it contains no tensors", file=path)
     return weights
 
 
@@ -64,4 +64,4 @@ def write_safetensors(weights: Weights, path: Path) -> None:
     try:
         save_file(weights, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from error
+        raise OSError(f"{path}: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Vocabularies, whose errors name the file."""
+"""Reading vocabularies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tokenizer_of(vocabulary: bytes, name: Path) -> _core.Tokenizer:
 
     Args:
         vocabulary: The vocab.txt's bytes.
-        name: Begins messages.
+        name: The file, for messages.
 
     Raises:
         VocabularyError: it cannot be used.
@@ -35,11 +35,9 @@ def tokenizer_of(vocabulary: bytes, name: Path) -> _core.Tokenizer:
     words = vocabulary.splitlines()
     for token in _SPECIAL:
         if words.count(token) > 1:
-            raise VocabularyError(
-                f"{name}: {token.decode()} stands in it {words.count(token)} times"
-            )
+            raise VocabularyError(f"{token.decode()} occurs {words.count(token)} times", file=name)
     try:
         return _core.Tokenizer(vocabulary)
     except VocabularyError as error:
         mark = " (it begins with a byte order mark)" if vocabulary[:3] == _BYTE_ORDER_MARK else ""
-        raise VocabularyError(f"{name}: {error}{mark}") from error
+        raise VocabularyError(f"{error.reason}{mark}", file=name) from error

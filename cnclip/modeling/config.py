@@ -1,10 +1,10 @@
-"""Sizes of a Chinese-CLIP, as its configuration files give them."""
+"""Sizes of a Chinese-CLIP."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Of CLIP's images, scaled to 0..1: red, green, blue.
+# Mean and standard deviation of red, green and blue in CLIP's images, scaled to 0..1.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "swish")
@@ -15,10 +15,10 @@ class VisionConfig:
     """The vision tower: a ViT, or a ModifiedResNet where `layers` is a tuple of four.
 
     Attributes:
-        resolution: Pixels a side of the square input.
+        resolution: Pixels per side of the square input.
         layers: Transformer layers, or bottleneck blocks in each of the four stages.
-        width: Columns of the ViT, or channels behind the ResNet's stem.
-        patch_size: Pixels a side of a ViT's patch; None for a ResNet.
+        width: Columns of the ViT, or channels after the ResNet's stem.
+        patch_size: Pixels per side of a ViT's patch; None for a ResNet.
         head_width: Columns of one attention head.
     """
 
@@ -30,12 +30,12 @@ class VisionConfig:
 
     @property
     def heads(self) -> int:
-        """Attention heads: of each ViT layer, or of the ResNet's pooling."""
+        """Attention heads of each ViT layer, or of the ResNet's pooling."""
         return self.feature_width // self.head_width
 
     @property
     def feature_width(self) -> int:
-        """Columns that the attention works on."""
+        """Columns of the attention's input."""
         return self.width if isinstance(self.layers, int) else self.width * 32
 
 
@@ -72,7 +72,7 @@ class ClipConfig:
         embed_dim: Columns of the embeddings.
         vision: The vision tower.
         text: The text tower.
-        pad_id: The vocabulary's [PAD]; columns with this id are masked.
+        pad_id: The id of [PAD] in the vocabulary; columns with this id are masked.
     """
 
     embed_dim: int

@@ -504,9 +504,9 @@ def test_hugging_faces_damaged_files(
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        ({"a": "../secret"}, "expected names of files beside it"),
+        ({"a": "../secret"}, "expected names of files in its folder"),
         ({"a": "nowhere.safetensors"}, "there is no file 'nowhere.safetensors'"),
-        ({"a": 5}, "expected names of files beside it"),
+        ({"a": 5}, "expected names of files in its folder"),
         ([], "damaged"),
     ],
 )
@@ -523,7 +523,7 @@ def test_a_tensor_in_two_files(huggingface: Path) -> None:
     index = huggingface / "pytorch_model.bin.index.json"
     places = json.loads(index.read_text())["weight_map"]
     change(index, weight_map=places | {"x": "more.bin"})
-    with pytest.raises(cnclip.CheckpointError, match="logit_scale stands in another file too"):
+    with pytest.raises(cnclip.CheckpointError, match="logit_scale is in another file too"):
         pipeline(model=huggingface, device="cpu")
 
 

@@ -79,7 +79,7 @@ def test_convert_what_ships(cnclip: Command, tmp_path: Path) -> None:
     ("source", "output", "message"),
     [
         ("nowhere", "a.pt", "no model 'nowhere'"),
-        ("{data}/cases", "a.pt", "cases: not a model directory: it has no vision"),
+        ("{data}/cases", "a.pt", "cases: not a model directory: it has neither vision"),
         (
             "{data}/tiny-vit/vocab.txt",
             "a.pt",

@@ -230,7 +230,7 @@ def test_an_unreadable_source_is_named(
         raise PermissionError(13, "Permission denied", str(file))
 
     monkeypatch.setattr(cache, "sha256_of", refuse)
-    with pytest.raises(CheckpointError, match=r"cannot be read: .*Permission denied.*bin"):
+    with pytest.raises(CheckpointError, match=r"bin: cannot be read: Permission denied"):
         models.open_archive(model)
 
 

@@ -114,7 +114,7 @@ def test_a_model_by_its_name(
 def test_without_a_network(name: str, open_model: Open) -> None:
     refused = open_model(name, offline=True)
     assert refused["error"] == "HubError"
-    assert name in refused["message"] and "cannot be fetched" in refused["message"]
+    assert name in refused["message"] and "cannot be downloaded" in refused["message"]
     assert open_model(name, local_files_only=True)["error"] == "HubError"
     row = open_model(name)["row"]
     assert open_model(name, offline=True)["row"] == row
