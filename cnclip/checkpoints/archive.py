@@ -205,7 +205,9 @@ def read_archived(path: Path) -> Checkpoint:
     info = read_archive(path)
     check_archive(path)
     try:
-        config = _config(ConfigFile(path, info.metadata["architecture"], "architecture"))
+        config = _config(
+            ConfigFile(path, info.metadata["architecture"], f"{METADATA}: architecture")
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
             module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]

@@ -122,15 +122,15 @@ def _read_vocabulary(directory: Path) -> bytes:
         map(repr, range(size))
     ):
         raise CheckpointError(
-            "model: vocab: expected words with ids from 0 on, each once", file=path
+            "expected words with ids from 0 on, each once", file=path, member="model.vocab"
         )
     if any("\n" in word or "\r" in word for word in words):
-        raise CheckpointError("model: vocab: a word with a line break", file=path)
+        raise CheckpointError("a word with a line break", file=path, member="model.vocab")
     ordered = sorted(words, key=words.__getitem__)
     try:
         return "".join(f"{word}\n" for word in ordered).encode()
     except UnicodeEncodeError as error:
-        raise CheckpointError(f"model: vocab: {first_line(error)}", file=path) from error
+        raise CheckpointError(f"{first_line(error)}", file=path, member="model.vocab") from error
 
 
 def _read_words(tokenizer: ConfigFile) -> Mapping[str, Any]:

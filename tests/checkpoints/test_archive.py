@@ -219,7 +219,7 @@ def test_sizes_of_towers_that_cannot_be(
         entries[f"extra/{METADATA}"] = json.dumps(metadata).encode()
 
     path = rewrite(change)
-    expected = rf"{path}: damaged: its {METADATA}: architecture: {tower}: {key}: expected {message}"
+    expected = rf"{path}:{METADATA}: architecture.{tower}.{key}: damaged: expected {message}"
     for to in ("cn_clip", "modelscope"):
         with pytest.raises(cnclip.ArchiveError, match=expected):
             convert(path, tmp_path / "out.pt", to=to)

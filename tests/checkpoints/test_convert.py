@@ -525,7 +525,7 @@ def test_broken_json(make: Make, name: str, content: bytes, message: str) -> Non
 def test_wrong_values(make: Make, weights: Weights, key: str, value: Any, expected: str) -> None:
     part = {key: value}
     directory = make(weights, **({"vision": part} if key in VISION else {"text": part}))
-    refused(directory, rf"_model_config\.json: {key}: expected {expected}")
+    refused(directory, rf"_model_config\.json:{key}: expected {expected}")
 
 
 def test_a_resnet_of_a_size_that_does_not_halve(make: Make, weights: Weights) -> None:
