@@ -26,12 +26,12 @@ LAYOUTS = ("tsv", "lmdb", "folder", "csv", "tars", "parquet")
 
 
 def train_on_layout(layout: str, workers: int, sizes: Path, folder: Path) -> dict[int, float]:
-    """Losses of two steps on the pairs of tests/datasets/test_pairs.py in a layout."""
-    from tests.datasets import test_pairs
+    """Losses of two steps on the pairs of tests/support/layouts.py in a layout."""
+    from tests.support import layouts
 
     data = folder / "data"
     data.mkdir()
-    dataset = getattr(test_pairs, f"make_{layout}")(data)
+    dataset = getattr(layouts, f"make_{layout}")(data)
     options = SMALL | {"max_steps": 2, "batch_size": 6, "num_workers": workers}
     finetune(sizes, dataset, folder / "run", from_scratch=True, show_progress=False, **options)
     return losses_of(folder / "run")
