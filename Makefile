@@ -174,6 +174,7 @@ C_FILES := $(shell find csrc tests/c tests/fuzz -name '*.[ch]' -o -name '*.[ch]p
 lint: $(VENV)/.lint ## ruff, clang-format, tools/check_prose.py and `make typing`; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/check_prose.py
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 	@$(MAKE) typing
 
