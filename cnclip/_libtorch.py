@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ._built_with import TORCH as BUILT_FOR
+from ._text import first_line
 
 _SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 
@@ -63,7 +64,8 @@ def load() -> None:
         try:
             ctypes.CDLL(str(directory / "lib" / (name + _SUFFIX)))
         except OSError as error:
-            raise ImportError(f"the libraries of torch cannot be loaded: {error}") from error
+            reason = first_line(error)
+            raise ImportError(f"the libraries of torch cannot be loaded: {reason}") from error
 
 
 def load_cuda() -> bool:

@@ -131,7 +131,8 @@ def read_archive(path: Path) -> ArchiveInfo:
         )
         _check_sizes(info)
     except (KeyError, TypeError, ValueError) as error:
-        raise ArchiveError(f"its {METADATA} is damaged: {error!r:.200}", file=path) from error
+        reason = f"its {METADATA} is damaged: {type(error).__name__}: {first_line(error)}"
+        raise ArchiveError(reason, file=path) from error
     return info
 
 

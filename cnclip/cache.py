@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ._files import identity_of, replaced_atomically, sha256_of
+from ._text import first_line
 from .archive import FORMAT_VERSION, SUFFIX, check_archive, read_archive
 from .errors import ArchiveError
 
@@ -47,7 +48,7 @@ def cache_directory() -> Path:
         else:
             base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     except RuntimeError as error:
-        raise OSError(f"{error}; set CNCLIP_CACHE to a directory") from error
+        raise OSError(f"{first_line(error)}; set CNCLIP_CACHE to a directory") from error
     return Path(base) / "cnclip"
 
 

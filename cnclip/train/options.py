@@ -195,9 +195,9 @@ def _parse_yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or first_line(error)
+        fault = getattr(error, "problem", None) or first_line(error)
         line = None if mark is None else mark.line + 1
-        raise InvalidInputError(f"cannot be read: {problem}", line=line) from error
+        raise InvalidInputError(f"cannot be read: {fault}", line=line) from error
 
 
 def type_of(name: str) -> tuple[type, bool]:
