@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._text import first_line
-from ..errors import ImageError, ImageNotFoundError, Where
+from ..errors import ImageError, Where
 from ..preprocessors.image import fetch
 from .columns import Id
+from .folder import image_file
 
 # An image file's bytes, its path, or an http, https or data URL.
 Content = bytes | Path | str
@@ -111,11 +112,11 @@ def read_content(content: Content) -> bytes:
         return content
     if isinstance(content, str):
         return fetch(content)
+    if (reason := image_file(content).error) is not None:
+        raise ImageError(reason)
     try:
         return content.read_bytes()
-    except FileNotFoundError as error:
-        raise ImageNotFoundError("no such file") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ImageError(first_line(error)) from error
 
 

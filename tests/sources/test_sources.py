@@ -206,3 +206,15 @@ def test_a_missing_image_has_a_reason_and_no_place(folder: Path) -> None:
         with pytest.raises(ImageError) as caught:
             image.read()
         assert (caught.value.reason, caught.value.where) == ("no such file", None)
+
+
+def test_a_fifo_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "fifo.png")
+    (folder / "empty.png").touch()
+    (folder / "list.txt").write_text("fifo.png 0\nempty.png 0\n0.png 0\n")
+    rows = [i.row for i in ClassificationData(folder / "list.txt").images(["cat"], Problems())]
+    for row, reason in zip(rows, ("a FIFO, not a file", "an empty file"), strict=False):
+        with pytest.raises(ImageError) as caught:
+            row.image.read()
+        assert caught.value.reason == reason
+    assert rows[2].image.read() == png(0)
