@@ -110,10 +110,6 @@ class SourceList:
             reason = error.reason if isinstance(error, CnclipError) else first_line(error)
             yield Item(source.name, source.name, error=printable(reason))
 
-    def count(self) -> int:
-        """The number of items; none is opened."""
-        return sum(1 for _ in self.items())
-
     def _hint(self, source: Source) -> str:
         """The archives in a folder without images."""
         for suffix in (TSV_SUFFIX, ".tar", ".parquet", ".zip"):
