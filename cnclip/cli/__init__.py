@@ -42,10 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"cnclip {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    given = sys.argv[1:] if arguments is None else arguments
     for name, module in COMMANDS.items():
         summary = module.SUMMARY
         command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
-        module.configure(command)
+        if name in given:  # the others import modules in vain
+            module.configure(command)
     parsed = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # A character that the terminal's encoding lacks is escaped.

@@ -7,7 +7,6 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..bulk.options import EmbedOptions, help_of
 from ._arguments import add_model_arguments, open_pipeline, print_failed
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     """Add an argument for each field of EmbedOptions; `kind` is --texts."""
+    from ..bulk.options import EmbedOptions, help_of
+
     for one in dataclasses.fields(EmbedOptions):
         if one.name == "kind":
             continue
@@ -64,7 +65,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed, and report what the folder holds."""
-    from ..bulk import embed
+    from ..bulk import EmbedOptions, embed
 
     names = [one.name for one in dataclasses.fields(EmbedOptions) if one.name != "kind"]
     values: dict[str, Any] = {name: getattr(arguments, name) for name in names}
