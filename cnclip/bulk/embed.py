@@ -104,47 +104,20 @@ def embed(
         MissingExtraError: pyarrow is not installed.
         KeyboardInterrupt: Ctrl-C, noticed between batches.
     """
-    opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
-    return embed_source_list(opened, pipeline, output, options, show_progress=show_progress)
-
-
-def embed_source_list(
-    sources: SourceList,
-    pipeline: MultiModalEmbeddingPipeline,
-    output: str | os.PathLike[str],
-    options: EmbedOptions = EmbedOptions(),
-    *,
-    rebuild: bool = False,
-    show_progress: bool = False,
-) -> EmbedReport:
-    """Embed open sources to a folder, see `embed`.
-
-    Args:
-        sources: The sources and their items, also of sources that the caller has made.
-        pipeline: An open pipeline.
-        output: The folder; created if it does not exist.
-        options: See `EmbedOptions`; `kind` must be that of the sources.
-        rebuild: Drop embeddings of another model, precision, dtype or kind that the folder holds,
-            instead of raising EmbeddingsError.
-        show_progress: Print progress on stderr.
-
-    Raises:
-        DatasetError, InvalidInputError, EmbeddingsError, OSError, MissingExtraError,
-        KeyboardInterrupt: see `embed`.
-    """
     pyarrow_modules()  # raises before any work
     checked_count(options.batch_size, "batch_size", max=pipeline.model.max_image_batch)
+    opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
     model, precision = model_identity(pipeline), pipeline.model.precision
     wanted = Manifest(
-        options.kind, model, precision, options.dtype, sources.names, options.shard_items
+        options.kind, model, precision, options.dtype, opened.names, options.shard_items
     )
     with locked(Path(output)) as folder:
-        store = Store(folder, wanted, options, rebuild=rebuild)
-        total = _count(sources) if show_progress else None
-        outcomes = outcomes_of(sources.items(), store.known.fill)
+        store = Store(folder, wanted, options)
+        total = _count(opened) if show_progress else None
+        outcomes = outcomes_of(opened.items(), store.known.fill)
         lists = embed_outcomes(pipeline, outcomes, options, cut_every=options.shard_items)
         report = write_outcomes(store, lists, total, show_progress=show_progress)
-    report.left_out = dict(sources.left_out)
+    report.left_out = dict(opened.left_out)
     return report
 
 

@@ -47,8 +47,8 @@ class Outcome:
     Attributes:
         item: The item.
         error: Why it could not be embedded.
-        width: Pixels of the image, upright.
-        height: Pixels of the image, upright.
+        width: Pixels of the image as it is embedded.
+        height: Pixels of the image as it is embedded.
         bytes: The size of the image file.
         vector: The embedding, [d]: float32, or as it is stored if it is from an earlier run.
         known: Whether an earlier run has the vector or the error.

@@ -72,7 +72,8 @@ class Store:
             folder: An existing folder that is locked, see `locked`.
             wanted: The manifest to write, without shards.
             options: `retry` and `replace` are used.
-            rebuild: Drop embeddings that must not be mixed with these, instead of raising.
+            rebuild: Drop embeddings of another model or of other sources, and damaged manifests,
+                instead of raising.
 
         Raises:
             EmbeddingsError: the folder holds embeddings of another model or of sources that are
@@ -80,26 +81,38 @@ class Store:
             OSError: it cannot be read or written.
         """
         self.folder, self.wanted = folder, wanted
-        self._before = Manifest.read(folder / MANIFEST)
-        unfinished = Manifest.read(folder / UNFINISHED)
+        read = self._read_usable if rebuild else Manifest.read
+        self._before = read(folder / MANIFEST)
+        unfinished = read(folder / UNFINISHED)
         earlier = [one for one in (self._before, unfinished) if one is not None]
-        if rebuild:
-            earlier = [one for one in earlier if not one.differences(wanted)]
         for one in earlier:
             if one.items > 0:
                 self._check_earlier(one, replaces_sources=options.replace)
         shards = [shard for one in earlier for shard in one.shards]
         self.known = Known(folder, wanted, shards, retry=options.retry)
         # Shards of an interrupted run, which the next run finds too if this one is interrupted.
-        self._earlier = [] if unfinished is None or unfinished not in earlier else unfinished.shards
+        self._earlier = [] if unfinished is None else unfinished.shards
         self._shards: list[Shard] = []
         self._partial: Shard | None = None
         self._growing: list[Outcome] = []
         # A folder that cannot be written is noticed before any work.
         self._note()
         self._committed = time.monotonic()
-        kept = [*shards, *(self._before.shards if self._before is not None else [])]
-        self._remove_others(kept)
+        self._remove_others(shards)
+
+    def _read_usable(self, path: Path) -> Manifest | None:
+        """The manifest in a file, unless it is damaged or of another model or other sources.
+
+        A manifest that is not used is removed, since the files that it names will be.
+        """
+        with contextlib.suppress(EmbeddingsError):
+            found = Manifest.read(path)
+            if found is None or (
+                not found.differences(self.wanted) and found.sources == self.wanted.sources
+            ):
+                return found
+        path.unlink()
+        return None
 
     def _check_earlier(self, earlier: Manifest, *, replaces_sources: bool) -> None:
         if differences := earlier.differences(self.wanted):

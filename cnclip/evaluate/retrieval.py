@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .._files import identity_of, replaced_atomically
-from .._text import first_line
-from ..cache import remembered_sha256
-from ..datasets import ProblemKind, Problems, RetrievalData, TextRow, open_retrieval
-from ..datasets.retrieval import ImageRow, open_image, with_known
-from ..errors import DatasetError, Where
-from ..pipelines import MultiModalEmbeddingPipeline, embed_images
+from .._files import replaced_atomically
+from ..datasets import Problems, RetrievalData, TextRow, open_retrieval
+from ..datasets.retrieval import with_known
+from ..errors import DatasetError
+from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.text import normalize_text
 from ..progress import progress
 from ..sources import Id
-from ..version import __version__
-from .features import Features, Shard
+from .embeddings import SplitEmbedder
 from .pages import EmbeddedSplit, write_page
 from .published import published_results
 from .recall import recall_at_k
@@ -32,9 +24,6 @@ from .topk import Ranked, mutual_top_k
 
 # Candidates of each query in prediction files.
 K = 10
-# Items of a kept shard: about a minute's work for a large model on a CPU.
-IMAGES_OF_SHARD = 512
-TEXTS_OF_SHARD = 8192
 
 
 def retrieval(
@@ -90,23 +79,19 @@ def _embed_split(
     texts = list(data.texts(problems))
     if not texts:
         raise _nothing(data, "text", problems)
-    key = _key(pipeline, data, normalize)
     kept = None
     if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
         kept = folder / "embeddings"
-        kept.mkdir(parents=True, exist_ok=True)
-    image_ids, image_vectors = _embed_images(
-        pipeline, data, problems, Features(kept, "images", key), show_progress
-    )
+    embedder = SplitEmbedder(data, pipeline, kept, show_progress=show_progress)
+    image_ids, image_vectors = embedder.images(problems)
     if not image_ids:
         raise _nothing(data, "image", problems)
     known = set(image_ids)
     texts = [left for text in texts if (left := with_known(text, known, problems))]
     if not texts:
         raise _nothing(data, "text", problems)
-    queries = _query_texts(texts, normalize)
-    text_features = Features(kept, "texts", key | {"texts": _digest(queries)})
-    text_vectors = _embed_texts(pipeline, queries, text_features, show_progress)
+    text_vectors = embedder.texts(texts, _query_texts(texts, normalize))
     return EmbeddedSplit(texts, text_vectors, image_ids, image_vectors)
 
 
@@ -158,121 +143,7 @@ def _report(
 
 
 def _nothing(data: RetrievalData, kind: str, problems: Problems) -> DatasetError:
-    first = problems.hint
-    return DatasetError(f"no {kind} can be used{first}", file=data.name, member=data.split)
-
-
-def _key(
-    model: MultiModalEmbeddingPipeline, data: RetrievalData, normalize: bool
-) -> dict[str, Any]:
-    """Changes when other embeddings would come out."""
-    try:
-        files = _digest([identity_of(file) for file in data.files()])
-    except OSError as error:
-        raise DatasetError(f"cannot be read: {first_line(error)}", file=data.name) from error
-    return {
-        "cnclip": __version__,
-        "model": remembered_sha256(model.model.info.path),
-        "precision": model.model.precision,
-        "device": model.model.device.partition(":")[0],
-        "normalized_texts": normalize,
-        "dataset": data.name,
-        "split": data.split,
-        "files": files,
-    }
-
-
-def _digest(parts: list[str]) -> str:
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
-    return total.hexdigest()
-
-
-def _embed_images(
-    model: MultiModalEmbeddingPipeline,
-    data: RetrievalData,
-    problems: Problems,
-    features: Features,
-    show_progress: bool,
-) -> tuple[list[Id], NDArray[np.float32]]:
-    def open_row(row: ImageRow) -> Any:
-        return open_image(row, turned=data.turns_images)
-
-    ids: list[Id] = []
-    parts = [np.empty((0, model.model.info.embed_dim), np.float32)]
-    rows = data.images(problems)
-    number = done = 0
-    last = False
-    for shard in features.read():
-        # The rows are read again, so that their problems are reported again.
-        done += sum(1 for _ in itertools.islice(rows, shard.seen))
-        _take(shard, ids, parts, problems)
-        number, last = number + 1, shard.last
-    total = data.count_images()
-    with progress("images", total, "image", done=done, enabled=show_progress) as advance:
-        while not last:
-            shard = _embed_shard(model, rows, open_row, advance)
-            features.write(number, shard)
-            _take(shard, ids, parts, problems)
-            number, last = number + 1, shard.last
-    # A generator that was stopped early has not reported the rows that follow.
-    for _ in rows:
-        pass
-    return ids, np.concatenate(parts)
-
-
-def _embed_shard(
-    model: MultiModalEmbeddingPipeline,
-    rows: Iterator[ImageRow],
-    open_row: Callable[[ImageRow], Any],
-    advance: Callable[[int], None],
-) -> Shard:
-    ids: list[Id] = []
-    parts = [np.empty((0, model.model.info.embed_dim), np.float32)]
-    failed: list[tuple[str, str, Id]] = []
-    seen = 0
-    for batch in embed_images(model, itertools.islice(rows, IMAGES_OF_SHARD), open_row):
-        ids += [row.image_id for row in batch.embedded]
-        parts.append(batch.vectors)
-        failed += [
-            (str(r.where), f"image {r.image_id}: {why.reason}", r.image_id)
-            for r, why in batch.failed
-        ]
-        seen += len(batch.items)
-        advance(len(batch.items))
-    return Shard(seen, ids, np.concatenate(parts), failed, last=seen < IMAGES_OF_SHARD)
-
-
-def _take(
-    shard: Shard, ids: list[Id], parts: list[NDArray[np.float32]], problems: Problems
-) -> None:
-    ids += shard.ids
-    parts.append(shard.rows)
-    for where, reason, _ in shard.failed:
-        problems.add(ProblemKind.UNREADABLE_IMAGE, Where(file=where), reason)
-
-
-def _embed_texts(
-    model: MultiModalEmbeddingPipeline, texts: list[str], features: Features, show_progress: bool
-) -> NDArray[np.float32]:
-    rows = np.empty((len(texts), model.model.info.embed_dim), np.float32)
-    end = number = 0
-    for shard in features.read():
-        number += 1
-        rows[end : end + shard.seen] = shard.rows
-        end += shard.seen
-    with progress("texts", len(texts), "text", done=end, enabled=show_progress) as advance:
-        while end < len(texts):
-            some = texts[end : end + TEXTS_OF_SHARD]
-            found = model.forward({"text": some})["text_embedding"]
-            rows[end : end + len(some)] = found
-            end += len(some)
-            shard = Shard(len(some), [], rows[end - len(some) : end], [], last=end == len(texts))
-            features.write(number, shard)
-            number += 1
-            advance(len(some))
-    return rows
+    return DatasetError(f"no {kind} can be used{problems.hint}", file=data.name, member=data.split)
 
 
 def _predictions(ids: list[Id], ranked: Ranked, candidates: list[Id]) -> list[tuple[Id, list[Id]]]:

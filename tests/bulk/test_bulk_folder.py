@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cnclip import bulk
-from cnclip.bulk.embed import embed_source_list
-from cnclip.bulk.sources import open_sources
+from cnclip.bulk.store import Store, locked
 from cnclip.errors import EmbeddingsError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from tests.support.bulk import (
@@ -120,8 +120,6 @@ def test_what_is_no_folder_of_embeddings(embed: Embed, photos: Path, tmp_path: P
 
 
 def test_one_run_at_a_time(embed: Embed, photos: Path, tmp_path: Path) -> None:
-    from cnclip.bulk.store import locked
-
     with locked(tmp_path / "out"), pytest.raises(EmbeddingsError, match="another run writes"):
         embed(photos)
     embed(photos)
@@ -146,20 +144,18 @@ def test_folders_of_earlier_versions_are_read(embed: Embed, photos: Path) -> Non
     assert json.loads(manifest.read_text())["kind"] == "images"
 
 
-def test_rebuilding_drops_what_cannot_be_mixed(
-    embed: Embed,
-    photos: Path,
-    model: MultiModalEmbeddingPipeline,
-    vit: MultiModalEmbeddingPipeline,
-) -> None:
+def test_rebuilding_drops_what_cannot_be_mixed(embed: Embed, photos: Path) -> None:
     folder = embed(photos).output
-    before = content_of(folder)
-    sources = open_sources(photos)
-    options = bulk.EmbedOptions(dtype="float32")
-    report = embed_source_list(sources, vit, folder, options, rebuild=True)
-    assert (report.embedded, report.kept) == (20, 0)
-    opened = bulk.open_embeddings(folder, check=True)
-    assert (opened.model, opened.dtype) == (bulk.model_identity(vit), "float32")
-    assert not content_of(folder).keys() & before.keys() - {"manifest.json"}
-    again = embed_source_list(sources, vit, folder, options, rebuild=True)
-    assert (again.embedded, again.kept) == (0, 20)
+    wanted = bulk.open_embeddings(folder).manifest
+    options = bulk.EmbedOptions()
+    with locked(folder):
+        assert len(Store(folder, wanted, options, rebuild=True).known.intact) == 3
+        other = replace(wanted, precision="bf16", shards=[])
+        with pytest.raises(EmbeddingsError, match="precision: fp32 and bf16"):
+            Store(folder, other, options)
+        assert not Store(folder, other, options, rebuild=True).known.intact
+    assert content_of(folder).keys() == {"unfinished.json"}
+    (folder / "manifest.json").write_text("{")
+    with locked(folder):
+        Store(folder, wanted, options, rebuild=True).finish()
+    assert bulk.open_embeddings(folder).rows == 0

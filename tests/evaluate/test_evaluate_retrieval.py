@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import json
 import pickle
 import re
@@ -18,14 +17,14 @@ import pytest
 import cnclip
 from cnclip import DatasetError, cli, pipeline
 from cnclip.assets import asset_path
+from cnclip.bulk import open_embeddings
 from cnclip.datasets import Problems, open_retrieval, write_split
-from cnclip.evaluate import recall_at_k, retrieval
+from cnclip.errors import MissingExtraError
+from cnclip.evaluate import embeddings, recall_at_k, retrieval
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.preprocessors.text import normalize_text
 
 Text = tuple[int, str, list[int]]
-# The function of the package has the module's name.
-module = importlib.import_module("cnclip.evaluate.retrieval")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +147,7 @@ def expected_recall(
 @pytest.mark.parametrize(
     "layout",
     [lambda data: data, to_zip, to_lmdb, lambda data: to_lmdb(data, keep_texts=True)],
-    ids=["TSV", "zip", "LMDB", "LMDB with texts beside"],
+    ids=["TSV", "zip", "LMDB", "LMDB with texts"],
 )
 def test_every_layout_gives_the_recall_by_definition(
     layout: Callable[[Path], Path],
@@ -180,21 +179,21 @@ def test_folders(
     assert report.predictions_of_images[0][0] == "100.png"
 
 
-def test_the_data_set_that_ships(
+def test_bundled_data_set(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, model: MultiModalEmbeddingPipeline
 ) -> None:
     output = tmp_path / "out"
     arguments = ["eval", "retrieval", "emoji-cn", "--split", "test", "--model", "emoji-cn"]
     assert cli.main([*arguments, "-o", str(output)]) == 0
     captured = capsys.readouterr()
-    told = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    assert told["text_to_image"]["R@10"] > 90
-    assert f"{told['text_to_image']['R@1']:.2f}" in captured.out
+    saved = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    assert saved["text_to_image"]["R@10"] > 90
+    assert f"{saved['text_to_image']['R@1']:.2f}" in captured.out
     assert "lower case" in captured.out
-    assert told["dataset"] == "emoji-cn"
-    assert told["split"] == "test"
-    assert told["texts"] == told["images"] == 362
-    assert told["skipped"] == 0
+    assert saved["dataset"] == "emoji-cn"
+    assert saved["split"] == "test"
+    assert saved["texts"] == saved["images"] == 362
+    assert saved["skipped"] == 0
     for name, query, found in (
         ("text_to_image.jsonl", "text_id", "image_ids"),
         ("image_to_text.jsonl", "image_id", "text_ids"),
@@ -262,7 +261,7 @@ def break_rows(data: Path) -> None:
         (data / name).write_bytes(b"\n".join(lines))
 
 
-def test_broken_rows_are_named_and_cost_themselves(
+def test_broken_rows_are_named_and_skipped(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], texts: list[Text]
 ) -> None:
     break_rows(data)
@@ -272,16 +271,16 @@ def test_broken_rows_are_named_and_cost_themselves(
     for name, changes in BROKEN.items():
         for number in changes:
             assert re.search(rf"^{name}:{number}: ", captured.err, re.MULTILINE), (name, number)
-    told = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-    assert told["images"] == 40 - 5
-    # Left out: ten broken ones, and two for each of the four other images that are gone.
+    saved = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert saved["images"] == 40 - 5
+    # Skipped: ten broken ones, and two for each of the four other images that are gone.
     gone = {101, 102, 103, 104, 106}
     left = [
         t for t in texts if set(t[2]) - gone and t[0] not in (20, 21, 22, 23, 25, 26, 27, 28, 30)
     ]
-    assert told["texts"] == len(left)
-    assert told["text_to_image"]["R@10"] > 50
-    # The second time, from what was kept, the same is told.
+    assert saved["texts"] == len(left)
+    assert saved["text_to_image"]["R@10"] > 50
+    # A second run, with the embeddings of the first, reports the same.
     assert cli.main([*arguments, "-o", str(tmp_path / "out")]) == 1
     assert sorted(capsys.readouterr().err.splitlines()) == sorted(captured.err.splitlines())
 
@@ -331,7 +330,7 @@ def test_a_split_that_is_not_there(data: Path) -> None:
         open_retrieval(data, "test")
 
 
-def test_pickles_in_a_data_base_run_nothing(data: Path, tmp_path: Path) -> None:
+def test_pickles_in_a_database_run_nothing(data: Path, tmp_path: Path) -> None:
     lmdb = pytest.importorskip("lmdb")
     to_lmdb(data)
 
@@ -352,40 +351,78 @@ def test_pickles_in_a_data_base_run_nothing(data: Path, tmp_path: Path) -> None:
     assert [str(problem.where) for problem in problems.found] == ["valid/pairs:0"]
 
 
-def test_what_was_embedded_is_kept(
+def test_embeddings_are_kept(
     model: MultiModalEmbeddingPipeline, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IMAGES_OF_SHARD", 7)
-    monkeypatch.setattr(module, "TEXTS_OF_SHARD", 30)
+    monkeypatch.setattr(embeddings, "SHARD_ITEMS", 7)
     expected = retrieval(data, model).to_dict()
+    output = tmp_path / "out"
+    images = output / "embeddings" / "images"
     embedded: list[int] = []
-    embed = module.embed_images
+    embed = embeddings.embed_outcomes
 
-    def stopping(pipeline: Any, items: Any, open_item: Any) -> Any:
-        for batch in embed(pipeline, items, open_item):
-            embedded.append(len(batch.items))
-            if sum(embedded) == 21:
-                raise KeyboardInterrupt
-            yield batch
+    def stopping(pipeline: Any, items: Any, options: Any, **more: Any) -> Any:
+        for outcomes in embed(pipeline, items, options, **more):
+            if options.kind == "images":
+                embedded.append(sum(not outcome.known for outcome in outcomes))
+                if embedded == [7, 7, 7]:
+                    raise KeyboardInterrupt
+            yield outcomes
 
-    monkeypatch.setattr(module, "embed_images", stopping)
+    monkeypatch.setattr(embeddings, "embed_outcomes", stopping)
     with pytest.raises(KeyboardInterrupt):
-        retrieval(data, model, output=tmp_path / "out")
-    assert retrieval(data, model, output=tmp_path / "out").to_dict() == expected
-    assert sum(embedded) == 40 + 7  # the shard that was cut off is made again
-    assert retrieval(data, model, output=tmp_path / "out").to_dict() == expected
+        retrieval(data, model, output=output)
+    assert retrieval(data, model, output=output).to_dict() == expected
+    assert sum(embedded) == 40 + 7  # the shard that was interrupted is embedded again
+    assert retrieval(data, model, output=output).to_dict() == expected
     assert sum(embedded) == 47
-    # A damaged shard, and what follows, is made again; so is all where the data have changed.
-    (tmp_path / "out" / "embeddings" / "images" / "000004.npz").write_bytes(b"damaged")
-    assert retrieval(data, model, output=tmp_path / "out").to_dict() == expected
-    assert sum(embedded) == 47 + 12
+    assert open_embeddings(images).rows == 40
+    # A damaged shard is embedded again, as is everything when the data set or the manifest changed.
+    next(images.glob("00004-*.npy")).write_bytes(b"damaged")
+    assert retrieval(data, model, output=output).to_dict() == expected
+    assert sum(embedded) == 47 + 7
     with (data / "valid_texts.jsonl").open("a") as file:
         file.write('{"text_id": 900, "text": "猫", "image_ids": [100]}\n')
-    assert retrieval(data, model, output=tmp_path / "out").texts == expected["texts"] + 1
-    assert sum(embedded) == 59 + 40
+    assert retrieval(data, model, output=output).texts == expected["texts"] + 1
+    assert sum(embedded) == 54 + 40
+    (images / "manifest.json").write_bytes(b"damaged")
+    assert retrieval(data, model, output=output).texts == expected["texts"] + 1
+    assert sum(embedded) == 94 + 40
+    assert len(list(images.glob("*.npy"))) == 6
 
 
-def test_published_figures_stand_beside(
+def test_without_pyarrow_embeddings_are_not_kept(
+    model: MultiModalEmbeddingPipeline,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> None:
+        raise MissingExtraError("parquet", "pyarrow")
+
+    monkeypatch.setattr(embeddings, "pyarrow_modules", fail)
+    assert retrieval(data, model, output=tmp_path / "out").images == 40
+    assert (tmp_path / "out" / "report.html").exists()
+    assert not (tmp_path / "out" / "embeddings").exists()
+    assert "the embeddings are not kept: pyarrow is not installed" in caplog.text
+
+
+def test_page_is_in_the_language_of_the_locale(
+    model: MultiModalEmbeddingPipeline, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for locale, title, other in (
+        ("zh_CN.UTF-8", "最难检索的图片", "hardest"),
+        ("en_US.UTF-8", "Images that are hardest to find", "最"),
+    ):
+        monkeypatch.setenv("LC_ALL", locale)
+        retrieval(data, model, output=tmp_path)
+        page = (tmp_path / "report.html").read_text("utf-8")
+        assert f'<html lang="{locale[:2]}">' in page
+        assert title in page and other not in page.partition("<section>")[0]
+
+
+def test_published_figures_are_shown(
     model: MultiModalEmbeddingPipeline,
     data: Path,
     tmp_path: Path,
@@ -398,9 +435,9 @@ def test_published_figures_stand_beside(
     arguments = ["eval", "retrieval", str(renamed), "--model", "emoji-cn"]
     assert cli.main([*arguments, "-o", str(tmp_path / "out")]) == 0
     assert "published by the authors, zero-shot" in capsys.readouterr().out
-    told = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-    assert told["published"]["data_set"] == "MUGE (valid)"
-    assert told["published"]["text_to_image"]["zero_shot"]["R@1"] == 52.1
+    saved = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert saved["published"]["data_set"] == "MUGE (valid)"
+    assert saved["published"]["text_to_image"]["zero_shot"]["R@1"] == 52.1
     assert "published by the authors" in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 

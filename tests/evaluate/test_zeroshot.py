@@ -1,4 +1,4 @@
-"""Zero-shot classification: the classifier, the evaluation, the lists that ship."""
+"""Zero-shot classification: the classifier, the evaluation, the bundled lists."""
 
 from __future__ import annotations
 
@@ -67,18 +67,18 @@ def test_scores_are_those_of_the_definition(model: MultiModalEmbeddingPipeline) 
     powers = np.exp(cosines / model.model.temperature)
     expected = powers / powers.sum()
     np.testing.assert_allclose(classifier.probabilities(vector), expected, atol=1e-5)
-    (answer,) = classifier(image("1f408"))
-    assert answer.label == "猫"
-    assert answer.probability == pytest.approx(expected.max(), abs=1e-5)
+    (found,) = classifier(image("1f408"))
+    assert found.label == "猫"
+    assert found.probability == pytest.approx(expected.max(), abs=1e-5)
 
 
 def test_none_of_these(model: MultiModalEmbeddingPipeline) -> None:
     cat = image("1f408")
     assert ZeroShotClassifier(["披萨", "汽车"], model, "plain")(cat)[0].label is not None
     others = ZeroShotClassifier(["披萨", "汽车"], model, "plain", others=["猫", "狗"])
-    (answer,) = others(cat)
-    assert answer.label is None
-    assert answer.probability == pytest.approx(1 - others.probabilities(cat).sum(), abs=1e-5)
+    (found,) = others(cat)
+    assert found.label is None
+    assert found.probability == pytest.approx(1 - others.probabilities(cat).sum(), abs=1e-5)
     strict = ZeroShotClassifier(["披萨", "汽车"], model, "plain", min_cosine=0.99)
     assert strict([cat, cat])[1].label is None
     known = ZeroShotClassifier(["猫", "汽车"], model, "plain", others=["披萨"])
@@ -142,9 +142,9 @@ def test_folders_of_classes(
     assert list(report.per_class.values()) == pytest.approx(shares)
     assert report.top5 is not None
     assert report.top1 <= report.top5 <= 100
-    told = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    assert told["top1"] == report.top1
-    assert told["skipped"] == 0
+    saved = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    assert saved["top1"] == report.top1
+    assert saved["skipped"] == 0
     with Image.open(output / "confusion.png") as drawn:
         assert drawn.format == "PNG"
         assert len(np.unique(np.asarray(drawn.convert("L")))) > 10
@@ -176,7 +176,7 @@ def test_elevaters_layouts(
         assert found.confusion.tolist() == expected.confusion.tolist()
 
 
-def test_what_cannot_be_used_is_named(
+def test_unusable_images_are_named(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folders / "test" / "cat" / "broken.png").write_bytes(b"no image")
@@ -214,7 +214,7 @@ def test_no_data_sets(folders: Path, tmp_path: Path, model: MultiModalEmbeddingP
             zeroshot(path, model, **options)  # type: ignore[arg-type]
 
 
-def test_labels_that_ship() -> None:
+def test_bundled_labels() -> None:
     counts = {"cifar10": 10, "cifar100": 100, "caltech101": 102, "imagenet": 1000}
     for name in LABELS:
         labels = shipped_labels(name)
@@ -226,7 +226,7 @@ def test_labels_that_ship() -> None:
     assert list(shipped_labels("caltech101")) == sorted(shipped_labels("caltech101"))
 
 
-def test_templates_that_ship() -> None:
+def test_bundled_templates() -> None:
     for name in TEMPLATES:
         templates = read_templates(name)
         assert len(set(templates)) == len(templates)
