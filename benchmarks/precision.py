@@ -52,7 +52,7 @@ def main() -> None:
     for precision in ("fp32", "bf16", "int8"):
         try:
             rows = embed(arguments.model, precision, images, texts)
-        except cnclip.DeviceError as error:
+        except cnclip.errors.DeviceError as error:
             print(f"{precision:6} {error}")
             continue
         exact = exact or rows

@@ -13,28 +13,7 @@ from . import _libtorch
 
 _libtorch.load()
 
-from .errors import (  # noqa: E402
-    ArchiveError,
-    CheckpointError,
-    CnclipError,
-    DatasetError,
-    DeviceError,
-    EmbeddingsError,
-    ForkedProcessError,
-    HubError,
-    ImageError,
-    ImageNotFoundError,
-    IndexFileError,
-    IndexNotFoundError,
-    InputTypeError,
-    InvalidInputError,
-    MilvusError,
-    MissingExtraError,
-    ModelMismatchError,
-    ModelNotFoundError,
-    ModelRunError,
-    VocabularyError,
-)
+from .errors import CnclipError  # noqa: E402
 from .outputs import OutputKeys  # noqa: E402
 from .pipelines import pipeline  # noqa: E402
 from .preprocessors.image import load_image  # noqa: E402
@@ -42,28 +21,9 @@ from .utils.constant import Tasks  # noqa: E402
 from .version import __version__  # noqa: E402
 
 __all__ = [
-    "ArchiveError",
-    "CheckpointError",
     "CnclipError",
-    "DatasetError",
-    "DeviceError",
-    "EmbeddingsError",
-    "ForkedProcessError",
-    "HubError",
-    "ImageError",
-    "ImageNotFoundError",
-    "IndexFileError",
-    "IndexNotFoundError",
-    "InputTypeError",
-    "InvalidInputError",
-    "MilvusError",
-    "MissingExtraError",
-    "ModelMismatchError",
-    "ModelNotFoundError",
-    "ModelRunError",
     "OutputKeys",
     "Tasks",
-    "VocabularyError",
     "__version__",
     "load_image",
     "pipeline",

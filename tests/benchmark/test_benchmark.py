@@ -84,7 +84,7 @@ def test_peak(precision: str) -> None:
 
 @pytest.mark.parametrize("arguments", [("fp64", 0.1), ("fp32", 0), ("fp32", 61), ("fp32", np.nan)])
 def test_peak_refuses(arguments: tuple[str, float]) -> None:
-    with pytest.raises(cnclip.InvalidInputError, match="^(precision|seconds): expected"):
+    with pytest.raises(cnclip.errors.InvalidInputError, match="^(precision|seconds): expected"):
         _core.measure_peak(*arguments)
 
 
@@ -103,7 +103,7 @@ def test_peak_refuses(arguments: tuple[str, float]) -> None:
     ],
 )
 def test_settings_refuse(wrong: dict[str, Any]) -> None:
-    with pytest.raises(cnclip.InvalidInputError, match="expected"):
+    with pytest.raises(cnclip.errors.InvalidInputError, match="expected"):
         Settings(**wrong)
 
 
@@ -193,7 +193,7 @@ def test_precisions_that_are_lacking_are_skipped(monkeypatch: pytest.MonkeyPatch
 
     def refuse(**arguments: Any) -> object:
         if arguments["precision"] == "int8":
-            raise cnclip.DeviceError("no int8 today")
+            raise cnclip.errors.DeviceError("no int8 today")
         return opened(**arguments)
 
     monkeypatch.setattr(suite, "pipeline", refuse)
@@ -227,7 +227,9 @@ def test_random_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_architecture(tmp_path: Path) -> None:
-    with pytest.raises(cnclip.InvalidInputError, match="architecture: expected one of RN50, ViT"):
+    with pytest.raises(
+        cnclip.errors.InvalidInputError, match="architecture: expected one of RN50, ViT"
+    ):
         write_model_directory("ViT-B-61", tmp_path)
 
 
@@ -278,7 +280,7 @@ def test_bad_usage(capsys: Captured, tmp_path: Path) -> None:
     ids=str,
 )
 def test_settings_of_other_types(wrong: dict[str, Any]) -> None:
-    with pytest.raises(cnclip.InputTypeError, match=rf"{next(iter(wrong))[:5]}.*: expected"):
+    with pytest.raises(cnclip.errors.InputTypeError, match=rf"{next(iter(wrong))[:5]}.*: expected"):
         Settings(**wrong)
 
 

@@ -55,7 +55,7 @@ def change_metadata(**values: Any) -> Callable[[Entries], None]:
 
 
 def refused(path: Path, message: str) -> None:
-    with pytest.raises(cnclip.ArchiveError, match=message) as raised:
+    with pytest.raises(cnclip.errors.ArchiveError, match=message) as raised:
         pipeline(model=path, device="cpu")
     assert isinstance(raised.value, ValueError)
     assert str(path) in str(raised.value)
@@ -221,13 +221,13 @@ def test_sizes_of_towers_that_cannot_be(
     path = rewrite(change)
     expected = rf"{path}:{METADATA}: architecture.{tower}.{key}: damaged: expected {message}"
     for to in ("cn_clip", "modelscope"):
-        with pytest.raises(cnclip.ArchiveError, match=expected):
+        with pytest.raises(cnclip.errors.ArchiveError, match=expected):
             convert(path, tmp_path / "out.pt", to=to)
 
 
 def test_a_damaged_vocabulary(rewrite: Callable[..., Path]) -> None:
     path = rewrite(lambda entries: entries.__setitem__(f"extra/{VOCABULARY}", b"[PAD]\n"))
-    with pytest.raises(cnclip.VocabularyError):
+    with pytest.raises(cnclip.errors.VocabularyError):
         pipeline(model=path, device="cpu")
 
 
@@ -239,9 +239,11 @@ def test_metadata_of_another_model(rewrite: Callable[..., Path]) -> None:
         entries[f"extra/{METADATA}"] = json.dumps(metadata).encode()
 
     found = pipeline(model=rewrite(change), device="cpu")
-    with pytest.raises(cnclip.ModelRunError, match=r"another shape or type than float32 \[1, 65\]"):
+    with pytest.raises(
+        cnclip.errors.ModelRunError, match=r"another shape or type than float32 \[1, 65\]"
+    ):
         found.forward({"text": "猫"})
-    with pytest.raises(cnclip.ModelRunError, match="running the model"):
+    with pytest.raises(cnclip.errors.ModelRunError, match="running the model"):
         found.forward({"img": Image.new("RGB", (9, 9))})
 
 
@@ -279,7 +281,7 @@ def test_damage_anywhere_is_seen(
         path.write_bytes(damaged)
         try:
             found = pipeline(model=path, device="cpu")
-        except cnclip.ArchiveError as error:
+        except cnclip.errors.ArchiveError as error:
             assert str(path) in str(error)
             continue
         accepted += 1
@@ -305,7 +307,7 @@ def test_compressed_archives(rewrite: Callable[..., Path], compression: int) -> 
     path = rewrite(lambda entries: None, compression)
     try:
         rows = pipeline(model=path, device="cpu").forward({"text": "猫"})["text_embedding"]
-    except cnclip.ArchiveError:
+    except cnclip.errors.ArchiveError:
         return
     assert rows.shape == (1, 64)
 
@@ -319,7 +321,7 @@ def test_a_part_that_unpacks_to_gigabytes(rewrite: Callable[..., Path], tmp_path
         for _ in range(256):
             part.write(bytes(1 << 20))
     refused(path, "damaged: its parts claim [0-9]{9} bytes")
-    with pytest.raises(cnclip.ArchiveError, match="its parts claim"):
+    with pytest.raises(cnclip.errors.ArchiveError, match="its parts claim"):
         convert(path, tmp_path / "out.pt", to="cn_clip")
 
 
@@ -479,7 +481,7 @@ INPUTS: list[dict[str, Any]] = [
 )
 def test_answers_of_another_shape_or_type(open_script: Open, kind: str, given: Any) -> None:
     found = open_script(Tower(kind))
-    with pytest.raises(cnclip.ModelRunError, match=r"than float32 \[3, 8\]") as raised:
+    with pytest.raises(cnclip.errors.ModelRunError, match=r"than float32 \[3, 8\]") as raised:
         found.forward(given)
     assert isinstance(raised.value, RuntimeError)
 
@@ -497,7 +499,7 @@ def test_answers_of_another_shape_or_type(open_script: Open, kind: str, given: A
 def test_models_that_raise(open_script: Open, kind: str, message: str, given: Any) -> None:
     found = open_script(Tower(kind))
     for _ in range(3):
-        with pytest.raises(cnclip.ModelRunError, match=message) as raised:
+        with pytest.raises(cnclip.errors.ModelRunError, match=message) as raised:
             found.forward(given)
         assert "Exception raised from" not in str(raised.value)
 
@@ -506,7 +508,7 @@ def test_models_that_raise(open_script: Open, kind: str, message: str, given: An
 @pytest.mark.parametrize("module", [NoTensor(), OtherArguments()], ids=["no tensor", "arguments"])
 def test_methods_of_another_kind(open_script: Open, module: torch.nn.Module, given: Any) -> None:
     found = open_script(module)
-    with pytest.raises(cnclip.ModelRunError, match="running the model"):
+    with pytest.raises(cnclip.errors.ModelRunError, match="running the model"):
         found.forward(given)
 
 
@@ -516,12 +518,14 @@ def test_methods_of_another_kind(open_script: Open, module: torch.nn.Module, giv
     ids=["prepare", "encode_text", "encode_image"],
 )
 def test_missing_methods(open_script: Open, module: torch.nn.Module, method: str) -> None:
-    with pytest.raises(cnclip.ArchiveError, match=rf"has no method {method}$"):
+    with pytest.raises(cnclip.errors.ArchiveError, match=rf"has no method {method}$"):
         open_script(module)
 
 
 def test_a_prepare_that_raises(open_script: Open) -> None:
-    with pytest.raises(cnclip.ModelRunError, match="preparing the model: .*not today, 今天不行"):
+    with pytest.raises(
+        cnclip.errors.ModelRunError, match="preparing the model: .*not today, 今天不行"
+    ):
         open_script(Tower("prepare raises"))
 
 
@@ -540,7 +544,7 @@ def test_the_core_alone(archive: Path, tmp_path: Path) -> None:
     info = read_archive(archive)
     tokenizer = _core.Tokenizer(info.vocabulary)
     for name in ("nowhere.pt", ".", "a\udcff.pt"):
-        with pytest.raises(cnclip.ArchiveError, match="reading the TorchScript archive"):
+        with pytest.raises(cnclip.errors.ArchiveError, match="reading the TorchScript archive"):
             _core.Encoder(tmp_path / name, tokenizer, 64, 52)
     with pytest.raises(ValueError, match="null"):
         _core.Encoder("a\0b", tokenizer, 64, 52)

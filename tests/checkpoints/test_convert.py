@@ -317,8 +317,8 @@ def test_a_resnets_counters_are_not_needed(
 # What is refused
 
 
-def refused(source: Path, message: str) -> cnclip.CheckpointError:
-    with pytest.raises(cnclip.CheckpointError, match=message) as raised:
+def refused(source: Path, message: str) -> cnclip.errors.CheckpointError:
+    with pytest.raises(cnclip.errors.CheckpointError, match=message) as raised:
         pipeline(model=source, device="cpu")
     assert isinstance(raised.value, ValueError)
     return raised.value
@@ -440,7 +440,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(
     error = refused(directory, "not read|damaged")
     assert "pytorch_model.bin" in str(error)
     assert not trace.exists()
-    with pytest.raises(cnclip.CheckpointError):
+    with pytest.raises(cnclip.errors.CheckpointError):
         convert(directory, tmp_path / "out.pt")
     assert not trace.exists()
     assert not (tmp_path / "out.pt").exists()
@@ -555,14 +555,14 @@ def test_a_directory_of_something_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("token", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
 def test_vocabularies_without_a_special_token(make: Make, token: str) -> None:
     directory = make(vocabulary=[word for word in VOCABULARY if word != token])
-    with pytest.raises(cnclip.VocabularyError, match=rf"\[{token[1:-1]}\]"):
+    with pytest.raises(cnclip.errors.VocabularyError, match=rf"\[{token[1:-1]}\]"):
         pipeline(model=directory, device="cpu")
 
 
 def test_a_vocabulary_that_is_not_utf8(make: Make) -> None:
     directory = make()
     (directory / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
-    with pytest.raises(cnclip.VocabularyError):
+    with pytest.raises(cnclip.errors.VocabularyError):
         pipeline(model=directory, device="cpu")
 
 
@@ -583,11 +583,11 @@ def test_convert_leaves_nothing_behind_when_it_fails(
     with pytest.raises(FileNotFoundError, match=rf"{output}: there is no directory"):
         convert(make(), output)
     output.parent.mkdir()
-    with pytest.raises(cnclip.CheckpointError):
+    with pytest.raises(cnclip.errors.CheckpointError):
         convert(make(without(weights, "visual.proj")), output)
     assert list(output.parent.iterdir()) == []
     output.write_text("what was here")
-    with pytest.raises(cnclip.CheckpointError):
+    with pytest.raises(cnclip.errors.CheckpointError):
         convert(make(without(weights, "visual.proj")), output)
     assert output.read_text() == "what was here"
     convert(make(), output)
@@ -595,7 +595,7 @@ def test_convert_leaves_nothing_behind_when_it_fails(
 
 
 def test_convert_refuses_an_archive(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(cnclip.InvalidInputError, match="is an archive already"):
+    with pytest.raises(cnclip.errors.InvalidInputError, match="is an archive already"):
         convert(archive, tmp_path / "out.pt")
-    with pytest.raises(cnclip.ModelNotFoundError):
+    with pytest.raises(cnclip.errors.ModelNotFoundError):
         convert("nowhere", tmp_path / "out.pt")

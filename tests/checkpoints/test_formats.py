@@ -201,7 +201,7 @@ def test_head_widths_that_no_tensor_tells(
     path, output = tmp_path / "a.pt", tmp_path / "out.cnclip.pt"
     torch.save(random_weights(config), path)
     with pytest.raises(
-        cnclip.CheckpointError, match=r"pass --vision-head-width to cnclip convert$"
+        cnclip.errors.CheckpointError, match=r"pass --vision-head-width to cnclip convert$"
     ):
         pipeline(model=path, device="cpu")
     assert cli.main(["convert", str(path), "-o", str(output), "--vision-head-width", "80"]) == 0
@@ -217,7 +217,7 @@ def test_another_vocabulary(tmp_path: Path) -> None:
     path, words = tmp_path / "a.pt", tmp_path / "words.txt"
     torch.save(random_weights(config), path)
     words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"猫狗abc"]))
-    with pytest.raises(cnclip.CheckpointError, match="9 rows, the vocabulary 21128 entries"):
+    with pytest.raises(cnclip.errors.CheckpointError, match="9 rows, the vocabulary 21128 entries"):
         pipeline(model=path, device="cpu")
     convert(path, tmp_path / "out.cnclip.pt", vocabulary=words)
     assert read_archive(tmp_path / "out.cnclip.pt").vocabulary == words.read_bytes()
@@ -247,9 +247,9 @@ def test_hugging_faces_shards(
 
 @pytest.mark.parametrize("modelscope", ["ViT-B-16"], indirect=True)
 def test_hints_are_for_files_without_a_configuration(modelscope: Path, tmp_path: Path) -> None:
-    with pytest.raises(cnclip.InvalidInputError, match="can only be set for .pt files"):
+    with pytest.raises(cnclip.errors.InvalidInputError, match="can only be set for .pt files"):
         convert(modelscope, tmp_path / "a.pt", vision_head_width=64)
-    with pytest.raises(cnclip.InvalidInputError, match="to: expected one of archive"):
+    with pytest.raises(cnclip.errors.InvalidInputError, match="to: expected one of archive"):
         convert(modelscope, tmp_path / "a.pt", to="onnx")
     with pytest.raises(FileExistsError, match="exists"):
         convert(modelscope, modelscope, to="huggingface")
@@ -258,7 +258,7 @@ def test_hints_are_for_files_without_a_configuration(modelscope: Path, tmp_path:
 def test_a_resnet_has_no_hugging_face_format(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save(random_weights(smaller("RN50")), path)
-    with pytest.raises(cnclip.CheckpointError, match="no ResNet"):
+    with pytest.raises(cnclip.errors.CheckpointError, match="no ResNet"):
         convert(path, tmp_path / "out", to="huggingface")
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
@@ -357,7 +357,7 @@ def test_mean_and_std_are_the_preprocessors(huggingface: Path, image: Image.Imag
     plain = np.asarray(image.resize((48, 48), Image.Resampling.BICUBIC), np.float32) / 255
     expected = (plain - np.array(mean, np.float32)) / np.array(std, np.float32)
     np.testing.assert_allclose(pixels[0].transpose(1, 2, 0), expected, atol=1e-6)
-    with pytest.raises(cnclip.CheckpointError, match="cannot store a mean"):
+    with pytest.raises(cnclip.errors.CheckpointError, match="cannot store a mean"):
         convert(huggingface, huggingface.with_name("out"), to="modelscope")
     change(path, do_normalize=False)
     assert pipeline(model=huggingface, device="cpu").model.info.std == (1, 1, 1)
@@ -432,7 +432,7 @@ def test_hugging_faces_wrong_values(
     huggingface: Path, file: str, values: dict[str, Any], message: str
 ) -> None:
     change(huggingface / file, **values)
-    with pytest.raises(cnclip.CheckpointError, match=message):
+    with pytest.raises(cnclip.errors.CheckpointError, match=message):
         pipeline(model=huggingface, device="cpu")
 
 
@@ -479,7 +479,7 @@ def test_tokenizers_of_another_kind(
 ) -> None:
     to_tokenizer(huggingface)
     change(huggingface / "tokenizer.json", **values)
-    with pytest.raises(cnclip.CheckpointError, match=message):
+    with pytest.raises(cnclip.errors.CheckpointError, match=message):
         pipeline(model=huggingface, device="cpu")
 
 
@@ -499,7 +499,7 @@ def test_hugging_faces_damaged_files(
     huggingface: Path, name: str, content: bytes, message: str
 ) -> None:
     (huggingface / name).write_bytes(content)
-    with pytest.raises(cnclip.CheckpointError, match=message):
+    with pytest.raises(cnclip.errors.CheckpointError, match=message):
         pipeline(model=huggingface, device="cpu")
 
 
@@ -515,7 +515,7 @@ def test_hugging_faces_damaged_files(
 def test_indexes_that_lead_elsewhere(huggingface: Path, places: Any, message: str) -> None:
     shard(huggingface, "safetensors")
     change(huggingface / "model.safetensors.index.json", weight_map=places)
-    with pytest.raises(cnclip.CheckpointError, match=message):
+    with pytest.raises(cnclip.errors.CheckpointError, match=message):
         pipeline(model=huggingface, device="cpu")
 
 
@@ -525,14 +525,16 @@ def test_a_tensor_in_two_files(huggingface: Path) -> None:
     index = huggingface / "pytorch_model.bin.index.json"
     places = json.loads(index.read_text())["weight_map"]
     change(index, weight_map=places | {"x": "more.bin"})
-    with pytest.raises(cnclip.CheckpointError, match="logit_scale is in another file too"):
+    with pytest.raises(cnclip.errors.CheckpointError, match="logit_scale is in another file too"):
         pipeline(model=huggingface, device="cpu")
 
 
 def test_safetensors_is_an_extra(huggingface: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CNCLIP_CACHE", str(huggingface.with_name("cache")))
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(cnclip.MissingExtraError, match=r"pip install 'cnclip\[huggingface\]'"):
+    with pytest.raises(
+        cnclip.errors.MissingExtraError, match=r"pip install 'cnclip\[huggingface\]'"
+    ):
         pipeline(model=huggingface, device="cpu")
 
 

@@ -187,9 +187,11 @@ def test_sources_that_are_no_files(tmp_path: Path, name: str, make: Callable[[Pa
     path = tmp_path / name
     make(path)
     for run in (models.open_archive, models.read_checkpoint):
-        with pytest.raises(cnclip.ArchiveError, match="expected a file or a model directory"):
+        with pytest.raises(
+            cnclip.errors.ArchiveError, match="expected a file or a model directory"
+        ):
             run(path)
-    with pytest.raises(cnclip.ArchiveError, match="expected a file or a model directory"):
+    with pytest.raises(cnclip.errors.ArchiveError, match="expected a file or a model directory"):
         convert(path, tmp_path / "out.pt")
 
 
@@ -227,7 +229,7 @@ def test_sources_that_may_not_be_read(
     path = tmp_path / name
     path.chmod(0o600 if path.is_dir() else 0)
     try:
-        with pytest.raises((CheckpointError, cnclip.ArchiveError), match="cannot be read"):
+        with pytest.raises((CheckpointError, cnclip.errors.ArchiveError), match="cannot be read"):
             models.open_archive(tmp_path / name.partition("/")[0])
     finally:
         path.chmod(0o700)

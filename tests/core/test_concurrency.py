@@ -126,7 +126,7 @@ if child == 0:
     signal.alarm(30)
     try:
         {child}
-    except cnclip.ForkedProcessError as error:
+    except cnclip.errors.ForkedProcessError as error:
         print("refused:", error, flush=True)
     os._exit(0)
 _, status = os.waitpid(child, 0)

@@ -25,7 +25,7 @@ VIT = Path(__file__).parents[1] / "data" / "emoji-vit"
 def open_or_skip(model: str | Path, precision: str) -> MultiModalEmbeddingPipeline:
     try:
         return pipeline(model=model, device="cpu", precision=precision)
-    except cnclip.DeviceError as error:
+    except cnclip.errors.DeviceError as error:
         pytest.skip(str(error))
 
 
@@ -88,7 +88,7 @@ def test_fp32_is_the_same_on_other_processors(
     monkeypatch.setenv("CNCLIP_FORCE_ISA", isa)
     try:
         model = pipeline(model=VIT, device="cpu")
-    except cnclip.InvalidInputError as error:
+    except cnclip.errors.InvalidInputError as error:
         pytest.skip(str(error))
     found = model.forward({name: items[:40] for name, items in gallery.items()})
     for name, expected in exact.items():
@@ -104,9 +104,9 @@ def test_a_precision_that_the_processor_lacks(
 ) -> None:
     monkeypatch.setenv("CNCLIP_FORCE_ISA", isa)
     try:
-        with pytest.raises(cnclip.DeviceError, match=f"{precision} needs .*{isa}.*use fp32"):
+        with pytest.raises(cnclip.errors.DeviceError, match=f"{precision} needs .*{isa}.*use fp32"):
             pipeline(model="emoji-cn", device="cpu", precision=precision)
-    except cnclip.InvalidInputError as error:  # a machine that has less
+    except cnclip.errors.InvalidInputError as error:  # a machine that has less
         pytest.skip(str(error))
 
 
@@ -114,7 +114,7 @@ def test_a_precision_is_refused_before_anything_is_converted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vit_directory: Path
 ) -> None:
     monkeypatch.setenv("CNCLIP_CACHE", str(tmp_path))
-    with pytest.raises(cnclip.DeviceError, match="^precision fp16 needs a GPU"):
+    with pytest.raises(cnclip.errors.DeviceError, match="^precision fp16 needs a GPU"):
         pipeline(model=vit_directory, device="cpu", precision="fp16")
     assert list(tmp_path.iterdir()) == []
 
@@ -125,7 +125,7 @@ def test_int8_without_bf16(
     monkeypatch.setenv("CNCLIP_FORCE_ISA", "avx512_vnni")
     try:
         model = open_or_skip(VIT, "int8")
-    except cnclip.InvalidInputError as error:
+    except cnclip.errors.InvalidInputError as error:
         pytest.skip(str(error))
     found = model.forward({name: items[:40] for name, items in gallery.items()})
     for name, expected in exact.items():

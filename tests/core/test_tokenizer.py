@@ -275,7 +275,7 @@ def test_utf8_is_read_as_strictly_as_python_reads_it(parts: list[bytes]) -> None
         vocabulary.decode()
     except UnicodeDecodeError as error:
         line = vocabulary[: error.start].count(b"\n") + 1
-        with pytest.raises(cnclip.VocabularyError, match=rf"line {line}\b"):
+        with pytest.raises(cnclip.errors.VocabularyError, match=rf"line {line}\b"):
             Tokenizer(vocabulary)
     else:
         assert Tokenizer(vocabulary).size == len(vocabulary.splitlines())
@@ -286,14 +286,14 @@ def test_utf8_is_read_as_strictly_as_python_reads_it(parts: list[bytes]) -> None
     [b"\x80", b"\xc1\xbf", b"\xe0\x9f\xbf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe4\xb8"],
 )
 def test_bytes_that_are_not_utf8(bad: bytes) -> None:
-    with pytest.raises(cnclip.VocabularyError, match=r"line 6\b"):
+    with pytest.raises(cnclip.errors.VocabularyError, match=r"line 6\b"):
         Tokenizer(SPECIALS.replace(b"\n", b"\r\n") + b"a\r" + bad + b"\nb\n")
 
 
 @pytest.mark.parametrize("missing", SPECIALS.decode().split())
 def test_missing_special_token(missing: str) -> None:
     vocabulary = SPECIALS.replace(missing.encode(), missing.lower().encode())
-    with pytest.raises(cnclip.VocabularyError) as caught:
+    with pytest.raises(cnclip.errors.VocabularyError) as caught:
         Tokenizer(vocabulary)
     assert missing in str(caught.value)
     assert isinstance(caught.value, ValueError)
@@ -301,7 +301,7 @@ def test_missing_special_token(missing: str) -> None:
 
 @pytest.mark.parametrize("vocabulary", [b"", b"\n\n", b"\xef\xbb\xbf" + SPECIALS])
 def test_useless_vocabulary(vocabulary: bytes) -> None:
-    with pytest.raises(cnclip.VocabularyError, match=r"\[PAD\]"):
+    with pytest.raises(cnclip.errors.VocabularyError, match=r"\[PAD\]"):
         Tokenizer(vocabulary)
 
 

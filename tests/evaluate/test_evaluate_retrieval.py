@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 import cnclip
-from cnclip import DatasetError, cli, pipeline
+from cnclip import cli, pipeline
 from cnclip.assets import asset_path
 from cnclip.bulk import open_embeddings
 from cnclip.datasets import Problems, open_retrieval, write_split
-from cnclip.errors import MissingExtraError
+from cnclip.errors import DatasetError, MissingExtraError
 from cnclip.evaluate import embeddings, recall_at_k, retrieval
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.preprocessors.text import normalize_text

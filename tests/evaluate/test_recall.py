@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cnclip import InvalidInputError
+from cnclip.errors import InvalidInputError
 from cnclip.evaluate import mutual_top_k, recall_at_k, top_k, topk
 
 

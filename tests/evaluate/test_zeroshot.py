@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnclip import DatasetError, InvalidInputError, cli, pipeline
+from cnclip import cli, pipeline
 from cnclip.assets import asset_path
+from cnclip.errors import DatasetError, InvalidInputError
 from cnclip.evaluate import Classified, ZeroShotClassifier, zeroshot
 from cnclip.evaluate.texts import LABELS, TEMPLATES, read_templates, shipped_labels
 from cnclip.pipelines import MultiModalEmbeddingPipeline

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from cnclip import CheckpointError, cache, models, pipeline
+from cnclip import cache, models, pipeline
 from cnclip.archive import read_archive
 from cnclip.checkpoints.checkpoint import Checkpoint
 from cnclip.checkpoints.files import Source
+from cnclip.errors import CheckpointError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -176,7 +176,7 @@ def test_parsing_names() -> None:
         assert parse_hub_name(name) is None
     for name in ("ms:../..", "hf:../x", "ms:./.", "hf:x/..", "damo/..", "iic/."):
         assert parse_hub_name(name) is None
-        with pytest.raises(cnclip.ModelNotFoundError):
+        with pytest.raises(cnclip.errors.ModelNotFoundError):
             cnclip.pipeline(model=name, device="cpu")
 
 
@@ -188,7 +188,7 @@ def test_the_clients_are_extras(
     name: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(cnclip.MissingExtraError, match=rf"pip install 'cnclip\[{extra}\]'"):
+    with pytest.raises(cnclip.errors.MissingExtraError, match=rf"pip install 'cnclip\[{extra}\]'"):
         cnclip.pipeline(model=name, device="cpu")
 
 
