@@ -9,6 +9,14 @@ Language = Literal["zh", "en"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 
 
+def translations(**texts: tuple[str, str]) -> dict[Language, dict[str, str]]:
+    """Return texts by language and name, from the Chinese and the English text of each name."""
+    return {
+        language: {name: pair[number] for name, pair in texts.items()}
+        for number, language in enumerate(LANGUAGES)
+    }
+
+
 def locale_language() -> Language:
     """Return the language of `LC_ALL`, `LC_MESSAGES` or `LANG`: Chinese for `zh...`, else English.
 

@@ -13,7 +13,6 @@
 | `milvus.py` | `connect`: a collection in Milvus |
 | `open.py` | opens either by its address |
 | `build.py` | an index of a folder of embeddings |
-| `query.py` | embeds a query |
 | `hits.py`, `answer.py` | the results |
 | `page.py`, `terminal.py` | show the results |
 """

@@ -18,7 +18,6 @@ from ..pipelines.scores import probabilities
 from ..preprocessors.inputs import ImageInput
 from .answer import Answer
 from .hits import Hit
-from .query import embed_query
 
 logger = logging.getLogger("cnclip")
 
@@ -168,7 +167,7 @@ class Collection(ABC):
                 self.precision,
                 pipeline.model.precision,
             )
-        query = embed_query(pipeline, text, image, weight)
+        query = _embed_query(pipeline, text, image, weight)
         temperature = float(pipeline.model.temperature)
         hits = with_probabilities(self.search(query, k)[0], temperature)
         if threshold is not None:
@@ -209,6 +208,33 @@ class Collection(ABC):
             reason = f"expected rows of unit length, row {wrong[0]} has {norms[wrong[0]]:g}"
             raise InvalidInputError(reason, item=name)
         return matrix
+
+
+def _embed_query(
+    pipeline: MultiModalEmbeddingPipeline,
+    text: str | None,
+    image: ImageInput | None,
+    weight: float,
+) -> NDArray[np.float32]:
+    """The unit vector [d] of a text, an image, or both: the normalized mean weighted by `weight`.
+
+    Raises:
+        InvalidInputError: text and image are missing, the text is empty, or the weight is not
+            from 0 to 1.
+    """
+    if text is None and image is None:
+        raise InvalidInputError("expected a text, an image, or both, got neither", item="query")
+    if text is not None and not text.strip():
+        raise InvalidInputError("expected a text, got an empty one", item="query")
+    if not 0 <= weight <= 1:
+        raise InvalidInputError(f"expected a number from 0 to 1, got {weight}", item="weight")
+    vectors = pipeline.forward({"text": text, "img": image})
+    of_text, of_image = vectors["text_embedding"], vectors["img_embedding"]
+    if of_text is None or of_image is None:
+        return np.asarray(of_image if of_text is None else of_text, np.float32)[0]
+    mean = weight * np.asarray(of_text)[0] + (1 - weight) * np.asarray(of_image)[0]
+    unit: NDArray[np.float32] = mean / np.linalg.norm(mean)
+    return unit
 
 
 def with_probabilities(hits: list[Hit], temperature: float | None) -> list[Hit]:

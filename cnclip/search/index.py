@@ -205,8 +205,8 @@ class Index(Collection):
             hits = []
             for number, score in zip(row, values, strict=True):
                 if number >= 0:
-                    item = self._items[number]
-                    hits.append(Hit(item.path, score, item.id, item.text))
+                    id, path, text = self._items[number]
+                    hits.append(Hit(path, score, id, text))
             results.append(hits)
         return results
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ PARTS = ("vectors", "items")
 
 _TRAILER = len(MAGIC) + 8 + 32
 _MAX_DESCRIPTION = 16 << 20
-_CHUNK = 1 << 20
 _INVALID_JSON = (
     *(AttributeError, KeyError, TypeError, RecursionError),
     *(json.JSONDecodeError, UnicodeDecodeError),
@@ -53,7 +51,10 @@ def write_index_file(
         OSError: the file cannot be written. An existing file is unchanged.
     """
     try:
-        with replaced_atomically(path) as temporary, temporary.open("wb") as file:
+        with (
+            replaced_atomically(path, durable=True) as temporary,
+            temporary.open("wb") as file,
+        ):
             written = {}
             for name in PARTS:
                 digest = hashlib.sha256()
@@ -70,8 +71,6 @@ def write_index_file(
             text = json.dumps(whole, ensure_ascii=True, indent=1).encode()
             file.write(text)
             file.write(MAGIC + len(text).to_bytes(8, "little") + hashlib.sha256(text).digest())
-            file.flush()
-            os.fsync(file.fileno())
     except OSError as error:
         if error.errno is None:
             raise
@@ -146,18 +145,9 @@ def check_once(path: Path) -> None:
 
     def check(file: Path) -> str:
         description = read_description(file)
-        with file.open("rb") as stream:
-            for name in PARTS:
-                digest = hashlib.sha256()
-                left = description["parts"][name]["bytes"]
-                while left:
-                    chunk = stream.read(min(left, _CHUNK))
-                    if not chunk:
-                        raise _damaged(file, "truncated while it was read")
-                    digest.update(chunk)
-                    left -= len(chunk)
-                if digest.hexdigest() != description["parts"][name]["sha256"]:
-                    raise _damaged(file, f"its {name} do not match their checksum")
+        for name, content in map_parts(file, description).items():
+            if hashlib.sha256(content).hexdigest() != description["parts"][name]["sha256"]:
+                raise _damaged(file, f"its {name} do not match their checksum")
         return "intact"
 
     remembered(path, "index", check)

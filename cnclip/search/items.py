@@ -1,13 +1,13 @@
 """The id, path and text of each vector of an index, in an Arrow table.
 
-Ids and paths are stored as bytes, since file names need not be UTF-8.
+Ids and paths are stored as bytes, since file names need not be UTF-8. As strings they have
+surrogates for bytes that are not UTF-8, as in `os.fsdecode`. The text of an image is None.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,6 @@ from numpy.typing import NDArray
 from .._text import first_line
 from ..errors import InvalidInputError
 from ..sources import pyarrow_modules
-
-
-@dataclass(frozen=True)
-class IndexedItem:
-    """The image or text that a vector belongs to.
-
-    Attributes:
-        id: The id in the collection.
-        path: The file or URL; bytes that are not UTF-8 are surrogates, as in `os.fsdecode`.
-        text: The text; None for an image.
-    """
-
-    id: str
-    path: str
-    text: str | None = None
 
 
 class ItemTable:
@@ -46,9 +31,10 @@ class ItemTable:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def __getitem__(self, number: int) -> IndexedItem:
+    def __getitem__(self, number: int) -> tuple[str, str, str | None]:
+        """The id, path and text of an item."""
         id, path, text = (column[number].as_py() for column in self.table.columns)
-        return IndexedItem(_decoded(id), _decoded(path), text)
+        return _decoded(id), _decoded(path), text
 
     def ids(self) -> list[str]:
         """All ids, in order."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from .. import _html
 from .._files import replaced_atomically
 from .._html import escape, image_url
-from .._locale import locale_language
+from .._locale import locale_language, translations
 from .hits import Hit
 
 MAX_IN_NOTEBOOK = 100
@@ -19,33 +19,14 @@ MAX_IN_NOTEBOOK = 100
 _THUMBNAIL = 320
 
 
-@dataclass(frozen=True)
-class _Words:
-    """The texts of a page in one language, filled in with `str.format`."""
-
-    threshold: str
-    faint: str
-    more: str
-    nothing: str
-    cosine: str
-
-
-_WORDS = {
-    "zh": _Words(
-        threshold="建议阈值 {:.3f}",
-        faint="低于阈值的结果以浅色显示",
-        more="另有 {} 个结果未显示",
-        nothing="没有结果",
-        cosine="余弦相似度",
-    ),
-    "en": _Words(
-        threshold="suggested threshold {:.3f}",
-        faint="lower scores are shown faintly",
-        more="{} more results are not shown",
-        nothing="no results",
-        cosine="cosine",
-    ),
-}
+# Filled in with `str.format`.
+_TEXTS = translations(
+    threshold=("建议阈值 {:.3f}", "suggested threshold {:.3f}"),
+    faint=("低于阈值的结果以浅色显示", "lower scores are shown faintly"),
+    more=("另有 {} 个结果未显示", "{} more results are not shown"),
+    nothing=("没有结果", "no results"),
+    cosine=("余弦相似度", "cosine"),
+)
 
 
 def write_page(
@@ -64,10 +45,10 @@ def write_page(
         OSError: the file cannot be written.
     """
     language = locale_language()
-    words = _WORDS[language]
-    note = "" if suggested is None else f" · {words.threshold.format(suggested)}"
+    texts = _TEXTS[language]
+    note = "" if suggested is None else f" · {texts['threshold'].format(suggested)}"
     heading = f"<h1>{escape(query)}</h1><p>{escape(subtitle)}{note}</p>"
-    body = heading + _cards(hits, suggested, words)
+    body = heading + _cards(hits, suggested, texts)
     with replaced_atomically(path) as temporary:
         temporary.write_text(_html.page(query, _STYLE, body, language), encoding="utf-8")
 
@@ -79,30 +60,31 @@ def notebook_html(hits: list[Hit], suggested: float | None = None) -> str:
         hits: The results, best first; the first `MAX_IN_NOTEBOOK` are shown.
         suggested: Hits with a lower score are shown faintly.
     """
-    words = _WORDS[locale_language()]
+    texts = _TEXTS[locale_language()]
     shown = hits[:MAX_IN_NOTEBOOK]
     notes = []
     if suggested is not None and hits:
-        notes += [words.threshold.format(suggested), words.faint]
+        notes += [texts["threshold"].format(suggested), texts["faint"]]
     if len(hits) > len(shown):
-        notes.append(words.more.format(len(hits) - len(shown)))
+        notes.append(texts["more"].format(len(hits) - len(shown)))
     below = f"<p><small>{' · '.join(notes)}</small></p>" if notes else ""
-    return f"<style>\n{_STYLE}</style>\n{_cards(shown, suggested, words)}{below}"
+    return f"<style>\n{_STYLE}</style>\n{_cards(shown, suggested, texts)}{below}"
 
 
-def _cards(hits: list[Hit], suggested: float | None, words: _Words) -> str:
-    cards = "".join(_card(hit, suggested, words) for hit in hits)
-    return f'<section class="cnclip-found">{cards or f"<p>{words.nothing}</p>"}</section>'
+def _cards(hits: list[Hit], suggested: float | None, texts: Mapping[str, str]) -> str:
+    cards = "".join(_card(hit, suggested, texts["cosine"]) for hit in hits)
+    content = cards or f"<p>{texts['nothing']}</p>"
+    return f'<section class="cnclip-found">{content}</section>'
 
 
-def _card(hit: Hit, suggested: float | None, words: _Words) -> str:
+def _card(hit: Hit, suggested: float | None, cosine: str) -> str:
     caption = hit.text if hit.text is not None else os.path.basename(hit.name)
     probability = "" if hit.probability is None else f" · {hit.probability:.1%}"
     faint = " class=faint" if suggested is not None and hit.score < suggested else ""
     image = "" if hit.text is not None else _image(hit)
     return (
         f"<article{faint}>{image}<b title='{escape(hit.name)}'>{escape(caption)}</b>"
-        f"<small>{words.cosine} {hit.score:.3f}{probability}</small></article>"
+        f"<small>{cosine} {hit.score:.3f}{probability}</small></article>"
     )
 
 

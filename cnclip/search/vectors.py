@@ -184,7 +184,7 @@ class Vectors:
     def add(self, rows: NDArray[np.float32]) -> None:
         """Add vectors, float32 [n, dim], of unit length."""
         self._copy_mapped()
-        self._index.add(np.ascontiguousarray(rows, np.float32))
+        self._index.add(rows)
 
     def remove(self, dead: NDArray[np.bool_]) -> None:
         """Remove vectors from an exact index; the numbers of later ones decrease.
@@ -194,10 +194,7 @@ class Vectors:
         """
         assert self.kind == "exact"
         self._copy_mapped()
-        faiss = import_faiss()
-        bits = np.packbits(dead, bitorder="little")
-        selector = faiss.IDSelectorBitmap(len(dead), faiss.swig_ptr(bits))
-        self._index.remove_ids(selector)
+        self._index.remove_ids(_selector(dead))
 
     def rows(self, numbers: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """Vectors by their numbers, float32 [n, dim]; those of IVF-PQ are rounded to float16."""
@@ -245,42 +242,40 @@ class Vectors:
             number first. There are fewer columns if there are fewer vectors. Where an approximate
             search found fewer, the number is -1 and the score -inf.
         """
-        faiss = import_faiss()
         count = len(self) if alive is None else int(alive.sum())
         k = min(k, count)
         if k == 0 or len(queries) == 0:
             return np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
-        queries = np.ascontiguousarray(queries, np.float32)
-        wide = min(k + _EXTRA, count)
-        selector = bits = None
-        if alive is not None:
-            bits = np.packbits(alive, bitorder="little")
-            selector = faiss.IDSelectorBitmap(len(alive), faiss.swig_ptr(bits))
+        candidates = min(k + _EXTRA, count)
         exact = exact or self.kind == "exact"
-        if exact:
-            index = self._store()
-            parameters = faiss.SearchParameters(sel=selector) if selector else None
-        else:
-            index = self._index
-            parameters = self._parameters(effort or self.effort, selector)
-        _, found = index.search(queries, wide, params=parameters)
-        scores = self._score(queries, found)
-        order = np.lexsort((found, -scores), axis=-1)
-        found = np.take_along_axis(found, order, axis=1)
-        scores = np.take_along_axis(scores, order, axis=1)
-        if exact and wide < count:
+        index = self._store() if exact else self._index
+        parameters = self._parameters(0 if exact else effort or self.effort, alive)
+        _, found = index.search(queries, candidates, params=parameters)
+        found, scores = self._ordered(queries, found)
+        if exact and candidates < count:
             # If the last candidate ties with the k-th, more vectors may tie: find them all.
             for query in np.flatnonzero(scores[:, k - 1] - scores[:, -1] <= _ROUNDING):
                 lowest = float(scores[query, k - 1]) - _ROUNDING
                 row = queries[query : query + 1]
                 _, _, tied = index.range_search(row, lowest, params=parameters)
-                tied_scores = self._score(row, tied[None])[0]
-                best = np.lexsort((tied, -tied_scores))[:k]
-                found[query, :k], scores[query, :k] = tied[best], tied_scores[best]
+                tied, tied_scores = self._ordered(row, tied[None])
+                found[query, :k], scores[query, :k] = tied[0, :k], tied_scores[0, :k]
         return found[:, :k], scores[:, :k]
 
-    def _parameters(self, effort: int, selector: Any) -> Any:
+    def _ordered(
+        self, queries: NDArray[np.float32], found: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Candidates [m, c] of each query with their scores, best first, then lower numbers."""
+        scores = self._score(queries, found)
+        order = np.lexsort((found, -scores), axis=-1)
+        return np.take_along_axis(found, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+    def _parameters(self, effort: int, alive: NDArray[np.bool_] | None) -> Any:
+        """Parameters of a search; of an exact one if the effort is 0."""
         faiss = import_faiss()
+        selector = None if alive is None else _selector(alive)
+        if effort == 0:
+            return faiss.SearchParameters(sel=selector)
         if self.kind == "hnsw":
             return faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
         clusters = faiss.SearchParametersIVF(nprobe=effort, sel=selector)
@@ -328,6 +323,11 @@ class Vectors:
         if self._source is not None:
             copied = Vectors.read(self._source, self.kind, self.effort, mapped=False)
             self._index, self._source = copied._index, None
+
+
+def _selector(mask: NDArray[np.bool_]) -> Any:
+    """FAISS's selector of the vectors where bool [n] `mask` is true."""
+    return import_faiss().IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
 
 def _code_parts(dim: int) -> int:
