@@ -34,7 +34,7 @@ from .checkpoint import FLOATS, Checkpoint, empty_model
 from .config_file import ConfigFile
 
 CONTEXT_LENGTH = 52
-# Bounds on what an archive has besides its tensors: a header for each, and the code.
+# Bounds on the parts of an archive other than tensors: a header for each, and the code.
 _MAX_HEADER = 1 << 10
 _MAX_CODE = 1 << 20
 

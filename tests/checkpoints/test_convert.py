@@ -423,7 +423,7 @@ class Hostile:
         return exec, (f"open({str(self.path)!r}, 'w').close()",)
 
 
-@pytest.mark.parametrize("form", ["zip", "before zip", "plain pickle", "beside the weights"])
+@pytest.mark.parametrize("form", ["zip", "before zip", "plain pickle", "next to the weights"])
 def test_a_hostile_pickle_is_refused_and_not_run(
     make: Make, weights: Weights, tmp_path: Path, form: str
 ) -> None:
@@ -432,7 +432,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(
     if form == "plain pickle":
         directory = make(pickle.dumps(hostile, protocol=2))
     else:
-        directory = make({**weights, "x": hostile} if form == "beside the weights" else hostile)
+        directory = make({**weights, "x": hostile} if form == "next to the weights" else hostile)
         if form == "before zip":
             torch.save(
                 hostile, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False

@@ -34,7 +34,7 @@ HINTS = {"vision_head_width": 16, "text_head_width": 8}
 
 
 def write(directory: Path, *, swap: str = "", **sizes: Any) -> Path:
-    """A ModelScope directory of a small model; without arguments a `.pt` file tells all of it.
+    """A ModelScope directory of a small model; without arguments a `.pt` file records all sizes.
 
     Args:
         directory: Is made.

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 MODELSCOPE, HUGGINGFACE = "damo/multi-modal_clip-tiny_zh", "OFA-Sys/chinese-clip-tiny"
 NAMES = [MODELSCOPE, HUGGINGFACE]
 
-# In a process of its own: the clients read the environment when they are imported.
+# In a separate process: the clients read the environment when they are imported.
 PROGRAM = """
 import json, logging, sys
 import cnclip
