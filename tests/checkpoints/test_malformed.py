@@ -15,8 +15,8 @@ import torch
 import cnclip
 from cnclip.checkpoints.files import find_source
 from cnclip.convert import convert
-from tests.checkpoints.test_convert import TEXT, VISION, VOCABULARY, random_weights
 from tests.support.corpus import CORPUS, write
+from tests.support.small_vit import TEXT, VISION, VOCABULARY, random_weights
 
 pytest.importorskip("safetensors")
 

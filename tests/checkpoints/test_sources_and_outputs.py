@@ -25,7 +25,7 @@ from cnclip.checkpoints.modelscope import write_modelscope
 from cnclip.convert import convert
 from cnclip.errors import CheckpointError, InvalidInputError
 from cnclip.modeling.config import ClipConfig, TextConfig, VisionConfig
-from tests.checkpoints.test_formats import WORDS, random_weights
+from tests.support.families import WORDS, random_weights
 
 pytest.importorskip("safetensors")
 

@@ -1,0 +1,254 @@
+"""Archives whose TorchScript returns unexpected values: refused with a message, never a crash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cnclip
+from cnclip import _core, pipeline
+from cnclip.archive import FORMAT_VERSION, METADATA, VOCABULARY, read_archive
+from cnclip.pipelines import MultiModalEmbeddingPipeline
+
+
+class Tower(torch.nn.Module):
+    """A model whose answers are said in the constructor."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    @torch.jit.export
+    def prepare(self, precision: str) -> None:
+        if self.kind == "prepare raises":
+            raise ValueError("not today, 今天不行")
+
+    @torch.jit.export
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.rows(pixels.size(0))
+
+    @torch.jit.export
+    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.rows(ids.size(0))
+
+    def rows(self, n: int) -> torch.Tensor:
+        if self.kind == "raises":
+            raise RuntimeError("not today, 今天不行")
+        if self.kind == "asserts":
+            assert n < 0, "n is not negative"
+        if self.kind == "fails in an operation":
+            return torch.zeros(2, 3) @ torch.zeros(2, 3)
+        if self.kind == "float64":
+            return torch.zeros(n, 8, dtype=torch.float64)
+        if self.kind == "int64":
+            return torch.zeros(n, 8, dtype=torch.int64)
+        if self.kind == "one row too many":
+            return torch.zeros(n + 1, 8)
+        if self.kind == "one row too few":
+            return torch.zeros(n - 1, 8)
+        if self.kind == "narrow":
+            return torch.zeros(n, 7)
+        if self.kind == "three dimensions":
+            return torch.zeros(n, 8, 1)
+        if self.kind == "scalar":
+            return torch.zeros([])
+        if self.kind == "sparse":
+            return torch.zeros(n, 8).to_sparse()
+        if self.kind == "not contiguous":
+            return torch.arange(8 * n, dtype=torch.float32).view(8, n).t()
+        if self.kind == "expanded":
+            return torch.ones(1, 1).expand(n, 8)
+        return torch.ones(n, 8)
+
+
+class NoTensor(torch.nn.Module):
+    @torch.jit.export
+    def prepare(self, precision: str) -> None:
+        pass
+
+    @torch.jit.export
+    def encode_image(self, pixels: torch.Tensor) -> int:
+        return 5
+
+    @torch.jit.export
+    def encode_text(self, ids: torch.Tensor) -> list[torch.Tensor]:
+        return [ids]
+
+
+class OtherArguments(torch.nn.Module):
+    @torch.jit.export
+    def prepare(self, precision: str) -> None:
+        pass
+
+    @torch.jit.export
+    def encode_image(self, pixels: torch.Tensor, more: int) -> torch.Tensor:
+        return pixels
+
+    @torch.jit.export
+    def encode_text(self) -> torch.Tensor:
+        return torch.zeros(1, 8)
+
+
+class NoPrepare(torch.nn.Module):
+    @torch.jit.export
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels
+
+    @torch.jit.export
+    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+        return ids
+
+
+class NoText(torch.nn.Module):
+    @torch.jit.export
+    def prepare(self, precision: str) -> None:
+        pass
+
+    @torch.jit.export
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels
+
+
+class NoImage(torch.nn.Module):
+    @torch.jit.export
+    def prepare(self, precision: str) -> None:
+        pass
+
+    @torch.jit.export
+    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+        return ids
+
+
+Open = Callable[[torch.nn.Module], MultiModalEmbeddingPipeline]
+
+
+@pytest.fixture
+def open_script(tmp_path: Path) -> Open:
+    """Opens a module as an archive of 8 columns."""
+
+    def open_it(module: torch.nn.Module) -> MultiModalEmbeddingPipeline:
+        metadata: dict[str, Any] = {"format": FORMAT_VERSION, "embed_dim": 8}
+        metadata |= {
+            "image_resolution": 4,
+            "context_length": 5,
+            "temperature": 0.07,
+            "mean": [0, 0, 0],
+            "std": [1, 1, 1],
+        }
+        towers = {"embed_dim": 8, "vision": {"resolution": 4}, "text": {"max_positions": 5}}
+        metadata["architecture"] = towers
+        path = tmp_path / "script.cnclip.pt"
+        torch.jit.script(module).save(  # type: ignore[no-untyped-call]
+            str(path),
+            _extra_files={
+                METADATA: json.dumps(metadata),
+                VOCABULARY: b"[PAD]\n[UNK]\n[CLS]\n[SEP]",
+            },
+        )
+        return pipeline(model=path, device="cpu")
+
+    return open_it
+
+
+INPUTS: list[dict[str, Any]] = [
+    {"text": ["a", "b", "c"]},
+    {"img": [Image.new("RGB", (9, 9))] * 3},
+]
+
+
+@pytest.mark.parametrize("given", INPUTS, ids=["text", "img"])
+@pytest.mark.parametrize(
+    "kind",
+    ["float64", "int64", "one row too many", "one row too few", "narrow", "three dimensions"]
+    + ["scalar"],
+)
+def test_answers_of_another_shape_or_type(open_script: Open, kind: str, given: Any) -> None:
+    found = open_script(Tower(kind))
+    with pytest.raises(cnclip.errors.ModelRunError, match=r"than float32 \[3, 8\]") as raised:
+        found.forward(given)
+    assert isinstance(raised.value, RuntimeError)
+
+
+@pytest.mark.parametrize("given", INPUTS, ids=["text", "img"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("raises", "running the model: .*not today, 今天不行"),
+        ("asserts", "running the model: .*n is not negative"),
+        ("fails in an operation", "running the model: .*(2x3|mat1)"),
+        ("sparse", "running the model"),
+    ],
+)
+def test_models_that_raise(open_script: Open, kind: str, message: str, given: Any) -> None:
+    found = open_script(Tower(kind))
+    for _ in range(3):
+        with pytest.raises(cnclip.errors.ModelRunError, match=message) as raised:
+            found.forward(given)
+        assert "Exception raised from" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", INPUTS, ids=["text", "img"])
+@pytest.mark.parametrize("module", [NoTensor(), OtherArguments()], ids=["no tensor", "arguments"])
+def test_methods_of_another_kind(open_script: Open, module: torch.nn.Module, given: Any) -> None:
+    found = open_script(module)
+    with pytest.raises(cnclip.errors.ModelRunError, match="running the model"):
+        found.forward(given)
+
+
+@pytest.mark.parametrize(
+    ("module", "method"),
+    [(NoPrepare(), "prepare"), (NoText(), "encode_text"), (NoImage(), "encode_image")],
+    ids=["prepare", "encode_text", "encode_image"],
+)
+def test_missing_methods(open_script: Open, module: torch.nn.Module, method: str) -> None:
+    with pytest.raises(cnclip.errors.ArchiveError, match=rf"has no method {method}$"):
+        open_script(module)
+
+
+def test_a_prepare_that_raises(open_script: Open) -> None:
+    with pytest.raises(
+        cnclip.errors.ModelRunError, match="preparing the model: .*not today, 今天不行"
+    ):
+        open_script(Tower("prepare raises"))
+
+
+@pytest.mark.parametrize(("kind", "sums"), [("not contiguous", None), ("expanded", 8.0)])
+def test_answers_in_another_layout(open_script: Open, kind: str, sums: float | None) -> None:
+    rows = open_script(Tower(kind)).forward({"text": ["a", "b", "c"]}, batch_size=3)
+    found = rows["text_embedding"]
+    if sums is None:
+        # Equal lengths keep their order, so row i is i, i + 3, i + 6, ...
+        assert np.array_equal(found, np.arange(24, dtype=np.float32).reshape(8, 3).T)
+    else:
+        assert found.sum(axis=1).tolist() == [sums] * 3
+
+
+def test_the_core_alone(archive: Path, tmp_path: Path) -> None:
+    info = read_archive(archive)
+    tokenizer = _core.Tokenizer(info.vocabulary)
+    for name in ("nowhere.pt", ".", "a\udcff.pt"):
+        with pytest.raises(cnclip.errors.ArchiveError, match="reading the TorchScript archive"):
+            _core.Encoder(tmp_path / name, tokenizer, 64, 52)
+    with pytest.raises(ValueError, match="null"):
+        _core.Encoder("a\0b", tokenizer, 64, 52)
+    surrogates = tmp_path / "a\udcff.pt"
+    surrogates.write_bytes(archive.read_bytes())
+    encoder = _core.Encoder(surrogates, tokenizer, 64, 52)
+    assert encoder.encode_texts(["猫"], 1).shape == (1, 64)
+    assert pipeline(model=surrogates, device="cpu").model.info.path == surrogates
+
+
+def test_an_open_model_outlives_its_file(archive: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.cnclip.pt"
+    copy.write_bytes(archive.read_bytes())
+    found = pipeline(model=copy, device="cpu")
+    before = found.forward({"text": "猫"})["text_embedding"]
+    copy.write_bytes(b"something else")
+    assert np.array_equal(found.forward({"text": "猫"})["text_embedding"], before)
