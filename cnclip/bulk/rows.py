@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._text import printable
-from ..datasets.chinese_clip import TsvData, tsv_splits
+from ..datasets.chinese_clip import TsvData
 from ..sources.columns import Columns, Row
 from ..sources.folder import ImageFile, image_file, spelled, walk
 from ..sources.problems import Problem, Problems, with_problems
-from ..sources.refs import ImageRef, ImageStore, is_url, located
+from ..sources.refs import ImageRef, ImageStore, Slices, is_url, located
 from ..sources.tables import read_list, read_table
-from ..sources.tar_files import read_tar, tar_images
+from ..sources.tar_files import read_tar
 from ..sources.tsv_files import TsvImages
 from ..sources.zip_files import ZipImages
 from .items import Item
@@ -107,9 +107,11 @@ def folder_items(path: str, left_out: Counter[str]) -> Iterator[Item]:
 def tar_items(path: str) -> Iterator[Item]:
     """The images of a tar file, as WebDataset makes them. Ids are `PATH:SAMPLE`."""
     container, problems = Container.of(path), Problems()
-    samples = read_tar(Path(path), container.path, problems, texts=False)
-    found = ((0, key, sample.image) for key, sample in samples.items() if sample.image is not None)
-    yield from container.images(tar_images([Path(path)], [container.path], found), named=True)
+    images = Slices([Path(path)], [container.path])
+    for key, sample in read_tar(Path(path), container.path, problems, texts=False).items():
+        if sample.image is not None:
+            images.add(key, *sample.image)
+    yield from container.images(images, named=True)
     yield from container.skipped(problems.found)
 
 
@@ -125,7 +127,7 @@ def tsv_items(path: str) -> Iterator[Item]:
 def zip_items(path: str) -> Iterator[Item]:
     """The images of a zip, `PATH:NAME`; of Chinese-CLIP's TSV files in one, by their ids."""
     container = Container.of(path)
-    splits = tsv_splits(Path(path))
+    splits = TsvData.splits(Path(path))
     for split in splits:
         for row in with_problems(TsvData(Path(path), split, split).images):
             if isinstance(row, Problem):

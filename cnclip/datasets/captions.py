@@ -12,6 +12,7 @@ from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,12 @@ from ..sources.columns import IMAGE_COLUMNS, TEXT_COLUMNS, Columns, Id
 from ..sources.lines import BYTE_ORDER_MARK, parse_object
 from ..sources.parquet_files import DamagedParquet, ParquetTable, RowGroup, RowGroups
 from ..sources.problems import ProblemKind, Problems
-from ..sources.refs import Content, ImageStore, located_inside
+from ..sources.refs import Content, ImageStore, Slices, located_inside
 from ..sources.tables import read_table
-from ..sources.tar_files import TAR_SUFFIX, Sample, read_tar, refuse_compressed, tar_images
+from ..sources.tar_files import TAR_SUFFIX, Sample, read_tar, refuse_compressed
 from . import shards
 from .retrieval import RetrievalData, TextRow, is_utf8, usable_texts
 
-PARQUET_SUFFIX = ".parquet"
 METADATA = ("metadata.jsonl", "metadata.csv")
 _COLUMNS = Columns(image=IMAGE_COLUMNS, text=TEXT_COLUMNS)
 
@@ -40,12 +40,15 @@ class CaptionedData(RetrievalData):
 
     turns_images = True
 
-    def __init__(self, name: str, split: str, files: list[Path]) -> None:
-        super().__init__(name, split or "all")
-        self._files = files
+    def __init__(self, place: Path, name: str, split: str) -> None:
+        super().__init__(place, name, split or "all")
+        self._files = self._find_files(split)
         self._found: tuple[ImageStore, Problems] | None = None
         self._texts: list[str] = []
         self._image_of = array("q")
+
+    @abstractmethod
+    def _find_files(self, split: str) -> list[Path]: ...
 
     @abstractmethod
     def _read(self, problems: Problems) -> ImageStore:
@@ -79,13 +82,6 @@ class CaptionedData(RetrievalData):
         return None if self._found is None else len(self._found[0].ids)
 
 
-def folder_splits(place: Path) -> list[str]:
-    """The splits in a folder with tables; an empty name for one that is not split."""
-    if _table(place) is not None:
-        return [""]
-    return sorted({path.parent.name for name in METADATA for path in place.glob(f"*/{name}")})
-
-
 def _table(place: Path) -> Path | None:
     """The table: the path itself; or in a folder the one of a usual name, or the only one."""
     if not place.is_dir():
@@ -103,10 +99,17 @@ def _table(place: Path) -> Path | None:
 class FolderData(CaptionedData):
     """A table, and images in its folder."""
 
-    def __init__(self, place: Path, name: str, split: str) -> None:
-        table = _table(place) or _table(place / split)
-        assert table is not None  # folder_splits found it
-        super().__init__(name, split, [table])
+    @staticmethod
+    def splits(place: Path) -> list[str]:
+        """The folders with a table, or an empty name."""
+        if _table(place) is not None:
+            return [""]
+        return sorted({path.parent.name for name in METADATA for path in place.glob(f"*/{name}")})
+
+    def _find_files(self, split: str) -> list[Path]:
+        table = _table(self._place) or _table(self._place / split)
+        assert table is not None  # splits found it
+        return [table]
 
     def _read(self, problems: Problems) -> ImageStore:
         (table,) = self._files
@@ -134,7 +137,9 @@ class FolderData(CaptionedData):
 
     def files(self) -> list[Path]:
         """The table and the images."""
-        return list(self.locate(Problems()).files())
+        images = self.locate(Problems())
+        contents = (images.content(number) for number in range(len(images.ids)))
+        return [*self._files, *(content for content in contents if isinstance(content, Path))]
 
 
 def _exists(name: str, folder: Path, where: Where, problems: Problems) -> bool:
@@ -151,48 +156,50 @@ def _exists(name: str, folder: Path, where: Where, problems: Problems) -> bool:
 
 class _FolderImages(ImageStore):
     def __init__(self, table: Path, names: list[Id], lines: NDArray[np.int64]) -> None:
-        """Take the images' names, and the number of the line that names each first."""
         self.ids = names
         self._table, self._lines = table, lines
 
     def content(self, number: int) -> Content:
-        """The image's path."""
         return located_inside(str(self.ids[number]), self._table.parent)
 
     def where(self, number: int) -> Where:
-        """The table and the line."""
         return Where(file=self._table.name, line=int(self._lines[number]))
 
-    def files(self) -> Iterable[Path]:
-        """The table and the images."""
-        yield self._table
-        for number in range(len(self.ids)):
-            content = self.content(number)
-            if isinstance(content, Path):
-                yield content
+
+class ShardedData(CaptionedData):
+    """One or several files of a kind, see `shards.splits`."""
+
+    suffix: ClassVar[str]
+
+    @classmethod
+    def splits(cls, place: Path) -> list[str]:
+        """The splits of the files."""
+        return list(shards.splits(place, cls.suffix))
+
+    def _find_files(self, split: str) -> list[Path]:
+        return shards.files_of(self._place, self.suffix, split)
 
 
-def tar_splits(place: Path) -> list[str]:
-    """The splits of tar files; an empty name for files that are not split.
-
-    Raises:
-        DatasetError: there are only compressed tar files, or not all that a pattern names.
-    """
-    found = list(shards.splits(place, TAR_SUFFIX))
-    if not found and place.is_dir():
-        refuse_compressed(*sorted(place.glob("*.t*")))
-    return found
-
-
-class TarData(CaptionedData):
+class TarData(ShardedData):
     """Tar files as WebDataset makes them."""
 
-    def __init__(self, place: Path, name: str, split: str) -> None:
-        super().__init__(name, split, shards.files_of(place, TAR_SUFFIX, split))
+    suffix = TAR_SUFFIX
+
+    @classmethod
+    def splits(cls, place: Path) -> list[str]:
+        """The splits of the files.
+
+        Raises:
+            DatasetError: there are only compressed tar files.
+        """
+        found = super().splits(place)
+        if not found and place.is_dir():
+            refuse_compressed(*sorted(place.glob("*.t*")))
+        return found
 
     def _read(self, problems: Problems) -> ImageStore:
         names = shards.short_names(self._files)
-        found: list[tuple[int, str, tuple[int, int]]] = []
+        images = Slices(self._files, names)
         for number, (path, name) in enumerate(zip(self._files, names, strict=True)):
             for key, sample in read_tar(path, name, problems, texts=True).items():
                 where = Where(file=name, member=key)
@@ -201,9 +208,9 @@ class TarData(CaptionedData):
                     reason = f"no image with the text: {key}.jpg or the like"
                     problems.add(ProblemKind.NO_IMAGE, where, reason)
                     continue
-                self._add_texts(texts, len(found))
-                found.append((number, key, sample.image))
-        return tar_images(self._files, names, found)
+                self._add_texts(texts, len(images.ids))
+                images.add(key, *sample.image, file=number)
+        return images
 
 
 def _sample_texts(sample: Sample, key: str, where: Where, problems: Problems) -> Iterator[str]:
@@ -229,20 +236,10 @@ def _sample_texts(sample: Sample, key: str, where: Where, problems: Problems) ->
         problems.add(ProblemKind.NO_TEXT, where, reason, skipped=False)
 
 
-def parquet_splits(place: Path) -> list[str]:
-    """The splits of Parquet files; an empty name for files that are not split.
-
-    Raises:
-        DatasetError: a file that a pattern names does not exist.
-    """
-    return list(shards.splits(place, PARQUET_SUFFIX))
-
-
-class ParquetData(CaptionedData):
+class ParquetData(ShardedData):
     """Parquet files, as Hugging Face's data sets."""
 
-    def __init__(self, place: Path, name: str, split: str) -> None:
-        super().__init__(name, split, shards.files_of(place, PARQUET_SUFFIX, split))
+    suffix = ".parquet"
 
     def _read(self, problems: Problems) -> ImageStore:
         groups: list[RowGroup] = []
@@ -261,4 +258,4 @@ class ParquetData(CaptionedData):
                 self._add_texts(usable_texts(row.text, f"row {image}", where, problems), image)
             groups += table.groups
             starts += [start + end for end in table.ends]
-        return RowGroups(self._files, groups, starts)
+        return RowGroups(groups, starts)

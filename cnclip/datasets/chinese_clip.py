@@ -36,29 +36,19 @@ TEXTS = "_texts.jsonl"
 _BUFFER = 1 << 20
 
 
-def tsv_splits(place: Path) -> list[str]:
-    """The splits in a folder or zip in the first layout."""
-    if place.is_dir():
-        names = [path.name for path in place.iterdir()]
-    else:
-        with open_zip(place) as archive:
-            names = [_base(member.filename) for member in visible_members(archive)]
-    found = {name.removesuffix(TEXTS) for name in names if name.endswith(TEXTS)}
-    return sorted(split for split in found if split and split + TSV_SUFFIX in names)
-
-
-def is_half(place: Path) -> bool:
-    """Whether this is one of the two files of a split."""
-    ends = [end for end in (TSV_SUFFIX, TEXTS) if place.name.endswith(end)]
-    return any(place.name.removesuffix(end) in tsv_splits(place.parent) for end in ends)
-
-
 class TsvData(RetrievalData):
     """A split of TSV and JSON Lines files."""
 
-    def __init__(self, place: Path, name: str, split: str) -> None:
-        super().__init__(name, split)
-        self._place = place
+    @staticmethod
+    def splits(place: Path) -> list[str]:
+        """The splits in a folder or zip."""
+        if place.is_dir():
+            names = [path.name for path in place.iterdir()]
+        else:
+            with open_zip(place) as archive:
+                names = [_base(member.filename) for member in visible_members(archive)]
+        found = {name.removesuffix(TEXTS) for name in names if name.endswith(TEXTS)}
+        return sorted(split for split in found if split and split + TSV_SUFFIX in names)
 
     def texts(self, problems: Problems) -> Iterator[TextRow]:
         """The texts of `{split}_texts.jsonl`."""
@@ -126,18 +116,18 @@ class TsvData(RetrievalData):
         return members[0]
 
 
+def is_half(place: Path) -> bool:
+    """Whether this is one of the two files of a split."""
+    ends = [end for end in (TSV_SUFFIX, TEXTS) if place.name.endswith(end)]
+    return any(place.name.removesuffix(end) in TsvData.splits(place.parent) for end in ends)
+
+
 def _base(name: str) -> str:
     return name.rpartition("/")[2]
 
 
 def read_texts(file: IO[bytes], name: str, problems: Problems) -> Iterator[TextRow]:
-    """The texts of a `_texts.jsonl`.
-
-    Args:
-        file: The file.
-        name: Its name in messages.
-        problems: Gets the lines that cannot be used.
-    """
+    """The texts of a `_texts.jsonl`."""
     seen: set[Id] = set()
     for line, value in read_objects(file, name, problems):
         where = Where(file=name, line=line)
@@ -176,13 +166,6 @@ def parse_text(value: dict[str, Any], where: Where, problems: Problems) -> TextR
     return None
 
 
-def lmdb_splits(place: Path) -> list[str]:
-    """The splits in a folder of databases."""
-    if is_lmdb_split(place):
-        return [place.name]
-    return sorted(path.name for path in _lmdb_home(place).glob("*") if is_lmdb_split(path))
-
-
 def is_lmdb_split(place: Path) -> bool:
     """Whether this is the folder of a split's databases, as cn_clip's options name a data set."""
     return (place / "imgs" / "data.mdb").is_file()
@@ -199,8 +182,15 @@ def _lmdb_home(place: Path) -> Path:
 class LmdbData(RetrievalData):
     """A split of databases."""
 
+    @staticmethod
+    def splits(place: Path) -> list[str]:
+        """The splits in a folder of databases."""
+        if is_lmdb_split(place):
+            return [place.name]
+        return sorted(path.name for path in _lmdb_home(place).glob("*") if is_lmdb_split(path))
+
     def __init__(self, place: Path, name: str, split: str) -> None:
-        super().__init__(name, split)
+        super().__init__(place, name, split)
         home = _lmdb_home(place)
         self._images, self._pairs = home / split / "imgs", home / split / "pairs"
         self._texts = home.parent / (split + TEXTS)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +16,8 @@ from ..errors import DatasetError, ImageError, Where
 from ..sources.columns import Id
 from ..sources.parquet_files import GROUPS_KEPT
 from ..sources.problems import Problems
-from ..sources.refs import ImageStore, read_content
-from .layouts import find
+from ..sources.refs import read_content
+from .layouts import open_split
 from .retrieval import RetrievalData, with_known
 
 Role = Literal["train", "val"]
@@ -31,7 +29,7 @@ _SPLITS_OF: dict[Role, tuple[str, ...]] = {
 _STRINGS_AT_ONCE = 65536
 
 
-class PairData(ABC):
+class PairData:
     """Images and texts with random access.
 
     Picklable; opens its files on the first read in each process, so that worker processes may be
@@ -48,37 +46,70 @@ class PairData(ABC):
         groups: Int64 [images], the number of the block of storage that has each image, where a
             block is read as a whole; None where any order costs the same.
         groups_kept: Blocks that a process keeps in memory.
+        fingerprint: Changes when pairs, texts, ids or the files' sizes do, and not when files are
+            moved.
     """
 
-    name: str
-    split: str
-    turns_images: bool
-    texts: list[str]
-    pairs: NDArray[np.int64]
-    image_ids: Sequence[Id]
-    groups: NDArray[np.int64] | None
-    groups_kept: int
+    groups_kept = GROUPS_KEPT
 
-    @abstractmethod
+    def __init__(self, data: RetrievalData, problems: Problems) -> None:
+        """Read the texts of a split and find its images, see `open_pairs`."""
+        self._images = data.locate(problems)
+        self.name, self.split = data.name, data.split
+        self.turns_images = data.turns_images
+        self.image_ids, self.groups = self._images.ids, self._images.groups
+        numbers = {image_id: number for number, image_id in enumerate(self.image_ids)}
+        self.texts: list[str] = []
+        pairs = array("q")
+        for row in data.texts(problems):
+            text = with_known(row, numbers, problems)
+            if text is None:
+                continue
+            for image_id in text.image_ids:
+                pairs.extend((numbers[image_id], len(self.texts)))
+            self.texts.append(text.text)
+        if not pairs:
+            place = f"{data.name}, {data.split}"
+            reason = f"no image with a text that can be used{problems.hint}"
+            raise DatasetError(reason, item=place)
+        self.pairs: NDArray[np.int64] = np.frombuffer(pairs, np.int64).reshape(-1, 2)
+        self.fingerprint = self._fingerprint(data.files())
+
+    def _fingerprint(self, files: list[Path]) -> str:
+        total = hashlib.sha256(self.pairs.tobytes())
+        for strings in (self.texts, self.image_ids):
+            for part in _joined(strings):
+                total.update(part)
+        try:
+            for file in files:
+                total.update(f"{file.stat().st_size}\0".encode())
+        except OSError as error:
+            reason = f"cannot be read: {first_line(error)}"
+            raise DatasetError(reason, file=error.filename or self.name) from error
+        return total.hexdigest()
+
     def read(self, image: int) -> bytes | Path:
         """An image file's bytes, or its path.
 
         Raises:
             ImageError: it cannot be read. The error has its place.
         """
+        try:
+            content = self._images.content(image)
+            return read_content(content) if isinstance(content, str) else content
+        except ImageError as error:
+            reason = f"image {self.image_ids[image]}: {error.reason}"
+            raise ImageError(reason, self.where(image)) from error
 
-    @abstractmethod
     def where(self, image: int) -> Where:
         """An image's file and line or member."""
+        return self._images.where(image)
 
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Changes when pairs, texts, ids or the files' sizes do, and not when files are moved.
 
-        Raises:
-            DatasetError: a file does not exist any more.
-        """
+def _joined(strings: Sequence[Id]) -> Iterator[bytes]:
+    for start in range(0, len(strings), _STRINGS_AT_ONCE):
+        some = "\0".join(map(str, strings[start : start + _STRINGS_AT_ONCE]))
+        yield f"{len(some)}:{some}".encode("utf-8", "surrogatepass")
 
 
 def open_pairs(
@@ -98,60 +129,4 @@ def open_pairs(
             compressed zip; or nothing in it can be used.
         MissingExtraError: lmdb or pyarrow is not installed.
     """
-    data = find(path).open(split, _SPLITS_OF[role])
-    return _StoredPairs(data, data.locate(problems), problems)
-
-
-class _StoredPairs(PairData):
-    def __init__(self, data: RetrievalData, images: ImageStore, problems: Problems) -> None:
-        self.name, self.split = data.name, data.split
-        self.turns_images = data.turns_images
-        self.image_ids, self.groups = images.ids, images.groups
-        self.groups_kept = GROUPS_KEPT
-        self._images = images
-        numbers = {image_id: number for number, image_id in enumerate(images.ids)}
-        self.texts = []
-        pairs = array("q")
-        for row in data.texts(problems):
-            text = with_known(row, numbers, problems)
-            if text is None:
-                continue
-            for image_id in text.image_ids:
-                pairs.extend((numbers[image_id], len(self.texts)))
-            self.texts.append(text.text)
-        if not pairs:
-            place = f"{data.name}, {data.split}"
-            reason = f"no image with a text that can be used{problems.hint}"
-            raise DatasetError(reason, item=place)
-        self.pairs = np.frombuffer(pairs, np.int64).reshape(-1, 2)
-
-    def read(self, image: int) -> bytes | Path:
-        try:
-            content = self._images.content(image)
-            return read_content(content) if isinstance(content, str) else content
-        except ImageError as error:
-            reason = f"image {self.image_ids[image]}: {error.reason}"
-            raise ImageError(reason, self.where(image)) from error
-
-    def where(self, image: int) -> Where:
-        return self._images.where(image)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        total = hashlib.sha256(self.pairs.tobytes())
-        for strings in (self.texts, self.image_ids):
-            for part in _joined(strings):
-                total.update(part)
-        try:
-            for file in self._images.files():
-                total.update(f"{file.stat().st_size}\0".encode())
-        except OSError as error:
-            reason = f"cannot be read: {first_line(error)}"
-            raise DatasetError(reason, file=error.filename or self.name) from error
-        return total.hexdigest()
-
-
-def _joined(strings: Sequence[Id]) -> Iterator[bytes]:
-    for start in range(0, len(strings), _STRINGS_AT_ONCE):
-        some = "\0".join(map(str, strings[start : start + _STRINGS_AT_ONCE]))
-        yield f"{len(some)}:{some}".encode("utf-8", "surrogatepass")
+    return PairData(open_split(path, split, _SPLITS_OF[role]), problems)

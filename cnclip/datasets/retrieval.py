@@ -21,15 +21,7 @@ from ..sources.refs import ImageRef, ImageStore
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """A text.
-
-    Attributes:
-        text_id: Its id.
-        text: The text.
-        image_ids: The images that it describes; none where they are unknown, as in test sets
-            without answers.
-        where: Its file and line.
-    """
+    """A text, and the images that it describes: none in test sets without answers."""
 
     text_id: Id
     text: str
@@ -39,13 +31,7 @@ class TextRow:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """An image that has not been read yet.
-
-    Attributes:
-        image_id: Its id.
-        image: The image.
-        where: Its file and line or member.
-    """
+    """An image that has not been read yet, and its file and line or member."""
 
     image_id: Id
     image: ImageRef
@@ -53,7 +39,7 @@ class ImageRow:
 
 
 class RetrievalData(ABC):
-    """One split of a data set.
+    """One split of a data set. Each subclass reads one layout.
 
     Attributes:
         name: The data set's name, that of its folder or file.
@@ -64,9 +50,13 @@ class RetrievalData(ABC):
 
     turns_images = False
 
-    def __init__(self, name: str, split: str) -> None:
-        self.name = name
-        self.split = split
+    def __init__(self, place: Path, name: str, split: str) -> None:
+        self._place, self.name, self.split = place, name, split
+
+    @staticmethod
+    @abstractmethod
+    def splits(place: Path) -> list[str]:
+        """The splits at a path; an empty name for a data set that is not split."""
 
     @abstractmethod
     def texts(self, problems: Problems) -> Iterator[TextRow]:
@@ -98,11 +88,7 @@ class RetrievalData(ABC):
 def usable_texts(value: Any, owner: str, where: Where, problems: Problems) -> Iterator[str]:
     """The texts in a row: one, or those of a list, without empty ones.
 
-    Args:
-        value: The value in the column of texts.
-        owner: The image, for messages.
-        where: The row.
-        problems: Gets the texts that cannot be used.
+    `owner` is the image in messages, `where` the row.
     """
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, UnicodeDecodeError):
@@ -143,25 +129,8 @@ def with_known(text: TextRow, known: Container[Id], problems: Problems) -> TextR
     return replace(text, image_ids=left) if left else None
 
 
-def open_image(row: ImageRow, *, turned: bool) -> Image.Image:
-    """Read and decode an image.
-
-    Args:
-        row: The image.
-        turned: Turn it as its EXIF orientation says.
-
-    Raises:
-        ImageError: it cannot be read. The error has a reason and no place.
-    """
-    return decode_image(row.image.read(), turned=turned)
-
-
 def decode_image(content: bytes, *, turned: bool) -> Image.Image:
-    """Decode an image file's bytes.
-
-    Args:
-        content: The bytes.
-        turned: Turn the image as its EXIF orientation says.
+    """Decode an image file's bytes, and turn the image as its EXIF orientation says if `turned`.
 
     Raises:
         ImageError: they cannot be decoded. The error has a reason and no place.

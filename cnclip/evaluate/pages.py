@@ -14,7 +14,7 @@ from .._files import replaced_atomically
 from .._html import escape, image_url
 from .._locale import locale_language
 from ..datasets import Problems, RetrievalData, TextRow
-from ..datasets.retrieval import open_image
+from ..datasets.retrieval import decode_image
 from ..errors import ImageError
 from ..sources import Id
 from .reports import RetrievalReport
@@ -199,7 +199,7 @@ def _thumbnails(data: RetrievalData, wanted: set[Id]) -> dict[Id, str]:
         if row.image_id not in wanted:
             continue
         try:
-            image = open_image(row, turned=data.turns_images)
+            image = decode_image(row.image.read(), turned=data.turns_images)
             image.thumbnail((THUMBNAIL, THUMBNAIL))
             found[row.image_id] = image_url(image, 75)
         except (ImageError, OSError, ValueError):  # the file was changed since

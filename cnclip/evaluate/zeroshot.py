@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .._files import replaced_atomically
 from ..datasets import ProblemKind, Problems
 from ..datasets.classification import ClassificationData, ClassifiedImage
-from ..datasets.retrieval import open_image
+from ..datasets.retrieval import decode_image
 from ..errors import DatasetError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, embed_images
 from ..pipelines.scores import probabilities
@@ -267,7 +267,7 @@ def zeroshot(
 
 
 def _open(item: ClassifiedImage) -> Any:
-    return open_image(item.row, turned=True)
+    return decode_image(item.row.image.read(), turned=True)
 
 
 def _report(

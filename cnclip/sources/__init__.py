@@ -3,39 +3,32 @@
 | file | reads |
 |---|---|
 | `folder.py` | folders of images, patterns of paths |
-| `tables.py` | lists and tables: `.txt`; with `csv_files.py`, `lines.py` and `parquet_files.py` |
+| `tables.py` | lists and tables: `.txt`, CSV; with `lines.py` and `parquet_files.py` |
 | `tar_files.py`, `zip_files.py` | tar files as WebDataset makes them, zips |
 | `tsv_files.py`, `lmdb_files.py` | Chinese-CLIP's TSV files and LMDB |
 
 `refs.py` has `ImageRef`, an image that is read when it is needed, and `ImageStore`, many of them.
 `columns.py` has the names of columns and the suffixes of images, `problems.py` what is wrong with
 single rows. Uses `preprocessors` to download.
+
+Parameters have the same meaning in all readers: `name` is the file's name in messages, `problems`
+gets the rows that cannot be used, which are left out.
 """
 
-from .columns import ID_COLUMNS, IMAGE_COLUMNS, IMAGE_SUFFIXES, TEXT_COLUMNS, Columns, Id, id_of
-from .folder import ImageFile, image_file, spelled, walk
+from .columns import Columns, Id
+from .folder import image_file, spelled, walk
 from .parquet_files import pyarrow_modules
-from .problems import Problem, ProblemKind, Problems, with_problems
-from .refs import ImageRef, ImageStore, is_url
+from .problems import ProblemKind, Problems
+from .refs import ImageRef
 
 __all__ = [
-    "ID_COLUMNS",
-    "IMAGE_COLUMNS",
-    "IMAGE_SUFFIXES",
-    "TEXT_COLUMNS",
     "Columns",
     "Id",
-    "ImageFile",
     "ImageRef",
-    "ImageStore",
-    "Problem",
     "ProblemKind",
     "Problems",
-    "id_of",
     "image_file",
-    "is_url",
     "pyarrow_modules",
     "spelled",
     "walk",
-    "with_problems",
 ]

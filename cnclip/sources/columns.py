@@ -44,30 +44,19 @@ class Chosen(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a table.
+    """A row of a table. Values are of any type: nothing has checked them."""
 
-    Attributes:
-        number: Its line or row in the file, from 1.
-        image: An `ImageRef`, or the value in its place, which should be a path or URL.
-        text: The value of the column of texts, which should be a string or a list of strings.
-        id: The value of the column of ids.
-    """
-
-    number: int
-    image: Any
-    text: Any
+    number: int  # the line or row in the file, from 1
+    image: Any  # an ImageRef, or what should be a path or URL
+    text: Any  # what should be a string or a list of strings
     id: Any
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that a caller wants, each by its possible names, the best first.
+    """The possible names of each column, the best first; none for a column that is not wanted.
 
-    Attributes:
-        image: Names of the column of images; empty if it is not wanted.
-        text: Names of the column of texts; empty if it is not wanted.
-        id: Names of the column of ids; empty if it is not wanted.
-        id_required: Whether a table without ids is an error.
+    A table without ids is an error if `id_required`.
     """
 
     image: Sequence[str] = ()

@@ -27,16 +27,9 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class ImageFile(NamedTuple):
-    """An image file that has not been opened.
+    """An image file that has not been opened, or the reason why it cannot be."""
 
-    Attributes:
-        path: The absolute path.
-        size: Its bytes; None if it is not a file.
-        mtime_ns: When it was written; None if it is not a file.
-        error: Why it cannot be read; None if it can.
-    """
-
-    path: str
+    path: str  # absolute
     size: int | None = None
     mtime_ns: int | None = None
     error: str | None = None

@@ -16,28 +16,17 @@ MAX_LINE = 256 << 20
 
 
 class Line(NamedTuple):
-    """A line of a file.
+    """A line of a file."""
 
-    Attributes:
-        content: The line without its end.
-        number: From 1.
-        start: The offset of the content, in bytes from where reading began.
-    """
-
-    content: bytes
-    number: int
-    start: int
+    content: bytes  # without the end of the line
+    number: int  # from 1
+    start: int  # the offset of the content, in bytes from where reading began
 
 
 def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]:
     """The lines of a file that are not empty.
 
     A byte order mark and Windows' line ends are reported and removed.
-
-    Args:
-        file: The file.
-        name: Its name in messages.
-        problems: Gets the lines that cannot be used.
     """
     number = end = 0
     windows = False
@@ -73,13 +62,7 @@ def _remark(problems: Problems, name: str, number: int, reason: str) -> None:
 def read_objects(
     file: IO[bytes], name: str, problems: Problems
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON Lines file, each after the number of its line.
-
-    Args:
-        file: The file.
-        name: Its name in messages.
-        problems: Gets the lines that cannot be used.
-    """
+    """The objects of a JSON Lines file, each after the number of its line."""
     for line in read_lines(file, name, problems):
         value = parse_object(line.content)
         if isinstance(value, dict):

@@ -6,7 +6,7 @@ import binascii
 import io
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -86,12 +86,7 @@ class LmdbImages(ImageStore):
     """Images by their keys. Whether one is base64 is only known when it is read."""
 
     def __init__(self, path: Path, name: str, problems: Problems) -> None:
-        """Read the keys of a database.
-
-        Args:
-            path: The database's folder.
-            name: Its name in messages.
-            problems: Gets the keys that cannot be used.
+        """Read the keys of the database in a folder.
 
         Raises:
             DatasetError: the database is damaged.
@@ -132,19 +127,9 @@ class LmdbImages(ImageStore):
         """The database and the key."""
         return Where(file=self._name, member=str(self.ids[number]))
 
-    def files(self) -> Iterable[Path]:
-        """The database's file."""
-        return [self._path / "data.mdb"]
-
 
 def read_pairs(path: Path, name: str, problems: Problems) -> Iterator[tuple[Where, Id, Id, str]]:
-    """The pairs of a database: each with its place, the image's id, the text's id and the text.
-
-    Args:
-        path: The database's folder.
-        name: Its name in messages.
-        problems: Gets the entries that cannot be used.
-    """
+    """The pairs of a database: each with its place, the image's id, the text's id and the text."""
     for key, value in _database(path).entries(values=True):
         if key == b"num_samples":
             continue

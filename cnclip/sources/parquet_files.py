@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate, pairwise, repeat
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,11 @@ class RowGroup(ImageStore):
     """
 
     def __init__(
-        self, path: Path, name: str, number: int, column: str, first_row: int, *, inside: bool
+        self, path: Path, name: str, number: int, column: str, first_row: int, inside: bool
     ) -> None:
-        """Take the place of the images.
+        """Take the place of the images: the row group and its first row, both from 0.
 
-        Args:
-            path: The file.
-            name: Its name in messages.
-            number: The number of the row group, from 0.
-            column: The column of images.
-            first_row: The number of the group's first row in the file, from 0.
-            inside: Refuse images outside the file's folder.
+        With `inside`, images outside the file's folder are refused.
         """
         self._place = (path, name, number, column, first_row)
         self._inside = inside
@@ -67,7 +61,7 @@ class RowGroup(ImageStore):
 
     def __reduce__(self) -> tuple[Any, ...]:
         path, *place = self._place
-        return _row_group, (Path(os.path.abspath(path)), *place, self._inside)
+        return RowGroup, (Path(os.path.abspath(path)), *place, self._inside)
 
     def content(self, number: int) -> Content:
         """The image file's bytes, or the path or URL in the row."""
@@ -105,30 +99,16 @@ class RowGroup(ImageStore):
         _, name, _, _, first_row = self._place
         return Where(file=name, line=first_row + number + 1)
 
-    def files(self) -> Iterable[Path]:
-        """The file."""
-        return [self._place[0]]
-
-
-def _row_group(*arguments: Any) -> RowGroup:
-    return RowGroup(*arguments[:-1], inside=arguments[-1])
-
 
 class RowGroups(ImageStore):
     """The images of several row groups. The last few that were read stay in memory."""
 
-    def __init__(self, files: list[Path], groups: list[RowGroup], starts: list[int]) -> None:
-        """Take the row groups.
-
-        Args:
-            files: The files.
-            groups: All row groups of the files, in order.
-            starts: The number of each group's first row in all files, and of the end.
-        """
+    def __init__(self, groups: list[RowGroup], starts: list[int]) -> None:
+        """Take all row groups in order, the number of each group's first row, and of the end."""
         self.ids = range(starts[-1])
         sizes = [end - start for start, end in pairwise(starts)]
         self.groups: NDArray[np.int64] = np.repeat(np.arange(len(groups), dtype=np.int64), sizes)
-        self._files, self._row_groups, self._starts = files, groups, starts
+        self._row_groups, self._starts = groups, starts
         self._recent: list[RowGroup] = []
         self._lock = ProcessLock()
 
@@ -155,10 +135,6 @@ class RowGroups(ImageStore):
         group, row = self.single(number)
         return group.where(row)
 
-    def files(self) -> Iterable[Path]:
-        """The files."""
-        return self._files
-
 
 def open_parquet(path: Path) -> Any:
     """A `pyarrow.parquet.ParquetFile`, which can be used after a fork."""
@@ -182,13 +158,7 @@ class ParquetTable:
     """
 
     def __init__(self, path: Path, name: str, columns: Columns, *, inside: bool = False) -> None:
-        """Read the metadata of a file.
-
-        Args:
-            path: The file.
-            name: Its name in messages.
-            columns: The columns that are wanted.
-            inside: Refuse images outside the file's folder.
+        """Read the metadata of a file. With `inside`, images outside its folder are refused.
 
         Raises:
             DamagedParquet: the file is damaged.
@@ -208,7 +178,7 @@ class ParquetTable:
         self.ends = list(accumulate(sizes))
         image = self._chosen.image
         self.groups = [
-            RowGroup(path, name, number, image, first_row, inside=inside)
+            RowGroup(path, name, number, image, first_row, inside)
             for number, first_row in enumerate([0, *self.ends[:-1]])
             if image is not None
         ]
@@ -216,9 +186,7 @@ class ParquetTable:
     def read(self, problems: Problems, *, images: bool = True) -> Iterator[Row]:
         """The rows, in order. A value that is not UTF-8 is a UnicodeDecodeError.
 
-        Args:
-            problems: Gets the row groups that cannot be read.
-            images: Yield the images. Their bytes are never read here.
+        The bytes of images are never read here. Without `images`, rows have none.
         """
         arrow, _ = pyarrow_modules()
         lazy = images and self._has_contents

@@ -29,19 +29,12 @@ class ProblemKind(Enum):
 
 @dataclass(frozen=True)
 class Problem:
-    """A row that could not be used as it is.
-
-    Attributes:
-        kind: What is wrong, for code.
-        where: The file and its line or member.
-        reason: What is wrong, for people.
-        skipped: Whether the row was left out; otherwise it was used.
-    """
+    """A row that could not be used as it is."""
 
     kind: ProblemKind
     where: Where
     reason: str
-    skipped: bool = True
+    skipped: bool = True  # the row was left out; otherwise it was used
 
     def __str__(self) -> str:
         used = "" if self.skipped else " (used nonetheless)"
@@ -52,9 +45,7 @@ class Problem:
 class Problems:
     """The problems of a data set in the order in which they were found, each once.
 
-    Attributes:
-        strict: Raise the first instead of collecting them.
-        found: Those found so far.
+    With `strict`, the first is raised instead.
     """
 
     strict: bool = False
@@ -100,11 +91,7 @@ class Problems:
 
 
 def with_problems(read: Callable[[Problems], Iterator[Row]]) -> Iterator[Row | Problem]:
-    """The rows that a reader yields, each after the problems of the rows before it.
-
-    Args:
-        read: A reader, called with the collection that it adds problems to.
-    """
+    """The rows that a reader yields, each after the problems of the rows before it."""
     problems = Problems()
     for row in read(problems):
         if problems.found:

@@ -12,7 +12,8 @@ import re
 import threading
 import urllib.parse
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,25 +59,16 @@ class ImageStore(ABC):
     def where(self, number: int) -> Where:
         """The file and the line or member of an image."""
 
-    @abstractmethod
-    def files(self) -> Iterable[Path]:
-        """The files that are read, in a fixed order."""
-
     def single(self, number: int) -> tuple[ImageStore, int]:
         """A store that is cheaper to pickle and has the image, and its number there."""
         return self, number
 
 
 class ImageRef(NamedTuple):
-    """An image that is read when it is needed.
-
-    Attributes:
-        source: A path or URL; the bytes of an image file; or the store that has the image.
-        number: The number of the image in the store.
-    """
+    """An image that is read when it is needed."""
 
     source: Content | ImageStore
-    number: int = 0
+    number: int = 0  # of the image in the store
 
     def content(self) -> Content:
         """The image file's bytes, its path or its URL: of these, the one that is known first.
@@ -126,15 +118,7 @@ def is_url(value: str) -> bool:
 
 
 def located(value: str, folder: str | os.PathLike[str] = "") -> Path | str:
-    """What a path or URL in a table refers to.
-
-    Args:
-        value: A path, relative to the folder, or a URL.
-        folder: The table's folder.
-
-    Returns:
-        A Path, also for a file: URL; or an http, https or data URL.
-    """
+    """The path that a path or a file: URL refers to, or another URL. Paths start at the folder."""
     scheme = _URL.match(value)
     if scheme is None:
         return Path(folder, value)
@@ -209,38 +193,45 @@ def _opened(path: Path, version: tuple[int, int, int]) -> _Descriptor:
 class Slices(ImageStore):
     """Images that are slices of files, as the members of tar files and the lines of TSV files."""
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        names: Sequence[str],
-        ids: Sequence[Id],
-        starts: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        *,
-        file_of: NDArray[np.int32] | None = None,
-        lines: NDArray[np.int64] | None = None,
+    def __init__(self, paths: Sequence[Path], names: Sequence[str]) -> None:
+        """Take the files, and their names in messages."""
+        self.ids: list[Id] = []
+        self._paths, self._names = paths, names
+        self._starts, self._lengths = array("q"), array("q")
+        self._file_of, self._lines = array("i"), array("q")
+
+    def add(
+        self, id: Id, start: int, length: int, *, file: int = 0, line: int | None = None
     ) -> None:
-        """Take the places of the slices.
+        """Append an image.
 
         Args:
-            paths: The files.
-            names: The files' names in messages.
-            ids: The id of each slice.
-            starts: Int64 [n], the offset of each slice.
-            lengths: Int64 [n], its bytes.
-            file_of: Int32 [n], the index of its file; None for the first file.
-            lines: Int64 [n], the number of its line; None if the slices are members of archives.
+            id: Its id; of a member of an archive, the name of the member.
+            start: The offset of the slice.
+            length: Its bytes.
+            file: The index of its file.
+            line: The number of its line; None for members of archives.
         """
-        self.ids = ids
-        self._paths, self._names = paths, names
-        self._starts, self._lengths, self._file_of, self._lines = starts, lengths, file_of, lines
+        several = len(self._paths) > 1
+        # Members of several files may have the same names.
+        self.ids.append(f"{self._names[file]}:{id}" if several else id)
+        self._starts.append(start)
+        self._lengths.append(length)
+        if several:
+            self._file_of.append(file)
+        if line is not None:
+            self._lines.append(line)
 
     def _file(self, number: int) -> int:
-        return 0 if self._file_of is None else int(self._file_of[number])
+        return self._file_of[number] if self._file_of else 0
+
+    def _member(self, number: int) -> str:
+        prefix = len(self._names[self._file(number)]) + 1 if self._file_of else 0
+        return str(self.ids[number])[prefix:]
 
     def content(self, number: int) -> bytes:
         """The bytes of a slice."""
-        start, length = int(self._starts[number]), int(self._lengths[number])
+        start, length = self._starts[number], self._lengths[number]
         path = self._paths[self._file(number)]
         try:
             content = _opened(path, file_version(path)).read(length, start)
@@ -253,23 +244,14 @@ class Slices(ImageStore):
     def where(self, number: int) -> Where:
         """The file and the line or member."""
         name = self._names[self._file(number)]
-        if self._lines is not None:
-            return Where(file=name, line=int(self._lines[number]))
+        if self._lines:
+            return Where(file=name, line=self._lines[number])
         return Where(file=name, member=self._member(number))
-
-    def _member(self, number: int) -> str:
-        """The name of the member; an id begins with the file's name if there are several files."""
-        prefix = 0 if len(self._paths) == 1 else len(self._names[self._file(number)]) + 1
-        return str(self.ids[number])[prefix:]
-
-    def files(self) -> Iterable[Path]:
-        """The files."""
-        return self._paths
 
     def single(self, number: int) -> tuple[ImageStore, int]:
         """A store of this slice alone."""
-        one, file = slice(number, number + 1), self._file(number)
-        paths = [Path(os.path.abspath(self._paths[file]))]
-        ids = [self._member(number)]
-        starts, lengths = self._starts[one].copy(), self._lengths[one].copy()
-        return type(self)(paths, [self._names[file]], ids, starts, lengths), 0
+        file = self._file(number)
+        one = type(self)([Path(os.path.abspath(self._paths[file]))], [self._names[file]])
+        line = self._lines[number] if self._lines else None
+        one.add(self._member(number), self._starts[number], self._lengths[number], line=line)
+        return one, 0

@@ -1,35 +1,32 @@
 """Lists and tables as rows: .txt, .csv, .tsv, .jsonl and Parquet files.
 
-A list has a path, a URL or a text on each line. Of a table some columns are read.
+A list has a path, a URL or a text on each line. Of a table some columns are read. The first line of
+a CSV file has the names of the columns; each object of a JSON Lines file may have its own.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .._text import first_line
 from ..errors import DatasetError, Where
 from .columns import Columns, Row
-from .csv_files import DELIMITERS, read_csv
 from .lines import read_lines, read_objects
 from .parquet_files import ParquetTable
 from .problems import ProblemKind, Problems
 
-TABLE_SUFFIXES = frozenset({".txt", ".jsonl", ".parquet", *DELIMITERS})
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TABLE_SUFFIXES = frozenset({".txt", ".jsonl", ".parquet", *_DELIMITERS})
 _BUFFER = 1 << 20
 
 
 def read_table(path: Path, name: str, columns: Columns, problems: Problems) -> Iterator[Row]:
     """The rows of a list or table. Values are as the file has them: of any type, or None.
-
-    Args:
-        path: The file.
-        name: Its name in messages.
-        columns: The columns that are wanted.
-        problems: Gets the rows that cannot be used.
 
     Raises:
         DatasetError: the file cannot be read, or lacks a column.
@@ -41,8 +38,8 @@ def read_table(path: Path, name: str, columns: Columns, problems: Problems) -> I
         return
     try:
         with path.open("rb", _BUFFER) as file:
-            if suffix in DELIMITERS:
-                yield from _csv_rows(file, DELIMITERS[suffix], name, columns, problems)
+            if suffix in _DELIMITERS:
+                yield from _csv_rows(file, _DELIMITERS[suffix], name, columns, problems)
             elif suffix == ".txt":
                 yield from read_list(file, name, columns, problems)
             else:
@@ -64,38 +61,54 @@ def read_list(file: IO[bytes], name: str, columns: Columns, problems: Problems) 
 def _csv_rows(
     file: IO[bytes], delimiter: str, name: str, columns: Columns, problems: Problems
 ) -> Iterator[Row]:
-    rows = read_csv(file, delimiter, name, problems)
-    number, names = next(rows, (0, []))
-    if not names:
-        return
-    chosen = columns.choose(names)
-    hint = "; the first line must have the names of the columns, in UTF-8"
-    columns.check(chosen, names, Where(file=name, line=number), hint)
-    image, text, id = (None if one is None else names.index(one) for one in chosen)
-    for number, row in rows:
-        yield Row(
-            number,
-            None if image is None else row[image],
-            None if text is None else row[text],
-            None if id is None else row[id],
-        )
+    names: list[str] = []
+    places: list[int | None] = []  # of the chosen columns
+    # Bytes that are not UTF-8 become lone surrogates.
+    with io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        while True:
+            try:
+                values = next(reader, None)
+            except csv.Error as error:
+                where = Where(file=name, line=reader.line_num)
+                problems.add(ProblemKind.DAMAGED, where, f"not CSV: {error}")
+                continue
+            if values is None:
+                return
+            if not any(value.strip() for value in values):
+                continue
+            if not names:
+                names = [value.strip() for value in values]
+                chosen = columns.choose(names)
+                hint = "; the first line must have the names of the columns, in UTF-8"
+                columns.check(chosen, names, Where(file=name, line=reader.line_num), hint)
+                places = [None if one is None else names.index(one) for one in chosen]
+            elif len(values) == len(names):
+                yield _row(reader.line_num, places, values)
+            else:
+                where = Where(file=name, line=reader.line_num)
+                reason = f"expected {len(names)} columns, found {len(values)}"
+                problems.add(ProblemKind.DAMAGED, where, reason)
 
 
 def _object_rows(file: IO[bytes], name: str, columns: Columns, problems: Problems) -> Iterator[Row]:
-    """The objects of a JSON Lines file; each may have its own columns."""
     for number, value in read_objects(file, name, problems):
         chosen = columns.choose(value)
-        image, text, id = chosen
         # A row with an image and no text is used for the image.
-        main = image if columns.image else text
-        if main is None or (columns.id_required and id is None):
+        main = chosen.image if columns.image else chosen.text
+        if main is None or (columns.id_required and chosen.id is None):
             kind = ProblemKind.NO_IMAGE if columns.image else ProblemKind.NO_TEXT
             reason = columns.missing(chosen, list(value)) or ""
             problems.add(kind, Where(file=name, line=number), reason)
             continue
-        yield Row(
-            number,
-            None if image is None else value[image],
-            None if text is None else value[text],
-            None if id is None else value[id],
-        )
+        yield _row(number, chosen, value)
+
+
+def _row(number: int, keys: Iterable[Any], values: Any) -> Row:
+    image, text, id = keys
+    return Row(
+        number,
+        None if image is None else values[image],
+        None if text is None else values[text],
+        None if id is None else values[id],
+    )

@@ -8,18 +8,13 @@ from __future__ import annotations
 import os
 import re
 import tarfile
-from array import array
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from .._text import first_line
 from ..errors import DatasetError, Where
-from .columns import IMAGE_SUFFIXES, Id
+from .columns import IMAGE_SUFFIXES
 from .problems import ProblemKind, Problems
-from .refs import Slices
 
 TAR_SUFFIX = ".tar"
 _TEXTS = frozenset({"txt", "json"})
@@ -33,23 +28,14 @@ _BLOCK = 512
 
 @dataclass(slots=True)
 class Sample:
-    """The members of a sample.
+    """The members of a sample."""
 
-    Attributes:
-        image: The offset and the size of the image.
-        texts: The contents of the `.txt` and the `.json`, by "txt" and "json".
-    """
-
-    image: tuple[int, int] | None = None
-    texts: dict[str, bytes] | None = None
+    image: tuple[int, int] | None = None  # the offset and the size
+    texts: dict[str, bytes] | None = None  # the contents by "txt" and "json"
 
 
 def refuse_compressed(*paths: Path) -> None:
-    """Check that none of the paths is a compressed tar file.
-
-    Raises:
-        DatasetError: one is.
-    """
+    """Raise a DatasetError if one of the paths is a compressed tar file."""
     for path in paths:
         if _COMPRESSED.search(path.name):
             raise _compressed(path)
@@ -63,11 +49,7 @@ def _compressed(path: Path) -> DatasetError:
 def read_tar(path: Path, name: str, problems: Problems, *, texts: bool) -> dict[str, Sample]:
     """The samples of a tar file by their names, incomplete ones included.
 
-    Args:
-        path: The file.
-        name: Its name in messages.
-        problems: Gets the members that cannot be used.
-        texts: Read texts too; without, only members that are images are looked at.
+    Without `texts`, members that are not images are ignored.
 
     Raises:
         DatasetError: the file is compressed.
@@ -137,31 +119,3 @@ def _read_text(
         problems.add(ProblemKind.DAMAGED, where, "the file ends in the middle of it")
         return None
     return content
-
-
-def tar_images(
-    paths: list[Path], names: list[str], found: Iterable[tuple[int, str, tuple[int, int]]]
-) -> Slices:
-    """The images of tar files. Their ids are the samples' names, with the file's if it has others.
-
-    Args:
-        paths: The files.
-        names: Their names in messages.
-        found: The number of the file, the sample's name, and the image's offset and size, of each.
-    """
-    ids: list[Id] = []
-    file_of, starts, lengths = array("i"), array("q"), array("q")
-    for number, key, (start, length) in found:
-        # Files may each count their samples from 0.
-        ids.append(key if len(paths) == 1 else f"{names[number]}:{key}")
-        file_of.append(number)
-        starts.append(start)
-        lengths.append(length)
-    return Slices(
-        paths,
-        names,
-        ids,
-        np.frombuffer(starts, np.int64),
-        np.frombuffer(lengths, np.int64),
-        file_of=np.frombuffer(file_of, np.int32),
-    )

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
-
-import numpy as np
 
 from .._text import first_line
 from ..errors import ImageError, Where
@@ -24,13 +21,7 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def read_tsv(file: IO[bytes], name: str, problems: Problems) -> Iterator[tuple[Line, Id, bytes]]:
-    """The lines of a file that have an image: the line, the id and the base64.
-
-    Args:
-        file: The file.
-        name: Its name in messages.
-        problems: Gets the lines that cannot be used.
-    """
+    """The lines of a file that have an image: the line, the id and the base64."""
     seen: set[Id] = set()
     for line in read_lines(file, name, problems):
         row = _read_line(line, name, problems)
@@ -88,30 +79,14 @@ class TsvImages(Slices):
     def of(
         cls, file: IO[bytes], name: str, problems: Problems, path: Path, start: int = 0
     ) -> TsvImages:
-        """The images of a file, which is read once; nothing is decoded.
+        """The images of an open file, which is read once; nothing is decoded.
 
-        Args:
-            file: The file, open.
-            name: Its name in messages.
-            problems: Gets the lines that cannot be used.
-            path: The file that will be read, which may be a zip.
-            start: The offset there at which the lines begin.
+        `path` is that file, or the zip in which the file begins at the offset `start`.
         """
-        ids: list[Id] = []
-        numbers, starts, lengths = array("q"), array("q"), array("q")
+        images = cls([path], [name])
         for line, image_id, _ in read_tsv(file, name, problems):
-            ids.append(image_id)
-            numbers.append(line.number)
-            starts.append(start + line.start)
-            lengths.append(len(line.content))
-        return cls(
-            [path],
-            [name],
-            ids,
-            np.frombuffer(starts, np.int64),
-            np.frombuffer(lengths, np.int64),
-            lines=np.frombuffer(numbers, np.int64),
-        )
+            images.add(image_id, start + line.start, len(line.content), line=line.number)
+        return images
 
     def content(self, number: int) -> bytes:
         """The image file's bytes."""

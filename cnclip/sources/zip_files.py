@@ -6,7 +6,7 @@ import contextlib
 import os
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -110,10 +110,6 @@ class ZipImages(ImageStore):
     def where(self, number: int) -> Where:
         """The zip and the member."""
         return Where(file=self._name, member=self._members[number].filename)
-
-    def files(self) -> Iterable[Path]:
-        """The zip."""
-        return [self._path]
 
     def single(self, number: int) -> tuple[ImageStore, int]:
         """A store of this member alone."""

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cnclip.datasets import PairData, Problems, open_pairs, open_retrieval
-from cnclip.datasets.retrieval import open_image
+from cnclip.datasets.retrieval import decode_image
 from cnclip.errors import DatasetError
 from cnclip.sources.folder import expand
 from tests.support.layouts import (
@@ -66,7 +66,7 @@ def test_evaluation_reads_the_same(make: Callable[[Path], Path], tmp_path: Path)
         assert stripped(found) == stripped(PAIRS)
         assert not any(problem.skipped for problem in problems.found)
     assert all(file.is_file() for file in data.files())
-    assert open_image(rows[0], turned=data.turns_images).size == (4, 4)
+    assert decode_image(rows[0].image.read(), turned=data.turns_images).size == (4, 4)
     assert opened(place).turns_images == data.turns_images
 
 
