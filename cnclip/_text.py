@@ -22,3 +22,8 @@ def first_line(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error)
     lines = [line.strip() for line in _TERMINAL_CODES.sub("", str(text)).splitlines()]
     return printable(next(filter(None, lines), type(error).__name__))[:MAX_REASON]
+
+
+def type_and_line(error: BaseException) -> str:
+    """The type and the first line of a foreign exception, as in `KeyError: 'name'`."""
+    return f"{type(error).__name__}: {first_line(error)}"

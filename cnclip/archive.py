@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._text import first_line, printable
+from ._text import first_line, printable, type_and_line
 from .errors import ArchiveError
 
 FORMAT_VERSION = 2
@@ -131,7 +131,7 @@ def read_archive(path: Path) -> ArchiveInfo:
         )
         _check_sizes(info)
     except (KeyError, TypeError, ValueError) as error:
-        reason = f"its {METADATA} is damaged: {type(error).__name__}: {first_line(error)}"
+        reason = f"its {METADATA} is damaged: {type_and_line(error)}"
         raise ArchiveError(reason, file=path) from error
     return info
 

@@ -153,8 +153,9 @@ def iter_embeddings(
                 ids.append(outcome.item.id)
                 vectors.append(outcome.vector)
             elif problems is not None:
-                where = Where(file=outcome.item.id)
-                problems.add(ProblemKind.UNREADABLE_IMAGE, where, outcome.error or "")
+                images = options.kind == "images"
+                kind = ProblemKind.UNREADABLE_IMAGE if images else ProblemKind.BAD_VALUE
+                problems.add(kind, Where(file=outcome.item.id), outcome.error or "")
         if ids:
             yield ids, np.stack(vectors)
 

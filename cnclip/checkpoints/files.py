@@ -8,7 +8,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._text import first_line
+from .._text import first_line, type_and_line
 from ..archive import ZIP_ERRORS
 from ..errors import CheckpointError
 from .config_file import read_json
@@ -117,7 +117,7 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = set(read_json(index)["weight_map"].values())
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"damaged: {error!r:.200}", file=index) from error
+        raise CheckpointError(f"damaged: {type_and_line(error)}", file=index) from error
     for name in names:
         # A name with a folder could be that of any file.
         if not isinstance(name, str) or Path(name).name != name:
@@ -148,7 +148,7 @@ def check_whole(path: Path) -> None:
     except CheckpointError:
         raise
     except ZIP_ERRORS as error:
-        raise CheckpointError(f"damaged: {error!r:.200}", file=path) from error
+        raise CheckpointError(f"damaged: {type_and_line(error)}", file=path) from error
 
 
 def _check_safetensors(path: Path, header_size: int) -> None:
@@ -164,7 +164,9 @@ def _check_safetensors(path: Path, header_size: int) -> None:
             ends = (tensor["data_offsets"][1] for tensor in header.values())
             expected = 8 + header_size + max(ends, default=0)
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"damaged: its header: {error!r:.200}", file=path) from error
+            raise CheckpointError(
+                f"damaged: its header: {type_and_line(error)}", file=path
+            ) from error
     if size != expected:
         raise CheckpointError(
             f"damaged: {size} bytes, expected {expected} by its header", file=path

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .._text import first_line
+from .._text import type_and_line
 from ..checkpoints.checkpoint import Checkpoint
 from ..datasets.pairs import PairData
 from ..errors import CheckpointError, InvalidInputError, ModelRunError
@@ -140,8 +140,8 @@ class RunState:
         except InvalidInputError:
             raise
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise CheckpointError(f"the state of the run is damaged: {reason}") from error
+            reason = f"the state of the run is damaged: {type_and_line(error)}"
+            raise CheckpointError(reason) from error
 
     def _compare(self, state: dict[str, Any], digests: dict[str, str]) -> None:
         options = self._options.fixed() | {"processes": self._world.size}

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from cnclip import errors
-from cnclip._text import MAX_REASON, first_line, printable
+from cnclip._text import MAX_REASON, first_line, printable, type_and_line
 from cnclip.errors import CnclipError, ImageError, MissingExtraError, Where
 
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type)]
@@ -66,6 +66,7 @@ def test_first_line_of_foreign_errors() -> None:
     assert first_line(ValueError("\n\n  \x1b[31mred\x1b[0m \x07\nrest")) == "red \\x07"
     assert first_line(ValueError()) == "ValueError"
     assert len(first_line(ValueError("x" * 1000))) == MAX_REASON
+    assert type_and_line(KeyError("name")) == "KeyError: 'name'"
 
 
 def test_printable_leaves_chinese_alone() -> None:
