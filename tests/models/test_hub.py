@@ -28,27 +28,31 @@ pytestmark = pytest.mark.skipif(
 MODELSCOPE, HUGGINGFACE = "damo/multi-modal_clip-tiny_zh", "OFA-Sys/chinese-clip-tiny"
 NAMES = [MODELSCOPE, HUGGINGFACE]
 
-# In a separate process: the clients read the environment when they are imported.
+# Runs in a fresh process, since the clients read the environment when they are imported. They wait
+# for seconds before they retry: here each wait is cut to 10 ms.
 PROGRAM = """
-import json, logging, sys
+import json, logging, sys, time
 import cnclip
 logging.basicConfig(level="INFO")
-options = json.loads(sys.argv[2])
-try:
-    found = cnclip.pipeline(model=sys.argv[1], device="cpu", **options)
-except cnclip.CnclipError as error:
-    print(json.dumps({"error": type(error).__name__, "message": str(error)}))
-else:
-    row = found.forward({"text": "猫"})["text_embedding"][0]
-    print(json.dumps({"row": row.tolist(), "source": found.model.info.metadata["source"]}))
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(min(seconds, 0.01))
+for name, options in json.loads(sys.argv[1]):
+    try:
+        found = cnclip.pipeline(model=name, device="cpu", **options)
+    except cnclip.CnclipError as error:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+    else:
+        row = found.forward({"text": "猫"})["text_embedding"][0]
+        print(json.dumps({"row": row.tolist(), "source": found.model.info.metadata["source"]}))
 """
 
-Open = Callable[..., dict[str, Any]]
+Results = list[dict[str, Any]]
+Open = Callable[..., Results]
 
 
 @pytest.fixture(scope="module")
 def directories(vit_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both hubs' directories of the same model, each with a file that nobody needs."""
+    """The directory of the same model on each hub; one has files that are not needed."""
     theirs = tmp_path_factory.mktemp("hub") / "theirs"
     cnclip.convert.convert(vit_directory, theirs, to="huggingface")
     (theirs / "README.md").write_text("not needed")
@@ -62,11 +66,17 @@ def hub(directories: dict[str, Path]) -> Iterator[Hub]:
         yield server
 
 
-@pytest.fixture
-def open_model(hub: Hub, tmp_path: Path) -> Open:
-    """Opens a model in a fresh process, whose caches last as long as the test."""
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of archives, which keeps a model by the digests of its files: converted once."""
+    return tmp_path_factory.mktemp("archives")
 
-    def run(name: str, *, offline: bool = False, **options: Any) -> dict[str, Any]:
+
+@pytest.fixture
+def open_models(hub: Hub, archives: Path, tmp_path: Path) -> Open:
+    """Opens models in a fresh process; the clients' caches last as long as the test."""
+
+    def run(*calls: tuple[str, dict[str, Any]], offline: bool = False) -> Results:
         url = "http://127.0.0.1:9" if offline else hub.url
         environment = {
             **os.environ,
@@ -74,28 +84,27 @@ def open_model(hub: Hub, tmp_path: Path) -> Open:
             "HF_ENDPOINT": url,
             "MODELSCOPE_CACHE": str(tmp_path / "ms"),
             "MODELSCOPE_ENDPOINT": url,
-            "CNCLIP_CACHE": str(tmp_path / "cnclip"),
+            "CNCLIP_CACHE": str(archives),
             "PYTHONPATH": str(Path(cnclip.__file__).parents[1]),
         }
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, name, json.dumps(options)],
+            [sys.executable, "-c", PROGRAM, json.dumps(calls)],
             env=environment,
             capture_output=True,
             encoding="utf-8",
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return answer | {"log": done.stderr}
+        return [json.loads(line) for line in done.stdout.splitlines()[-len(calls) :]]
 
     return run
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_by_its_name(
-    name: str, open_model: Open, hub: Hub, vit: Any, directories: dict[str, Path]
+    name: str, open_models: Open, hub: Hub, vit: Any, directories: dict[str, Path]
 ) -> None:
-    first = open_model(name)
+    (first,) = open_models((name, {}))
     expected = vit.forward({"text": "猫"})["text_embedding"][0]
     np.testing.assert_allclose(first["row"], expected, rtol=0, atol=1e-3)
     assert first["source"]["digest"]
@@ -105,65 +114,68 @@ def test_a_model_by_its_name(
     assert set(fetched) == needed & {file.name for file in directories[name].iterdir()}
     assert len(fetched) == len(set(fetched))
     hub.requests.clear()
-    again = open_model(name)
+    (again,) = open_models((name, {}))
     assert again["row"] == first["row"]
     assert hub.fetched() == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_a_network(name: str, open_model: Open) -> None:
-    refused = open_model(name, offline=True)
+def test_without_a_network(name: str, open_models: Open) -> None:
+    local: dict[str, Any] = {"local_files_only": True}
+    (refused,) = open_models((name, {}), offline=True)
     assert refused["error"] == "HubError"
     assert name in refused["message"] and "cannot be downloaded" in refused["message"]
-    assert open_model(name, local_files_only=True)["error"] == "HubError"
-    row = open_model(name)["row"]
-    assert open_model(name, offline=True)["row"] == row
-    assert open_model(name, offline=True, local_files_only=True)["row"] == row
+    missing, fetched = open_models((name, local), (name, {}))
+    assert missing["error"] == "HubError"
+    again, found = open_models((name, {}), (name, local), offline=True)
+    assert again["row"] == found["row"] == fetched["row"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_broken_connection(
-    name: str, open_model: Open, hub: Hub, directories: dict[str, Path]
+    name: str, open_models: Open, hub: Hub, directories: dict[str, Path]
 ) -> None:
     weights = "pytorch_model.bin" if name == MODELSCOPE else "model.safetensors"
     hub.cut[weights] = (directories[name] / weights).stat().st_size // 2
-    assert "row" in open_model(name)
+    assert "row" in open_models((name, {}))[0]
     assert hub.fetched().count(weights) == 2
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_wrong_digest(name: str, open_model: Open, hub: Hub) -> None:
+def test_a_wrong_digest(name: str, open_models: Open, hub: Hub) -> None:
     weights = "pytorch_model.bin" if name == MODELSCOPE else "model.safetensors"
     hub.wrong_digest.add(weights)
-    refused = open_model(name)
+    (refused,) = open_models((name, {}))
     assert refused["error"] == "HubError"
     assert name in refused["message"]
     hub.wrong_digest.clear()
-    assert "row" in open_model(name)
+    assert "row" in open_models((name, {}))[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_missing_file(name: str, open_model: Open, hub: Hub) -> None:
+def test_a_missing_file(name: str, open_models: Open, hub: Hub) -> None:
     hub.hidden.add("vocab.txt")
-    refused = open_model(name)
+    (refused,) = open_models((name, {}))
     assert refused["error"] in ("HubError", "CheckpointError")
     assert "row" not in refused
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_and_revisions_that_are_not_there(name: str, open_model: Open) -> None:
-    missing = open_model(name + "-not")
+def test_names_and_revisions_that_are_not_there(name: str, open_models: Open) -> None:
+    missing, other, found = open_models(
+        (name + "-not", {}), (name, {"model_revision": "v9"}), (name, {"model_revision": "v1.0"})
+    )
     assert missing["error"] == "ModelNotFoundError", missing
     assert name + "-not" in missing["message"]
-    assert open_model(name, model_revision="v9")["error"] == "ModelNotFoundError"
-    assert "row" in open_model(name, model_revision="v1.0")
+    assert other["error"] == "ModelNotFoundError"
+    assert "row" in found
 
 
-def test_prefixes_choose_the_hub(open_model: Open, hub: Hub) -> None:
+def test_prefixes_choose_the_hub(open_models: Open, hub: Hub) -> None:
     hub.models["somebody/clip"] = hub.models[MODELSCOPE]
-    assert "row" in open_model("ms:somebody/clip")
+    assert "row" in open_models(("ms:somebody/clip", {}))[0]
     hub.models["somebody/clip"] = hub.models[HUGGINGFACE]
-    assert "row" in open_model("hf:somebody/clip", model_revision=COMMIT)
+    assert "row" in open_models(("hf:somebody/clip", {"model_revision": COMMIT}))[0]
 
 
 def test_parsing_names() -> None:

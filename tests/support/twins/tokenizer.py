@@ -1,7 +1,7 @@
-"""The tokenizer once more, slowly, in Python's own words for each step.
+"""A slow tokenizer in plain Python, which the C tokenizer is compared with.
 
-Where `csrc/text/tokenizer.c` decides everything in one pass, this goes step by step, and leaves
-every question about a character to `str` and `unicodedata`.
+`csrc/text/tokenizer.c` works in one pass. This one works in steps, and decides about characters
+with `str` and `unicodedata` alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 MAX_WORD = 200
 
-# First and last code points of what BERT takes for Chinese characters.
+# First and last code points of the blocks that BERT treats as Chinese characters.
 CJK_BLOCKS = (
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),
@@ -24,22 +24,19 @@ CJK_BLOCKS = (
     (0x2B820, 0x2CEAF),
     (0x2F800, 0x2FA1F),
 )
-
-
-def is_cjk(character: str) -> bool:
-    """Whether the character is a separate word."""
-    return any(first <= ord(character) <= last for first, last in CJK_BLOCKS)
+# Each is a separate word.
+CJK = frozenset(chr(code) for first, last in CJK_BLOCKS for code in range(first, last + 1))
 
 
 def is_dropped(character: str) -> bool:
-    """Whether the text is read as if the character were not there."""
+    """Whether the character is removed from the text."""
     if character in "\t\n\r":
         return False
     return character in "\0\ufffd" or unicodedata.category(character) in ("Cc", "Cf")
 
 
 def is_punctuation(character: str) -> bool:
-    """Whether the character splits words: everything visible in ASCII but letters and digits."""
+    """Whether the character is a separate word; in ASCII all but letters, digits and controls."""
     if "!" <= character <= "~":
         return not character.isalnum()
     return unicodedata.category(character).startswith("P")
@@ -48,7 +45,7 @@ def is_punctuation(character: str) -> bool:
 def spaced_words(text: str) -> list[str]:
     """The words between white space; a Chinese character is a separate word."""
     kept = (character for character in text if not is_dropped(character))
-    return "".join(f" {c} " if is_cjk(c) else c for c in kept).split()
+    return "".join(f" {c} " if c in CJK else c for c in kept).split()
 
 
 def without_accents(word: str) -> str:
@@ -58,7 +55,7 @@ def without_accents(word: str) -> str:
 
 
 def words(text: str) -> Iterator[str]:
-    """The words that WordPiece cuts up."""
+    """The words that WordPiece splits."""
     for word in spaced_words(text):
         folded = without_accents(word)
         yield from "".join(f" {c} " if is_punctuation(c) else c for c in folded).split()
@@ -71,7 +68,7 @@ def read_vocabulary(vocabulary: bytes) -> dict[str, int]:
 
 
 class Tokenizer:
-    """BERT's tokenizer for lower-case vocabularies; ValueError for one that is not usable."""
+    """BERT's tokenizer for lower-case vocabularies; ValueError where a special token is missing."""
 
     def __init__(self, vocabulary: bytes) -> None:
         self.ids = read_vocabulary(vocabulary)
@@ -80,7 +77,7 @@ class Tokenizer:
             raise ValueError(f"the vocabulary has no {', '.join(missing)}")
 
     def pieces(self, word: str) -> list[int]:
-        """The ids of the longest tokens, one after the other, that make up the word."""
+        """The ids of the word's tokens; each token is the longest that matches."""
         unknown = [self.ids["[UNK]"]]
         if len(word) > MAX_WORD:
             return unknown
@@ -99,7 +96,7 @@ class Tokenizer:
         return found
 
     def encode(self, text: str, context_length: int = 52) -> tuple[list[int], int]:
-        """`context_length` ids, and how many there would be without the cut and the zeros."""
+        """`context_length` ids, and their number before they are cut or padded with zeros."""
         pieces = [token_id for word in words(text) for token_id in self.pieces(word)]
         ids = [self.ids["[CLS]"], *pieces[: context_length - 2], self.ids["[SEP]"]]
         return ids + [0] * (context_length - len(ids)), len(pieces) + 2
