@@ -134,7 +134,7 @@ test-c: ## the C unit tests, which need no Python package
 
 SANITIZERS := address,undefined
 # These tests reach the core only through the pipeline, as others do, and load much foreign code.
-ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark bulk datasets evaluate search serve train \
+ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark bulk datasets evaluate search serve sources train \
   models/test_hub.py)
 library = $(shell $(CC) -print-file-name=$(1))
 ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \

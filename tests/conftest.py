@@ -1,4 +1,4 @@
-"""What the tests share: a cache, the golden models, images, a server, subprocesses."""
+"""Fixtures of all tests: a cache, the golden models, images, a server, processes."""
 
 from __future__ import annotations
 
@@ -39,17 +39,19 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """The folder of the golden answers."""
+    """The folder with the recorded results of ModelScope."""
     return GOLDEN
 
 
 @pytest.fixture(scope="session")
 def vit_directory() -> Path:
+    """The checkpoint of a ViT with random weights."""
     return GOLDEN / "tiny-vit"
 
 
 @pytest.fixture(scope="session")
 def vit(vit_directory: Path) -> MultiModalEmbeddingPipeline:
+    """A pipeline of that checkpoint, which is converted once for all tests."""
     return pipeline(model=vit_directory, device="cpu")
 
 
@@ -61,20 +63,21 @@ def archive(vit: MultiModalEmbeddingPipeline) -> Path:
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
+    """The golden texts, in the order of the rows of the recorded results."""
     loaded: list[str] = json.loads((GOLDEN / "cases" / "texts.json").read_text(encoding="utf-8"))
     return loaded
 
 
 @pytest.fixture(scope="session")
 def image_paths() -> list[Path]:
-    """The golden images, in the order of the answers' rows."""
+    """The golden images, in the order of the rows of the recorded results."""
     names = np.load(GOLDEN / "tiny-vit.npz")["image_names"]
     return [GOLDEN / "cases" / "images" / str(name) for name in names]
 
 
 @pytest.fixture
 def photo() -> Image.Image:
-    """An image of mode RGB that is larger than any model takes."""
+    """An image of mode RGB, 223 x 225: larger than the input of the golden models."""
     with Image.open(GOLDEN / "cases" / "images" / "rgb_223x225.png") as image:
         image.load()
         return image
@@ -82,7 +85,7 @@ def photo() -> Image.Image:
 
 @pytest.fixture
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs code in a fresh interpreter; its exit status must be 0 unless `check` is False."""
+    """Runs code in a new interpreter; its exit status must be 0 unless `check` is False."""
 
     def run(
         code: str,
@@ -109,7 +112,7 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Respond], str]]:
-    """Starts a server on this machine that answers every GET with a function; gives its URL."""
+    """Starts a local server that passes every GET request to a function; returns its URL."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(respond: Respond) -> str:
