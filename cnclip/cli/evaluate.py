@@ -119,24 +119,15 @@ def _print_problems(problems: list[Problem], output: str | None) -> None:
 
 def retrieval_table(report: RetrievalReport) -> str:
     """Format a report as a heading, a table, and the source of the published figures."""
-    from ..evaluate.words import EN
+    from ..evaluate.words import TEXTS
 
-    columns = ("R@1", "R@5", "R@10", "MR")
-    rows: list[tuple[str, ...]] = [("", *columns)]
-    notes = []
-    for title, name, measured in (
-        (EN.text_to_image, "text_to_image", report.text_to_image),
-        (EN.image_to_text, "image_to_text", report.image_to_text),
-    ):
-        if measured is None:
-            notes.append(f"{title}: no recall, since no text names an image")
-            continue
-        lines = {title: measured}
-        for setting, figures in ((report.published or {}).get(name) or {}).items():
-            lines[f"  {EN.setting(setting)}"] = figures
-        for line, figures in lines.items():
-            cells = (f"{figures[c]:.2f}" if c in figures else "" for c in columns)
-            rows.append((line, *cells))
+    texts = TEXTS["en"]
+    rows = report.table(texts)
+    notes = [
+        f"{texts[name]}: no recall, since no text names an image"
+        for name in ("text_to_image", "image_to_text")
+        if getattr(report, name) is None
+    ]
     if report.published:
         notes.append(f"published: {report.published['model']} on {report.published['data_set']}")
     skipped = f", {report.skipped} rows skipped" if report.skipped else ""
@@ -144,22 +135,22 @@ def retrieval_table(report: RetrievalReport) -> str:
     heading = [
         f"{report.dataset}, {report.split}: {report.texts} texts, {report.images} images{skipped}",
         f"model {report.model}, {report.precision}; texts: "
-        f"{EN.normalized if report.normalized else EN.raw}{truncated}",
+        f"{texts['normalized' if report.normalized else 'raw']}{truncated}",
         "",
     ]
-    right = [False, *(True for _ in columns)]
+    right = [False] + [True] * (len(rows[0]) - 1)
     table = [format_table(rows, right, underlined=False)] if len(rows) > 1 else []
     return "\n".join([*heading, *table, *notes])
 
 
 def zeroshot_table(report: ZeroShotReport) -> str:
     """Format a report as a heading and a table."""
-    from ..evaluate.words import EN
+    from ..evaluate.words import TEXTS
 
     rows = [("top-1", f"{report.top1:.2f}")]
     if report.top5 is not None:
         rows.append(("top-5", f"{report.top5:.2f}"))
-    rows.append((EN.mean_per_class, f"{report.mean_per_class:.2f}"))
+    rows.append((TEXTS["en"]["mean_per_class"], f"{report.mean_per_class:.2f}"))
     skipped = f", {report.skipped} skipped" if report.skipped else ""
     return (
         f"{report.dataset}: {report.images} images of {len(report.labels)} classes{skipped}\n"

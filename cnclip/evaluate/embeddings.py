@@ -163,7 +163,4 @@ def _digest(data: RetrievalData, pipeline: MultiModalEmbeddingPipeline) -> str:
         parts += map(identity_of, data.files())
     except OSError as error:
         raise DatasetError(f"cannot be read: {first_line(error)}", file=data.name) from error
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
-    return total.hexdigest()
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ..errors import ImageError
 from ..sources import Id
 from .reports import RetrievalReport
 from .topk import BLOCK_ROWS
-from .words import WORDS, Words
+from .words import TEXTS
 
 # Images in each of the two parts of the page.
 CARDS = 24
@@ -89,16 +90,13 @@ def write_page(
         OSError: the file cannot be written.
     """
     language = locale_language()
-    words = WORDS[language]
+    texts = TEXTS[language]
     cards = sorted(_cards(report, split), key=lambda card: card.worst.margin)
     hardest = cards[:CARDS]
     easiest = sorted(cards[CARDS:], key=lambda card: -card.best.margin)[:CARDS]
-    page = _Page(report, data, split, hardest + easiest, words)
-    body = (
-        _summary(report, words)
-        + page.section(words.hardest, hardest)
-        + page.section(words.easiest, easiest)
-    )
+    page = _Page(report, data, split, hardest + easiest, texts)
+    sections = page.section(texts["hardest"], hardest) + page.section(texts["easiest"], easiest)
+    body = _summary(report, texts) + sections
     title = f"{report.dataset} · {report.split} · {report.model}"
     with replaced_atomically(path) as temporary:
         temporary.write_text(_html.page(title, _STYLE, body, language), encoding="utf-8")
@@ -113,9 +111,9 @@ class _Page:
         data: RetrievalData,
         split: EmbeddedSplit,
         cards: list[_Card],
-        words: Words,
+        texts: Mapping[str, str],
     ) -> None:
-        self._report, self._texts, self._words = report, split.texts, words
+        self._report, self._rows, self._texts = report, split.texts, texts
         queries = [query for card in cards for query in card.queries]
         shown = {card.image_id for card in cards}
         for query in queries:
@@ -129,7 +127,7 @@ class _Page:
         return f"<h2>{title}</h2><section>{content}</section>" if content else ""
 
     def _card(self, card: _Card) -> str:
-        names = (self._words.best, self._words.worst)
+        names = (self._texts["best"], self._texts["worst"])
         queries = "".join(map(self._query, names, card.queries))
         return (
             f'<article><figure><img src="{self._thumbnails.get(card.image_id, "")}" alt="">'
@@ -138,8 +136,8 @@ class _Page:
         )
 
     def _query(self, name: str, query: _Query) -> str:
-        text = self._texts[query.text]
-        rank = self._words.rank.format(
+        text = self._rows[query.text]
+        rank = self._texts["rank"].format(
             rank=self._ranks[query.text], images=self._report.images, cosine=query.score
         )
         found = "".join(
@@ -191,53 +189,39 @@ def _ranks(queries: list[_Query], split: EmbeddedSplit) -> dict[int, int]:
 
 
 def _thumbnails(data: RetrievalData, wanted: set[Id]) -> dict[Id, str]:
-    """Images as data URLs."""
+    """Images as data URLs, without those that were changed since and cannot be read."""
     found: dict[Id, str] = {}
     for row in data.images(Problems()):
         if len(found) == len(wanted):
             break
         if row.image_id not in wanted:
             continue
-        try:
+        with contextlib.suppress(ImageError):
             image = decode_image(row.image.read(), turned=data.turns_images)
             image.thumbnail((THUMBNAIL, THUMBNAIL))
             found[row.image_id] = image_url(image, 75)
-        except (ImageError, OSError, ValueError):  # the file was changed since
-            continue
     return found
 
 
-def _summary(report: RetrievalReport, words: Words) -> str:
-    rows = []
-    for title, name, measured in (
-        (words.text_to_image, "text_to_image", report.text_to_image),
-        (words.image_to_text, "image_to_text", report.image_to_text),
-    ):
-        if measured is None:
-            continue
-        rows.append((title, measured))
-        for setting, figures in ((report.published or {}).get(name) or {}).items():
-            rows.append((words.setting(setting), figures))
-    columns = ("R@1", "R@5", "R@10", "MR")
+def _summary(report: RetrievalReport, texts: Mapping[str, str]) -> str:
+    heading, *rows = report.table(texts)
     body = "".join(
-        f"<tr><th>{escape(title)}</th>"
-        + "".join(f"<td>{figures[c]:.2f}</td>" if c in figures else "<td></td>" for c in columns)
-        + "</tr>"
-        for title, figures in rows
+        f"<tr><th>{escape(title)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for title, *cells in rows
     )
-    heads = "".join(f"<th>{column}</th>" for column in columns)
-    summary = words.summary.format(
+    heads = "".join(f"<th>{name}</th>" for name in heading)
+    summary = texts["summary"].format(
         model=report.model,
         precision=report.precision,
         images=report.images,
         texts=report.texts,
-        normalization=words.normalized if report.normalized else words.raw,
+        normalization=texts["normalized" if report.normalized else "raw"],
         truncated=report.truncated,
         skipped=report.skipped,
     )
     return (
         f"<h1>{escape(report.dataset)} · {escape(report.split)}</h1><p>{escape(summary)}</p>"
-        f"<table><tr><th></th>{heads}</tr>{body}</table>"
+        f"<table><tr>{heads}</tr>{body}</table>"
     )
 
 

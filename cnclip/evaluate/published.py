@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
@@ -37,21 +38,17 @@ def published_results(data_set: str, split: str, info: ArchiveInfo) -> dict[str,
 
 def model_of_size(info: ArchiveInfo) -> str | None:
     """Return the name of the published model that has the same sizes, or None."""
-    found = info.metadata.get("architecture", {})
-    for name, config in KNOWN_MODELS.items():
-        vision, text = found.get("vision", {}), found.get("text", {})
-        layers = vision.get("layers")
-        same = (
-            found.get("embed_dim") == config.embed_dim
-            and (tuple(layers) if isinstance(layers, list) else layers) == config.vision.layers
-            and vision.get("width") == config.vision.width
-            and vision.get("resolution") == config.vision.resolution
-            and text.get("layers") == config.text.layers
-            and text.get("width") == config.text.width
-        )
-        if same:
-            return name
-    return None
+    sizes = _sizes(info.metadata["architecture"])
+    known = {_sizes(asdict(config)): name for name, config in KNOWN_MODELS.items()}
+    return known.get(sizes)
+
+
+def _sizes(architecture: dict[str, Any]) -> str:
+    """The sizes that distinguish the published models, as JSON."""
+    vision, text = architecture["vision"], architecture["text"]
+    sizes = [vision[name] for name in ("layers", "width", "resolution")]
+    sizes += [text[name] for name in ("layers", "width")]
+    return json.dumps([architecture["embed_dim"], *sizes])
 
 
 def _plain(name: str) -> str:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._files import replaced_atomically
 from .._locale import locale_language
 from ..datasets import Problem
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..sources import Id
 from ..version import __version__
 from .confusion_table import confusion_table, notebook_html
-from .words import WORDS
+from .words import TEXTS
+
+RECALLS = ("R@1", "R@5", "R@10", "MR")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,25 @@ class RetrievalReport:
     def skipped(self) -> int:
         """Number of rows that were skipped."""
         return _skipped(self.problems)
+
+    def table(self, texts: Mapping[str, str]) -> list[list[str]]:
+        """Return a heading, and rows with a title and the recalls, measured and published.
+
+        Args:
+            texts: The texts of a language, see `words.py`.
+        """
+        rows = [["", *RECALLS]]
+        for name in ("text_to_image", "image_to_text"):
+            measured = getattr(self, name)
+            if measured is None:
+                continue
+            figures = {texts[name]: measured}
+            for setting, published in ((self.published or {}).get(name) or {}).items():
+                title = texts["published"].format(setting=texts[setting])
+                figures[f"  {title}"] = published
+            for title, recall in figures.items():
+                rows.append([title, *(f"{recall[c]:.2f}" if c in recall else "" for c in RECALLS)])
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `report.json`."""
@@ -125,14 +149,14 @@ class ZeroShotReport:
         return _skipped(self.problems)
 
     def _repr_html_(self) -> str:
-        words = WORDS[locale_language()]
+        texts = TEXTS[locale_language()]
         figures = [f"top-1 {self.top1:.1f} %"]
         if self.top5 is not None:
             figures.append(f"top-5 {self.top5:.1f} %")
-        figures.append(f"{words.mean_per_class} {self.mean_per_class:.1f} %")
+        figures.append(f"{texts['mean_per_class']} {self.mean_per_class:.1f} %")
         if self.skipped:
-            figures.append(f"{words.skipped} {self.skipped}")
-        subtitle = words.classified.format(
+            figures.append(f"{texts['skipped']} {self.skipped}")
+        subtitle = texts["classified"].format(
             dataset=self.dataset,
             images=self.images,
             model=self.model,
@@ -140,7 +164,7 @@ class ZeroShotReport:
             templates=len(self.templates),
         )
         accuracies = list(self.per_class.values())
-        table = confusion_table(self.labels, self.confusion, accuracies, words)
+        table = confusion_table(self.labels, self.confusion, accuracies, texts)
         return notebook_html(" · ".join(figures), subtitle, table)
 
     def to_dict(self) -> dict[str, Any]:
@@ -166,6 +190,17 @@ def model_name(pipeline: MultiModalEmbeddingPipeline) -> str:
     """Return the name of the checkpoint that a model was converted from, else its file's name."""
     source = pipeline.model.info.metadata.get("source", {})
     return str(source.get("name") or pipeline.model.info.path.name)
+
+
+def write_report(report: RetrievalReport | ZeroShotReport, folder: Path) -> None:
+    """Write `report.json`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
+    with replaced_atomically(folder / "report.json") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _skipped(problems: Sequence[Problem]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from .embeddings import SplitEmbedder
 from .pages import EmbeddedSplit, write_page
 from .published import published_results
 from .recall import recall_at_k
-from .reports import RetrievalReport, model_name
+from .reports import RetrievalReport, model_name, write_report
 from .topk import Ranked, mutual_top_k
 
 # Candidates of each query in prediction files.
@@ -62,7 +61,13 @@ def retrieval(
     embedded = _embed_split(data, pipeline, folder, problems, normalize, show_progress)
     report = _report(data, pipeline, embedded, problems, normalize, show_progress)
     if folder is not None:
-        _write_report(report, folder)
+        _write_predictions(
+            folder / "text_to_image.jsonl", report.predictions, "text_id", "image_ids"
+        )
+        _write_predictions(
+            folder / "image_to_text.jsonl", report.predictions_of_images, "image_id", "text_ids"
+        )
+        write_report(report, folder)
         write_page(folder / "report.html", report, data, embedded)
     return report
 
@@ -162,19 +167,13 @@ def _recall(
     return recall_at_k([found for found, _ in asked], [right for _, right in asked])
 
 
-def _write_report(report: RetrievalReport, folder: Path) -> None:
-    def lines(predictions: list[tuple[Id, list[Id]]], query: str, found: str) -> Iterator[str]:
-        for one, answers in predictions:
-            yield json.dumps({query: one, found: answers}, ensure_ascii=False) + "\n"
-
-    contents = {
-        "text_to_image.jsonl": lines(report.predictions, "text_id", "image_ids"),
-        "image_to_text.jsonl": lines(report.predictions_of_images, "image_id", "text_ids"),
-        "report.json": iter([json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n"]),
-    }
-    for name, content in contents.items():
-        with (
-            replaced_atomically(folder / name) as temporary,
-            temporary.open("w", encoding="utf-8", newline="\n") as file,
-        ):
-            file.writelines(content)
+def _write_predictions(
+    path: Path, predictions: list[tuple[Id, list[Id]]], query: str, found: str
+) -> None:
+    """Write a line of JSON for each query, with the names `query` and `found` of its fields."""
+    with (
+        replaced_atomically(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        for one, ids in predictions:
+            file.write(json.dumps({query: one, found: ids}, ensure_ascii=False) + "\n")

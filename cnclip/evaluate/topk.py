@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -46,7 +46,11 @@ def top_k(
     Raises:
         InvalidInputError: the shapes do not match, a value is not finite, or k is below 1.
     """
-    return _top_k(queries, candidates, k, progress, mutual=False)[0]
+    rows, columns = _checked(queries, candidates, k)
+    best = _TopK(len(rows), min(k, len(columns)))
+    for row, column, scores in _blocks(rows, columns, progress):
+        best.update(scores, row, column, axis=0)
+    return best.ranked()
 
 
 def mutual_top_k(
@@ -67,42 +71,29 @@ def mutual_top_k(
     Raises:
         InvalidInputError: the shapes do not match, a value is not finite, or k is below 1.
     """
-    forth, back = _top_k(queries, candidates, k, progress, mutual=True)
-    assert back is not None
-    return forth, back
-
-
-def _top_k(
-    queries: ArrayLike,
-    candidates: ArrayLike,
-    k: int,
-    progress: Callable[[int], None],
-    *,
-    mutual: bool,
-) -> tuple[Ranked, Ranked | None]:
-    rows, columns = _matrix(queries, "queries"), _matrix(candidates, "candidates")
-    if rows.shape[1] != columns.shape[1]:
-        raise InvalidInputError(
-            f"queries have {rows.shape[1]} columns, but candidates have {columns.shape[1]}"
-        )
-    if k < 1:
-        raise InvalidInputError(f"expected 1 or more, got {k}", item="k")
+    rows, columns = _checked(queries, candidates, k)
     forth = _TopK(len(rows), min(k, len(columns)))
-    back = _TopK(len(columns), min(k, len(rows))) if mutual else None
-    block = np.empty(BLOCK_ROWS * BLOCK_COLUMNS, np.float32)
+    back = _TopK(len(columns), min(k, len(rows)))
     with ThreadPoolExecutor(1) as pool:
-        for row in range(0, len(rows), BLOCK_ROWS):
-            some = rows[row : row + BLOCK_ROWS]
-            for column in range(0, len(columns), BLOCK_COLUMNS):
-                others = columns[column : column + BLOCK_COLUMNS]
-                scores = block[: len(some) * len(others)].reshape(len(some), len(others))
-                np.matmul(some, others.T, out=scores)
-                other_way = back and pool.submit(back.update, scores, column, row, axis=1)
-                forth.update(scores, row, column, axis=0)
-                if other_way:
-                    other_way.result()
-            progress(len(some))
-    return forth.ranked(), None if back is None else back.ranked()
+        for row, column, scores in _blocks(rows, columns, progress):
+            other_way = pool.submit(back.update, scores, column, row, axis=1)
+            forth.update(scores, row, column, axis=0)
+            other_way.result()
+    return forth.ranked(), back.ranked()
+
+
+def _blocks(
+    rows: NDArray[np.float32], columns: NDArray[np.float32], progress: Callable[[int], None]
+) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    """The blocks of the matrix of scores: first row, first column, and scores until the next."""
+    block = np.empty(BLOCK_ROWS * BLOCK_COLUMNS, np.float32)
+    for row in range(0, len(rows), BLOCK_ROWS):
+        some = rows[row : row + BLOCK_ROWS]
+        for column in range(0, len(columns), BLOCK_COLUMNS):
+            others = columns[column : column + BLOCK_COLUMNS]
+            scores = block[: len(some) * len(others)].reshape(len(some), len(others))
+            yield row, column, np.matmul(some, others.T, out=scores)
+        progress(len(some))
 
 
 class _TopK:
@@ -168,11 +159,22 @@ def _order(
     return order
 
 
+def _checked(
+    queries: ArrayLike, candidates: ArrayLike, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    rows, columns = _matrix(queries, "queries"), _matrix(candidates, "candidates")
+    if rows.shape[1] != columns.shape[1]:
+        raise InvalidInputError(
+            f"queries have {rows.shape[1]} columns, but candidates have {columns.shape[1]}"
+        )
+    if k < 1:
+        raise InvalidInputError(f"expected 1 or more, got {k}", item="k")
+    return rows, columns
+
+
 def _matrix(values: ArrayLike, name: str) -> NDArray[np.float32]:
     matrix = np.asarray(values)
-    if matrix.ndim != 2 or not (
-        np.issubdtype(matrix.dtype, np.floating) or np.issubdtype(matrix.dtype, np.integer)
-    ):
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
         raise InvalidInputError(
             f"expected numbers [n, d], got {matrix.dtype} {list(matrix.shape)}", item=name
         )

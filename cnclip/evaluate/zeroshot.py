@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import replaced_atomically
 from ..datasets import ProblemKind, Problems
 from ..datasets.classification import ClassificationData, ClassifiedImage
 from ..datasets.retrieval import decode_image
@@ -20,14 +18,8 @@ from ..pipelines import MultiModalEmbeddingPipeline, embed_images
 from ..pipelines.scores import probabilities
 from ..preprocessors.text import normalize_text
 from ..progress import progress
-from .reports import ZeroShotReport, model_name
-from .texts import (
-    LABELS,
-    TEMPLATES_OF,
-    read_labels,
-    read_templates,
-    shipped_labels,
-)
+from .reports import ZeroShotReport, model_name, write_report
+from .texts import LABELS, TEMPLATES_OF, read_labels, read_templates, shipped_labels
 
 
 @dataclass(frozen=True)
@@ -241,10 +233,37 @@ def zeroshot(
         templates = TEMPLATES_OF.get(str(labels), "generic")
     classifier = ZeroShotClassifier(names, pipeline, templates)
     problems = Problems(strict)
-    matrix = np.zeros((len(names), len(names)), np.int64)
+    matrix, among_five = _classify(
+        classifier, data.images(keys, problems), problems, show_progress=show_progress
+    )
+    if not matrix.any():
+        raise DatasetError(f"no image can be used{problems.hint}", file=dataset)
+    report = _report(data, classifier, matrix, among_five, problems)
+    if output is not None:
+        folder = Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_confusion(report, folder / "confusion.png")
+        write_report(report, folder)
+    return report
+
+
+def _classify(
+    classifier: ZeroShotClassifier,
+    images: Iterable[ClassifiedImage],
+    problems: Problems,
+    *,
+    show_progress: bool,
+) -> tuple[NDArray[np.int64], int]:
+    """The confusion matrix, and the number of images whose class is among the first five."""
+    count = len(classifier.labels)
+    matrix = np.zeros((count, count), np.int64)
     among_five = 0
     with progress("images", None, "image", enabled=show_progress) as advance:
-        for batch in embed_images(pipeline, data.images(keys, problems), _open):
+        for batch in embed_images(
+            classifier.pipeline,
+            images,
+            lambda item: decode_image(item.row.image.read(), turned=True),
+        ):
             for item, error in batch.failed:
                 problems.add(ProblemKind.UNREADABLE_IMAGE, item.row.where, error.reason)
             right = np.array([item.label for item in batch.embedded], np.int64)
@@ -253,21 +272,7 @@ def zeroshot(
                 np.add.at(matrix, (right, order[:, 0]), 1)
                 among_five += int((order[:, :5] == right[:, None]).any(axis=1).sum())
             advance(len(batch.items))
-    if not matrix.any():
-        raise DatasetError(f"no image can be used{problems.hint}", file=dataset)
-    report = _report(data, classifier, matrix, among_five, problems)
-    if output is not None:
-        folder = Path(output)
-        folder.mkdir(parents=True, exist_ok=True)
-        draw_confusion(report, folder / "confusion.png")
-        with replaced_atomically(folder / "report.json") as temporary:
-            text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
-    return report
-
-
-def _open(item: ClassifiedImage) -> Any:
-    return decode_image(item.row.image.read(), turned=True)
+    return matrix, among_five
 
 
 def _report(
