@@ -24,7 +24,9 @@ def _option(default: Any, help: str, **rules: Any) -> Any:
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """Options of `embed`, `iter_embeddings` and `ray_embed`. `help_of` explains each.
+    """Options of `embed`, `iter_embeddings` and `ray_embed`.
+
+    `cnclip embed --help` describes each option.
 
     Raises:
         InvalidInputError: a value is not allowed; names the option.
@@ -54,13 +56,6 @@ class EmbedOptions:
 
 def _bounds(rules: Any) -> dict[str, int]:
     return {name: rules[name] for name in ("min", "max") if name in rules}
-
-
-def help_of(name: str) -> str:
-    """The help of an option."""
-    (found,) = (one for one in fields(EmbedOptions) if one.name == name)
-    text: str = found.metadata["help"]
-    return text
 
 
 def checked_count(value: Any, name: str, min: int = 1, max: int | None = None) -> int:

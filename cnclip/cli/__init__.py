@@ -49,9 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         if name in given:  # the others import modules in vain
             module.configure(command)
     parsed = parser.parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and (out.errors == "strict" or out.encoding != "utf-8"):
         # A character that the terminal's encoding lacks is escaped.
-        sys.stdout.reconfigure(errors="backslashreplace")
+        out.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         status: int = COMMANDS[parsed.command].run(parsed)

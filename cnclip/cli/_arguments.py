@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Callable, Iterable
+import typing
+import webbrowser
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._text import printable
 from ..errors import InvalidInputError, ModelNotFoundError
@@ -38,6 +41,38 @@ def add_model_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (default: one per core)"
     )
+
+
+def add_options(
+    parser: argparse._ActionsContainer, options: type[Any], without: str | None = None
+) -> None:
+    """Add an argument for each field of a dataclass of options; None means that it is not given.
+
+    Args:
+        parser: Gets the arguments.
+        options: A dataclass; the metadata of its fields has `help`, and may have `choices`.
+        without: A field that gets no argument.
+    """
+    hints = typing.get_type_hints(options)
+    for option in dataclasses.fields(options):
+        if option.name == without:
+            continue
+        flag = "--" + option.name.replace("_", "-")
+        default = "" if option.default in (None, False) else f" (default: {option.default})"
+        text = option.metadata["help"].replace("%", "%%") + default
+        kind = _type_of(hints[option.name])
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            choices = option.metadata.get("choices")
+            metavar = None if choices else kind.__name__.upper()
+            parser.add_argument(flag, type=kind, help=text, choices=choices, metavar=metavar)
+
+
+def _type_of(hint: Any) -> type:
+    """The type of values: `int` of `int` and of `int | None`, `str` of a Literal of strings."""
+    first = (*typing.get_args(hint), hint)[0]
+    return first if isinstance(first, type) else type(first)
 
 
 def open_pipeline(
@@ -117,23 +152,22 @@ def check_output_file(path: Path) -> None:
         raise InvalidInputError("no such directory", file=path.parent)
 
 
-def print_failed(
-    command: str, failed: Iterable[tuple[str, str]], total: int, rest: str, *, maximum: int = 1000
-) -> None:
-    """Name the items that failed on stderr, at most `maximum`, and count the others.
+def open_browser(command: str, url: str) -> None:
+    """Open a page in the user's browser, or report that there is none."""
+    if not webbrowser.open(url):
+        print(f"cnclip {command}: no browser could be started; open {url}", file=sys.stderr)
+
+
+def print_failed(command: str, failed: list[tuple[str, str]], total: int, rest: str) -> None:
+    """Name the first items that failed on stderr, and count the others.
 
     Args:
         command: The command's name.
-        failed: The name of each item and its reason; may end before `total`.
-        total: Failed items in all.
+        failed: Names and reasons of the first ones.
+        total: The number of all.
         rest: Where the others are recorded.
-        maximum: Items to name.
     """
-    named = 0
     for name, reason in failed:
-        if named == maximum:
-            break
         print(f"cnclip {command}: {printable(name)}: {reason}", file=sys.stderr)
-        named += 1
-    if total > named:
-        print(f"cnclip {command}: {total - named} more failed; {rest}", file=sys.stderr)
+    if total > len(failed):
+        print(f"cnclip {command}: {total - len(failed)} more failed; {rest}", file=sys.stderr)

@@ -17,6 +17,7 @@ from ..benchmark import (
     run_benchmark,
 )
 from ..checkpoints.known import KNOWN_MODELS
+from ._arguments import check_output_file
 
 SUMMARY = "measure how fast this machine embeds"
 
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
     )
     if arguments.json not in (None, "-"):
-        _check_writable(Path(arguments.json))  # before minutes of work
+        check_output_file(Path(arguments.json))  # before minutes of work
     with contextlib.ExitStack() as stack:
         if arguments.random:
             model = str(stack.enter_context(random_archive(arguments.random)))
@@ -97,15 +98,6 @@ def run(arguments: argparse.Namespace) -> int:
         report = run_benchmark(model, settings, name=name, progress=_print_progress)
     _write(report, arguments.json)
     return 0
-
-
-def _check_writable(path: Path) -> None:
-    """Raise an OSError if `path` cannot be written; leave the file unchanged."""
-    existed = path.exists()
-    with path.open("a"):
-        pass
-    if not existed:
-        path.unlink()
 
 
 def _print_progress(line: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
         return _serve(arguments)
     from ..demo.contact_sheet import draw_contact_sheet
 
-    _print_anything()
     queries: list[str] = arguments.queries or list(demo.QUERIES)
     if not all(query.strip() for query in queries):
         raise InvalidInputError("TEXT: expected a text, got an empty one")
@@ -152,9 +150,3 @@ def _print_matches(
         rows.append([query, *cells])
     print(f"The best of {total} images for each text, with their cosine\n")
     print(format_table(rows, [False] * (columns + 1)))
-
-
-def _print_anything() -> None:
-    """Replace characters that the encoding of stdout lacks, as in a C locale."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ._arguments import add_model_arguments, open_pipeline, print_failed
+from ._arguments import add_model_arguments, add_options, open_pipeline, print_failed
 
 if TYPE_CHECKING:
     from ..bulk import EmbedReport
@@ -17,6 +17,8 @@ SUMMARY = "embed images or texts of any number to a folder"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from ..bulk.options import EmbedOptions
+
     parser.description = (
         "Embed images or texts of any number to a folder: .npy shards, and Parquet files with a "
         "line for each item. An interrupted run resumes; a later run embeds new and changed items, "
@@ -37,39 +39,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the sources hold texts: .txt or - (one on each line), .jsonl, .csv, .tsv, .parquet",
     )
     add_model_arguments(parser)
-    _add_options(parser)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    """Add an argument for each field of EmbedOptions; `kind` is --texts."""
-    from ..bulk.options import EmbedOptions, help_of
-
-    for one in dataclasses.fields(EmbedOptions):
-        if one.name == "kind":
-            continue
-        flag, help_text = "--" + one.name.replace("_", "-"), help_of(one.name)
-        if one.default is False:
-            parser.add_argument(flag, action="store_true", help=help_text)
-        elif one.default is None:
-            parser.add_argument(flag, metavar="NAME", help=help_text)
-        else:
-            parser.add_argument(
-                flag,
-                type=type(one.default),
-                choices=one.metadata.get("choices"),
-                metavar="N" if isinstance(one.default, int) else None,
-                default=one.default,
-                help=f"{help_text} (default: %(default)s)",
-            )
+    add_options(parser, EmbedOptions, without="kind")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Embed, and report what the folder holds."""
+    """Embed, and report the number of embeddings."""
     from ..bulk import EmbedOptions, embed
 
-    names = [one.name for one in dataclasses.fields(EmbedOptions) if one.name != "kind"]
-    values: dict[str, Any] = {name: getattr(arguments, name) for name in names}
-    options = EmbedOptions(kind="texts" if arguments.texts else "images", **values)
+    given = vars(arguments) | {"kind": "texts" if arguments.texts else "images"}
+    names = [option.name for option in dataclasses.fields(EmbedOptions)]
+    options = EmbedOptions(**{name: given[name] for name in names if given[name] is not None})
     report = embed(
         arguments.sources, open_pipeline(arguments), arguments.output, options, show_progress=True
     )

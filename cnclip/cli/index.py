@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 SUMMARY = "build a search index of images or embeddings"
 
-# Failed images named on stderr; the Parquet files of the embeddings record all.
-MAX_PROBLEMS = 100
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -69,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         import_faiss()  # not after an hour of embedding
         check_output_file(Path(arguments.output))
     if not source.is_dir():
-        raise InvalidInputError(f"{source}: no such folder")
+        raise InvalidInputError("no such folder", file=source)
     failed = 0
     embedder = None
     if not any((source / name).exists() for name in (MANIFEST, UNFINISHED)):
@@ -82,7 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
     embeddings = open_embeddings(source)
     if embedder is None:
         embedder = _model_of(arguments, embeddings.model, embeddings.precision)
-    temperature = None if embedder is None else float(embedder.model.temperature)
     if remote:
         collection = connect(
             arguments.output,
@@ -94,18 +90,16 @@ def run(arguments: argparse.Namespace) -> int:
         )
         add_embeddings(collection, embeddings, show_progress=True)
         print(f"{collection.name}: {embeddings.rows} {embeddings.kind} added")
-        return 1 if failed else 0
-    index = index_embeddings(
-        source, kind=arguments.kind, temperature=temperature, show_progress=True
-    )
-    index.prepare(embedder)
-    index.save(arguments.output)
-    print(description(index))
+    else:
+        index = index_embeddings(source, kind=arguments.kind, show_progress=True)
+        index.prepare(embedder)
+        index.save(arguments.output)
+        print(_described(index))
     return 1 if failed else 0
 
 
-def description(index: Index) -> str:
-    """A description of an index that was built, for people."""
+def _described(index: Index) -> str:
+    """A description of an index that was saved, for people."""
     assert index.path is not None
     model = (index.model or {}).get("name", "an unknown model")
     lines = [
@@ -128,9 +122,7 @@ def _embed(
     from ..bulk import EmbedOptions, embed
 
     report = embed(source, embedder, folder, EmbedOptions(replace=replace), show_progress=True)
-    print_failed(
-        "index", report.first_failed, report.failed, f"all are in {folder}", maximum=MAX_PROBLEMS
-    )
+    print_failed("index", report.first_failed, report.failed, f"all are in {folder}")
     return report.failed
 
 
@@ -144,16 +136,14 @@ def _model_of(
     try:
         embedder = open_pipeline(arguments, model=wanted, precision=precision)
         if model_identity(embedder)["digest"] != model["digest"]:
-            raise ModelMismatchError(
-                f"{arguments.source} holds vectors of {model['name']} ({model['digest'][:12]}), "
-                f"not of {wanted}"
-            )
+            reason = f"has vectors of {model['name']} ({model['digest'][:12]}), not of {wanted}"
+            raise ModelMismatchError(reason, file=arguments.source)
     except CnclipError as error:
         if arguments.model is not None:
             raise
         print(
             f"cnclip index: without its model ({error}), no threshold is suggested for texts; "
-            "--model names it",
+            "pass --model",
             file=sys.stderr,
         )
         return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from typing import Any
 
+from .._tables import format_table
 from .._text import printable
 from ..archive import is_archive, read_archive
 from ..models import find_model, open_archive
@@ -28,19 +30,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(info.metadata, indent=1))
         return 0
-    rows: dict[str, Any] = {"archive": str(info.path), "bytes": info.path.stat().st_size}
-    rows = _flatten(rows | info.metadata)
-    width = max(map(len, rows)) + 2
-    for name, value in rows.items():
-        print(printable(f"{name:<{width}}{value}"))
+    values = {"archive": str(info.path), "bytes": info.path.stat().st_size} | info.metadata
+    rows = [(name, printable(str(value))) for name, value in _flattened(values)]
+    print(format_table(rows, [False, False], underlined=False))
     return 0
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            yield from _flattened(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            yield prefix + name, value

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 import tempfile
-import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._tables import format_table
 from .._text import printable
 from ..errors import InvalidInputError
-from ._arguments import add_model_arguments, integer, open_model_of
+from ._arguments import add_model_arguments, integer, open_browser, open_model_of
 
 if TYPE_CHECKING:
     from ..search import Collection, Hit
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.query is None and arguments.image is None:
         raise InvalidInputError("expected TEXT, --image FILE, or both")
     if arguments.open and arguments.json:
-        raise InvalidInputError("--open shows a page, --json prints: expected one of them")
+        raise InvalidInputError("expected --open (a page) or --json, got both")
     index = open_collection(arguments.index, arguments.collection)
     embedder = open_model_of(index, arguments)
     if isinstance(index, Index) and arguments.query and "text" not in index.thresholds:
@@ -86,7 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     if threshold == "auto":
         threshold = answer.suggested
         if threshold is None:
-            raise InvalidInputError("--threshold auto: none is known for such a query here")
+            reason = "auto: the index has no suggested threshold for this kind of query"
+            raise InvalidInputError(reason, item="--threshold")
     hits = [hit for hit in answer.hits if threshold is None or hit.score >= threshold]
     if arguments.json:
         print(json.dumps([_as_json(hit) for hit in hits], indent=1))
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _as_json(hit: Hit) -> dict[str, object]:
-    """ASCII in the end, so that paths of any bytes and terminals of any encoding go."""
+    """A hit for JSON, which is printed as ASCII, so that any path and any terminal are possible."""
     found: dict[str, object] = {"path": hit.path, "score": hit.score}
     if hit.text is not None:
         found["text"] = hit.text
@@ -114,24 +115,23 @@ def _page(
 
     path: Path | None = arguments.html
     if path is None:
-        handle, name = tempfile.mkstemp(prefix="cnclip-", suffix=".html")
-        os.close(handle)
-        path = Path(name)  # stays, for the browser to read
-    asked = [arguments.query, arguments.image]
-    query = " + ".join(printable(one) for one in asked if one is not None)
+        with tempfile.NamedTemporaryFile(prefix="cnclip-", suffix=".html", delete=False) as file:
+            path = Path(file.name)  # not removed, since the browser reads it later
+    parts = filter(None, (arguments.query, arguments.image))
+    query = " + ".join(map(printable, parts))
     subtitle = f"{printable(index.name)} · {len(index)} {index.contents}"
     write_page(path, query, hits, subtitle, suggested)
     print(path)
-    if arguments.open and not webbrowser.open(path.absolute().as_uri()):
-        print(f"cnclip search: no browser could be started; open {path}", file=sys.stderr)
+    if arguments.open:
+        open_browser("search", path.absolute().as_uri())
 
 
 def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
     """A table, or a thumbnail above each line where the terminal draws images."""
     from ..search.terminal import HEIGHT, encode, protocol
 
-    how = protocol(os.environ, sys.stdout.isatty())
-    if how is None:
+    graphics = protocol(os.environ, sys.stdout.isatty())
+    if graphics is None:
         rows = [["", "cosine", "share", "found"]]
         rows += [_cells(number, hit) for number, hit in enumerate(hits, 1)]
         print(format_table(rows, [True, True, True, False]))
@@ -139,7 +139,7 @@ def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
         for number, hit in enumerate(hits, 1):
             image = hit.thumbnail(2 * HEIGHT, HEIGHT)
             if image is not None:
-                print(encode(image, how))
+                print(encode(image, graphics))
             print("  ".join(_cells(number, hit)))
     if suggested is not None:
         above = sum(hit.score >= suggested for hit in hits)
@@ -151,17 +151,14 @@ def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
 
 def _cells(number: int, hit: Hit) -> list[str]:
     share = "" if hit.probability is None else f"{hit.probability:.1%}"
-    words = hit.name if hit.text is None else hit.text
-    return [str(number), f"{hit.score:.3f}", share, printable(words)]
+    name = hit.name if hit.text is None else hit.text
+    return [str(number), f"{hit.score:.3f}", share, printable(name)]
 
 
 def _threshold(text: str) -> float | str:
     if text == "auto":
         return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = 2.0
-    if not -1 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected auto or a number from -1 to 1, got {text!r}")
-    return value
+    with contextlib.suppress(ValueError):
+        if -1 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected auto or a number from -1 to 1, got {text!r}")

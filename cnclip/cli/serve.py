@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-import webbrowser
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from ._arguments import (
     BUNDLED_MODEL,
     add_model_arguments,
     integer,
+    open_browser,
     open_model_of,
     open_pipeline,
 )
@@ -108,11 +108,7 @@ def serve_collections(
         def ready(url: str) -> None:
             print(url, flush=True)
             if arguments.open:  # some browsers block until they are closed
-                threading.Thread(target=_open_browser, args=(url,), daemon=True).start()
+                call = (arguments.command, url)
+                threading.Thread(target=open_browser, args=call, daemon=True).start()
 
         serve(opened, listener, ready)
-
-
-def _open_browser(url: str) -> None:
-    if not webbrowser.open(url):
-        print(f"cnclip: no browser could be started; open {url}", file=sys.stderr)

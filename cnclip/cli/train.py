@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidInputError
-from ..train.options import TrainOptions, type_of
+from ..train.options import TrainOptions
+from ._arguments import add_options
 
 SUMMARY = "fine-tune a Chinese-CLIP, or train one from scratch"
 
@@ -62,28 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="options from a TOML, YAML or JSON file; the command line overrides it",
     )
-    _add_options(parser)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("training options")
-    for option in dataclasses.fields(TrainOptions):
-        kind, _ = type_of(option.name)
-        default = "" if option.default in (None, False) else f" (default: {option.default})"
-        text = option.metadata["help"].replace("%", "%%") + default
-        flag = f"--{option.name.replace('_', '-')}"
-        if kind is bool:
-            group.add_argument(flag, default=None, action=argparse.BooleanOptionalAction, help=text)
-        else:
-            choices = option.metadata.get("choices")
-            group.add_argument(
-                flag,
-                type=kind,
-                default=None,
-                help=text,
-                choices=choices,
-                metavar=None if choices else kind.__name__.upper(),
-            )
+    add_options(parser.add_argument_group("training options"), TrainOptions)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -33,13 +33,7 @@ EXAMPLE_TEXTS = ("红苹果", "绿苹果", "草莓", "西红柿")
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """An image file.
-
-    Attributes:
-        path: The file.
-        label: The caption.
-        emoji: The emoji in the image; empty for an image from elsewhere.
-    """
+    """An image file with its caption, and its emoji if it is from the gallery that ships."""
 
     path: Path
     label: str
@@ -122,15 +116,10 @@ def embed_images(
     *,
     show_progress: bool = False,
 ) -> stream.Batch[GalleryImage]:
-    """Embed image files.
-
-    Args:
-        pipeline: An open pipeline.
-        images: The images.
-        show_progress: Show a progress bar on stderr.
+    """Embed image files; threads open them.
 
     Returns:
-        The images as one batch: `.embedded` and `.failed` images, and the `.vectors` of the first.
+        All images as one batch: those that were embedded with their vectors, and those that failed.
     """
     embedded, failed = [], []
     vectors = [np.empty((0, pipeline.model.info.embed_dim), np.float32)]

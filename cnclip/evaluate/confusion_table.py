@@ -25,7 +25,7 @@ def confusion_table(
         labels: Names of the classes.
         confusion: int64 [labels, labels]: images of a class (row) by predicted class (column).
         accuracies: Per cent for each class; None for a class without images.
-        texts: The texts of a language, see `words.py`.
+        texts: See `words.py`.
     """
     full = len(labels) <= MAX_CLASSES
     heads = "".join(f"<th>{escape(label)}</th>" for label in labels) if full else ""

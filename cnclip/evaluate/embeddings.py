@@ -45,12 +45,8 @@ class SplitEmbedder:
     ) -> None:
         """Choose the folder of the embeddings.
 
-        Args:
-            data: The split.
-            pipeline: An open pipeline.
-            folder: Where the embeddings are kept, in `images` and `texts`; without pyarrow they
-                are not kept, which is logged. None keeps nothing.
-            show_progress: Show progress on stderr.
+        They are kept in `images` and `texts` in `folder`; without a folder or without pyarrow they
+        are not kept.
 
         Raises:
             DatasetError: the files of the data set cannot be read.
@@ -61,13 +57,10 @@ class SplitEmbedder:
         self._source = f"{data.name}, {data.split}: {_digest(data, pipeline)}"
 
     def images(self, problems: Problems) -> tuple[list[Id], NDArray[np.float32]]:
-        """Embed the images.
-
-        Args:
-            problems: Gets the rows and images that cannot be used.
+        """Embed the images that can be used.
 
         Returns:
-            The ids of the images that were embedded, and float32 [n, d].
+            The ids of the images, and float32 [n, d].
         """
         waiting: deque[tuple[Id, Where]] = deque()
         ids: list[Id] = []
@@ -93,15 +86,7 @@ class SplitEmbedder:
         return ids, self._matrix(vectors)
 
     def texts(self, rows: list[TextRow], texts: list[str]) -> NDArray[np.float32]:
-        """Embed texts.
-
-        Args:
-            rows: The rows of the texts.
-            texts: The text of each row as it is embedded.
-
-        Returns:
-            float32 [n, d].
-        """
+        """Embed `texts`, one for each row, as float32 [n, d]."""
         vectors: list[NDArray[np.float32]] = []
         items = (
             Item(str(row.text_id), str(row.where), text=text)

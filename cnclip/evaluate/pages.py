@@ -31,14 +31,7 @@ THUMBNAIL = 144
 
 @dataclass(frozen=True)
 class EmbeddedSplit:
-    """The texts and images of an evaluation, with their embeddings.
-
-    Attributes:
-        texts: The texts.
-        text_vectors: float32 [texts, d], of unit length.
-        image_ids: The ids of the images.
-        image_vectors: float32 [images, d], of unit length.
-    """
+    """The texts and images of an evaluation, with float32 [n, d], rows of unit length, of each."""
 
     texts: list[TextRow]
     text_vectors: NDArray[np.float32]
@@ -80,11 +73,7 @@ def write_page(
 ) -> None:
     """Write the page of a retrieval report, in the language of the user's locale.
 
-    Args:
-        path: The HTML file.
-        report: The report.
-        data: The data set; the images that are shown are read from it again.
-        split: The embeddings that the report was made from.
+    Images that are shown are read from the data set again.
 
     Raises:
         OSError: the file cannot be written.

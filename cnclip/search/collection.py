@@ -191,11 +191,7 @@ class Collection(ABC):
             raise ModelMismatchError(reason, item=self.name)
 
     def _check_vectors(self, rows: ArrayLike, name: str) -> NDArray[np.float32]:
-        """The rows as float32 [n, dim] of unit length.
-
-        Raises:
-            InvalidInputError: shape, type or length is wrong.
-        """
+        """The rows as float32 [n, dim] of unit length; InvalidInputError if they are not."""
         given = np.asarray(rows)
         if given.ndim != 2 or given.shape[1] != self.dim or given.dtype.kind != "f":
             reason = f"expected floats [n, {self.dim}], got {given.dtype} {list(given.shape)}"
@@ -230,11 +226,13 @@ def _embed_query(
         raise InvalidInputError(f"expected a number from 0 to 1, got {weight}", item="weight")
     vectors = pipeline.forward({"text": text, "img": image})
     of_text, of_image = vectors["text_embedding"], vectors["img_embedding"]
+    query: NDArray[np.float32]
     if of_text is None or of_image is None:
-        return np.asarray(of_image if of_text is None else of_text, np.float32)[0]
-    mean = weight * np.asarray(of_text)[0] + (1 - weight) * np.asarray(of_image)[0]
-    unit: NDArray[np.float32] = mean / np.linalg.norm(mean)
-    return unit
+        query = np.asarray(of_image if of_text is None else of_text)[0]
+    else:
+        mean = weight * np.asarray(of_text)[0] + (1 - weight) * np.asarray(of_image)[0]
+        query = mean / np.linalg.norm(mean)
+    return query
 
 
 def with_probabilities(hits: list[Hit], temperature: float | None) -> list[Hit]:

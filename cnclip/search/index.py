@@ -20,7 +20,7 @@ from .collection import CONTENTS, Collection, with_probabilities
 from .hits import Hit
 from .index_file import PARTS, check_once, map_parts, read_description, write_index_file
 from .items import ItemTable
-from .thresholds import nonsense_texts, nonsense_threshold, pairs_threshold
+from .thresholds import NONSENSE_QUANTILE, nonsense_texts, pairs_threshold
 from .tuning import Measurement, tune
 from .vectors import EXACT_UP_TO, HNSW_UP_TO, KINDS, MIN_TO_TRAIN, Vectors, choose_kind
 
@@ -240,7 +240,7 @@ class Index(Collection):
         if "text" not in self.thresholds and texts and len(self):
             rows = np.asarray(pipeline.forward({"text": texts})["text_embedding"], np.float32)
             best = self._vectors.search(rows, 1, self._alive)[1]
-            self.thresholds["text"] = nonsense_threshold(best[:, 0])
+            self.thresholds["text"] = float(np.quantile(best, NONSENSE_QUANTILE))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one file. An existing file is replaced once everything is written.

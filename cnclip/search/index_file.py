@@ -146,7 +146,7 @@ def check_once(path: Path) -> None:
     def check(file: Path) -> str:
         description = read_description(file)
         for name, content in map_parts(file, description).items():
-            if hashlib.sha256(content).hexdigest() != description["parts"][name]["sha256"]:
+            if hashlib.sha256(content.data).hexdigest() != description["parts"][name]["sha256"]:
                 raise _damaged(file, f"its {name} do not match their checksum")
         return "intact"
 

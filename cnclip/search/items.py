@@ -43,15 +43,11 @@ class ItemTable:
     def append(
         self, ids: Sequence[str], paths: Sequence[str], texts: Sequence[str | None] | None
     ) -> None:
-        """Add items.
-
-        Args:
-            ids: n ids.
-            paths: n paths or URLs.
-            texts: n texts, or None for images.
+        """Add n items; `texts` is None for images.
 
         Raises:
-            InvalidInputError: a path or text cannot be stored, such as a text that is not UTF-8.
+            InvalidInputError: an id, path or text cannot be stored, such as a text that is not
+                UTF-8.
         """
         pa, _ = pyarrow_modules("search")
         try:
@@ -81,11 +77,7 @@ class ItemTable:
 
     @classmethod
     def from_buffer(cls, content: NDArray[np.uint8]) -> ItemTable:
-        """Read what `to_bytes` returned, without copying it.
-
-        Raises:
-            ValueError: it is not an Arrow file with these columns.
-        """
+        """Read what `to_bytes` returned, without copying it; ValueError if it has other columns."""
         pa, _ = pyarrow_modules("search")
         try:
             table = pa.ipc.open_file(pa.py_buffer(content)).read_all()

@@ -76,10 +76,6 @@ class MilvusIndex(Collection):
 
     The model is stored with every vector, so that a collection knows it.
     Vectors are found as soon as they are added. Milvus decides the order of equal scores.
-
-    Attributes:
-        uri: The address of Milvus.
-        collection: The name of the collection.
     """
 
     def __init__(self, client: Any, uri: str, collection: str) -> None:
@@ -135,11 +131,7 @@ class MilvusIndex(Collection):
                 self._client.insert(self.collection, rows)
 
     def remove(self, ids: Iterable[str]) -> int:
-        """Remove vectors by their ids; unknown ids are ignored.
-
-        Returns:
-            The number of vectors that were removed.
-        """
+        """Remove vectors by their ids; returns the number of those that existed."""
         unique = list(dict.fromkeys(ids))
         for id in unique:
             _check_string(id, "ids")
@@ -245,11 +237,7 @@ def _milvus_errors(uri: str, collection: str | None = None) -> Iterator[None]:
 
 
 def _check_string(value: str, name: str) -> None:
-    """Refuse a string that Milvus cannot store.
-
-    Raises:
-        InvalidInputError: the string is not UTF-8, as some file names, or too long.
-    """
+    """Refuse a string that Milvus cannot store: not UTF-8, as some file names, or too long."""
     try:
         size = len(value.encode())
     except UnicodeEncodeError as error:

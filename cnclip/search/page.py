@@ -34,12 +34,8 @@ def write_page(
 ) -> None:
     """Write an HTML page with the results of one query, in the user's language.
 
-    Args:
-        path: The file to write.
-        query: The query, shown as the title.
-        hits: The results, best first.
-        subtitle: A line below the query, such as the name of the index.
-        suggested: Hits with a lower score are shown faintly.
+    The query is the title; `subtitle` is the line below it. Hits with a lower score than
+    `suggested` are shown faintly.
 
     Raises:
         OSError: the file cannot be written.
@@ -56,9 +52,7 @@ def write_page(
 def notebook_html(hits: list[Hit], suggested: float | None = None) -> str:
     """The HTML that a notebook displays for one query, with a style limited to itself.
 
-    Args:
-        hits: The results, best first; the first `MAX_IN_NOTEBOOK` are shown.
-        suggested: Hits with a lower score are shown faintly.
+    The first `MAX_IN_NOTEBOOK` hits are shown, those with a lower score than `suggested` faintly.
     """
     texts = _TEXTS[locale_language()]
     shown = hits[:MAX_IN_NOTEBOOK]

@@ -23,15 +23,13 @@ _SIXEL_COLORS = 256
 
 
 def protocol(environment: Mapping[str, str], is_terminal: bool) -> str | None:
-    """The protocol with which the terminal displays images.
+    """The one of PROTOCOLS with which the terminal displays images, if the environment names one.
+
+    `CNCLIP_GRAPHICS` overrides the detection: one of PROTOCOLS, or `none`.
 
     Args:
-        environment: `os.environ`. `CNCLIP_GRAPHICS` overrides the detection: one of PROTOCOLS,
-            or `none`.
+        environment: `os.environ`.
         is_terminal: Whether the output is a terminal.
-
-    Returns:
-        One of PROTOCOLS, or None if the environment names no terminal that supports one.
     """
     if not is_terminal:
         return None
@@ -50,12 +48,7 @@ def protocol(environment: Mapping[str, str], is_terminal: bool) -> str | None:
 
 
 def encode(image: Image.Image, protocol: str) -> str:
-    """The escape sequences that draw an image at the cursor.
-
-    Args:
-        image: An image of mode RGB.
-        protocol: One of PROTOCOLS.
-    """
+    """The escape sequences that draw an image of mode RGB at the cursor, in one of PROTOCOLS."""
     if protocol == "sixel":
         return _sixel(image)
     stream = io.BytesIO()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 NONSENSE_TEXTS = 256
 """The number of meaningless texts from which the threshold of text queries is computed."""
@@ -23,12 +23,9 @@ def nonsense_texts(vocabulary: bytes, count: int = NONSENSE_TEXTS, seed: int = 0
     """Random texts of two to six Chinese characters of a vocabulary.
 
     Args:
-        vocabulary: The content of a vocab.txt.
+        vocabulary: The content of a vocab.txt. Without Chinese characters there are no texts.
         count: The number of texts.
         seed: The seed of the random numbers.
-
-    Returns:
-        The texts; an empty list if the vocabulary has no Chinese characters.
     """
     tokens = vocabulary.decode("utf-8", "replace").split()
     characters = [token for token in tokens if len(token) == 1 and "\u4e00" <= token <= "\u9fff"]
@@ -41,26 +38,14 @@ def nonsense_texts(vocabulary: bytes, count: int = NONSENSE_TEXTS, seed: int = 0
     ]
 
 
-def nonsense_threshold(best: ArrayLike) -> float:
-    """The threshold of text queries.
-
-    Args:
-        best: [n], for each of many meaningless texts its best score in the collection.
-    """
-    return float(np.quantile(np.asarray(best), NONSENSE_QUANTILE))
-
-
 def pairs_threshold(
     count: int, rows: Callable[[NDArray[np.int64]], NDArray[np.float32]]
 ) -> float | None:
     """The threshold of queries of the collection's own kind, such as image to image.
 
     Args:
-        count: The number of vectors in the collection.
+        count: The number of vectors in the collection; with fewer than two there is no threshold.
         rows: Returns float32 [n, d] for the numbers of n vectors.
-
-    Returns:
-        The threshold; None if there are fewer than two vectors.
     """
     if count < 2:
         return None

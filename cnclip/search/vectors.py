@@ -47,11 +47,7 @@ _DEFAULT_EFFORT = {"exact": 0, "hnsw": 64, "ivfpq": 16}
 
 @functools.cache
 def import_faiss() -> ModuleType:
-    """The module `faiss`.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """The module `faiss`; raises MissingExtraError if it is not installed."""
     # It logs the instruction sets that it was built for.
     logging.getLogger("faiss").setLevel(logging.WARNING)
     try:
@@ -187,10 +183,9 @@ class Vectors:
         self._index.add(rows)
 
     def remove(self, dead: NDArray[np.bool_]) -> None:
-        """Remove vectors from an exact index; the numbers of later ones decrease.
+        """Remove the vectors where bool [n] `dead` is true; the numbers of later ones decrease.
 
-        Args:
-            dead: bool [n], the vectors to remove.
+        Only an exact index can remove vectors.
         """
         assert self.kind == "exact"
         self._copy_mapped()
