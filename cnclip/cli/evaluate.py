@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._tables import format_table
 from ._arguments import add_model_arguments, open_pipeline
@@ -18,6 +18,7 @@ SUMMARY = "evaluate retrieval or zero-shot classification on a data set"
 
 # Problems that are printed on stderr; report.json has all of them.
 MAX_PROBLEMS = 1000
+SHARED_OPTIONS = ("split", "output", "strict")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -82,29 +83,20 @@ def run(arguments: argparse.Namespace) -> int:
     from .. import evaluate
 
     report: RetrievalReport | ZeroShotReport
+    data, embedder = arguments.dataset, open_pipeline(arguments)
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in SHARED_OPTIONS}
     if arguments.kind == "retrieval":
+        normalize = not arguments.raw_text
         report = evaluate.retrieval(
-            arguments.dataset,
-            open_pipeline(arguments),
-            split=arguments.split,
-            output=arguments.output,
-            normalize=not arguments.raw_text,
-            strict=arguments.strict,
-            show_progress=True,
+            data, embedder, normalize=normalize, **options, show_progress=True
         )
-        print(retrieval_table(report))
+        print(_retrieval_table(report))
     else:
+        labels, templates = arguments.labels, arguments.templates
         report = evaluate.zeroshot(
-            arguments.dataset,
-            open_pipeline(arguments),
-            split=arguments.split,
-            labels=arguments.labels,
-            templates=arguments.templates,
-            output=arguments.output,
-            strict=arguments.strict,
-            show_progress=True,
+            data, embedder, labels=labels, templates=templates, **options, show_progress=True
         )
-        print(zeroshot_table(report))
+        print(_zeroshot_table(report))
     _print_problems(report.problems, arguments.output)
     return 1 if report.problems else 0
 
@@ -117,7 +109,7 @@ def _print_problems(problems: list[Problem], output: str | None) -> None:
         print(f"and {len(problems) - MAX_PROBLEMS} more{place}", file=sys.stderr)
 
 
-def retrieval_table(report: RetrievalReport) -> str:
+def _retrieval_table(report: RetrievalReport) -> str:
     """Format a report as a heading, a table, and the source of the published figures."""
     from ..evaluate.words import TEXTS
 
@@ -143,7 +135,7 @@ def retrieval_table(report: RetrievalReport) -> str:
     return "\n".join([*heading, *table, *notes])
 
 
-def zeroshot_table(report: ZeroShotReport) -> str:
+def _zeroshot_table(report: ZeroShotReport) -> str:
     """Format a report as a heading and a table."""
     from ..evaluate.words import TEXTS
 

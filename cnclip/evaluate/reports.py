@@ -28,10 +28,6 @@ class RetrievalReport:
     """The result of an evaluation of retrieval.
 
     Attributes:
-        dataset: The data set's name.
-        split: The split's name.
-        model: The model's name.
-        precision: The precision of the embeddings.
         text_to_image: {"R@1", "R@5", "R@10", "MR"} in per cent of the texts that search images;
             None if no text names an image.
         image_to_text: {"R@1", "R@5", "R@10", "MR"} in per cent of the images that search texts;
@@ -114,11 +110,6 @@ class ZeroShotReport:
     """The result of an evaluation of zero-shot classification. Notebooks show it as a table.
 
     Attributes:
-        dataset: The data set's name.
-        model: The model's name.
-        precision: The precision of the embeddings.
-        labels: The names of the classes.
-        templates: The templates of the texts.
         top1: Per cent of the images whose class came first.
         top5: Per cent of the images whose class is among the first five; None if there are fewer
             than six classes.

@@ -49,6 +49,10 @@ class ZeroShotClassifier:
     the range of cosines between images and texts is narrow and differs from model to model, so
     choose the bound by looking at `cosines` of your own images, with and without the classes.
 
+    Methods take images, as for `pipeline.forward` under 'img', or their embeddings, float [n, d].
+    They raise InvalidInputError for embeddings of another width or with rows that are zero or not
+    finite.
+
     Attributes:
         labels: The names of the classes.
         templates: Texts with `{}` for a name.
@@ -102,28 +106,16 @@ class ZeroShotClassifier:
     def cosines(self, images: Any) -> NDArray[np.float32]:
         """Compute the cosines of images and classes.
 
-        Args:
-            images: As for `pipeline.forward` under 'img', or embeddings: float [n, d].
-
         Returns:
             float32 [n, labels].
-
-        Raises:
-            InvalidInputError: embeddings of another width, or rows that are zero or not finite.
         """
         return self._all_cosines(images)[:, : len(self.labels)]
 
     def probabilities(self, images: Any) -> NDArray[np.float32]:
         """Compute the probabilities of the classes.
 
-        Args:
-            images: As for `pipeline.forward` under 'img', or embeddings: float [n, d].
-
         Returns:
             float32 [n, labels]. A row adds up to 1 less the probability of the `others`.
-
-        Raises:
-            InvalidInputError: embeddings of another width, or rows that are zero or not finite.
         """
         return self._softmax(self._all_cosines(images))[:, : len(self.labels)]
 
@@ -133,14 +125,8 @@ class ZeroShotClassifier:
         An image belongs to none of the classes if the others together are more probable than any
         class, or if no cosine reaches `min_cosine`.
 
-        Args:
-            images: As for `pipeline.forward` under 'img', or embeddings: float [n, d].
-
         Returns:
             A result for each image.
-
-        Raises:
-            InvalidInputError: embeddings of another width, or rows that are zero or not finite.
         """
         cosines = self._all_cosines(images)
         return [self._classify(*row) for row in zip(cosines, self._softmax(cosines), strict=True)]
