@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Literal, get_args
 
 Language = Literal["zh", "en"]
+# The texts of a page in one language, as attributes.
+Words = SimpleNamespace
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 
 
-def translations(**texts: tuple[str, str]) -> dict[Language, dict[str, str]]:
-    """Return texts by language and name, from the Chinese and the English text of each name."""
+def translations(**texts: tuple[str, str]) -> dict[Language, Words]:
+    """Return the words of each language, from the Chinese and the English text of each name."""
     return {
-        language: {name: pair[number] for name, pair in texts.items()}
+        language: Words(**{name: pair[number] for name, pair in texts.items()})
         for number, language in enumerate(LANGUAGES)
     }
 

@@ -111,12 +111,12 @@ def _print_problems(problems: list[Problem], output: str | None) -> None:
 
 def _retrieval_table(report: RetrievalReport) -> str:
     """Format a report as a heading, a table, and the source of the published figures."""
-    from ..evaluate.words import TEXTS
+    from ..evaluate.words import WORDS
 
-    texts = TEXTS["en"]
-    rows = report.table(texts)
+    words = WORDS["en"]
+    rows = report.table(words)
     notes = [
-        f"{texts[name]}: no recall, since no text names an image"
+        f"{getattr(words, name)}: no recall, since no text names an image"
         for name in ("text_to_image", "image_to_text")
         if getattr(report, name) is None
     ]
@@ -127,7 +127,7 @@ def _retrieval_table(report: RetrievalReport) -> str:
     heading = [
         f"{report.dataset}, {report.split}: {report.texts} texts, {report.images} images{skipped}",
         f"model {report.model}, {report.precision}; texts: "
-        f"{texts['normalized' if report.normalized else 'raw']}{truncated}",
+        f"{words.normalized if report.normalized else words.raw}{truncated}",
         "",
     ]
     right = [False] + [True] * (len(rows[0]) - 1)
@@ -137,12 +137,12 @@ def _retrieval_table(report: RetrievalReport) -> str:
 
 def _zeroshot_table(report: ZeroShotReport) -> str:
     """Format a report as a heading and a table."""
-    from ..evaluate.words import TEXTS
+    from ..evaluate.words import WORDS
 
     rows = [("top-1", f"{report.top1:.2f}")]
     if report.top5 is not None:
         rows.append(("top-5", f"{report.top5:.2f}"))
-    rows.append((TEXTS["en"]["mean_per_class"], f"{report.mean_per_class:.2f}"))
+    rows.append((WORDS["en"].mean_per_class, f"{report.mean_per_class:.2f}"))
     skipped = f", {report.skipped} skipped" if report.skipped else ""
     return (
         f"{report.dataset}: {report.images} images of {len(report.labels)} classes{skipped}\n"

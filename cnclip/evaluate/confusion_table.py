@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._html import escape
+from .._locale import Words
 
 MAX_CLASSES = 30
 """With more classes the table has no columns for predicted classes."""
@@ -17,7 +18,7 @@ def confusion_table(
     labels: Sequence[str],
     confusion: NDArray[np.int64],
     accuracies: Sequence[float | None],
-    texts: Mapping[str, str],
+    words: Words,
 ) -> str:
     """Return a table with a row for each class: its accuracy, and how its images were classified.
 
@@ -25,11 +26,11 @@ def confusion_table(
         labels: Names of the classes.
         confusion: int64 [labels, labels]: images of a class (row) by predicted class (column).
         accuracies: Per cent for each class; None for a class without images.
-        texts: See `words.py`.
+        words: The words of a language, see `words.py`.
     """
     full = len(labels) <= MAX_CLASSES
     heads = "".join(f"<th>{escape(label)}</th>" for label in labels) if full else ""
-    corner = texts["confusion" if full else "classes"]
+    corner = words.confusion if full else words.classes
     rows = [f"<tr><th>{corner}</th><th>top-1</th>{heads}</tr>"]
     for number, (label, accuracy) in enumerate(zip(labels, accuracies, strict=True)):
         share = "" if accuracy is None else f"{accuracy:.0f} %"

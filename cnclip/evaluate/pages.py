@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from .. import _html
 from .._files import replaced_atomically
 from .._html import escape, image_url
-from .._locale import locale_language
+from .._locale import Words, locale_language
 from ..datasets import Problems, RetrievalData, TextRow
 from ..datasets.retrieval import decode_image
 from ..errors import ImageError
 from ..sources import Id
 from .reports import RetrievalReport
 from .topk import BLOCK_ROWS
-from .words import TEXTS
+from .words import WORDS
 
 # Images in each of the two parts of the page.
 CARDS = 24
@@ -79,13 +79,13 @@ def write_page(
         OSError: the file cannot be written.
     """
     language = locale_language()
-    texts = TEXTS[language]
+    words = WORDS[language]
     cards = sorted(_cards(report, split), key=lambda card: card.worst.margin)
     hardest = cards[:CARDS]
     easiest = sorted(cards[CARDS:], key=lambda card: -card.best.margin)[:CARDS]
-    page = _Page(report, data, split, hardest + easiest, texts)
-    sections = page.section(texts["hardest"], hardest) + page.section(texts["easiest"], easiest)
-    body = _summary(report, texts) + sections
+    page = _Page(report, data, split, hardest + easiest, words)
+    sections = page.section(words.hardest, hardest) + page.section(words.easiest, easiest)
+    body = _summary(report, words) + sections
     title = f"{report.dataset} · {report.split} · {report.model}"
     with replaced_atomically(path) as temporary:
         temporary.write_text(_html.page(title, _STYLE, body, language), encoding="utf-8")
@@ -100,9 +100,9 @@ class _Page:
         data: RetrievalData,
         split: EmbeddedSplit,
         cards: list[_Card],
-        texts: Mapping[str, str],
+        words: Words,
     ) -> None:
-        self._report, self._rows, self._texts = report, split.texts, texts
+        self._report, self._texts, self._words = report, split.texts, words
         queries = [query for card in cards for query in card.queries]
         shown = {card.image_id for card in cards}
         for query in queries:
@@ -116,7 +116,7 @@ class _Page:
         return f"<h2>{title}</h2><section>{content}</section>" if content else ""
 
     def _card(self, card: _Card) -> str:
-        names = (self._texts["best"], self._texts["worst"])
+        names = (self._words.best, self._words.worst)
         queries = "".join(map(self._query, names, card.queries))
         return (
             f'<article><figure><img src="{self._thumbnails.get(card.image_id, "")}" alt="">'
@@ -125,8 +125,8 @@ class _Page:
         )
 
     def _query(self, name: str, query: _Query) -> str:
-        text = self._rows[query.text]
-        rank = self._texts["rank"].format(
+        text = self._texts[query.text]
+        rank = self._words.rank.format(
             rank=self._ranks[query.text], images=self._report.images, cosine=query.score
         )
         found = "".join(
@@ -192,19 +192,19 @@ def _thumbnails(data: RetrievalData, wanted: set[Id]) -> dict[Id, str]:
     return found
 
 
-def _summary(report: RetrievalReport, texts: Mapping[str, str]) -> str:
-    heading, *rows = report.table(texts)
+def _summary(report: RetrievalReport, words: Words) -> str:
+    heading, *rows = report.table(words)
     body = "".join(
         f"<tr><th>{escape(title)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         for title, *cells in rows
     )
     heads = "".join(f"<th>{name}</th>" for name in heading)
-    summary = texts["summary"].format(
+    summary = words.summary.format(
         model=report.model,
         precision=report.precision,
         images=report.images,
         texts=report.texts,
-        normalization=texts["normalized" if report.normalized else "raw"],
+        normalization=words.normalized if report.normalized else words.raw,
         truncated=report.truncated,
         skipped=report.skipped,
     )

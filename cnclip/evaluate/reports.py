@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import replaced_atomically
-from .._locale import locale_language
+from .._locale import Words, locale_language
 from ..datasets import Problem
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..sources import Id
 from ..version import __version__
 from .confusion_table import confusion_table, notebook_html
-from .words import TEXTS
+from .words import WORDS
 
 RECALLS = ("R@1", "R@5", "R@10", "MR")
 
@@ -65,20 +65,20 @@ class RetrievalReport:
         """Number of rows that were skipped."""
         return _skipped(self.problems)
 
-    def table(self, texts: Mapping[str, str]) -> list[list[str]]:
+    def table(self, words: Words) -> list[list[str]]:
         """Return a heading, and rows with a title and the recalls, measured and published.
 
         Args:
-            texts: The texts of a language, see `words.py`.
+            words: The words of a language, see `words.py`.
         """
         rows = [["", *RECALLS]]
         for name in ("text_to_image", "image_to_text"):
             measured = getattr(self, name)
             if measured is None:
                 continue
-            figures = {texts[name]: measured}
+            figures = {getattr(words, name): measured}
             for setting, published in ((self.published or {}).get(name) or {}).items():
-                title = texts["published"].format(setting=texts[setting])
+                title = words.published.format(setting=getattr(words, setting))
                 figures[f"  {title}"] = published
             for title, recall in figures.items():
                 rows.append([title, *(f"{recall[c]:.2f}" if c in recall else "" for c in RECALLS)])
@@ -140,14 +140,14 @@ class ZeroShotReport:
         return _skipped(self.problems)
 
     def _repr_html_(self) -> str:
-        texts = TEXTS[locale_language()]
+        words = WORDS[locale_language()]
         figures = [f"top-1 {self.top1:.1f} %"]
         if self.top5 is not None:
             figures.append(f"top-5 {self.top5:.1f} %")
-        figures.append(f"{texts['mean_per_class']} {self.mean_per_class:.1f} %")
+        figures.append(f"{words.mean_per_class} {self.mean_per_class:.1f} %")
         if self.skipped:
-            figures.append(f"{texts['skipped']} {self.skipped}")
-        subtitle = texts["classified"].format(
+            figures.append(f"{words.skipped} {self.skipped}")
+        subtitle = words.classified.format(
             dataset=self.dataset,
             images=self.images,
             model=self.model,
@@ -155,7 +155,7 @@ class ZeroShotReport:
             templates=len(self.templates),
         )
         accuracies = list(self.per_class.values())
-        table = confusion_table(self.labels, self.confusion, accuracies, texts)
+        table = confusion_table(self.labels, self.confusion, accuracies, words)
         return notebook_html(" · ".join(figures), subtitle, table)
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._locale import translations
 
 # Filled in with `str.format`.
-TEXTS = translations(
+WORDS = translations(
     text_to_image=("以文搜图", "text to image"),
     image_to_text=("以图搜文", "image to text"),
     published=("作者公布的结果（{setting}）", "published by the authors, {setting}"),

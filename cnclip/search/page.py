@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from .. import _html
 from .._files import replaced_atomically
 from .._html import escape, image_url
-from .._locale import locale_language, translations
+from .._locale import Words, locale_language, translations
 from .hits import Hit
 
 MAX_IN_NOTEBOOK = 100
@@ -20,7 +19,7 @@ _THUMBNAIL = 320
 
 
 # Filled in with `str.format`.
-_TEXTS = translations(
+_WORDS = translations(
     threshold=("建议阈值 {:.3f}", "suggested threshold {:.3f}"),
     faint=("低于阈值的结果以浅色显示", "lower scores are shown faintly"),
     more=("另有 {} 个结果未显示", "{} more results are not shown"),
@@ -41,10 +40,10 @@ def write_page(
         OSError: the file cannot be written.
     """
     language = locale_language()
-    texts = _TEXTS[language]
-    note = "" if suggested is None else f" · {texts['threshold'].format(suggested)}"
+    words = _WORDS[language]
+    note = "" if suggested is None else f" · {words.threshold.format(suggested)}"
     heading = f"<h1>{escape(query)}</h1><p>{escape(subtitle)}{note}</p>"
-    body = heading + _cards(hits, suggested, texts)
+    body = heading + _cards(hits, suggested, words)
     with replaced_atomically(path) as temporary:
         temporary.write_text(_html.page(query, _STYLE, body, language), encoding="utf-8")
 
@@ -54,20 +53,20 @@ def notebook_html(hits: list[Hit], suggested: float | None = None) -> str:
 
     The first `MAX_IN_NOTEBOOK` hits are shown, those with a lower score than `suggested` faintly.
     """
-    texts = _TEXTS[locale_language()]
+    words = _WORDS[locale_language()]
     shown = hits[:MAX_IN_NOTEBOOK]
     notes = []
     if suggested is not None and hits:
-        notes += [texts["threshold"].format(suggested), texts["faint"]]
+        notes += [words.threshold.format(suggested), words.faint]
     if len(hits) > len(shown):
-        notes.append(texts["more"].format(len(hits) - len(shown)))
+        notes.append(words.more.format(len(hits) - len(shown)))
     below = f"<p><small>{' · '.join(notes)}</small></p>" if notes else ""
-    return f"<style>\n{_STYLE}</style>\n{_cards(shown, suggested, texts)}{below}"
+    return f"<style>\n{_STYLE}</style>\n{_cards(shown, suggested, words)}{below}"
 
 
-def _cards(hits: list[Hit], suggested: float | None, texts: Mapping[str, str]) -> str:
-    cards = "".join(_card(hit, suggested, texts["cosine"]) for hit in hits)
-    content = cards or f"<p>{texts['nothing']}</p>"
+def _cards(hits: list[Hit], suggested: float | None, words: Words) -> str:
+    cards = "".join(_card(hit, suggested, words.cosine) for hit in hits)
+    content = cards or f"<p>{words.nothing}</p>"
     return f'<section class="cnclip-found">{content}</section>'
 
 

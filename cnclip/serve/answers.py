@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .._locale import Words
 from ..pipelines.scores import probabilities
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..search import Hit
 from .collections import Searchable
-from .words import Words
 
 MAX_WORDS = 75
 """The limit of a query, as in the model card's widget."""

@@ -13,14 +13,14 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from PIL import Image
 
-from .._locale import LANGUAGES, Language
+from .._locale import LANGUAGES, Language, Words
 from ..errors import CnclipError
 from . import answers, tiles
 from .answers import MAX_RESULTS, MAX_WORDS, Refused
 from .collections import Searchable
 from .guard import Application, Guard
 from .look import CSS, theme
-from .words import WORDS, Words
+from .words import WORDS
 
 logger = logging.getLogger("cnclip")
 

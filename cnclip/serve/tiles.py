@@ -5,8 +5,8 @@ from __future__ import annotations
 from PIL import Image
 
 from .._html import escape, image_url
+from .._locale import Words
 from .answers import Probabilities, Results, Tile
-from .words import Words
 
 _MIN_BAR = 0.004
 
