@@ -233,6 +233,10 @@ def zeroshot(
     return report
 
 
+def _open(item: ClassifiedImage) -> Any:
+    return decode_image(item.row.image.read(), turned=True)
+
+
 def _classify(
     classifier: ZeroShotClassifier,
     images: Iterable[ClassifiedImage],
@@ -245,11 +249,7 @@ def _classify(
     matrix = np.zeros((count, count), np.int64)
     among_five = 0
     with progress("images", None, "image", enabled=show_progress) as advance:
-        for batch in embed_images(
-            classifier.pipeline,
-            images,
-            lambda item: decode_image(item.row.image.read(), turned=True),
-        ):
+        for batch in embed_images(classifier.pipeline, images, _open):
             for item, error in batch.failed:
                 problems.add(ProblemKind.UNREADABLE_IMAGE, item.row.where, error.reason)
             right = np.array([item.label for item in batch.embedded], np.int64)

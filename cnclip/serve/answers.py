@@ -195,7 +195,7 @@ def label(searchable: Searchable, words: Words, image: Path | None, labels: str)
 def contents(searchable: Searchable, words: Words) -> str:
     """The size of the collection, such as "362 images"."""
     collection = searchable.collection
-    template = words.texts if collection.contents == "texts" else words.images
+    template: str = words.texts if collection.contents == "texts" else words.images
     return template.format(count=f"{len(collection):,}")
 
 
