@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .._text import MAX_REASON, printable
-from ..datasets.retrieval import decode_image
 from ..errors import CnclipError
+from ..preprocessors.image import decode_image
 from ..sources.refs import ImageRef
 from .options import Kind
 

@@ -9,8 +9,8 @@ from functools import lru_cache
 from PIL import Image
 
 from .._text import first_line
-from ..datasets.retrieval import decode_image
 from ..errors import CnclipError, ImageError
+from ..preprocessors.image import decode_image
 from ..sources.refs import ImageRef, is_url
 from .items import Item
 from .rows import Container, image_item

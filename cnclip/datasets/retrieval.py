@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from .._text import first_line
-from ..errors import ImageError, Where
-from ..preprocessors.image import load_image
+from ..errors import Where
+from ..preprocessors.image import decode_image
 from ..sources.columns import Id
 from ..sources.problems import ProblemKind, Problems
 from ..sources.refs import ImageRef, ImageStore
@@ -127,26 +125,3 @@ def with_known(text: TextRow, known: Container[Id], problems: Problems) -> TextR
         skipped=not left,
     )
     return replace(text, image_ids=left) if left else None
-
-
-def decode_image(content: bytes, *, turned: bool) -> Image.Image:
-    """Decode an image file's bytes, and turn the image as its EXIF orientation says if `turned`.
-
-    Raises:
-        ImageError: they cannot be decoded. The error has a reason and no place.
-    """
-    try:
-        if turned:
-            return load_image(content)
-        image = Image.open(io.BytesIO(content))
-        image.load()
-    except MemoryError:
-        raise
-    except ImageError as error:
-        raise ImageError(error.reason) from error
-    except UnidentifiedImageError as error:
-        reason = "cannot be read as an image: of no format that Pillow knows"
-        raise ImageError(reason) from error
-    except Exception as error:  # Pillow's plugins raise a variety of exceptions
-        raise ImageError(f"cannot be read as an image: {first_line(error)}") from error
-    return image

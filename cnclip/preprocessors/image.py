@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TypeAlias
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .._text import first_line
-from ..errors import ImageError, ImageNotFoundError, InputTypeError
+from ..errors import CnclipError, ImageError, ImageNotFoundError, InputTypeError
 from ._download import download
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
@@ -49,42 +51,60 @@ def load_image(
     """
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
-        return _decode(io.BytesIO(content), f"{len(content)} bytes")
-    if not isinstance(source, str | os.PathLike):
+        name = f"{len(content)} bytes"
+    elif isinstance(source, str | os.PathLike):
+        content = None
+        name = os.fsdecode(source)
+    else:
         raise InputTypeError(f"expected a path, URL or bytes, got {type(source).__name__}")
-    name = os.fsdecode(source)
     scheme = _URL.match(source) if isinstance(source, str) else None
-    if scheme is not None and scheme.group(1).lower() != "file":
-        try:
-            content = fetch(name, timeout, max_bytes)
-        except ImageError as error:
-            raise error.at(file=_shown(name)) from error.__cause__
-        return _decode(io.BytesIO(content), _shown(name))
     try:
+        if content is not None:
+            return decode_image(content)
+        if scheme is not None and scheme.group(1).lower() != "file":
+            return decode_image(fetch(name, timeout, max_bytes))
         if scheme is not None:
             name = os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(name).path))
         with Path(name).open("rb") as file:
-            return _decode(file, _shown(name))
+            return decode_image(file)
+    except ImageError as error:
+        raise error.at(file=_shown(name)) from error.__cause__
     except FileNotFoundError as error:
         raise ImageNotFoundError("no such file", file=_shown(name)) from error
-    except ImageError:
-        raise
     except (OSError, ValueError) as error:
         raise ImageError(first_line(error), file=_shown(name)) from error
 
 
-def _decode(file: IO[bytes], name: str) -> Image.Image:
-    try:
-        with Image.open(file) as image:
+def decode_image(file: bytes | IO[bytes], *, turned: bool = True) -> Image.Image:
+    """Decode an image file.
+
+    Args:
+        file: Its bytes, or the open file.
+        turned: Turn the image as its EXIF orientation says, and convert it to RGB.
+
+    Raises:
+        ImageError: it cannot be decoded. The error has a reason and no place.
+    """
+    with decoding_errors():
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        if turned:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except MemoryError:
+        image.load()
+        return image
+
+
+@contextlib.contextmanager
+def decoding_errors() -> Iterator[None]:
+    """Raise an ImageError for every exception that Pillow raises on a damaged file."""
+    try:
+        yield
+    except (CnclipError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        reason = "of no format that Pillow knows"
-        raise ImageError(f"cannot be read as an image: {reason}", file=name) from error
-    except Exception as error:  # Pillow's plugins raise any exception on a damaged file
-        reason = f"cannot be read as an image: {first_line(error)}"
-        raise ImageError(reason, file=name) from error
+        reason = "cannot be read as an image: of no format that Pillow knows"
+        raise ImageError(reason) from error
+    except Exception as error:  # Pillow's plugins raise any exception
+        raise ImageError(f"cannot be read as an image: {first_line(error)}") from error
 
 
 def fetch(url: str, timeout: float = TIMEOUT_SECONDS, max_bytes: int = MAX_DOWNLOAD_BYTES) -> bytes:

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import _core
-from .._text import first_line
 from ..archive import ArchiveInfo, read_archive
-from ..errors import CnclipError, ImageError, InvalidInputError
+from ..errors import CnclipError, InvalidInputError
 from ._prefetch import map_ahead
-from .image import load_image
+from .image import decoding_errors, load_image
 from .inputs import ImageInput, InputImage, InputImages, Preprocessed, split_input
 
 Pixels: TypeAlias = Image.Image | NDArray[np.uint8]
@@ -58,7 +57,7 @@ class CLIPPreprocessor:
         self.image_processor = _core.ImageProcessor(info.resolution, info.mean, info.std)
         self.context_length = info.context_length
         self.image_resolution = info.resolution
-        self.num_threads = num_threads or _usable_cores()
+        self.num_threads = num_threads or usable_cores()
 
     def __call__(self, input: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Make the model's inputs of images, texts, or both.
@@ -207,14 +206,10 @@ def open_pixels(image: ImageInput, resolution: int) -> Pixels:
         InvalidInputError: an array of another type or shape, or an image without pixels.
         ImageError: the image cannot be fetched, read or decoded.
     """
-    try:
+    with decoding_errors():
         if isinstance(image, np.ndarray):
             return _check_array(image)
         return to_rgb(image if isinstance(image, Image.Image) else load_image(image), resolution)
-    except (CnclipError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's plugins raise any exception on a damaged file
-        raise ImageError(f"cannot be read as an image: {first_line(error)}") from error
 
 
 def to_rgb(image: Image.Image, resolution: int) -> Image.Image:
@@ -248,7 +243,8 @@ def _check_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     return array
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

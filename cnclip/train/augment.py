@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
@@ -62,13 +62,16 @@ def _mean_colour(image: Image.Image) -> tuple[int, ...]:
     return image.resize((1, 1)).getpixel((0, 0))  # type: ignore[return-value]
 
 
-def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+def _affine(
+    image: Image.Image, matrix: Sequence[float], fill: float | tuple[int, ...] | None = None
+) -> Image.Image:
+    """Map each point of the result to a point of the image; fill the rest with a colour."""
     return image.transform(
         image.size,
         Image.Transform.AFFINE,
         matrix,
         Image.Resampling.BILINEAR,
-        fillcolor=_mean_colour(image),
+        fillcolor=_mean_colour(image) if fill is None else fill,
     )
 
 
@@ -78,42 +81,23 @@ def _rotate(image: Image.Image, random: Random) -> Image.Image:
     )
 
 
-def _shear_x(image: Image.Image, random: Random) -> Image.Image:
-    return _affine(image, (1, 0.3 * _signed(random), 0, 0, 1, 0))
-
-
-def _shear_y(image: Image.Image, random: Random) -> Image.Image:
-    return _affine(image, (1, 0, 0, 0.3 * _signed(random), 1, 0))
-
-
-def _shift_x(image: Image.Image, random: Random) -> Image.Image:
-    return _affine(image, (1, 0, 0.3 * _signed(random) * image.width, 0, 1, 0))
-
-
-def _shift_y(image: Image.Image, random: Random) -> Image.Image:
-    return _affine(image, (1, 0, 0, 0, 1, 0.3 * _signed(random) * image.height))
-
-
 def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     return lambda image, random: kind(image).enhance(1 + 0.9 * _signed(random))
 
 
-def _posterize(image: Image.Image, random: Random) -> Image.Image:
-    return ImageOps.posterize(image, 4)
-
-
 Operation = Callable[[Image.Image, Random], Image.Image]
 
+# The affine ones: shear and shift, each along x and along y.
 _OPERATIONS: tuple[Operation, ...] = (
     lambda image, random: image,
     lambda image, random: ImageOps.autocontrast(image),
     lambda image, random: ImageOps.equalize(image),
-    _posterize,
+    lambda image, random: ImageOps.posterize(image, 4),
     _rotate,
-    _shear_x,
-    _shear_y,
-    _shift_x,
-    _shift_y,
+    lambda image, random: _affine(image, (1, 0.3 * _signed(random), 0, 0, 1, 0)),
+    lambda image, random: _affine(image, (1, 0, 0, 0.3 * _signed(random), 1, 0)),
+    lambda image, random: _affine(image, (1, 0, 0.3 * _signed(random) * image.width, 0, 1, 0)),
+    lambda image, random: _affine(image, (1, 0, 0, 0, 1, 0.3 * _signed(random) * image.height)),
     _enhance(ImageEnhance.Color),
     _enhance(ImageEnhance.Contrast),
     _enhance(ImageEnhance.Brightness),
@@ -166,13 +150,7 @@ def _warped(image: Image.Image, random: Random) -> Image.Image:
     x, y = image.width / 2, image.height / 2
     right, down = random.uniform(-0.12, 0.12, size=2)
     matrix = (a, b, x * (1 - a + right) - b * y, d, e, y * (1 - e + down) - d * x)
-    return image.transform(
-        image.size,
-        Image.Transform.AFFINE,
-        matrix,
-        Image.Resampling.BILINEAR,
-        fillcolor=image.getpixel((0, 0)),
-    )
+    return _affine(image, matrix, image.getpixel((0, 0)))
 
 
 def _recoloured(image: Image.Image, random: Random) -> Image.Image:

@@ -5,38 +5,45 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from .._text import printable
-from .loader import SkippedImage
+from ..errors import ImageError
 from .process import World
 from .run_folder import TENSORBOARD, RunFolder
 
 
 class Journal:
-    """Prints and writes in the first process what all processes report.
+    """Reports of all processes, which the first one prints and writes.
 
     Attributes:
+        folder: The run's folder.
+        world: The processes.
         skipped: How many times an image could not be read, in all processes, including the
             steps before the run was resumed.
     """
 
     def __init__(self, folder: RunFolder, world: World, *, show_progress: bool) -> None:
         """Write into a run's folder; print lines on stderr if `show_progress` is set."""
-        self._folder, self._world = folder, world
+        self.folder, self.world = folder, world
         self._prints = show_progress and world.is_first
-        self._board: TensorBoard | None = None
-        self._unreported: list[SkippedImage] = []
+        self._tensorboard: Any = None
+        self._unreported: list[ImageError] = []
         self._reported: set[str] = set()
         self.skipped = 0
 
     def begin(self, step: int) -> None:
         """Continue after a step: drop the metrics of later steps, which will be repeated."""
-        if self._world.is_first:
-            self._folder.drop_metrics_after(step)
-            self._reported = self._folder.skipped()
-            self._board = TensorBoard(self._folder.path / TENSORBOARD, step)
+        if not self.world.is_first:
+            return
+        self.folder.drop_metrics_after(step)
+        self._reported = self.folder.skipped()
+        with contextlib.suppress(ImportError):  # tensorboard is optional
+            from torch.utils.tensorboard import SummaryWriter
+
+            path = str(self.folder.path / TENSORBOARD)
+            self._tensorboard = SummaryWriter(path, purge_step=step + 1)
 
     def print(self, line: str) -> None:
         """Print a line on stderr."""
@@ -45,70 +52,50 @@ class Journal:
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Add a line to the metrics."""
-        if self._board is not None:
-            self._folder.add_metrics(values)
-            self._board.add(values)
+        if self.world.is_first:
+            self.folder.add_metrics(values)
+        if self._tensorboard is not None:
+            for name, number in _scalars(values):
+                self._tensorboard.add_scalar(name, number, values["step"])
 
-    def add_skipped(self, skipped: list[SkippedImage]) -> None:
+    def add_skipped(self, skipped: list[ImageError]) -> None:
         """Remember images that this process could not read, until `report_skipped`."""
         self._unreported += skipped
-        if skipped and self._world.size == 1:
+        if skipped and self.world.size == 1:
             self.report_skipped()
 
     def report_skipped(self) -> None:
         """Report the images added since the last call, each once. All processes call."""
-        for images in self._world.gather_objects(self._unreported):
-            self.skipped += len(images)
-            for image in images:
-                if image.where not in self._reported:
-                    self._reported.add(image.where)
-                    if self._world.is_first:
-                        self._folder.add_skipped(image.where, image.reason)
-                    self.print(f"skipped: {image}")
+        for errors in self.world.gather_objects(self._unreported):
+            self.skipped += len(errors)
+            for error in errors:
+                where = str(error.where)
+                if where not in self._reported:
+                    self._reported.add(where)
+                    if self.world.is_first:
+                        self.folder.add_skipped(where, error.reason)
+                    self.print(f"skipped: {error}")
         self._unreported = []
 
     def end(self) -> None:
         """Draw the curve. An OSError here must not hide the exception that ended the run."""
-        if self._board is not None:
-            with contextlib.suppress(OSError):
-                self._board.close()
-                curve = draw_curve(self._folder.metrics())
-                if curve is not None:
-                    self._folder.write_curve(curve)
-
-
-class TensorBoard:
-    """Events for TensorBoard; does nothing if it is not installed.
-
-    Attributes:
-        writer: torch's SummaryWriter, or None.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        """Write into a folder; TensorBoard ignores its earlier events of steps after `step`."""
-        self.writer: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
+        if not self.world.is_first:
             return
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
+        with contextlib.suppress(OSError):
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+            curve = draw_curve(self.folder.metrics())
+            if curve is not None:
+                self.folder.write_curve(curve)
 
-    def add(self, values: dict[str, Any]) -> None:
-        """Add a line of `metrics.jsonl`."""
-        if self.writer is None:
-            return
-        step = values["step"]
-        for name, value in values.items():
-            if isinstance(value, dict):
-                for part, number in value.items():
-                    self.writer.add_scalar(f"{name}/{part}", number, step)
-            elif name != "step" and isinstance(value, int | float):
-                self.writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Write the buffered events."""
-        if self.writer is not None:
-            self.writer.close()
+def _scalars(values: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """The curves of TensorBoard that a line of the metrics continues."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{part}", number) for part, number in value.items())
+        elif name != "step":
+            yield name, value
 
 
 def draw_curve(metrics: list[dict[str, Any]]) -> bytes | None:

@@ -8,25 +8,25 @@ interruptions.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from .. import _core
 from .._text import first_line
 from ..datasets.pairs import PairData
-from ..datasets.retrieval import decode_image
 from ..errors import CnclipError, DatasetError, ImageError
 from ..pipelines.stream import MAX_TEXTS
+from ..preprocessors.image import decode_image, decoding_errors
 from ..preprocessors.multi_modal import to_rgb
 from ..preprocessors.text import normalize_text
 from ..sources.refs import read_content
@@ -35,6 +35,8 @@ from .loss import Pairs
 from .options import TrainOptions
 from .process import World
 from .step import Part
+
+Loaded = TypeVar("Loaded")
 
 # Pairs that are tried in place of one that cannot be read.
 MAX_REPLACEMENTS = 100
@@ -65,7 +67,7 @@ class Preprocessing:
             ImageError: The image is damaged.
         """
         processor = _processor(self.resolution, self.mean, self.std)
-        with _as_image_error():
+        with decoding_errors():
             tensor: NDArray[np.float32] = processor.process([to_rgb(image, self.resolution)])[0]
         return tensor
 
@@ -78,43 +80,8 @@ class Preprocessing:
         return torch.from_numpy(ids)
 
 
-@contextlib.contextmanager
-def _as_image_error() -> Iterator[None]:
-    """Pillow raises many types of exceptions on damaged files: raise ImageError instead."""
-    try:
-        yield
-    except (CnclipError, MemoryError):
-        raise
-    except Exception as error:
-        raise ImageError(f"cannot be read as an image: {first_line(error)}") from error
-
-
-@lru_cache(maxsize=4)
-def _processor(
-    resolution: int, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> _core.ImageProcessor:
-    return _core.ImageProcessor(resolution, mean, std)
-
-
-@lru_cache(maxsize=4)
-def _tokenizer(vocabulary: bytes) -> _core.Tokenizer:
-    return _core.Tokenizer(vocabulary)
-
-
-@dataclass(frozen=True)
-class SkippedImage:
-    """An image that could not be read. Its text is `WHERE: REASON`.
-
-    Attributes:
-        where: Its place in the data set.
-        reason: Why it could not be read.
-    """
-
-    where: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.reason}"
+_processor = lru_cache(maxsize=4)(_core.ImageProcessor)
+_tokenizer = lru_cache(maxsize=4)(_core.Tokenizer)
 
 
 def read_image(data: PairData, image: int) -> tuple[Image.Image, int]:
@@ -127,10 +94,10 @@ def read_image(data: PairData, image: int) -> tuple[Image.Image, int]:
     return decode_image(content, turned=data.turns_images), _key(content)
 
 
-def skipped_image(data: PairData, image: int, error: CnclipError | MemoryError) -> SkippedImage:
-    """Describe an image that `read_image` or `Preprocessing.pixels` could not read."""
+def skipped_image(data: PairData, image: int, error: CnclipError | MemoryError) -> ImageError:
+    """The report of an image that `read_image` or `Preprocessing.pixels` could not read."""
     reason = error.reason if isinstance(error, CnclipError) else first_line(error)
-    return SkippedImage(str(data.where(image)), reason)
+    return ImageError(reason, data.where(image))
 
 
 def _text_keys(texts: list[str], preprocessing: Preprocessing) -> NDArray[np.int64]:
@@ -166,31 +133,27 @@ class Sample:
     image_key: int
     text_key: int
     described: NDArray[np.int64]
-    skipped: list[SkippedImage]
+    skipped: list[ImageError]
 
 
 class TrainingPairs(Dataset[Sample]):
     """A data set's pairs by their positions in a run.
 
     Attributes:
+        options: Sampling, augmentation, seed.
         size: The number of pairs (or images) in an epoch.
     """
 
     def __init__(
         self, data: PairData, options: TrainOptions, preprocessing: tuple[Preprocessing, ...]
     ) -> None:
-        """Prepare for a data set.
-
-        Args:
-            data: The data set.
-            options: Sampling, augmentation, seed.
-            preprocessing: That of the student, and perhaps of a teacher.
+        """Take the preprocessing of the student, and perhaps of a teacher.
 
         Raises:
-            DatasetError: It has no pairs.
+            DatasetError: The data set has no pairs.
         """
         self._data = data
-        self._options = options
+        self.options = options
         self._preprocessing = preprocessing
         self._texts = data.texts if options.raw_text else [normalize_text(t) for t in data.texts]
         self._keys = _text_keys(self._texts, preprocessing[0])
@@ -213,10 +176,10 @@ class TrainingPairs(Dataset[Sample]):
         Raises:
             DatasetError: Too many images in a row cannot be read.
         """
-        random = np.random.default_rng([self._options.seed, position])
+        random = np.random.default_rng([self.options.seed, position])
         epoch, index = divmod(position, self.size)
         place = int(self._order_of(epoch)[index])
-        skipped: list[SkippedImage] = []
+        skipped: list[ImageError] = []
         while True:
             image, text = self._pair(place, random)
             try:
@@ -229,79 +192,27 @@ class TrainingPairs(Dataset[Sample]):
                     ) from error
                 place = int(random.integers(self.size))
 
-    def __getitems__(self, positions: list[int]) -> list[Sample] | CnclipError:
-        """The pairs of a part, or the error; torch's DataLoader calls this.
+    def __getitems__(self, positions: list[int]) -> tuple[Part, list[ImageError]] | CnclipError:
+        """A part on the CPU, and the skipped images; or the error. torch's DataLoader calls this.
 
         An error that a worker process raises reaches the main process as a text with a traceback:
         return it as a value instead.
         """
         try:
-            return [self[position] for position in positions]
+            samples = [self[position] for position in positions]
         except CnclipError as error:
             return error
+        skipped = [image for sample in samples for image in sample.skipped]
+        return self._part(samples), skipped
 
-    def _pair(self, place: int, random: np.random.Generator) -> tuple[int, int]:
-        """The image and text at an index of the data set's pairs, or of its images."""
-        if self._options.sampling == "pairs":
-            image, text = self._data.pairs[place]
-            return int(image), int(text)
-        image = self._described[place]
-        texts = self._texts_of[self._starts[image] : self._starts[image + 1]]
-        if not self._options.rare_texts:
-            return int(image), int(texts[random.integers(len(texts))])
-        weights = self._weights[texts]
-        return int(image), int(random.choice(texts, p=weights / weights.sum()))
-
-    def _read(
-        self, image: int, text: int, random: np.random.Generator, skipped: list[SkippedImage]
-    ) -> Sample:
-        opened, key = read_image(self._data, image)
-        with _as_image_error():
-            opened = augment(opened, self._options.augment, random)
-        pixels = tuple(preprocessing.pixels(opened) for preprocessing in self._preprocessing)
-        texts = self._texts_of[self._starts[image] : self._starts[image + 1]]
-        return Sample(
-            pixels, self._texts[text], key, int(self._keys[text]), self._keys[texts], skipped
-        )
-
-    def _order_of(self, epoch: int) -> NDArray[np.int64]:
-        """The order in which an epoch visits the data set's pairs, or its images."""
-        if self._order[0] != epoch:
-            random = np.random.default_rng([self._options.seed, epoch, 1])
-            self._order = (epoch, self._shuffled(random))
-        return self._order[1]
-
-    def _shuffled(self, random: np.random.Generator) -> NDArray[np.int64]:
-        if self._data.groups is None:
-            return random.permutation(self.size)
-        pairs = self._options.sampling == "pairs"
-        images = self._data.pairs[:, 0] if pairs else self._described
-        # Shuffle the groups, and then the pairs of as many groups as a process holds in memory.
-        names, groups = np.unique(self._data.groups[images], return_inverse=True)
-        turn = random.permutation(len(names))[groups] // self._data.groups_kept
-        return np.lexsort((random.random(self.size), turn))
-
-
-class Collate:
-    """Stacks samples into a part of a batch."""
-
-    def __init__(self, preprocessing: tuple[Preprocessing, ...], whole_width: bool) -> None:
-        """Take the models' preprocessing; `whole_width` gives every part the same shape."""
-        self._preprocessing = preprocessing
-        self._whole_width = whole_width
-
-    def __call__(
-        self, samples: list[Sample] | CnclipError
-    ) -> tuple[Part, list[SkippedImage]] | CnclipError:
-        """The part, on the CPU, and the images that were skipped; or the error."""
-        if isinstance(samples, CnclipError):
-            return samples
+    def _part(self, samples: list[Sample]) -> Part:
         texts = [sample.text for sample in samples]
         pixels, ids = [], []
         for index, preprocessing in enumerate(self._preprocessing):
             stacked = np.stack([sample.pixels[index] for sample in samples])
             pixels.append(torch.from_numpy(stacked))
-            ids.append(preprocessing.ids(texts, whole_width=self._whole_width))
+            # A compiled model needs parts of the same shape.
+            ids.append(preprocessing.ids(texts, whole_width=self.options.compile))
         described = np.array([[sample.text_key] for sample in samples]).repeat(
             max(len(sample.described) for sample in samples), axis=1
         )
@@ -313,8 +224,53 @@ class Collate:
             torch.from_numpy(described),
         )
         teacher = (pixels[1], ids[1]) if len(self._preprocessing) > 1 else None
-        skipped = [image for sample in samples for image in sample.skipped]
-        return Part(pixels[0], ids[0], pairs, teacher), skipped
+        return Part(pixels[0], ids[0], pairs, teacher)
+
+    def _pair(self, place: int, random: np.random.Generator) -> tuple[int, int]:
+        """The image and text at an index of the data set's pairs, or of its images."""
+        if self.options.sampling == "pairs":
+            image, text = self._data.pairs[place]
+            return int(image), int(text)
+        image = self._described[place]
+        texts = self._texts_of[self._starts[image] : self._starts[image + 1]]
+        if not self.options.rare_texts:
+            return int(image), int(texts[random.integers(len(texts))])
+        weights = self._weights[texts]
+        return int(image), int(random.choice(texts, p=weights / weights.sum()))
+
+    def _read(
+        self, image: int, text: int, random: np.random.Generator, skipped: list[ImageError]
+    ) -> Sample:
+        opened, key = read_image(self._data, image)
+        with decoding_errors():
+            opened = augment(opened, self.options.augment, random)
+        pixels = tuple(preprocessing.pixels(opened) for preprocessing in self._preprocessing)
+        texts = self._texts_of[self._starts[image] : self._starts[image + 1]]
+        return Sample(
+            pixels, self._texts[text], key, int(self._keys[text]), self._keys[texts], skipped
+        )
+
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        """The order in which an epoch visits the data set's pairs, or its images."""
+        if self._order[0] != epoch:
+            random = np.random.default_rng([self.options.seed, epoch, 1])
+            self._order = (epoch, self._shuffled(random))
+        return self._order[1]
+
+    def _shuffled(self, random: np.random.Generator) -> NDArray[np.int64]:
+        if self._data.groups is None:
+            return random.permutation(self.size)
+        pairs = self.options.sampling == "pairs"
+        images = self._data.pairs[:, 0] if pairs else self._described
+        # Shuffle the groups, and then the pairs of as many groups as a process holds in memory.
+        names, groups = np.unique(self._data.groups[images], return_inverse=True)
+        turn = random.permutation(len(names))[groups] // self._data.groups_kept
+        return np.lexsort((random.random(self.size), turn))
+
+
+def unchanged(loaded: Loaded) -> Loaded:
+    """The `collate_fn` of data sets whose `__getitems__` makes the batch."""
+    return loaded
 
 
 def leave_group(worker: int) -> None:
@@ -325,35 +281,9 @@ def leave_group(worker: int) -> None:
     os.setpgid(0, 0)
 
 
-class _Positions(Sampler[list[int]]):
-    """The positions of each part of this process, starting with a step."""
-
-    def __init__(self, options: TrainOptions, world: World, first_step: int, steps: int) -> None:
-        self._options = options
-        self._world = world
-        self._first_step = first_step
-        self._steps = steps
-
-    def __iter__(self) -> Iterator[list[int]]:
-        size, parts = self._options.batch_size, self._options.accum_freq
-        for step in range(self._first_step, self._steps):
-            for part in range(parts):
-                start = ((step * self._world.size + self._world.rank) * parts + part) * size
-                yield list(range(start, start + size))
-
-    def __len__(self) -> int:
-        return (self._steps - self._first_step) * self._options.accum_freq
-
-
 def training_parts(
-    pairs: TrainingPairs,
-    preprocessing: tuple[Preprocessing, ...],
-    options: TrainOptions,
-    world: World,
-    workers: int,
-    first_step: int,
-    steps: int,
-) -> Iterator[tuple[Part, list[SkippedImage]]]:
+    pairs: TrainingPairs, world: World, workers: int, first_step: int, steps: int
+) -> Iterator[tuple[Part, list[ImageError]]]:
     """Yield the parts of every batch, starting with a step, and the images that were skipped.
 
     `accum_freq` parts make a batch.
@@ -364,9 +294,9 @@ def training_parts(
     """
     loader: DataLoader[Sample] = DataLoader(
         pairs,
-        batch_sampler=_Positions(options, world, first_step, steps),
+        batch_sampler=_positions(pairs.options, world, first_step, steps),
         num_workers=workers,
-        collate_fn=Collate(preprocessing, whole_width=options.compile),
+        collate_fn=unchanged,
         pin_memory=world.device.type == "cuda",
         generator=torch.Generator(),  # a separate one: do not advance the generator of dropout
         worker_init_fn=leave_group,
@@ -375,3 +305,14 @@ def training_parts(
         if isinstance(loaded, CnclipError):
             raise loaded
         yield loaded
+
+
+def _positions(
+    options: TrainOptions, world: World, first_step: int, steps: int
+) -> Iterator[list[int]]:
+    """The positions of each part of this process, starting with a step."""
+    size, parts = options.batch_size, options.accum_freq
+    for step in range(first_step, steps):
+        for part in range(parts):
+            start = ((step * world.size + world.rank) * parts + part) * size
+            yield list(range(start, start + size))

@@ -19,8 +19,9 @@ from ..convert import convert
 from ..datasets.pairs import PairData
 from ..errors import ModelRunError
 from ..modeling.clip import MAX_LOGIT_SCALE
+from ..preprocessors.multi_modal import usable_cores
 from .journal import Journal
-from .loader import SkippedImage, TrainingPairs, training_parts
+from .loader import TrainingPairs, training_parts
 from .model import (
     learning_rate,
     make_model,
@@ -31,8 +32,8 @@ from .model import (
     write_checkpoint,
 )
 from .options import TrainOptions
-from .process import Interrupts, World
-from .run_folder import ARCHIVE, BEST, RunFolder
+from .process import Interrupts
+from .run_folder import ARCHIVE, BEST
 from .run_state import Recalls, RunState, digests_of
 from .step import Part, Stepper
 from .validate import Validation, Validator
@@ -78,9 +79,8 @@ class TrainingLoop:
         data: PairData,
         validation: PairData | None,
         options: TrainOptions,
-        world: World,
-        folder: RunFolder,
         journal: Journal,
+        *,
         from_scratch: bool,
     ) -> None:
         """Build the model and prepare the data sets.
@@ -91,15 +91,17 @@ class TrainingLoop:
             MissingExtraError: peft is not installed.
         """
         torch.manual_seed(options.seed)
-        self.options, self.world, self.folder, self.journal = options, world, folder, journal
+        self.options, self.journal, self.interrupts = options, journal, Interrupts()
+        self.world, self.folder = journal.world, journal.folder
+        world = self.world
         self.start, self.data, self.from_scratch = start, data, from_scratch
         self.digests = digests_of(start, data, validation)
         model = make_model(start, options, from_scratch=from_scratch).to(world.device)
         self.state = RunState(model, options, world)
         self.model = wrap_model(model, options, world)
         teacher, of_teacher = make_teacher(options, world, self.autocast)
-        self.preprocessing = (preprocessing_of(start, options.context_length), *of_teacher)
-        self.pairs = TrainingPairs(data, options, self.preprocessing)
+        preprocessing = (preprocessing_of(start, options.context_length), *of_teacher)
+        self.pairs = TrainingPairs(data, options, preprocessing)
         self.stepper = Stepper(self.model, world, self.autocast, options.duplicates, teacher)
         self.batch = options.batch_size * options.accum_freq * world.size
         epochs = options.max_epochs * self.pairs.size
@@ -109,13 +111,7 @@ class TrainingLoop:
         self.validator = None
         if validation is not None:
             self.validator = Validator(
-                validation,
-                self.preprocessing[0],
-                world,
-                self.autocast,
-                options.valid_batch_size or options.batch_size,
-                self.workers,
-                raw_text=options.raw_text,
+                validation, preprocessing[0], world, self.autocast, self.workers, options
             )
         # Each process draws other numbers for dropout and masked patches.
         torch.manual_seed(options.seed + world.rank)
@@ -139,7 +135,7 @@ class TrainingLoop:
             self.journal.skipped = self.state.restore(state, self.digests)
             self.journal.print(f"resumed after step {self.state.step} of {self.steps}")
 
-    def run(self, interrupts: Interrupts) -> TrainReport:
+    def run(self) -> TrainReport:
         """Run the remaining steps.
 
         Raises:
@@ -152,8 +148,8 @@ class TrainingLoop:
         journal.begin(state.step)
         self._print_plan()
         try:
-            self._validate_before_steps(interrupts)
-            self._run_steps(interrupts)
+            self._validate_before_steps()
+            self._run_steps()
         except _StopRequested:
             self._save()
             journal.print(
@@ -191,10 +187,10 @@ class TrainingLoop:
 
     # --- Steps ---
 
-    def _run_steps(self, interrupts: Interrupts) -> None:
+    def _run_steps(self) -> None:
         state = self.state
         self._set_training_mode()
-        batches = self._batches(interrupts)
+        batches = self._batches()
         last_save = last_line = time.monotonic()
         while state.step < self.steps:
             rate = self._step(next(batches))
@@ -203,10 +199,10 @@ class TrainingLoop:
                 self._log(rate, seconds)
                 last_line = time.monotonic()
             if self._validation_is_due():
-                self._validate_and_keep_best(interrupts)
+                self._validate_and_keep_best()
                 last_line = time.monotonic()
             # If one process has to stop or save, all do.
-            stop = self.world.max(interrupts.requested)
+            stop = self.world.max(self.interrupts.requested)
             save = self.world.max(self._save_is_due(time.monotonic() - last_save))
             if stop and state.step < self.steps:
                 raise _StopRequested
@@ -227,34 +223,21 @@ class TrainingLoop:
             ):
                 module.eval()
 
-    def _batches(self, interrupts: Interrupts) -> Iterator[list[Part]]:
+    def _batches(self) -> Iterator[list[Part]]:
         """The parts of each remaining batch, on the device."""
-        parts = training_parts(
-            self.pairs,
-            self.preprocessing,
-            self.options,
-            self.world,
-            self.workers,
-            self.state.step,
-            self.steps,
-        )
+        parts = training_parts(self.pairs, self.world, self.workers, self.state.step, self.steps)
         while True:
             batch = []
             for _ in range(self.options.accum_freq):
-                part, skipped = self._next_part(parts, interrupts)
+                try:
+                    part, skipped = next(parts)
+                except RuntimeError:
+                    if self.interrupts.requested and self.world.size == 1:
+                        raise _StopRequested from None  # the signal ended a worker process, too
+                    raise
                 batch.append(part.to(self.world.device))
                 self.journal.add_skipped(skipped)
             yield batch
-
-    def _next_part(
-        self, parts: Iterator[tuple[Part, list[SkippedImage]]], interrupts: Interrupts
-    ) -> tuple[Part, list[SkippedImage]]:
-        try:
-            return next(parts)
-        except RuntimeError:
-            if interrupts.requested and self.world.size == 1:
-                raise _StopRequested from None  # the signal ended a worker process, too
-            raise
 
     def _step(self, parts: list[Part]) -> float:
         """Make a step; returns its learning rate."""
@@ -309,16 +292,16 @@ class TrainingLoop:
 
     # --- Validation ---
 
-    def _validate_before_steps(self, interrupts: Interrupts) -> None:
+    def _validate_before_steps(self) -> None:
         """Measure recall before the first step, or repeat a validation that was interrupted."""
         state = self.state
         if self.validator is None or state.checked_step == state.step:
             return
         if state.step == 0 and not self.from_scratch:
-            found = self._validate(interrupts)
+            found = self._validate()
             state.before = (found.text_to_image, found.image_to_text)
         elif state.step > 0 and self._validation_is_due():
-            self._validate_and_keep_best(interrupts)
+            self._validate_and_keep_best()
 
     def _validation_is_due(self) -> bool:
         options, step = self.options, self.state.step
@@ -331,22 +314,22 @@ class TrainingLoop:
         every = options.valid_epoch_interval * self.pairs.size
         return bool(every) and step * self.batch // every > (step - 1) * self.batch // every
 
-    def _validate_and_keep_best(self, interrupts: Interrupts) -> None:
+    def _validate_and_keep_best(self) -> None:
         """Measure recall, and write the weights if they are the best so far."""
         state = self.state
-        found = self._validate(interrupts)
+        found = self._validate()
         if found.mean_recall > state.best_value:
             state.best_value, state.best_step = found.mean_recall, state.step
             state.best = (found.text_to_image, found.image_to_text)
             self._write_best()
 
-    def _validate(self, interrupts: Interrupts) -> Validation:
+    def _validate(self) -> Validation:
         assert self.validator is not None and self.validation is not None
         state = self.state
         state.check_weights()
         # Each process has its own statistics of batch norms; those of process 0 are written.
         self.world.broadcast(state.saved_model.buffers())
-        found = self.validator.measure(state.saved_model, stop=lambda: interrupts.requested)
+        found = self.validator.measure(state.saved_model, stop=lambda: self.interrupts.requested)
         if found is None:
             raise _StopRequested
         state.checked_step = state.step
@@ -387,9 +370,8 @@ class TrainingLoop:
 
 def _default_workers() -> int:
     """One per core that this process may use, at most MAX_WORKERS, shared by local processes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MAX_WORKERS, (cores or 1) // local))
+    return max(1, min(MAX_WORKERS, usable_cores() // local))
 
 
 def _format_time(seconds: float) -> str:

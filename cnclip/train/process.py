@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -125,36 +125,45 @@ def _device(name: str, local_rank: int) -> torch.device:
     return torch.device("cuda", index)
 
 
+@dataclass
 class Interrupts:
-    """Turns the first SIGINT or SIGTERM into a flag, so that the step ends and the state is saved.
+    """Whether a signal asked this process to stop."""
+
+    requested: bool = False
+
+
+@contextlib.contextmanager
+def catch_signals(interrupts: Interrupts) -> Iterator[None]:
+    """Set a flag on the first SIGINT or SIGTERM, so that the step ends and the state is saved.
 
     A second signal raises KeyboardInterrupt at once.
-
-    Attributes:
-        requested: Whether a signal asked this process to stop.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self) -> Interrupts:
-        # Python sets signal handlers, and raises KeyboardInterrupt, only in the main thread.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupts.requested:
             raise KeyboardInterrupt
-        self.requested = True
+        interrupts.requested = True
+
+    # Python sets signal handlers, and raises KeyboardInterrupt, only in the main thread.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """The states of the generators that training on a device uses: the CPU's, and a GPU's."""
+    on_gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_gpu]
+
+
+def set_random_state(states: list[Tensor], device: torch.device) -> None:
+    """Restore the states that `random_state` returned; those of another kind of device partly."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)

@@ -15,7 +15,7 @@ from ..models import read_checkpoint
 from .journal import Journal
 from .loop import TrainingLoop, TrainReport
 from .options import TrainOptions
-from .process import Interrupts, join_world
+from .process import catch_signals, join_world
 from .run_folder import RunFolder
 
 
@@ -76,7 +76,7 @@ def finetune(
         journal = Journal(folder, world, show_progress=show_progress)
         start = sizes_of(model) if from_scratch else read_checkpoint(model, revision)
         data, validation = _open_data(train, train_split, val, val_split, journal)
-        loop = TrainingLoop(start, data, validation, chosen, world, folder, journal, from_scratch)
+        loop = TrainingLoop(start, data, validation, chosen, journal, from_scratch=from_scratch)
         if world.is_first:
             folder.prepare(resume=resume)
         world.barrier()
@@ -93,8 +93,8 @@ def finetune(
                 "revision": revision,
             }
             folder.write_options(arguments | dataclasses.asdict(chosen))
-        with Interrupts() as interrupts:
-            return loop.run(interrupts)
+        with catch_signals(loop.interrupts):
+            return loop.run()
 
 
 def _open_data(

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, InvalidInputError, ModelRunError
 from ..modeling.clip import ChineseClip
 from .model import AverageModel, make_optimizer
 from .options import TrainOptions
-from .process import World
+from .process import World, random_state, set_random_state
 from .run_folder import RunFolder
 from .validate import Recall
 
@@ -28,16 +28,13 @@ class RunState:
     """A model in training.
 
     Attributes:
-        model: The model.
-        average: The average of its weights, if `ema_decay` is set.
-        optimizer: Its optimizer.
+        average: The average of the model's weights, if `ema_decay` is set.
         scaler: The scaler of float16 gradients.
         step: The number of completed steps.
         losses: Losses of the steps since the last line of the log, 0-d.
         loss: The mean loss in the last line of the log.
         before: Recall before the first step.
-        best: Recall of the best weights.
-        best_value: The mean recall of the best weights.
+        best: Recall of the best weights, whose mean is `best_value`.
         best_step: The step after which the weights were best.
         checked_step: The step after which recall was measured last.
     """
@@ -63,11 +60,7 @@ class RunState:
         return self.model if self.average is None else self.average.model
 
     def check_weights(self) -> None:
-        """Check that all weights are finite.
-
-        Raises:
-            ModelRunError: They are not.
-        """
+        """Raise ModelRunError if a weight is not finite."""
         trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
         if not bool(torch.stack(torch._foreach_norm(trained)).isfinite().all()):
             raise ModelRunError(
@@ -80,7 +73,7 @@ class RunState:
 
         Args:
             folder: The run's folder.
-            digests: Of the model and data sets, see `digests_of`.
+            digests: The result of `digests_of`.
             skipped: How many images could not be read.
 
         Raises:
@@ -88,10 +81,7 @@ class RunState:
             OSError: The state cannot be written.
         """
         self.check_weights()
-        random = [torch.get_rng_state()]
-        if self._world.device.type == "cuda":
-            random.append(torch.cuda.get_rng_state(self._world.device))
-        random_states = self._world.gather_objects(random)
+        random_states = self._world.gather_objects(random_state(self._world.device))
         if not self._world.is_first:
             return
         folder.write_state(
@@ -127,10 +117,7 @@ class RunState:
                 self.average.model.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            random = state["random"][self._world.rank]
-            torch.set_rng_state(random[0])
-            if self._world.device.type == "cuda" and len(random) > 1:
-                torch.cuda.set_rng_state(random[1], self._world.device)
+            set_random_state(state["random"][self._world.rank], self._world.device)
             self.losses = [
                 torch.tensor(loss, device=self._world.device) for loss in state["losses"]
             ]

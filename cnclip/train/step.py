@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .loss import Pairs, contrastive_loss, distillation_loss, matches
-from .process import World
+from .process import World, random_state, set_random_state
 
 # Rows of images, rows of texts, logit scale; or the gradients by them.
 Rows = tuple[Tensor, Tensor, Tensor]
@@ -122,7 +122,7 @@ class Stepper:
             last = index + 1 == len(parts)
             if len(parts) > 1:
                 with (
-                    _random_state(states[index], part.pixels.device),
+                    _repeated_random_numbers(states[index], part.pixels.device),
                     self._no_gradient_exchange(not last),
                 ):
                     with self._autocast():
@@ -139,7 +139,7 @@ class Stepper:
         inner = getattr(self._model, "module", self._model)
         with torch.no_grad(), _frozen_statistics(inner):
             for part in parts:
-                states.append(_get_random_state(part.pixels.device))
+                states.append(random_state(part.pixels.device))
                 with self._autocast():
                     rows.append(_detached(inner(part.pixels, part.ids)))
         return rows, states
@@ -228,25 +228,9 @@ def _frozen_statistics(model: nn.Module) -> Iterator[None]:
                 tracked.copy_(count)
 
 
-def _get_random_state(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
-
-
 @contextlib.contextmanager
-def _random_state(states: list[Tensor], device: torch.device) -> Iterator[None]:
+def _repeated_random_numbers(states: list[Tensor], device: torch.device) -> Iterator[None]:
     """Repeat the random numbers (dropout, masked patches) that followed these states."""
-    after = _get_random_state(device)
-    _set_random_state(states, device)
-    try:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        set_random_state(states, device)
         yield
-    finally:
-        _set_random_state(after, device)
-
-
-def _set_random_state(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)

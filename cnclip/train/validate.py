@@ -18,11 +18,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.pairs import PairData
-from ..errors import CnclipError, DatasetError
+from ..errors import CnclipError, DatasetError, ImageError
 from ..evaluate import mutual_top_k, recall_at_k
 from ..modeling.clip import ChineseClip
 from ..preprocessors.text import normalize_text
-from .loader import Preprocessing, SkippedImage, leave_group, read_image, skipped_image
+from .loader import Preprocessing, leave_group, read_image, skipped_image, unchanged
+from .options import TrainOptions
 from .process import World
 
 Recall = dict[str, float]
@@ -40,7 +41,7 @@ class Validation:
 
     text_to_image: Recall
     image_to_text: Recall
-    skipped: list[SkippedImage]
+    skipped: list[ImageError]
 
     @property
     def mean_recall(self) -> float:
@@ -56,7 +57,7 @@ class _Embedded:
     image_rows: NDArray[np.float32]
     texts: NDArray[np.int64]
     text_rows: NDArray[np.float32]
-    skipped: list[SkippedImage]
+    skipped: list[ImageError]
 
 
 class Validator:
@@ -68,29 +69,28 @@ class Validator:
         preprocessing: Preprocessing,
         world: World,
         autocast: Callable[[], contextlib.AbstractContextManager[None]],
-        batch_size: int,
         workers: int,
-        *,
-        raw_text: bool = False,
+        options: TrainOptions,
     ) -> None:
         """Prepare for a data set.
 
+        The candidates of a text are all images that have a text, those of an image all texts that
+        have an image.
+
         Args:
-            data: The data set. The candidates of a text are all images that have a text, those of
-                an image all texts that have an image.
+            data: The data set.
             preprocessing: The model's.
             world: The processes.
             autocast: Returns the context in which the towers run.
-            batch_size: Images or texts that pass through a tower at once.
             workers: Processes that read images.
-            raw_text: Use texts without `normalize_text`.
+            options: The batch size, and whether texts are normalized.
         """
         self._data, self._preprocessing = data, preprocessing
-        self._world, self._autocast = world, autocast
-        self._batch_size, self._workers = batch_size, workers
+        self._world, self._autocast, self._workers = world, autocast, workers
+        self._batch_size = options.valid_batch_size or options.batch_size
         self._images, self._texts = np.unique(data.pairs[:, 0]), np.unique(data.pairs[:, 1])
         words = [data.texts[text] for text in self._texts]
-        self._words = words if raw_text else [normalize_text(text) for text in words]
+        self._words = words if options.raw_text else [normalize_text(text) for text in words]
 
     def measure(
         self, model: ChineseClip, stop: Callable[[], bool] = lambda: False
@@ -136,7 +136,7 @@ class Validator:
         share = slice(self._world.rank, None, self._world.size)
         empty = np.empty((0, model.config.embed_dim), np.float32)
         numbers: list[int] = []
-        skipped: list[SkippedImage] = []
+        skipped: list[ImageError] = []
         rows, text_rows = [empty], [empty]
         for some, pixels, failed in self._batches_of_images(self._images[share]):
             skipped += failed
@@ -161,20 +161,22 @@ class Validator:
             skipped,
         )
 
-    def _batches_of_images(
-        self, numbers: NDArray[np.int64]
-    ) -> DataLoader[tuple[int, NDArray[np.float32] | SkippedImage]]:
+    def _batches_of_images(self, numbers: NDArray[np.int64]) -> DataLoader[ImageBatch]:
         return DataLoader(
             _Images(self._data, numbers, self._preprocessing),
             batch_size=self._batch_size,
             num_workers=self._workers,
-            collate_fn=_collate,
+            collate_fn=unchanged,
             generator=torch.Generator(),  # a separate one: do not advance the training's generator
             worker_init_fn=leave_group,
         )
 
 
-class _Images(Dataset[tuple[int, NDArray[np.float32] | SkippedImage]]):
+# Numbers of images, their pixels, and the images that could not be read.
+ImageBatch = tuple[list[int], torch.Tensor, list[ImageError]]
+
+
+class _Images(Dataset[ImageBatch]):
     def __init__(
         self, data: PairData, numbers: NDArray[np.int64], preprocessing: Preprocessing
     ) -> None:
@@ -183,29 +185,18 @@ class _Images(Dataset[tuple[int, NDArray[np.float32] | SkippedImage]]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __getitem__(self, index: int) -> tuple[int, NDArray[np.float32] | SkippedImage]:
-        """An image's number, and its pixels or the reason why it has none."""
-        image = int(self._numbers[index])
-        try:
-            opened, _ = read_image(self._data, image)
-            return image, self._preprocessing.pixels(opened)
-        except CnclipError as error:
-            return image, skipped_image(self._data, image, error)
-
-
-def _collate(
-    items: list[tuple[int, NDArray[np.float32] | SkippedImage]],
-) -> tuple[list[int], torch.Tensor, list[SkippedImage]]:
-    numbers: list[int] = []
-    pixels: list[NDArray[np.float32]] = []
-    skipped: list[SkippedImage] = []
-    for number, value in items:
-        if isinstance(value, SkippedImage):
-            skipped.append(value)
-        else:
-            numbers.append(number)
-            pixels.append(value)
-    return numbers, torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0), skipped
+    def __getitems__(self, indices: list[int]) -> ImageBatch:
+        numbers: list[int] = []
+        pixels: list[NDArray[np.float32]] = []
+        skipped: list[ImageError] = []
+        for image in self._numbers[indices].tolist():
+            try:
+                opened, _ = read_image(self._data, image)
+                pixels.append(self._preprocessing.pixels(opened))
+                numbers.append(image)
+            except CnclipError as error:
+                skipped.append(skipped_image(self._data, image, error))
+        return numbers, torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0), skipped
 
 
 def _recalls(
@@ -218,30 +209,34 @@ def _recalls(
     """Text to image, image to text; `images` and `texts` are sorted, with one row per number."""
     pairs = pairs[np.isin(pairs[:, 0], images)]
     by_text, by_image = mutual_top_k(text_rows, image_rows, 10)
-    of_text = _relevant(pairs[:, 1], np.searchsorted(images, pairs[:, 0]), texts)
-    of_image = _relevant(pairs[:, 0], np.searchsorted(texts, pairs[:, 1]), images)
+    places_of_images = np.searchsorted(images, pairs[:, 0])
+    places_of_texts = np.searchsorted(texts, pairs[:, 1])
     return (
-        recall_at_k(*_answerable(by_text.indices, of_text)),
-        recall_at_k(*_answerable(by_image.indices, of_image)),
+        _recall(by_text.indices, texts, pairs[:, 1], places_of_images),
+        _recall(by_image.indices, images, pairs[:, 0], places_of_texts),
     )
 
 
-def _relevant(
-    queries: NDArray[np.int64], candidates: NDArray[np.int64], known: NDArray[np.int64]
-) -> list[NDArray[np.int64]]:
-    """For each known query its relevant candidates."""
+def _recall(
+    ranked: NDArray[np.int64],
+    known: NDArray[np.int64],
+    queries: NDArray[np.int64],
+    candidates: NDArray[np.int64],
+) -> Recall:
+    """The recall of the known queries, of which `queries[i]` has the candidate `candidates[i]`.
+
+    A query without candidates is left out, since its image could not be read.
+    """
     order = np.argsort(queries, kind="stable")
-    queries, candidates = queries[order], candidates[order]
-    starts, ends = (np.searchsorted(queries, known, side=side) for side in ("left", "right"))
-    return [candidates[start:end] for start, end in zip(starts, ends, strict=True)]
-
-
-def _answerable(
-    ranked: NDArray[np.int64], relevant: list[NDArray[np.int64]]
-) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Without queries that have no relevant candidate, since its image could not be read."""
-    some = np.array([len(candidates) > 0 for candidates in relevant])
-    return ranked[some], [candidates for candidates in relevant if len(candidates)]
+    starts, ends = (
+        np.searchsorted(queries, known, side=side, sorter=order) for side in ("left", "right")
+    )
+    has_candidates = starts < ends
+    relevant = [
+        candidates[order[start:end]]
+        for start, end in zip(starts[has_candidates], ends[has_candidates], strict=True)
+    ]
+    return recall_at_k(ranked[has_candidates], relevant)
 
 
 @contextlib.contextmanager

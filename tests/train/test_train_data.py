@@ -89,7 +89,7 @@ def test_processes_share_a_batch(data: Any, workers: int) -> None:
     def steps_of(size: int, world: World, start: int = 0) -> list[Any]:
         options = TrainOptions(batch_size=size, accum_freq=2)
         pairs = TrainingPairs(data, options, PREPROCESSING)
-        loader = training_parts(pairs, PREPROCESSING, options, world, workers, start, 6)
+        loader = training_parts(pairs, world, workers, start, 6)
         parts = [part.pairs.images.tolist() for part, _ in loader]
         return [first + second for first, second in zip(parts[::2], parts[1::2], strict=True)]
 
@@ -103,7 +103,7 @@ def test_parts_have_the_shapes_and_types_of_the_model(data: Any) -> None:
     options = TrainOptions(batch_size=5)
     pairs = TrainingPairs(data, options, PREPROCESSING)
     world = World(0, 1, torch.device("cpu"))
-    part, skipped = next(iter(training_parts(pairs, PREPROCESSING, options, world, 0, 0, 1)))
+    part, skipped = next(iter(training_parts(pairs, world, 0, 0, 1)))
     assert part.pixels.shape == (5, 3, 16, 16) and part.pixels.dtype == torch.float32
     assert part.ids.shape[0] == 5 and part.ids.shape[1] <= 6 and part.ids.dtype == torch.int64
     assert not skipped and part.teacher is None
