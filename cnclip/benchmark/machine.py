@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
 from .. import _core
+from ..preprocessors.multi_modal import usable_cores
 
 _PEAK_SECONDS = 0.1
 
@@ -39,19 +39,12 @@ def measure_peak(precision: str, num_threads: int, seconds: float = _PEAK_SECOND
     return sum(known) if known else None
 
 
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def describe_machine() -> dict[str, str | int]:
     """Return the processor's name, its cores, the system, and versions of the libraries."""
     names = ("torch", "numpy", "pillow")
     return {
         "processor": _processor_name(),
-        "cores": available_cores(),
+        "cores": usable_cores(),
         "isa": _core.ImageProcessor(224).isa,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

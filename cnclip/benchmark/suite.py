@@ -16,10 +16,12 @@ from ..archive import ArchiveInfo
 from ..errors import DeviceError, InputTypeError, InvalidInputError
 from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
+from ..preprocessors.inputs import check_integer
+from ..preprocessors.multi_modal import usable_cores
 from ..version import __version__
 from . import inputs, start
 from .flops import image_flops, text_flops
-from .machine import available_cores, describe_machine, measure_peak
+from .machine import describe_machine, measure_peak
 from .report import BenchmarkReport, Result, spread
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -54,25 +56,25 @@ class Settings:
             InputTypeError: a value has another type.
             InvalidInputError: a value is out of range.
         """
-        for name in ("precisions", "batch_sizes", "threads"):
+        bounds = {"batch_sizes": MAX_BATCH, "threads": MAX_THREADS}
+        for name in ("precisions", *bounds):
             value = getattr(self, name)
-            if not isinstance(value, tuple) and (name, value) != ("threads", None):
+            if value is None and name == "threads":
+                continue
+            if not isinstance(value, tuple):
                 raise InputTypeError(f"expected a tuple, got {type(value).__name__}", item=name)
+            if not value:
+                raise InvalidInputError("expected at least one value", item=name)
+            for number in value if name in bounds else ():
+                check_integer(number, name, bounds[name])
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 known = ", ".join(PRECISIONS)
-                raise InvalidInputError(f"expected {known}, got {precision!r}", item="precision")
-        _check_range("batch size", self.batch_sizes, MAX_BATCH)
-        _check_range("threads", self.threads if self.threads is not None else (1,), MAX_THREADS)
-        _check_range("rounds", (self.rounds,), MAX_ROUNDS)
-        if not self.precisions or not self.batch_sizes or self.threads == ():
-            raise InvalidInputError(
-                "expected at least one precision, batch size and number of threads"
-            )
+                raise InvalidInputError(f"expected {known}, got {precision!r}", item="precisions")
+        check_integer(self.rounds, "rounds", MAX_ROUNDS)
         if not isinstance(self.seconds, int | float):
-            raise InputTypeError(
-                f"expected a number, got {type(self.seconds).__name__}", item="seconds"
-            )
+            found = type(self.seconds).__name__
+            raise InputTypeError(f"expected a number, got {found}", item="seconds")
         if not self.seconds > 0:
             raise InvalidInputError(f"expected more than 0, got {self.seconds}", item="seconds")
 
@@ -104,7 +106,7 @@ def run_benchmark(
     """
     settings = settings or Settings()
     if settings.threads is None:
-        settings = dataclasses.replace(settings, threads=(available_cores(),))
+        settings = dataclasses.replace(settings, threads=(usable_cores(),))
     info = open_archive(model)
     opened, skipped = _open_all(model, settings)
     peak_cases = {key: _peak_case(*key) for key in opened}
@@ -133,19 +135,6 @@ def run_benchmark(
     )
 
 
-def _check_range(name: str, values: tuple[int, ...], maximum: int) -> None:
-    for value in values:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise InputTypeError(f"expected int, got {type(value).__name__}", item=name)
-        if not 1 <= value <= maximum:
-            raise InvalidInputError(f"expected 1 to {maximum}, got {value}", item=name)
-
-
-def _configurations(settings: Settings) -> Iterator[tuple[str, int]]:
-    assert settings.threads is not None
-    return itertools.product(settings.precisions, settings.threads)
-
-
 def _peak_case(precision: str, threads: int) -> Case:
     row = _row(
         "arithmetic peak", unit="operations per second", precision=precision, threads=threads
@@ -156,10 +145,11 @@ def _peak_case(precision: str, threads: int) -> Case:
 def _open_all(
     model: str, settings: Settings
 ) -> tuple[dict[tuple[str, int], MultiModalEmbeddingPipeline], list[dict[str, str]]]:
-    """A pipeline for each precision and number of threads, and the precisions without one."""
+    """A pipeline for each precision and number of threads; the precisions that were skipped."""
     opened = {}
     skipped: dict[str, str] = {}
-    for precision, threads in _configurations(settings):
+    assert settings.threads is not None
+    for precision, threads in itertools.product(settings.precisions, settings.threads):
         if precision in skipped:
             continue
         try:
@@ -202,27 +192,33 @@ def _cases_of(
     architecture = info.metadata["architecture"]
     configuration: dict[str, Any] = {"precision": precision, "threads": threads}
     yield _start_case(model, configuration)
-    kinds: list[tuple[str, str, Callable[[int], list[Any]], dict[str, Any]]] = []
-    size = f"{inputs.WIDTH} x {inputs.HEIGHT}"
-    flops = {"flops": image_flops(architecture)}
-    kinds.append((f"image {size}", "img", inputs.make_images, flops))
-    for tokens in sorted({min(n, info.context_length) for n in inputs.TOKENS}):
-        flops = {"flops": text_flops(architecture, tokens), "tokens": tokens}
-        make = _text_maker(tokens)
-        kinds.append((f"text of {tokens} tokens", "text", make, flops))
-    for (name, key, make, more), batch_size in itertools.product(kinds, settings.batch_sizes):
-        row = _row(name, batch_size=batch_size, **configuration, **more)
-        yield _timed(row, _forward_call(embedder, key, make(batch_size)), batch_size)
+    for batch_size in settings.batch_sizes:
+        row = _row(
+            f"image {inputs.WIDTH} x {inputs.HEIGHT}",
+            batch_size=batch_size,
+            flops=image_flops(architecture),
+            **configuration,
+        )
+        yield _forward_case(row, embedder, "img", inputs.make_images(batch_size))
+    for tokens, batch_size in itertools.product(_text_lengths(info), settings.batch_sizes):
+        row = _row(
+            f"text of {tokens} tokens",
+            batch_size=batch_size,
+            tokens=tokens,
+            flops=text_flops(architecture, tokens),
+            **configuration,
+        )
+        yield _forward_case(row, embedder, "text", inputs.make_texts(batch_size, tokens))
 
 
-def _text_maker(tokens: int) -> Callable[[int], list[str]]:
-    return lambda count: inputs.make_texts(count, tokens)
+def _text_lengths(info: ArchiveInfo) -> list[int]:
+    return sorted({min(tokens, info.context_length) for tokens in inputs.TOKENS})
 
 
-def _forward_call(
-    embedder: MultiModalEmbeddingPipeline, key: str, items: list[Any]
-) -> Callable[[], object]:
-    return lambda: embedder.forward({key: items}, batch_size=len(items))
+def _forward_case(
+    row: Result, embedder: MultiModalEmbeddingPipeline, key: str, items: list[Any]
+) -> Case:
+    return _timed(row, lambda: embedder.forward({key: items}, batch_size=len(items)), len(items))
 
 
 def _start_case(model: str, configuration: dict[str, Any]) -> Case:
@@ -299,11 +295,10 @@ def _with_values(
 
 def _describe_model(name: str, info: ArchiveInfo) -> dict[str, Any]:
     architecture = info.metadata["architecture"]
-    lengths = sorted({min(n, info.context_length) for n in inputs.TOKENS})
     return {
         "name": name,
         "parameters": info.metadata["parameters"],
         "architecture": architecture,
         "image_flops": image_flops(architecture),
-        "text_flops": {str(n): text_flops(architecture, n) for n in lengths},
+        "text_flops": {str(n): text_flops(architecture, n) for n in _text_lengths(info)},
     }

@@ -8,11 +8,10 @@ import re
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from .. import _core, _libtorch
-from ..errors import DeviceError, InputTypeError, InvalidInputError
+from ..errors import DeviceError, InvalidInputError
 from ..models import open_archive
+from ..preprocessors.inputs import check_integer
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..utils.constant import Tasks
 from .embedding import MultiModalEmbeddingPipeline
@@ -71,18 +70,18 @@ def pipeline(
         InvalidInputError, InputTypeError: another argument is not one of those above.
     """
     if task not in _TASKS:
-        raise InvalidInputError(f"task: expected one of {', '.join(_TASKS)}, got {task!r}")
+        raise InvalidInputError(f"expected one of {', '.join(_TASKS)}, got {task!r}", item="task")
     if model is None:
-        raise InvalidInputError(
-            "model: expected an archive, a model directory or 'emoji-cn', got None"
-        )
+        reason = "expected an archive, a model directory or 'emoji-cn', got None"
+        raise InvalidInputError(reason, item="model")
     if precision not in _PRECISIONS:
-        raise InvalidInputError(
-            f"precision: expected one of {', '.join(_PRECISIONS)}, got {precision!r}"
-        )
+        reason = f"expected one of {', '.join(_PRECISIONS)}, got {precision!r}"
+        raise InvalidInputError(reason, item="precision")
     if return_tensors not in ("np", "pt"):
-        raise InvalidInputError(f"return_tensors: expected 'np' or 'pt', got {return_tensors!r}")
-    _check_num_threads(num_threads)
+        reason = f"expected 'np' or 'pt', got {return_tensors!r}"
+        raise InvalidInputError(reason, item="return_tensors")
+    if num_threads is not None:
+        check_integer(num_threads, "num_threads", MAX_THREADS)
     where = choose_device(device)
     _core.check_precision(where, precision)  # before the work of converting
     info = open_archive(model, model_revision, local_files_only=local_files_only)
@@ -96,22 +95,8 @@ def pipeline(
         precision=precision,
         num_threads=int(num_threads or 0),
     )
-    return MultiModalEmbeddingPipeline(
-        EmbeddingModel(info, encoder, where, precision, return_tensors),
-        preprocessor,
-        return_tensors,
-    )
-
-
-def _check_num_threads(num_threads: int | None) -> None:
-    if num_threads is None:
-        return
-    if not isinstance(num_threads, int | np.integer) or isinstance(num_threads, bool):
-        raise InputTypeError(f"num_threads: expected int, got {type(num_threads).__name__}")
-    if not 1 <= num_threads <= MAX_THREADS:
-        raise InvalidInputError(
-            f"num_threads: expected 1 to {MAX_THREADS}, or None, got {num_threads}"
-        )
+    opened = EmbeddingModel(info, encoder, where, precision, return_tensors)
+    return MultiModalEmbeddingPipeline(opened, preprocessor)
 
 
 def choose_device(device: str) -> str:
@@ -125,11 +110,11 @@ def choose_device(device: str) -> str:
         return "cpu"
     match = _GPU.fullmatch(device) if isinstance(device, str) else None
     if match is None:
-        raise InvalidInputError(f"device: expected 'cpu', 'gpu' or 'cuda:N', got {device!r}")
+        raise InvalidInputError(f"expected 'cpu', 'gpu' or 'cuda:N', got {device!r}", item="device")
     available = _core.cuda_count() if _libtorch.load_cuda() else 0
     kind, number = match.groups()
     if number is None and kind == "gpu":
-        # One process a GPU is how launchers start them; ModelScope reads the same variable.
+        # Launchers start one process per GPU; ModelScope reads the same variable.
         rank = os.environ.get("LOCAL_RANK", "0")
         number = rank if rank.isdecimal() else "0"
     index = int(number or 0)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputTypeError, InvalidInputError
 from ..outputs import OutputKeys
-from ..preprocessors.inputs import InputImages, InputTexts, split_input
+from ..preprocessors.inputs import InputImages, InputTexts, check_integer, split_input
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from .model import EmbeddingModel, as_returned
 from .stream import IMAGE_BATCH, Batch, embed_images, embed_texts
@@ -29,15 +28,9 @@ class MultiModalEmbeddingPipeline:
         preprocessor: Images and texts to the model's input.
     """
 
-    def __init__(
-        self,
-        model: EmbeddingModel,
-        preprocessor: CLIPPreprocessor,
-        return_tensors: Literal["np", "pt"] = "np",
-    ) -> None:
+    def __init__(self, model: EmbeddingModel, preprocessor: CLIPPreprocessor) -> None:
         self.model = model
         self.preprocessor = preprocessor
-        self._return_tensors = return_tensors
 
     def preprocess(self, input: Mapping[str, Any]) -> dict[str, Any]:
         """Make the tensors that ModelScope's `preprocess` returns for the same input.
@@ -50,7 +43,7 @@ class MultiModalEmbeddingPipeline:
             {'img': float32 [n, 3, r, r], 'text': int64 [n, 52]}, the keys of the input.
         """
         arrays = self.preprocessor(input)
-        return {key: as_returned(array, self._return_tensors) for key, array in arrays.items()}
+        return {key: as_returned(array, self.model.return_tensors) for key, array in arrays.items()}
 
     def forward(self, input: Mapping[str, Any], batch_size: int | None = None) -> dict[str, Any]:
         """Embed images, texts, or both.
@@ -78,7 +71,8 @@ class MultiModalEmbeddingPipeline:
             ImageError: an image cannot be read; also an OSError. Messages name the item.
             KeyboardInterrupt: Ctrl-C, seen between batches.
         """
-        _check_batch_size(batch_size)
+        if batch_size is not None:
+            check_integer(batch_size, "batch_size")
         images, texts = split_input(input)
         return self._output(
             None if images is None else self._embed_images(images, batch_size),
@@ -107,7 +101,8 @@ class MultiModalEmbeddingPipeline:
         """
         if not isinstance(input, list):
             return self.forward(input, batch_size)
-        _check_batch_size(batch_size)
+        if batch_size is not None:
+            check_integer(batch_size, "batch_size")
         parts = [split_input(item, f"input[{index}]") for index, item in enumerate(input)]
         image_counts, text_counts = [0] * len(parts), [0] * len(parts)
         images = self._embed_images(_chain([some for some, _ in parts], image_counts), batch_size)
@@ -148,8 +143,8 @@ class MultiModalEmbeddingPipeline:
         self, images: NDArray[np.float32] | None, texts: NDArray[np.float32] | None
     ) -> dict[str, Any]:
         return {
-            OutputKeys.IMG_EMBEDDING: as_returned(images, self._return_tensors),
-            OutputKeys.TEXT_EMBEDDING: as_returned(texts, self._return_tensors),
+            OutputKeys.IMG_EMBEDDING: as_returned(images, self.model.return_tensors),
+            OutputKeys.TEXT_EMBEDDING: as_returned(texts, self.model.return_tensors),
         }
 
 
@@ -166,13 +161,3 @@ def _chain(parts: list[list[T] | Iterator[T] | None], counts: list[int]) -> list
                 yield item
 
     return draw() if any(isinstance(part, Iterator) for part in parts) else list(draw())
-
-
-def _check_batch_size(batch_size: int | None) -> None:
-    if batch_size is None:
-        return
-    if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool):
-        found = type(batch_size).__name__
-        raise InputTypeError(f"expected int, got {found}", item="batch_size")
-    if batch_size < 1:
-        raise InvalidInputError(f"expected 1 or more, got {batch_size}", item="batch_size")

@@ -1,7 +1,8 @@
-"""An open model, and what its device limits."""
+"""An open model, and the limits of its device."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,34 +19,28 @@ if TYPE_CHECKING:
 _MAX_IMAGE_BATCH = {"cpu": 32, "cuda": 256}
 
 
+@dataclass(eq=False)
 class EmbeddingModel:
     """An open model.
 
     Attributes:
         info: The metadata of its archive.
-        device: Where it runs: `'cpu'` or `'cuda:N'`.
-        precision: What it computes in, such as `'fp32'`.
         encoder: The C core's encoder.
+        device: Where it runs: `'cpu'` or `'cuda:N'`.
+        precision: The precision in which it computes, such as `'fp32'`.
+        return_tensors: `'np'` for NumPy arrays, `'pt'` for torch tensors.
     """
 
-    def __init__(
-        self,
-        info: ArchiveInfo,
-        encoder: _core.Encoder,
-        device: str,
-        precision: str,
-        return_tensors: Literal["np", "pt"],
-    ) -> None:
-        self.info = info
-        self.device = device
-        self.precision = precision
-        self.encoder = encoder
-        self._return_tensors = return_tensors
+    info: ArchiveInfo
+    encoder: _core.Encoder
+    device: str
+    precision: str
+    return_tensors: Literal["np", "pt"]
 
     @property
     def temperature(self) -> Any:
         """Similarities are divided by it before a softmax: 0-d float32, array or tensor."""
-        return as_returned(np.array(self.info.temperature, np.float32), self._return_tensors)
+        return as_returned(np.array(self.info.temperature, np.float32), self.return_tensors)
 
     @property
     def max_image_batch(self) -> int:

@@ -1,6 +1,6 @@
 """Images and texts to the arrays that the model takes, under ModelScope's module paths.
 
-`image.py` opens images, `inputs.py` checks the input dict of a call, `multi_modal.py` makes the
+`image.py` opens images, `inputs.py` checks the arguments of a call, `multi_modal.py` makes the
 arrays, several images at once. May import `_core`, `archive` and `errors`.
 """
 

@@ -12,7 +12,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from types import TracebackType
+from functools import partial
 from typing import Any
 
 from .._text import first_line
@@ -65,8 +65,7 @@ def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        _HTTPHandler(deadline),
-        _HTTPSHandler(deadline),
+        _WatchedHandler(deadline),
         urllib.request.DataHandler(),
         urllib.request.HTTPRedirectHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
@@ -95,12 +94,7 @@ class _Deadline:
         self._timer.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._timer.cancel()
         with self._lock:
             for connection in self._connections:
@@ -140,29 +134,22 @@ class _HTTPSConnection(http.client.HTTPSConnection, _HTTPConnection):
     """Connects as `_HTTPConnection` does, so it is watched before the TLS handshake."""
 
 
-class _HTTPHandler(urllib.request.HTTPHandler):
+class _WatchedHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens http and https URLs with connections that a deadline watches."""
+
     def __init__(self, deadline: _Deadline) -> None:
         super().__init__()
         self._deadline = deadline
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._connection, req)
-
-    def _connection(self, host: str, **options: Any) -> http.client.HTTPConnection:
-        connection = _HTTPConnection(host, **options)
-        connection.deadline = self._deadline
-        return connection
-
-
-class _HTTPSHandler(urllib.request.HTTPSHandler):
-    def __init__(self, deadline: _Deadline) -> None:
-        super().__init__()
-        self._deadline = deadline
+        return self.do_open(partial(self._connection, _HTTPConnection), req)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._connection, req)
+        return self.do_open(partial(self._connection, _HTTPSConnection), req)
 
-    def _connection(self, host: str, **options: Any) -> http.client.HTTPConnection:
-        connection = _HTTPSConnection(host, **options)
+    def _connection(
+        self, kind: type[_HTTPConnection], host: str, **options: Any
+    ) -> http.client.HTTPConnection:
+        connection = kind(host, **options)
         connection.deadline = self._deadline
         return connection

@@ -1,4 +1,4 @@
-"""The input dict of a call: checks it, and splits it into images and texts."""
+"""The arguments of a call: checks them, and splits the input dict into images and texts."""
 
 from __future__ import annotations
 
@@ -62,6 +62,19 @@ _IMAGE_TYPES = (
 # file, whose lines are not images.
 _NO_ITEMS = (Mapping, set, frozenset, str, bytes, bytearray, memoryview, np.ndarray, io.IOBase)
 _IMAGE = "PIL.Image.Image, a path, a URL, bytes, a uint8 array [height, width, 3]"
+
+
+def check_integer(value: Any, name: str, maximum: int | None = None) -> None:
+    """Check an argument of a call: an integer, perhaps of NumPy, from 1 to `maximum`.
+
+    Raises:
+        InputTypeError, InvalidInputError: it is another value; the error names the argument.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise InputTypeError(f"expected int, got {type(value).__name__}", item=name)
+    if value < 1 or (maximum is not None and value > maximum):
+        bounds = "1 or more" if maximum is None else f"1 to {maximum}"
+        raise InvalidInputError(f"expected {bounds}, got {value}", item=name)
 
 
 def split_input(

@@ -39,14 +39,9 @@ _PREVIOUS_BEST = ".best.old"
 
 
 class RunFolder:
-    """A run's folder.
-
-    Attributes:
-        path: Its path.
-    """
+    """A run's folder, which `prepare` creates."""
 
     def __init__(self, path: Path) -> None:
-        """Take a path; `prepare` creates the folder."""
         self.path = path
 
     def prepare(self, *, resume: bool) -> None:
@@ -109,8 +104,7 @@ class RunFolder:
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Append a line."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        self._append(METRICS, values)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines so far, without an incomplete last one."""
@@ -125,8 +119,7 @@ class RunFolder:
 
     def add_skipped(self, where: str, reason: str) -> None:
         """Append a line for an image that could not be read."""
-        with (self.path / SKIPPED).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps({"where": where, "what": reason}, ensure_ascii=False) + "\n")
+        self._append(SKIPPED, {"where": where, "what": reason})
 
     def skipped(self) -> set[str]:
         """The places of the images that could not be read so far."""
@@ -136,6 +129,10 @@ class RunFolder:
         """Replace the plot of the metrics."""
         with replaced_atomically(self.path / CURVE) as temporary:
             temporary.write_bytes(png)
+
+    def _append(self, name: str, values: dict[str, Any]) -> None:
+        with (self.path / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         try:
