@@ -170,16 +170,12 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
 
 
-def _find(file: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
-    """The entry of an extra file: TorchScript stores them under `<archive's name>/extra/`."""
-    ending = f"/extra/{name}"
-    found = (entry for entry in file.infolist() if entry.filename.endswith(ending))
-    return next((entry for entry in found if entry.filename.count("/") == 2), None)
-
-
 def _extra(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
-    entry = _find(file, name)
-    if entry is None:
+    """The content of an extra file, which TorchScript stores as `<archive's name>/extra/NAME`."""
+    for entry in file.infolist():
+        if entry.filename.endswith(f"/extra/{name}") and entry.filename.count("/") == 2:
+            break
+    else:
         raise ArchiveError(f"not an archive of cnclip: it holds no extra file {name}", file=path)
     if entry.file_size > _MAX_BYTES[name]:
         raise ArchiveError(f"{name} claims {entry.file_size} bytes, too many to be true", file=path)

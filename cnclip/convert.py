@@ -56,7 +56,7 @@ def convert(
         OSError: the output cannot be written.
     """
     if to not in FORMATS:
-        raise InvalidInputError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
+        raise InvalidInputError(f"expected one of {', '.join(FORMATS)}, got {to!r}", item="to")
     target = Path(output)
     _check_target(target, to)
     hints = _hints(vision_head_width, text_head_width, vocabulary)
@@ -102,7 +102,8 @@ def _check_target(target: Path, to: str) -> None:
             f"expected a name that ends in .pt and not in {SUFFIX}", file=target
         )
     if not target.name or "\0" in target.name:
-        raise InvalidInputError(f"output: expected a name of a file or folder, got {str(target)!r}")
+        reason = f"expected a name of a file or folder, got {str(target)!r}"
+        raise InvalidInputError(reason, item="output")
 
 
 def _check_not_source(target: Path, files: Iterable[Path]) -> None:
@@ -130,7 +131,7 @@ def _hints(
 
     for name, width in (("vision", vision_head_width), ("text", text_head_width)):
         if width is not None and (type(width) is not int or width < 1):
-            raise InvalidInputError(f"{name}_head_width: expected 1 or more, got {width!r}")
+            raise InvalidInputError(f"expected 1 or more, got {width!r}", item=f"{name}_head_width")
     if (vision_head_width, text_head_width, vocabulary) == (None, None, None):
         return None
     words = None if vocabulary is None else read_vocabulary(Path(vocabulary))

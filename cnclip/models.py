@@ -49,7 +49,7 @@ def find_model(
     if str(name) in SHIPPED_MODELS:
         return SHIPPED_MODELS[str(name)]
     if not isinstance(name, str | os.PathLike):
-        raise InputTypeError(f"model: expected a name or path, got {type(name).__name__}")
+        raise InputTypeError(f"expected a name or path, got {type(name).__name__}", item="model")
     path = Path(name)
     try:
         path = path.expanduser()
@@ -132,7 +132,7 @@ def read_source(source: Source, hints: Hints | None = None) -> Checkpoint:
     Raises:
         CheckpointError: the checkpoint cannot be used; names the file or tensor.
     """
-    from .checkpoints.checkpoint import Hints as AllHints
+    from .checkpoints.checkpoint import Hints
     from .checkpoints.cn_clip import read_cn_clip
     from .checkpoints.huggingface import read_huggingface
     from .checkpoints.modelscope import read_modelscope
@@ -143,7 +143,7 @@ def read_source(source: Source, hints: Hints | None = None) -> Checkpoint:
         "huggingface": read_huggingface,
     }
     try:
-        return readers[source.format](source, hints or AllHints())
+        return readers[source.format](source, hints or Hints())
     except OSError as error:
         raise CheckpointError(f"cannot be read: {first_line(error)}", file=source.path) from error
 

@@ -1,4 +1,4 @@
-"""Keys of the pipeline's answers, under ModelScope's names (`modelscope.outputs`)."""
+"""Keys of the pipeline's results, under ModelScope's names (`modelscope.outputs`)."""
 
 from typing import Final
 

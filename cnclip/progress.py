@@ -12,12 +12,12 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @contextlib.contextmanager
 def progress(
-    what: str, total: int | None = None, unit: str = "", *, done: int = 0, enabled: bool = True
+    label: str, total: int | None = None, unit: str = "", *, done: int = 0, enabled: bool = True
 ) -> Iterator[Callable[[int], None]]:
     """Report the progress of a loop.
 
     Args:
-        what: The label, such as "images".
+        label: The name of the items, such as "images".
         total: The number of items, if it is known.
         unit: The unit of the rate, in the singular.
         done: The number of items that were finished before.
@@ -32,19 +32,15 @@ def progress(
     try:
         from tqdm import tqdm
     except ImportError:
-        yield _lines(what, total, done)
+        yield _lines(label, total, done)
         return
     with tqdm(
-        desc=what, total=total, initial=done, unit=f" {unit}", file=sys.stderr, delay=1.0
+        desc=label, total=total, initial=done, unit=f" {unit}", file=sys.stderr, delay=1.0
     ) as bar:
-
-        def advance(count: int) -> None:
-            bar.update(count)
-
-        yield advance
+        yield bar.update
 
 
-def _lines(what: str, total: int | None, done: int) -> Callable[[int], None]:
+def _lines(label: str, total: int | None, done: int) -> Callable[[int], None]:
     begin = last = time.monotonic()
     count = done
 
@@ -58,6 +54,6 @@ def _lines(what: str, total: int | None, done: int) -> Callable[[int], None]:
         rate = (count - done) / (now - begin)
         left = "" if total is None or not rate else f", {(total - count) / rate / 60:.1f} min left"
         of = "" if total is None else f" of {total}"
-        print(f"{what}: {count}{of}, {rate:.1f}/s{left}", file=sys.stderr, flush=True)
+        print(f"{label}: {count}{of}, {rate:.1f}/s{left}", file=sys.stderr, flush=True)
 
     return advance

@@ -156,11 +156,7 @@ def learning_rate(step: int, steps: int, options: TrainOptions) -> float:
 
 
 class AverageModel(Generic[Model]):
-    """A model whose weights are an exponential moving average of another model's.
-
-    Attributes:
-        model: The averaged model.
-    """
+    """A model whose weights are an exponential moving average of another model's."""
 
     def __init__(self, model: Model, decay: float) -> None:
         """Start with a copy of a model."""
@@ -184,11 +180,7 @@ class AverageModel(Generic[Model]):
 
 
 def _add_adapters(model: ChineseClip, options: TrainOptions) -> None:
-    """Add adapters to the linear layers; only they and the logit scale are trained.
-
-    Raises:
-        MissingExtraError: peft is not installed.
-    """
+    """Add adapters to the linear layers; only they and the logit scale are trained."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:

@@ -91,11 +91,8 @@ class Stepper:
             duplicates: See `contrastive_loss`.
             teacher: For distillation.
         """
-        self._model = model
-        self._world = world
-        self._autocast = autocast
-        self._duplicates = duplicates
-        self._teacher = teacher
+        self._model, self._world, self._autocast = model, world, autocast
+        self._duplicates, self._teacher = duplicates, teacher
 
     def gradients(self, parts: list[Part], loss_factor: float = 1.0) -> Tensor:
         """Add the gradient of a batch's loss to that of the parameters.
@@ -117,18 +114,16 @@ class Stepper:
         images, texts = (torch.cat([row[i] for row in rows]).requires_grad_() for i in range(2))
         scale = rows[0][2].requires_grad_()
         loss, gradients = self._loss(parts, images, texts, scale, loss_factor)
+        if len(parts) == 1:
+            self._backward(outputs, gradients, 0, last=True)
+            return loss
         start = 0
         for index, part in enumerate(parts):
             last = index + 1 == len(parts)
-            if len(parts) > 1:
-                with (
-                    _repeated_random_numbers(states[index], part.pixels.device),
-                    self._no_gradient_exchange(not last),
-                ):
-                    with self._autocast():
-                        outputs = self._model(part.pixels, part.ids)
-                    self._backward(outputs, gradients, start, last)
-            else:
+            repeated = _repeated_random_numbers(states[index], part.pixels.device)
+            with repeated, self._no_gradient_exchange(not last):
+                with self._autocast():
+                    outputs = self._model(part.pixels, part.ids)
                 self._backward(outputs, gradients, start, last)
             start += len(part.pixels)
         return loss
