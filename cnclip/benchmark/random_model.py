@@ -5,16 +5,16 @@ They are as fast as trained ones. Making one imports torch.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..archive import SUFFIX
-from ..checkpoints.files import VOCABULARY, WEIGHTS
-from ..checkpoints.known import KNOWN_MODELS, VOCABULARY_SIZE
+from ..checkpoints.files import WEIGHTS
+from ..checkpoints.known import KNOWN_MODELS
 from ..convert import convert
 from ..errors import InvalidInputError
 
@@ -59,26 +59,22 @@ def write_model_directory(architecture: str, directory: Path) -> None:
         raise InvalidInputError(
             f"expected one of {known}, got {architecture!r}", item="architecture"
         )
-    import torch
+    from ..checkpoints.modelscope import write_modelscope
+    from ..checkpoints.scratch import sizes_of
 
-    from ..checkpoints.modelscope import config_files
-
-    config = KNOWN_MODELS[architecture]
+    checkpoint = sizes_of(architecture)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / VOCABULARY).write_bytes(vocabulary())
-    for name, content in config_files(config).items():
-        (directory / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    torch.save({"state_dict": _random_weights(config)}, directory / WEIGHTS)
+    write_modelscope(replace(checkpoint, weights=_random_weights(checkpoint.config)), directory)
 
 
 def _random_weights(config: ClipConfig) -> dict[str, torch.Tensor]:
     """Random weights, named as in published checkpoints."""
     import torch
 
-    from ..modeling.clip import ChineseClip, half_precision_names
+    from ..checkpoints.checkpoint import empty_model
+    from ..modeling.clip import half_precision_names
 
-    with torch.device("meta"):
-        model = ChineseClip(config)
+    model = empty_model(config)
     half = half_precision_names(model)
     generator = torch.Generator().manual_seed(0)
     weights = {}
@@ -93,29 +89,4 @@ def _random_weights(config: ClipConfig) -> dict[str, torch.Tensor]:
         else:
             value.normal_(0, 0.02, generator=generator)
         weights[name] = value.half() if name in half else value
-    # Embeddings do not use the pooler, but ModelScope requires it.
-    width = model.text_projection.shape[0]
-    weights["bert.pooler.dense.weight"] = torch.zeros(width, width).half()
-    weights["bert.pooler.dense.bias"] = torch.zeros(width).half()
-    return {f"module.{name}": value for name, value in weights.items()}
-
-
-def vocabulary() -> bytes:
-    """Return a vocab.txt of VOCABULARY_SIZE entries, in an order similar to BERT's Chinese one.
-
-    Special entries are followed by lower-case letters, digits and signs, by letters and digits as
-    continuations, and by the CJK ideographs from U+4E00.
-    """
-    entries = [
-        "[PAD]",
-        *(f"[unused{i}]" for i in range(1, 100)),
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-    ]
-    signs = [chr(code) for code in range(0x21, 0x7F) if not chr(code).isupper()]
-    entries += signs + [f"##{sign}" for sign in signs if sign.isalnum()]
-    first = ord("一")
-    entries += [chr(first + i) for i in range(VOCABULARY_SIZE - len(entries))]
-    return "".join(f"{entry}\n" for entry in entries).encode()
+    return weights

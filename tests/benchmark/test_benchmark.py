@@ -29,8 +29,8 @@ from cnclip.benchmark import (
     text_flops,
     write_model_directory,
 )
-from cnclip.benchmark.random_model import vocabulary
 from cnclip.benchmark.report import spread
+from cnclip.checkpoints.cn_clip import PUBLISHED_VOCABULARY
 from cnclip.checkpoints.known import KNOWN_MODELS, VOCABULARY_SIZE
 from cnclip.modeling.config import ClipConfig, VisionConfig
 from cnclip.models import open_archive
@@ -113,7 +113,7 @@ def test_spread() -> None:
 
 
 def test_texts_have_the_tokens_that_they_claim(vit_directory: Path) -> None:
-    for words in (vocabulary(), (vit_directory / "vocab.txt").read_bytes()):
+    for words in (PUBLISHED_VOCABULARY.read_bytes(), (vit_directory / "vocab.txt").read_bytes()):
         for tokens in inputs.TOKENS:
             _, lengths = _core.Tokenizer(words).encode(inputs.make_texts(40, tokens))
             assert set(lengths) == {tokens}
@@ -212,7 +212,7 @@ def test_a_process_that_fails_is_reported(tmp_path: Path) -> None:
 
 
 def test_random_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = vocabulary().decode().splitlines()
+    words = PUBLISHED_VOCABULARY.read_bytes().removesuffix(b"\n").split(b"\n")
     assert len(words) == len(set(words)) == VOCABULARY_SIZE
     text = dataclasses.replace(
         KNOWN_MODELS["ViT-B-16"].text, width=8, heads=2, intermediate_width=16
