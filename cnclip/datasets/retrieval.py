@@ -8,10 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..errors import Where
-from ..preprocessors.image import decode_image
 from ..sources.columns import Id
 from ..sources.problems import ProblemKind, Problems
 from ..sources.refs import ImageRef, ImageStore

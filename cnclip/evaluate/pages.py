@@ -15,8 +15,8 @@ from .._files import replaced_atomically
 from .._html import escape, image_url
 from .._locale import Words, locale_language
 from ..datasets import Problems, RetrievalData, TextRow
-from ..datasets.retrieval import decode_image
 from ..errors import ImageError
+from ..preprocessors.image import decode_image
 from ..sources import Id
 from .reports import RetrievalReport
 from .topk import BLOCK_ROWS

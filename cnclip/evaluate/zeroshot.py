@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from ..datasets import ProblemKind, Problems
 from ..datasets.classification import ClassificationData, ClassifiedImage
-from ..datasets.retrieval import decode_image
 from ..errors import DatasetError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, embed_images
 from ..pipelines.scores import probabilities
+from ..preprocessors.image import decode_image
 from ..preprocessors.text import normalize_text
 from ..progress import progress
 from .reports import ZeroShotReport, model_name, write_report

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from cnclip.datasets import PairData, Problems, open_pairs, open_retrieval
-from cnclip.datasets.retrieval import decode_image
 from cnclip.errors import DatasetError
+from cnclip.preprocessors.image import decode_image
 from cnclip.sources.folder import expand
 from tests.support.layouts import (
     IMAGES,
