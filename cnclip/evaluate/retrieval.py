@@ -115,12 +115,12 @@ def _report(
     """Search in both directions, and count."""
     texts, image_ids = embedded.texts, embedded.image_ids
     with progress("search", len(texts), "text", enabled=show_progress) as advance:
-        forth, back = mutual_top_k(
+        for_texts, for_images = mutual_top_k(
             embedded.text_vectors, embedded.image_vectors, K, progress=advance
         )
     text_ids = [text.text_id for text in texts]
-    predictions = _predictions(text_ids, forth, image_ids)
-    predictions_of_images = _predictions(image_ids, back, text_ids)
+    predictions = _predictions(text_ids, for_texts, image_ids)
+    predictions_of_images = _predictions(image_ids, for_images, text_ids)
     of_text = {text.text_id: text.image_ids for text in texts if text.image_ids}
     of_image: dict[Id, list[Id]] = {}
     for text_id, named in of_text.items():

@@ -72,14 +72,14 @@ def mutual_top_k(
         InvalidInputError: the shapes do not match, a value is not finite, or k is below 1.
     """
     rows, columns = _checked(queries, candidates, k)
-    forth = _TopK(len(rows), min(k, len(columns)))
-    back = _TopK(len(columns), min(k, len(rows)))
+    for_queries = _TopK(len(rows), min(k, len(columns)))
+    for_candidates = _TopK(len(columns), min(k, len(rows)))
     with ThreadPoolExecutor(1) as pool:
         for row, column, scores in _blocks(rows, columns, progress):
-            other_way = pool.submit(back.update, scores, column, row, axis=1)
-            forth.update(scores, row, column, axis=0)
+            other_way = pool.submit(for_candidates.update, scores, column, row, axis=1)
+            for_queries.update(scores, row, column, axis=0)
             other_way.result()
-    return forth.ranked(), back.ranked()
+    return for_queries.ranked(), for_candidates.ranked()
 
 
 def _blocks(
@@ -130,12 +130,12 @@ class _TopK:
         if len(queries) == 0:
             return
         found = np.unique(queries)
-        of = np.concatenate([np.repeat(found, self._k), queries])
+        query = np.concatenate([np.repeat(found, self._k), queries])
         value = np.concatenate([self._scores[first + found].ravel(), scores[pair]])
         index = np.concatenate([self._indices[first + found].ravel(), candidate + places])
-        order = _order(of, value, index)
-        of, value, index = of[order], value[order], index[order]
-        begin = np.searchsorted(of, found)
+        order = _order(query, value, index)
+        query, value, index = query[order], value[order], index[order]
+        begin = np.searchsorted(query, found)
         kept = begin[:, None] + np.arange(self._k)
         self._scores[first + found] = value[kept]
         self._indices[first + found] = index[kept]
@@ -146,12 +146,12 @@ class _TopK:
 
 
 def _order(
-    of: NDArray[np.int64], value: NDArray[np.float32], index: NDArray[np.int64]
+    query: NDArray[np.int64], value: NDArray[np.float32], index: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return the order by query, then larger score, then lower index."""
     bits = (value + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0
     rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
-    key = (of << 32) - rising
+    key = (query << 32) - rising
     order = np.argsort(key)
     ordered = key[order]
     if (ordered[1:] == ordered[:-1]).any():  # equal scores are rare, and lexsort is slow

@@ -104,29 +104,21 @@ class ZeroShotClassifier:
         self._vectors = vectors
 
     def cosines(self, images: Any) -> NDArray[np.float32]:
-        """Compute the cosines of images and classes.
-
-        Returns:
-            float32 [n, labels].
-        """
+        """Compute the cosines of images and classes, float32 [n, labels]."""
         return self._all_cosines(images)[:, : len(self.labels)]
 
     def probabilities(self, images: Any) -> NDArray[np.float32]:
-        """Compute the probabilities of the classes.
+        """Compute the probabilities of the classes, float32 [n, labels].
 
-        Returns:
-            float32 [n, labels]. A row adds up to 1 less the probability of the `others`.
+        A row adds up to 1 less the probability of the `others`.
         """
         return self._softmax(self._all_cosines(images))[:, : len(self.labels)]
 
     def __call__(self, images: Any) -> list[Classified]:
-        """Classify images.
+        """Classify images: a result for each.
 
         An image belongs to none of the classes if the others together are more probable than any
         class, or if no cosine reaches `min_cosine`.
-
-        Returns:
-            A result for each image.
         """
         cosines = self._all_cosines(images)
         return [self._classify(*row) for row in zip(cosines, self._softmax(cosines), strict=True)]

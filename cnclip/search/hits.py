@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from PIL import Image
 
 from ..bulk.lookup import holds_many, open_recorded
 from ..errors import ImageError
-
-_HTTP = re.compile(r"https?:", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,17 +35,13 @@ class Hit:
         return self.id if holds_many(self.path) else self.path
 
     def thumbnail(self, width: int, height: int) -> Image.Image | None:
-        """The image, scaled down to fit.
-
-        Args:
-            width: The maximum in pixels.
-            height: The maximum in pixels.
+        """The image, scaled down to at most `width` x `height` pixels.
 
         Returns:
             An image of mode RGB. None for a text, for an image on the network, which is not
             fetched, and for an image that cannot be read.
         """
-        if self.text is not None or _HTTP.match(self.path):
+        if self.text is not None or self.path.lower().startswith(("http:", "https:")):
             return None
         try:
             image = open_recorded(self.id, self.path)

@@ -226,9 +226,7 @@ class Index(Collection):
             self.measured = tune(self._vectors, self._alive)
         own_kind = "image" if self.contents == "images" else "text"
         if own_kind not in self.thresholds:
-            numbers = np.arange(len(self._items))
-            if self._alive is not None:
-                numbers = numbers[self._alive]
+            numbers = self._alive_numbers()
             threshold = pairs_threshold(len(numbers), lambda n: self._vectors.rows(numbers[n]))
             if threshold is not None:
                 self.thresholds[own_kind] = threshold
@@ -322,10 +320,12 @@ class Index(Collection):
     def _numbers(self) -> dict[str, int]:
         """The numbers by id; made when they are first needed, since that reads all items."""
         if self._numbers_by_id is None:
-            alive = np.ones(len(self._items), np.bool_) if self._alive is None else self._alive
-            ids = self._items.ids()
-            self._numbers_by_id = {ids[n]: n for n in np.flatnonzero(alive).tolist()}
+            numbers = self._alive_numbers().tolist()
+            self._numbers_by_id = dict(zip(self.ids(), numbers, strict=True))
         return self._numbers_by_id
+
+    def _alive_numbers(self) -> NDArray[np.int64]:
+        return np.arange(len(self._items)) if self._alive is None else np.flatnonzero(self._alive)
 
     def _alive_items(self) -> ItemTable:
         return self._items if self._alive is None else self._items.select(self._alive)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from .. import _html
@@ -88,7 +87,7 @@ def _image(hit: Hit) -> str:
     inner = "<span>?</span>"
     if small is not None:
         inner = f'<img src="{image_url(small, 80)}" alt="{escape(hit.name)}">'
-    is_url = re.match(r"(https?|file):", path, re.IGNORECASE) is not None
+    is_url = path.lower().startswith(("http:", "https:", "file:"))
     if hit.name != path or not (is_url or os.path.isabs(path)):
         return inner  # an archive cannot be shown, a relative path depends on the page's folder
     url = path if is_url else Path(path).as_uri()
