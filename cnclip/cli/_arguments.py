@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 import typing
 import webbrowser
@@ -144,12 +145,15 @@ def check_output_file(path: Path) -> None:
     """Refuse an output file that cannot be written, before any work.
 
     Raises:
-        InvalidInputError: The path is a directory, or its directory does not exist.
+        InvalidInputError: The path is a directory, its directory does not exist, or the user may
+            not write there.
     """
     if path.is_dir():
         raise InvalidInputError("is a directory, expected a file name", file=path)
     if not path.parent.is_dir():
         raise InvalidInputError("no such directory", file=path.parent)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InvalidInputError("permission denied", file=path)
 
 
 def open_browser(command: str, url: str) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from cnclip import __version__, cli, pipeline
 from cnclip.archive import read_archive
+from cnclip.cli._arguments import check_output_file
+from cnclip.errors import InvalidInputError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 Captured = pytest.CaptureFixture[str]
@@ -150,3 +152,17 @@ def test_interrupted(cnclip: Command, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cli.info, "run", interrupt)
     assert cnclip("info", "anything") == (130, "", "cnclip info: interrupted\n")
+
+
+def test_output_files_are_checked_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_output_file(tmp_path / "new.json")
+    with pytest.raises(InvalidInputError, match="is a directory"):
+        check_output_file(tmp_path)
+    with pytest.raises(InvalidInputError, match="no such directory"):
+        check_output_file(tmp_path / "no" / "new.json")
+    # The tests may run as root, who may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InvalidInputError, match=r"new\.json: permission denied"):
+        check_output_file(tmp_path / "new.json")
