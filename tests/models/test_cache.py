@@ -8,7 +8,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,30 +241,37 @@ def test_a_failed_conversion_leaves_nothing(own_cache: Path, model: Path) -> Non
     assert archives(own_cache) == []
 
 
-# Opens the model as soon as a file appears, so that all processes convert at the same time.
+# Starts four processes that open the model at the same time. They are forked, so that torch is
+# imported once; each waits at the pipe until all four run.
 OPEN_AT_ONCE = """
-import pathlib, sys, time
+import os, sys
 import torch
 import cnclip
-while not pathlib.Path(sys.argv[2]).exists():
-    time.sleep(0.005)
-p = cnclip.pipeline(model=sys.argv[1], device="cpu", num_threads=1)
-print(p.model.info.path.name, p.forward({"text": "a"})["text_embedding"].shape)
+started, go = os.pipe(), os.pipe()
+children = []
+for _ in range(4):
+    child = os.fork()
+    if child:
+        children.append(child)
+        continue
+    os.close(go[1])
+    os.write(started[1], b"x")
+    os.read(go[0], 1)  # returns once the parent has closed its end
+    p = cnclip.pipeline(model=sys.argv[1], device="cpu", num_threads=1)
+    print(p.model.info.path.name, p.forward({"text": "a"})["text_embedding"].shape, flush=True)
+    os._exit(0)
+for _ in children:
+    os.read(started[0], 1)
+os.close(go[1])
+print(*(os.waitpid(child, 0)[1] for child in children))
 """
 
 
-def test_many_processes_at_once(own_cache: Path, model: Path, tmp_path: Path) -> None:
-    start = tmp_path / "start"
-    command = [sys.executable, "-c", OPEN_AT_ONCE, str(model), str(start)]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") for _ in range(4)
-    ]
-    time.sleep(3)
-    start.touch()
-    answers = {process.communicate(timeout=120)[0] for process in processes}
-    assert [process.returncode for process in processes] == [0] * 4
+def test_many_processes_at_once(own_cache: Path, model: Path, run_python: Run) -> None:
+    *opened, statuses = run_python(OPEN_AT_ONCE, model).stdout.splitlines()
+    assert statuses == "0 0 0 0"
     (archive,) = archives(own_cache)
-    assert answers == {f"{archive.name} (1, 64)\n"}
+    assert opened == [f"{archive.name} (1, 64)"] * 4
     read_archive(archive)
 
 
