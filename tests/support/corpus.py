@@ -1,4 +1,4 @@
-"""Malformed checkpoints: each a small change to one that opens. Each run of the tests makes them.
+"""Malformed checkpoints: each is a small change to one that opens. Each test run writes them.
 
 `python -m tests.support.corpus DIRECTORY` writes them for inspection.
 """
@@ -44,7 +44,7 @@ def set_value(name: str, key: str, value: Any) -> Damage:
 
 
 def change_tensors(change: Callable[[dict[str, Any]], Any]) -> Damage:
-    """Of a pickle of torch's."""
+    """Change the tensors of a pickle of torch."""
 
     def damage(model: Path) -> None:
         path = model / WEIGHTS if model.is_dir() else model
@@ -56,13 +56,14 @@ def change_tensors(change: Callable[[dict[str, Any]], Any]) -> Damage:
 
 
 def change_zip(change: Callable[[str, bytes], tuple[str, bytes]], method: int = 0) -> Damage:
-    """Of a pickle of torch's, which is a zip."""
+    """Change the parts of a file of torch, which is a zip."""
 
     def damage(model: Path) -> None:
         path = model / WEIGHTS if model.is_dir() else model
         with zipfile.ZipFile(path) as file:
             parts = [change(name, file.read(name)) for name in file.namelist()]
-        with zipfile.ZipFile(path, "w", method) as file:
+        # The fastest level: two of the parts are half a gigabyte of zeros.
+        with zipfile.ZipFile(path, "w", method, compresslevel=1) as file:
             for name, content in parts:
                 file.writestr(name, content)
 
@@ -70,12 +71,12 @@ def change_zip(change: Callable[[str, bytes], tuple[str, bytes]], method: int = 
 
 
 def change_pickle(pickle: bytes) -> Damage:
-    """Of a zip of torch's: all of its pickle."""
+    """Replace the pickle in a file of torch."""
     return change_zip(lambda name, content: (name, pickle if name.endswith(".pkl") else content))
 
 
 def call(function: str, argument: bytes) -> bytes:
-    """Pickle's words for a call: `function` is a module and a name with a space between."""
+    """The pickle of a call; `function` is a module and a name, with a space between."""
     return b"c" + function.replace(" ", "\n").encode() + b"\n(" + argument + b"tR"
 
 
@@ -84,7 +85,7 @@ def of_one_number(*shape: int) -> torch.Tensor:
 
 
 def enlarge(name: str, size: int) -> Damage:
-    """A file that ends in zeros, which no disk has to hold."""
+    """Extend a file with zeros, which take no space on the disk."""
 
     def damage(model: Path) -> None:
         os.truncate(model / name if model.is_dir() else model, size)
@@ -93,7 +94,7 @@ def enlarge(name: str, size: int) -> Damage:
 
 
 def claim_size(content: bytes, size: int) -> bytes:
-    """The first entry of a zip's directory says that it has so many bytes."""
+    """Set both sizes in the first entry of a zip's directory."""
     at = content.index(b"PK\x01\x02")
     return content[: at + 20] + struct.pack("<II", size, size) + content[at + 28 :]
 
@@ -109,13 +110,13 @@ def safetensors_header(change: Callable[[dict[str, Any]], Any]) -> Damage:
 
 
 def with_entry(header: dict[str, Any], **values: Any) -> dict[str, Any]:
-    """The first tensor of a safetensors header says something else."""
+    """Change values of the first tensor in a safetensors header."""
     name = next(name for name in header if name != "__metadata__")
     return header | {name: header[name] | values}
 
 
 def as_pickle(tensors: dict[str, torch.Tensor]) -> Damage:
-    """A directory of Hugging Face's whose weights are a pickle, some of them others."""
+    """Write the weights of a Hugging Face directory as a pickle, some of them replaced."""
 
     def damage(model: Path) -> None:
         from safetensors.torch import load_file
@@ -128,7 +129,7 @@ def as_pickle(tensors: dict[str, torch.Tensor]) -> Damage:
 
 
 def with_index(name: str) -> Damage:
-    """A directory of Hugging Face's whose index names one file; by no name, it has 100 GB."""
+    """Replace the weights by an index that names one file; without a name, one of 100 GB."""
 
     def damage(model: Path) -> None:
         index = model / "model.safetensors.index.json"
@@ -167,7 +168,7 @@ def of_settings(name: str, keys: list[str]) -> Iterator[tuple[str, Damage]]:
 
 
 def of_bombs() -> Iterator[tuple[str, Damage]]:
-    """Pickles of 300 bytes that take all memory, or for ever, where they are run."""
+    """Pickles of 300 bytes that use all memory, or never end, where they are executed."""
     gigabytes = call("builtins bytearray", b"\x8a\x05" + (100 << 30).to_bytes(5, "little"))
     yield "a bytearray", change_pickle(b"\x80\x02" + gigabytes + b".")
     for function in ("collections Counter", "builtins set", "torch Size", "torch FloatTensor"):
@@ -180,7 +181,7 @@ def of_bombs() -> Iterator[tuple[str, Damage]]:
 
 
 def of_sizes() -> Iterator[tuple[str, Damage]]:
-    """Views of one number as tensors from which sizes are taken."""
+    """Views of one number, in place of tensors whose shapes give the sizes."""
     for name, shape in {
         "bert.embeddings.word_embeddings.weight": (HUNDRED_GIGABYTES // 128, 32),
         "bert.embeddings.position_embeddings.weight": (1 << 31, 32),
