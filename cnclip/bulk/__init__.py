@@ -3,7 +3,7 @@
 | file | content |
 |---|---|
 | `embed.py` | `embed` and `iter_embeddings`; `options.py` has their options |
-| `sources.py` | the sources that a caller names; with `rows.py` and `items.py`, their items |
+| `sources.py` | the sources that a caller names, and their items; `items.py` defines these |
 | `store.py` | the folder while it is written, and the items of earlier runs |
 | `shards.py` | the files of the folder: manifest and shards |
 | `reader.py` | reads the folder; `lookup.py` opens the images that are recorded in it |

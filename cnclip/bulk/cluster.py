@@ -117,7 +117,7 @@ def ray_embed(
             options.kind, identity, precision, options.dtype, opened.names, options.shard_items
         )
         path = Path(os.path.abspath(info.path))
-        sent = _SentModel(str(path), remembered_sha256(path), _content(ray, path))
+        sent = _SentModel(str(path), remembered_sha256(path), ray.put(np.fromfile(path, np.uint8)))
         store = Store(folder, wanted, options)
         plan = _Plan(opened, _Task(sent, precision, actors, options), store.known.fill)
         lists = plan.embedded(ray)
@@ -127,13 +127,7 @@ def ray_embed(
 
 
 class _Actors(NamedTuple):
-    """The actors that embed.
-
-    Attributes:
-        workers: Their number.
-        cpus: CPUs of each.
-        gpus: GPUs of each, 0 or 1.
-    """
+    """The number of actors that embed, and the CPUs and GPUs of each."""
 
     workers: int
     cpus: int
@@ -141,17 +135,11 @@ class _Actors(NamedTuple):
 
 
 class _SentModel(NamedTuple):
-    """A model that nodes may lack.
-
-    Attributes:
-        path: The archive on this machine.
-        sha256: The checksum of its content.
-        content: Ray's reference to the content, uint8 [n].
-    """
+    """A model that nodes may lack, now or later."""
 
     path: str
     sha256: str
-    content: Any
+    content: Any  # Ray's reference to the content, uint8 [n]
 
     def here(self) -> Path:
         """The archive on this node: at the same path, or in the cache."""
@@ -176,20 +164,9 @@ class _Task(NamedTuple):
 
 
 class _Plan:
-    """All items, in parts, and the numbers of the parts that have something to embed.
-
-    Attributes:
-        items: The number of items.
-    """
+    """All items, in parts, and the numbers of the parts that have something to embed."""
 
     def __init__(self, opened: SourceList, task: _Task, fill: Callable[[Outcome], None]) -> None:
-        """Go through the sources once.
-
-        Args:
-            opened: The sources.
-            task: For the actors.
-            fill: Fills in what is known from earlier runs, see `Known.fill`.
-        """
         self._task, self._fill = task, fill
         # The parts are in memory until the run ends: about 30 bytes per item, since they are
         # packed.
@@ -233,28 +210,27 @@ class _Plan:
         """The parts with something to embed, embedded on the cluster."""
         if not self._new:
             return
-        parts = len(self._new)
-        data = self._mapped(ray, self._data(ray), parts)
+        data = self._mapped(ray, len(self._new))
         for number, batch in zip(self._new, data.iter_batches(batch_size=1), strict=True):
             if batch["part"].tolist() != [number]:
                 raise RuntimeError(f"Ray Data: expected part {number}, got {batch['part']}")
             yield _unpack(batch["items"][0])
 
-    def _data(self, ray: ModuleType) -> Any:
-        """Ray's data set of the parts with something to embed, a row each."""
+    def _mapped(self, ray: ModuleType, parts: int) -> Any:
+        """A data set with a row for each of them: read and embedded when it is iterated."""
         arrow, _ = pyarrow_modules()
-        binary = arrow.large_binary()
         tables = [
-            arrow.table({"part": [number], "items": arrow.array([self._parts[number]], binary)})
+            arrow.table(
+                {
+                    "part": [number],
+                    "items": arrow.array([self._parts[number]], arrow.large_binary()),
+                }
+            )
             for number in self._new
         ]
         data = ray.data.from_arrow(tables)
         data.context.execution_options.preserve_order = True
         data.context.enable_progress_bars = False
-        return data
-
-    def _mapped(self, ray: ModuleType, data: Any, parts: int) -> Any:
-        """The data set after reading and embedding, which happen when it is iterated."""
         actors = self._task.actors
         if self._task.options.kind == "images":
             # Reading mostly waits: it asks for no CPU, since the actors may have all of them.
@@ -358,11 +334,6 @@ def _actors(
     return _Actors(workers or max(1, sum(count // cpus for count in found)), cpus, 0)
 
 
-def _content(ray: ModuleType, archive: Path) -> Any:
-    """A model's content in Ray's memory, for nodes that lack it, now or later."""
-    return ray.put(np.fromfile(archive, np.uint8))
-
-
 @contextlib.contextmanager
 def _connected(ray: ModuleType) -> Iterator[None]:
     """Connect to the cluster, and disconnect afterwards if it was not connected before."""
@@ -382,11 +353,6 @@ def _connected(ray: ModuleType) -> Iterator[None]:
 
 
 def _ray() -> ModuleType:
-    """Ray, with Ray Data.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
     # Otherwise Ray sends statistics to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:

@@ -163,12 +163,7 @@ def iter_embeddings(
 def outcomes_of(
     items: Iterable[Item], fill: Callable[[Outcome], None] | None = None
 ) -> Iterator[Outcome]:
-    """The outcomes of items before they are embedded.
-
-    Args:
-        items: The items.
-        fill: Called with each outcome that has no error, see `Known.fill`.
-    """
+    """The outcomes of items before they are embedded; those without an error after `fill`."""
     for item in items:
         outcome = Outcome.of(item)
         if fill is not None and outcome.error is None:
@@ -189,14 +184,8 @@ def embed_outcomes(
     after the end of a list, with all outcomes before it known, has the same batches from there on,
     and the same bits.
 
-    Args:
-        pipeline: An open pipeline.
-        outcomes: Drawn about a batch ahead of the list that is yielded.
-        options: `kind` and `batch_size` are used.
-        cut_every: The length of a list, at most.
-
     Yields:
-        Lists of outcomes, in order. Vectors that were not known are float32 [d].
+        Lists of outcomes, in order, drawn about a batch ahead. New vectors are float32 [d].
     """
     batches: Generator[Batch[Outcome], None, None]
     if options.kind == "texts":
@@ -233,13 +222,9 @@ def write_outcomes(
     *,
     show_progress: bool,
 ) -> EmbedReport:
-    """Write outcomes to a folder, and end the run.
+    """Write outcomes, all done, to a folder, and end the run. Closes `lists`.
 
-    Args:
-        store: The folder.
-        lists: Outcomes, all done; no list extends beyond the end of a shard. Closed here.
-        total: The number of items, if it is known.
-        show_progress: Print progress on stderr.
+    No list extends beyond the end of a shard. `total` is the number of items, if it is known.
     """
     wanted = store.wanted
     report = EmbedReport(store.folder, wanted.kind, wanted.model["embed_dim"])

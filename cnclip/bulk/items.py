@@ -17,25 +17,14 @@ from .options import Kind
 
 
 class Item(NamedTuple):
-    """An image or a text to embed.
+    """An image or a text to embed, or the reason why it cannot be embedded."""
 
-    Attributes:
-        id: Its name, unique among all items.
-        path: Its file or URL; of an image in an archive or table, that file.
-        size: The file's bytes.
-        mtime_ns: When the file was written. With the size, it shows whether the file has changed.
-        image: The image.
-        turned: Whether the image is turned upright, as its EXIF orientation says.
-        text: The text.
-        error: Why it cannot be embedded, if that is known before it is read.
-    """
-
-    id: str
-    path: str
-    size: int | None = None
-    mtime_ns: int | None = None
+    id: str  # unique among all items
+    path: str  # its file or URL; of an image in an archive or table, that file
+    size: int | None = None  # of the file, in bytes
+    mtime_ns: int | None = None  # of the file; with the size, it shows whether the file has changed
     image: ImageRef | None = None
-    turned: bool = True
+    turned: bool = True  # turn the image upright, as its EXIF orientation says
     text: str | None = None
     error: str | None = None
 
@@ -44,23 +33,16 @@ class Item(NamedTuple):
 class Outcome:
     """The result of embedding an item: a vector or an error.
 
-    Attributes:
-        item: The item.
-        error: Why it could not be embedded.
-        width: Pixels of the image as it is embedded.
-        height: Pixels of the image as it is embedded.
-        bytes: The size of the image file.
-        vector: The embedding, [d]: float32, or as it is stored if it is from an earlier run.
-        known: Whether an earlier run has the vector or the error.
+    The vector is [d], float32, or as it is stored if it is from an earlier run.
     """
 
     item: Item
     error: str | None = None
-    width: int | None = None
+    width: int | None = None  # pixels of the image as it is embedded
     height: int | None = None
-    bytes: int | None = None
+    bytes: int | None = None  # the size of the image file
     vector: NDArray[Any] | None = field(default=None, repr=False)
-    known: bool = False
+    known: bool = False  # the vector or the error is from an earlier run
 
     @classmethod
     def of(cls, item: Item) -> Self:

@@ -13,8 +13,7 @@ from ..errors import CnclipError, ImageError
 from ..preprocessors.image import decode_image
 from ..sources.refs import ImageRef, is_url
 from .items import Item
-from .rows import Container, image_item
-from .sources import open_sources
+from .sources import Container, image_item, open_sources
 
 # The list of images of larger archives would take too much of a search's time and memory.
 MAX_ARCHIVE = 200_000

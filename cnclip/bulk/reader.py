@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from ..errors import EmbeddingsError
-from .options import Kind
 from .shards import (
     MANIFEST,
     SUFFIXES,
@@ -45,40 +44,20 @@ class Embeddings:
     Attributes:
         path: The folder.
         manifest: The content of its `manifest.json`.
+        kind: The kind of the items: "images" or "texts".
+        model: The identity of the model, see `model_identity`.
+        precision: The precision of the model, such as "fp32".
+        dtype: The type of the embeddings: "float16" or "float32".
+        dim: Columns of the embeddings.
+        rows: The number of embeddings.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of the items: "images" or "texts"."""
-        return self.manifest.kind
-
-    @property
-    def model(self) -> dict[str, Any]:
-        """The identity of the model, see `model_identity`."""
-        return self.manifest.model
-
-    @property
-    def precision(self) -> str:
-        """The precision of the model, such as "fp32"."""
-        return self.manifest.precision
-
-    @property
-    def dtype(self) -> str:
-        """The type of the embeddings: "float16" or "float32"."""
-        return self.manifest.dtype
-
-    @property
-    def dim(self) -> int:
-        """Columns of the embeddings."""
-        return int(self.manifest.model["embed_dim"])
-
-    @property
-    def rows(self) -> int:
-        """The number of embeddings."""
-        return self.manifest.rows
+        self.kind, self.model = manifest.kind, manifest.model
+        self.precision, self.dtype = manifest.precision, manifest.dtype
+        self.dim: int = manifest.model["embed_dim"]
+        self.rows = manifest.rows
 
     def __len__(self) -> int:
         return self.rows

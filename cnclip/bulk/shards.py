@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -67,41 +68,24 @@ def archive_identity(info: ArchiveInfo) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Shard:
-    """Consecutive items, stored in `NAME.npy` and `NAME.parquet`, which never change.
+    """Consecutive items, stored in `NAME.npy` and `NAME.parquet`, which never change."""
 
-    Attributes:
-        name: Its number and the beginning of a checksum of both files.
-        rows: Its embeddings.
-        items: Its lines, including those of items that failed.
-        sha256: The checksums of the files by their suffixes, "npy" and "parquet".
-    """
-
-    name: str
-    rows: int
-    items: int
-    sha256: dict[str, str]
+    name: str  # its number and the beginning of a checksum of both files
+    rows: int  # its embeddings
+    items: int  # its lines, including those of items that failed
+    sha256: dict[str, str]  # the checksums of the files by their suffixes
 
 
 @dataclass
 class Manifest:
-    """The content of `manifest.json`.
-
-    Attributes:
-        kind: "images" or "texts".
-        model: See `model_identity`.
-        precision: The precision of the model, such as "fp32".
-        dtype: The type of the stored embeddings, "float16" or "float32".
-        sources: The absolute paths of the sources.
-        shard_items: Items of a shard; the last one may have fewer.
-        shards: The shards, in the order of the items.
-    """
+    """The content of `manifest.json`."""
 
     kind: Kind
-    model: dict[str, Any]
+    model: dict[str, Any]  # see model_identity
     precision: str
-    dtype: str
-    sources: list[str]
-    shard_items: int
+    dtype: str  # of the stored embeddings
+    sources: list[str]  # absolute paths
+    shard_items: int  # the last shard may have fewer
     shards: list[Shard] = field(default_factory=list)
 
     @property
@@ -230,14 +214,7 @@ def schema() -> Any:
 def write_shard(
     folder: Path, number: int, outcomes: Sequence[Outcome], manifest: Manifest, intact: set[str]
 ) -> Shard:
-    """Write the files of a shard.
-
-    Args:
-        folder: The folder of embeddings.
-        number: The shard's number, from 0.
-        outcomes: Each with a vector or an error.
-        manifest: Has the width and the type of the embeddings.
-        intact: Names of shards that exist and are undamaged; the new one is added.
+    """Write the files of a shard, unless it is one of the intact shards. It is added to them.
 
     Raises:
         OSError: a file cannot be written; names it.
@@ -270,22 +247,13 @@ def _parquet(outcomes: Sequence[Outcome]) -> bytes:
         name: [getattr(outcome.item, name) for outcome in outcomes] for name in _ITEM_COLUMNS
     }
     columns |= {name: [getattr(outcome, name) for outcome in outcomes] for name in _OUTCOME_COLUMNS}
-    columns["row"] = _row_numbers(outcomes)
+    rows = itertools.count()
+    columns["row"] = [None if outcome.vector is None else next(rows) for outcome in outcomes]
     arrays = [arrow.array(columns[field.name], field.type) for field in wanted]
     content = io.BytesIO()
     table = arrow.Table.from_arrays(arrays, schema=wanted)
     parquet.write_table(table, content, compression="zstd")
     return content.getvalue()
-
-
-def _row_numbers(outcomes: Sequence[Outcome]) -> list[int | None]:
-    """The row of each item's embedding; None if the item failed."""
-    numbers: list[int | None] = []
-    row = 0
-    for outcome in outcomes:
-        numbers.append(None if outcome.vector is None else row)
-        row += outcome.vector is not None
-    return numbers
 
 
 def path_of(folder: Path, shard: Shard, suffix: str) -> Path:

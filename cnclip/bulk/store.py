@@ -66,14 +66,10 @@ class Store:
     def __init__(
         self, folder: Path, wanted: Manifest, options: EmbedOptions, *, rebuild: bool = False
     ) -> None:
-        """Read what earlier runs have written.
+        """Read what earlier runs have written to a folder that is locked, see `locked`.
 
-        Args:
-            folder: An existing folder that is locked, see `locked`.
-            wanted: The manifest to write, without shards.
-            options: `retry` and `replace` are used.
-            rebuild: Drop embeddings of another model or of other sources, and damaged manifests,
-                instead of raising.
+        With `rebuild`, embeddings of another model or of other sources, and damaged manifests, are
+        dropped.
 
         Raises:
             EmbeddingsError: the folder holds embeddings of another model or of sources that are
@@ -213,11 +209,7 @@ class Known:
     ) -> None:
         """Read the lines of shards. Shards that are missing or damaged are logged and left out.
 
-        Args:
-            folder: The folder of embeddings.
-            manifest: The manifest that they were made with.
-            shards: The shards; a name may occur twice.
-            retry: Leave out items that failed.
+        With `retry`, items that failed are left out too.
         """
         self._folder, self._manifest, self._retry = folder, manifest, retry
         self._kind = manifest.kind
