@@ -71,8 +71,7 @@ def ray_embed(
     size.
 
     Args:
-        sources: One path, or several, see `open_sources`. They are listed here and read on the
-            nodes.
+        sources: As for `embed`. They are listed here and read on the nodes.
         model: A model, as `pipeline` opens it.
         output: The folder; created if it does not exist.
         options: See `EmbedOptions`.
@@ -80,20 +79,15 @@ def ray_embed(
         device: 'gpu' for one actor per GPU, if the cluster has GPUs; 'cpu'.
         workers: The number of actors; by default as many as the cluster has resources for now.
         cpus_per_worker: CPUs of an actor, and threads that decode and, without a GPU, embed. By
-            default a GPU's share of its node; without GPUs the CPUs of the smallest node, 8 at
-            most.
+            default a GPU's share of its node; without GPUs the CPUs of the smallest node, at most
+            8.
         show_progress: Print progress on stderr.
-
-    Returns:
-        A report. Items that failed are counted, named, and recorded in the folder.
 
     Raises:
         MissingExtraError: Ray or pyarrow is not installed.
-        DatasetError: a source is missing, of no known kind, or empty.
         InvalidInputError: an argument is out of its bounds.
-        EmbeddingsError: the folder holds something else, or another run writes to it.
-        OSError: the folder cannot be written, for example because the disk is full.
-        CnclipError: an actor could not open the model.
+        CnclipError: an actor could not open the model, or as for `embed`.
+        OSError: as for `embed`.
         ray.exceptions.RayError: the cluster failed beyond what Ray repairs, for example if actors
             died twenty times on the same images.
         KeyboardInterrupt: Ctrl-C. Embeddings that arrived in order are kept.

@@ -32,26 +32,18 @@ MAX_FAILED = 1000
 class EmbedReport:
     """The result of a run.
 
-    Attributes:
-        output: The folder.
-        kind: "images" or "texts".
-        dim: Columns of the embeddings.
-        items: Items of the sources.
-        rows: Embeddings in the folder.
-        embedded: Embeddings that this run made.
-        kept: Embeddings of earlier runs.
-        failed: Items that could not be embedded, including those of earlier runs.
-        first_failed: (id, error) of the first of them.
-        left_out: Files of folders without the suffix of an image: how many of each suffix.
+    Items that could not be embedded are counted, including those of earlier runs; (id, error) of
+    the first of them is in `first_failed`. `left_out` counts the files of folders without the
+    suffix of an image, by their suffixes.
     """
 
     output: Path
     kind: Kind
     dim: int
-    items: int = 0
-    rows: int = 0
-    embedded: int = 0
-    kept: int = 0
+    items: int = 0  # of the sources
+    rows: int = 0  # embeddings in the folder
+    embedded: int = 0  # embeddings that this run made
+    kept: int = 0  # embeddings of earlier runs
     failed: int = 0
     first_failed: list[tuple[str, str]] = field(default_factory=list, repr=False)
     left_out: dict[str, int] = field(default_factory=dict, repr=False)

@@ -51,11 +51,8 @@ class EmbedOptions:
                 reason = f"expected {' or '.join(map(repr, rules['choices']))}, got {value!r:.60}"
                 raise InvalidInputError(reason, item=one.name)
             if "min" in rules:
-                object.__setattr__(self, one.name, checked_count(value, one.name, **_bounds(rules)))
-
-
-def _bounds(rules: Any) -> dict[str, int]:
-    return {name: rules[name] for name in ("min", "max") if name in rules}
+                count = checked_count(value, one.name, rules["min"], rules.get("max"))
+                object.__setattr__(self, one.name, count)
 
 
 def checked_count(value: Any, name: str, min: int = 1, max: int | None = None) -> int:

@@ -41,6 +41,9 @@ class EmbeddingBatch(NamedTuple):
 class Embeddings:
     """A folder of embeddings that a finished run has written.
 
+    Methods that read files, `ids` and `paths` raise an EmbeddingsError that names a file which is
+    missing or damaged.
+
     Attributes:
         path: The folder.
         manifest: The content of its `manifest.json`.
@@ -64,28 +67,16 @@ class Embeddings:
 
     @cached_property
     def ids(self) -> list[str]:
-        """The rows' ids, distinct.
-
-        Raises:
-            EmbeddingsError: a file is missing or damaged; names it.
-        """
+        """The rows' ids, distinct."""
         return self._column("id")
 
     @cached_property
     def paths(self) -> list[str]:
-        """The rows' files or URLs; of a path that is not UTF-8, the file: URL.
-
-        Raises:
-            EmbeddingsError: a file is missing or damaged; names it.
-        """
+        """The rows' files or URLs; of a path that is not UTF-8, the file: URL."""
         return self._column("path")
 
     def blocks(self) -> Iterator[EmbeddingBatch]:
-        """All rows, a shard at a time.
-
-        Raises:
-            EmbeddingsError: a file is missing or damaged; names it.
-        """
+        """All rows, a shard at a time."""
         first = 0
         for shard in self.manifest.shards:
             vectors = load_vectors(self.path, shard, self.manifest)
@@ -94,11 +85,7 @@ class Embeddings:
             first += shard.rows
 
     def failed(self) -> Iterator[tuple[str, str, str]]:
-        """(id, path, error) of the items that could not be embedded.
-
-        Raises:
-            EmbeddingsError: a file is missing or damaged; names it.
-        """
+        """(id, path, error) of the items that could not be embedded."""
         for shard in self.manifest.shards:
             table = load_lines(self.path, shard)
             table = table.filter(table.column("row").is_null())

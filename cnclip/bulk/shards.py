@@ -281,8 +281,7 @@ def check_shard(folder: Path, shard: Shard) -> None:
 def load_vectors(folder: Path, shard: Shard, manifest: Manifest) -> NDArray[Any]:
     """A shard's embeddings, [rows, d], mapped into memory.
 
-    Raises:
-        EmbeddingsError: the file is missing or damaged; names it.
+    An EmbeddingsError names a file that is missing or damaged.
     """
     path = path_of(folder, shard, "npy")
     try:
@@ -300,8 +299,7 @@ def load_vectors(folder: Path, shard: Shard, manifest: Manifest) -> NDArray[Any]
 def load_lines(folder: Path, shard: Shard) -> Any:
     """A shard's lines, a pyarrow.Table.
 
-    Raises:
-        EmbeddingsError: the file is missing or damaged; names it.
+    An EmbeddingsError names a file that is missing or damaged.
     """
     arrow, parquet = pyarrow_modules()
     path = path_of(folder, shard, "parquet")

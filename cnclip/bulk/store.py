@@ -57,6 +57,8 @@ _OURS = re.compile(
 class Store:
     """A folder of embeddings that is being written. One run at a time writes a folder.
 
+    Methods raise an OSError that names a file which cannot be written.
+
     Attributes:
         folder: The folder.
         wanted: Its manifest, without shards.
@@ -130,9 +132,6 @@ class Store:
 
         Full shards are written; every few seconds the rest is too, so that a run that is killed
         resumes after it.
-
-        Raises:
-            OSError: a file cannot be written; names it.
         """
         self._growing += outcomes
         if len(self._growing) == self.wanted.shard_items:
@@ -150,11 +149,7 @@ class Store:
         return write_shard(self.folder, number, self._growing, self.wanted, self.known.intact)
 
     def commit(self) -> None:
-        """Write everything that was added, and note it in `unfinished.json`.
-
-        Raises:
-            OSError: a file cannot be written; names it.
-        """
+        """Write everything that was added, and note it in `unfinished.json`."""
         self._note(self._write() if self._growing else None)
         self._committed = time.monotonic()
 
@@ -167,19 +162,13 @@ class Store:
             self._remove(self._partial)
         self._partial = partial
 
-    def finish(self) -> Manifest:
-        """Write the rest and the manifest, and remove everything else.
-
-        Raises:
-            OSError: a file cannot be written; names it.
-        """
+    def finish(self) -> None:
+        """Write the rest and the manifest, and remove everything else."""
         if self._growing:
             self._write_full()
-        manifest = replace(self.wanted, shards=list(self._shards))
-        manifest.write(self.folder / MANIFEST)
+        replace(self.wanted, shards=self._shards).write(self.folder / MANIFEST)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         self._remove_others(self._shards)
-        return manifest
 
     def _remove(self, shard: Shard) -> None:
         """Remove a shard that only this run has named."""

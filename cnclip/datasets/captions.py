@@ -8,6 +8,8 @@ texts; an image's id is the number of its row. A text's id is its number.
 
 from __future__ import annotations
 
+import os
+import re
 from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator
@@ -19,16 +21,21 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError, Where
 from ..sources.columns import IMAGE_COLUMNS, TEXT_COLUMNS, Columns, Id
+from ..sources.folder import expand
 from ..sources.lines import BYTE_ORDER_MARK, parse_object
 from ..sources.parquet_files import DamagedParquet, ParquetTable, RowGroup, RowGroups
 from ..sources.problems import ProblemKind, Problems
 from ..sources.refs import Content, ImageStore, Slices, located_inside
 from ..sources.tables import read_table
 from ..sources.tar_files import TAR_SUFFIX, Sample, read_tar, refuse_compressed
-from . import shards
 from .retrieval import RetrievalData, TextRow, is_utf8, usable_texts
 
 METADATA = ("metadata.jsonl", "metadata.csv")
+# Hugging Face's `train-00000-of-00004`, or a usual name at the beginning of the file's name.
+_NUMBERED = re.compile(r"(.+?)-\d{5}-of-\d{5}")
+_NAMED = re.compile(
+    r"(train|training|val|valid|validation|dev|eval|test|testing)(?![a-z])", re.IGNORECASE
+)
 _COLUMNS = Columns(image=IMAGE_COLUMNS, text=TEXT_COLUMNS)
 
 
@@ -167,17 +174,58 @@ class _FolderImages(ImageStore):
 
 
 class ShardedData(CaptionedData):
-    """One or several files of a kind, see `shards.splits`."""
+    """One or several files of a kind, a folder or a pattern of them."""
 
     suffix: ClassVar[str]
 
     @classmethod
     def splits(cls, place: Path) -> list[str]:
         """The splits of the files."""
-        return list(shards.splits(place, cls.suffix))
+        return list(_files_by_split(place, cls.suffix))
 
     def _find_files(self, split: str) -> list[Path]:
-        return shards.files_of(self._place, self.suffix, split)
+        found = _files_by_split(self._place, self.suffix)
+        return found[split if split in found else ""]
+
+
+def _files_by_split(place: Path, suffix: str) -> dict[str, list[Path]]:
+    """The files by their splits; an empty name for files that are not split.
+
+    Args:
+        place: A file; a folder with files, in it, in `data/` or in a folder for each split; or a
+            pattern, `shards/*.tar` or `shards/{000..012}.tar`.
+        suffix: The suffix of the files.
+
+    Raises:
+        DatasetError: a file that a pattern names does not exist.
+    """
+    if not place.is_dir():
+        return _by_split([place] if place.exists() else expand(str(place)))
+    for folder in (place, place / "data"):
+        if files := _files(folder, suffix):
+            return _by_split(files)
+    folders = (path for path in place.iterdir() if path.is_dir())
+    return {path.name: files for path in sorted(folders) if (files := _files(path, suffix))}
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    return sorted(path for path in folder.glob(f"*{suffix}") if not path.name.startswith("."))
+
+
+def _by_split(files: list[Path]) -> dict[str, list[Path]]:
+    names = [_NUMBERED.match(path.name) or _NAMED.match(path.name) for path in files]
+    if not any(names):
+        return {"": files}
+    found: dict[str, list[Path]] = {}
+    for path, name in zip(files, names, strict=True):
+        found.setdefault(name[1] if name else path.stem, []).append(path)
+    return found
+
+
+def _short_names(files: list[Path]) -> list[str]:
+    """The names of files in messages: their paths from the folder that they share."""
+    folder = os.path.commonpath([os.path.abspath(path.parent) for path in files])
+    return [os.path.relpath(path, folder) for path in files]
 
 
 class TarData(ShardedData):
@@ -198,7 +246,7 @@ class TarData(ShardedData):
         return found
 
     def _read(self, problems: Problems) -> ImageStore:
-        names = shards.short_names(self._files)
+        names = _short_names(self._files)
         images = Slices(self._files, names)
         for number, (path, name) in enumerate(zip(self._files, names, strict=True)):
             for key, sample in read_tar(path, name, problems, texts=True).items():
@@ -244,7 +292,7 @@ class ParquetData(ShardedData):
     def _read(self, problems: Problems) -> ImageStore:
         groups: list[RowGroup] = []
         starts = [0]
-        for path, name in zip(self._files, shards.short_names(self._files), strict=True):
+        for path, name in zip(self._files, _short_names(self._files), strict=True):
             try:
                 table = ParquetTable(path, name, _COLUMNS, inside=True)
             except DamagedParquet as error:

@@ -21,15 +21,10 @@ CHINESE_LABELS = "label_cn.txt"
 
 @dataclass(frozen=True)
 class ClassifiedImage:
-    """An image of a known class.
+    """An image of a known class."""
 
-    Attributes:
-        row: The image; its id is its path in the data set.
-        label: The index of its class.
-    """
-
-    row: ImageRow
-    label: int
+    row: ImageRow  # its id is its path in the data set
+    label: int  # the index of the class
 
 
 class ClassificationData:
@@ -78,12 +73,7 @@ class ClassificationData:
             self.name = f"{self.name}, {split}"
 
     def images(self, keys: list[str], problems: Problems) -> Iterator[ClassifiedImage]:
-        """The images.
-
-        Args:
-            keys: The names of the classes, in the order of their indices.
-            problems: Gets the images and folders that cannot be used.
-        """
+        """The images of the classes, whose names are in the order of their indices."""
         index_of = {key: index for index, key in enumerate(keys)}
         if self._list is not None:
             yield from self._listed(self._list, index_of, problems)
