@@ -1,8 +1,8 @@
 """References to images: picklable, without the image itself, read when it is needed.
 
 An `ImageRef` is one image. An `ImageStore` has many, by their numbers, in a few arrays. Both open
-their files on the first read in each process, so that worker processes may be forked or spawned at
-any time.
+their files in the process that reads, so that worker processes may be forked or spawned at any
+time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import urllib.parse
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +29,6 @@ from .folder import image_file
 # An image file's bytes, its path, or an http, https or data URL.
 Content = bytes | Path | str
 
-# Far fewer than a process may open by default.
-_MAX_OPEN_FILES = 64
 _URL = re.compile(r"(https?|file|data):", re.IGNORECASE)
 
 
@@ -70,23 +67,15 @@ class ImageRef(NamedTuple):
     source: Content | ImageStore
     number: int = 0  # of the image in the store
 
-    def content(self) -> Content:
-        """The image file's bytes, its path or its URL: of these, the one that is known first.
-
-        Raises:
-            ImageError: it cannot be read. The error has a reason and no place.
-        """
-        if isinstance(self.source, ImageStore):
-            return self.source.content(self.number)
-        return located(self.source) if isinstance(self.source, str) else self.source
-
     def read(self) -> bytes:
         """The image file's bytes, read or downloaded.
 
         Raises:
             ImageError: it cannot be read. The error has a reason and no place.
         """
-        return read_content(self.content())
+        if isinstance(self.source, ImageStore):
+            return read_content(self.source.content(self.number))
+        return read_content(located(self.source) if isinstance(self.source, str) else self.source)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self.source, ImageStore):
@@ -163,33 +152,6 @@ class ProcessLock:
         return ProcessLock, ()
 
 
-class _Descriptor:
-    """An open file that closes itself. Reading at offsets is safe on threads and after a fork."""
-
-    def __init__(self, path: Path) -> None:
-        self._number = -1
-        self._number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self._number >= 0:
-            os.close(self._number)
-
-    def read(self, length: int, start: int) -> bytes:
-        return os.pread(self._number, length, start)
-
-
-def file_version(path: Path) -> tuple[int, int, int]:
-    """Changes when a file is replaced or written."""
-    state = os.stat(path)
-    return state.st_ino, state.st_size, state.st_mtime_ns
-
-
-@lru_cache(_MAX_OPEN_FILES)
-def _opened(path: Path, version: tuple[int, int, int]) -> _Descriptor:
-    """A file that this process has opened."""
-    return _Descriptor(path)
-
-
 class Slices(ImageStore):
     """Images that are slices of files, as the members of tar files and the lines of TSV files."""
 
@@ -234,7 +196,8 @@ class Slices(ImageStore):
         start, length = self._starts[number], self._lengths[number]
         path = self._paths[self._file(number)]
         try:
-            content = _opened(path, file_version(path)).read(length, start)
+            with path.open("rb", buffering=0) as file:
+                content = os.pread(file.fileno(), length, start)
         except OSError as error:
             raise ImageError(f"{path} cannot be read: {first_line(error)}") from error
         if len(content) < length:

@@ -15,7 +15,7 @@ from ..archive import ZIP_ERRORS
 from ..errors import DatasetError, ImageError, Where
 from .columns import IMAGE_SUFFIXES, Id
 from .folder import MAX_FILE
-from .refs import ImageStore, file_version
+from .refs import ImageStore
 
 _ENCRYPTED = 1
 _MAX_OPEN_ZIPS = 8
@@ -95,7 +95,7 @@ class ZipImages(ImageStore):
     def content(self, number: int) -> bytes:
         """The bytes of a member."""
         try:
-            archive = _opened(self._path, file_version(self._path), os.getpid())
+            archive = _opened(self._path, _version(self._path), os.getpid())
             with archive.open(self._members[number]) as file:
                 # The zip's table may be wrong about the size.
                 content = file.read(MAX_FILE + 1)
@@ -115,6 +115,12 @@ class ZipImages(ImageStore):
         """A store of this member alone."""
         path = Path(os.path.abspath(self._path))
         return ZipImages(path, self._name, [self._members[number]]), 0
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """Changes when a file is replaced or written."""
+    state = os.stat(path)
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 @lru_cache(_MAX_OPEN_ZIPS)
