@@ -73,8 +73,8 @@ def ray_embed(
     Args:
         sources: As for `embed`. They are listed here and read on the nodes.
         model: A model, as `pipeline` opens it.
-        output: The folder; created if it does not exist.
-        options: See `EmbedOptions`.
+        output: As for `embed`.
+        options: As for `embed`.
         precision: The precision of the model, as for `pipeline`.
         device: 'gpu' for one actor per GPU, if the cluster has GPUs; 'cpu'.
         workers: The number of actors; by default as many as the cluster has resources for now.
@@ -110,10 +110,9 @@ def ray_embed(
         wanted = Manifest(
             options.kind, identity, precision, options.dtype, opened.names, options.shard_items
         )
-        path = Path(os.path.abspath(info.path))
-        sent = _SentModel(str(path), remembered_sha256(path), ray.put(np.fromfile(path, np.uint8)))
         store = Store(folder, wanted, options)
-        plan = _Plan(opened, _Task(sent, precision, actors, options), store.known.fill)
+        task = _Task(_SentModel.of(info.path, ray), precision, actors, options)
+        plan = _Plan(opened, task, store.known.fill)
         lists = plan.embedded(ray)
         report = write_outcomes(store, lists, plan.items, show_progress=show_progress)
     report.left_out = dict(opened.left_out)
@@ -134,6 +133,11 @@ class _SentModel(NamedTuple):
     path: str
     sha256: str
     content: Any  # Ray's reference to the content, uint8 [n]
+
+    @classmethod
+    def of(cls, archive: Path, ray: ModuleType) -> _SentModel:
+        path = os.path.abspath(archive)
+        return cls(path, remembered_sha256(Path(path)), ray.put(np.fromfile(path, np.uint8)))
 
     def here(self) -> Path:
         """The archive on this node: at the same path, or in the cache."""
@@ -294,8 +298,7 @@ class _Encoder:
         if isinstance(self._pipeline, CnclipError):
             return {"part": batch["part"], "items": [_pack(self._pipeline)]}
         outcomes = _unpack(batch["items"][0])
-        options = self._task.options
-        lists = embed_outcomes(self._pipeline, outcomes, options, cut_every=len(outcomes))
+        lists = embed_outcomes(self._pipeline, outcomes, self._task.options)
         done = [outcome for some in lists for outcome in some]
         return {"part": batch["part"], "items": [_pack(done)]}
 

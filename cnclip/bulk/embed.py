@@ -107,7 +107,7 @@ def embed(
         store = Store(folder, wanted, options)
         total = _count(opened) if show_progress else None
         outcomes = outcomes_of(opened.items(), store.known.fill)
-        lists = embed_outcomes(pipeline, outcomes, options, cut_every=options.shard_items)
+        lists = embed_outcomes(pipeline, outcomes, options)
         report = write_outcomes(store, lists, total, show_progress=show_progress)
     report.left_out = dict(opened.left_out)
     return report
@@ -138,7 +138,7 @@ def iter_embeddings(
     opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
     checked_count(options.batch_size, "batch_size", max=pipeline.model.max_image_batch)
     outcomes = outcomes_of(opened.items())
-    for some in embed_outcomes(pipeline, outcomes, options, cut_every=options.shard_items):
+    for some in embed_outcomes(pipeline, outcomes, options):
         ids, vectors = [], []
         for outcome in some:
             if outcome.vector is not None:
@@ -167,26 +167,22 @@ def embed_outcomes(
     pipeline: MultiModalEmbeddingPipeline,
     outcomes: Iterable[Outcome],
     options: EmbedOptions,
-    *,
-    cut_every: int,
 ) -> Generator[list[Outcome], None, None]:
     """Fill in the vector or the error of outcomes that have neither.
 
-    A batch ends when it is full, and after every `cut_every`-th outcome. So a run that continues
-    after the end of a list, with all outcomes before it known, has the same batches from there on,
-    and the same bits.
+    A batch ends when it is full, and at the end of each shard. So a run that continues after the
+    end of a list, with all outcomes before it known, has the same batches from there on, and the
+    same bits.
 
     Yields:
         Lists of outcomes, in order, drawn about a batch ahead. New vectors are float32 [d].
     """
     batches: Generator[Batch[Outcome], None, None]
+    cut, size = options.shard_items, options.batch_size
     if options.kind == "texts":
-        batches = embed_texts(
-            pipeline, outcomes, _text, max_texts=TEXTS_AT_ONCE, cut_every=cut_every
-        )
+        batches = embed_texts(pipeline, outcomes, _text, max_texts=TEXTS_AT_ONCE, cut_every=cut)
     else:
-        size = options.batch_size
-        batches = embed_images(pipeline, outcomes, _open, batch_size=size, cut_every=cut_every)
+        batches = embed_images(pipeline, outcomes, _open, batch_size=size, cut_every=cut)
     with contextlib.closing(batches):
         for batch in batches:
             for outcome, vector in zip(batch.embedded, batch.vectors, strict=True):

@@ -108,8 +108,7 @@ class SplitEmbedder:
 
         def lists() -> Generator[list[Outcome], None, None]:
             outcomes = outcomes_of(items, fill)
-            size = options.shard_items
-            for some in embed_outcomes(self._pipeline, outcomes, options, cut_every=size):
+            for some in embed_outcomes(self._pipeline, outcomes, options):
                 collect(some)
                 yield some
 

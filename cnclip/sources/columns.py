@@ -36,7 +36,7 @@ def id_of(value: Any) -> Id | None:
 
 
 class Chosen(NamedTuple):
-    """The columns of a table that are read; None for each that it lacks or nobody wants."""
+    """The columns of a table that are read; None for each that it lacks or that is not wanted."""
 
     image: str | None
     text: str | None
