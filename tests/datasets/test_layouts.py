@@ -195,7 +195,7 @@ def test_a_database_is_opened_once(tmp_path: Path) -> None:
     streaming = open_retrieval(place).images(Problems())
     first = next(streaming)
     assert digests(data)[0] == digests(data)[1]
-    assert first.image.content() == data[0].read(0)
+    assert first.image.read() == data[0].read(0)
     assert len(list(streaming)) == 5
     assert content_of(data[1], 5) == IMAGES[105]
 
