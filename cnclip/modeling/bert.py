@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Embeddings(nn.Module):
+class BertEmbeddings(nn.Module):
     """Word, position and segment embeddings, summed and normalised."""
 
     def __init__(self, config: TextConfig, dropout: float) -> None:
@@ -38,8 +38,7 @@ class Embeddings(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids, int64 [n, l], to float [n, l, width]."""
         x = self.word_embeddings(ids) + self.position_embeddings.weight[: ids.size(1)]
-        out: Tensor = self.dropout(self.LayerNorm(x + self.token_type_embeddings.weight[0]))
-        return out
+        return self.dropout(self.LayerNorm(x + self.token_type_embeddings.weight[0]))
 
 
 class SelfAttention(nn.Module):
@@ -68,8 +67,7 @@ class ResidualOutput(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """Project, add, normalise: float [n, l, in_width] to [n, l, width]."""
-        out: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
-        return out
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
 
 
 class Attention(nn.Module):
@@ -82,8 +80,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Float [n, l, width] to the same shape."""
-        out: Tensor = self.output(self.self(x, mask), x)
-        return out
+        return self.output(self.self(x, mask), x)
 
 
 class Intermediate(nn.Module):
@@ -111,8 +108,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Float [n, l, width] to the same shape."""
         x = self.attention(x, mask)
-        out: Tensor = self.output(self.intermediate(x), x)
-        return out
+        return self.output(self.intermediate(x), x)
 
 
 class Encoder(Stack):
@@ -136,13 +132,12 @@ class Bert(nn.Module):
     def __init__(self, config: TextConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        self.embeddings = Embeddings(config, dropout)
+        self.embeddings = BertEmbeddings(config, dropout)
         self.encoder = Encoder(config, dropout)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Int64 [n, l] and bool [n, l] (False: padding) to float [n, width]."""
-        out: Tensor = self.encoder(self.embeddings(ids), mask)[:, 0]
-        return out
+        return self.encoder(self.embeddings(ids), mask)[:, 0]
 
     def initialize(self) -> None:
         """Draw random weights: embeddings as BERT does, layers by their width as CLIP does.

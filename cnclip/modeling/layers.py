@@ -37,8 +37,7 @@ def attention(
         mixed = scores.softmax(dim=-1) @ v
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=wide)
-    rows: Tensor = mixed.transpose(1, 2).flatten(-2)
-    return rows
+    return mixed.transpose(1, 2).flatten(-2)
 
 
 class Stack(nn.Module):

@@ -79,18 +79,9 @@ def linear(
     Returns:
         Float [rows, last - first]; bfloat16 if the next kernel takes that.
     """
-    out: Tensor = torch.ops.cnclip.linear(
+    return torch.ops.cnclip.linear(
         x, weight, bias, first, last, norm_weight, norm_bias, 1e-5, activation, residual
     )
-    return out
-
-
-def attention(
-    query: Tensor, key: Tensor, value: Tensor, heads: int, query_starts: Tensor, key_starts: Tensor
-) -> Tensor:
-    """Attention of float [queries, width] to float [keys, width], each item within itself."""
-    out: Tensor = torch.ops.cnclip.attention(query, key, value, heads, query_starts, key_starts)
-    return out
 
 
 def self_attention(
@@ -120,14 +111,14 @@ def self_attention(
     """
     width = x.size(1)
     if not pooled:
-        all3 = linear(x, weight, bias, 0, 3 * width, norm_weight, norm_bias)
-        return attention(
-            all3[:, :width], all3[:, width : 2 * width], all3[:, 2 * width :], heads, starts, starts
-        )
+        qkv = linear(x, weight, bias, 0, 3 * width, norm_weight, norm_bias)
+        query, key, value = qkv.chunk(3, dim=1)
+        return torch.ops.cnclip.attention(query, key, value, heads, starts, starts)
     query = linear(first_rows(x, starts), weight, bias, 0, width, norm_weight, norm_bias)
-    both = linear(x, weight, bias, width, 3 * width, norm_weight, norm_bias)
+    kv = linear(x, weight, bias, width, 3 * width, norm_weight, norm_bias)
     ones = torch.arange(starts.size(0))
-    return attention(query, both[:, :width], both[:, width:], heads, ones, starts)
+    key, value = kv.chunk(2, dim=1)
+    return torch.ops.cnclip.attention(query, key, value, heads, ones, starts)
 
 
 def first_rows(x: Tensor, starts: Tensor) -> Tensor:
@@ -211,8 +202,7 @@ class LoweredVisionTransformer(Tensors):
         for i, block in enumerate(self.transformer.resblocks):
             x = block(x, starts, i + 1 == len(self.transformer.resblocks))
         x = F.layer_norm(x, [width], self.ln_post.weight, self.ln_post.bias, 1e-5)
-        out: Tensor = x @ self.proj
-        return out
+        return x @ self.proj
 
 
 class LoweredAttentionPool(Tensors):
@@ -232,7 +222,7 @@ class LoweredAttentionPool(Tensors):
         query = linear(items[:, 0], q.weight, q.bias, 0, width)
         rows = items.flatten(0, 1)
         ones = torch.arange(items.size(0) + 1)
-        pooled = attention(
+        pooled = torch.ops.cnclip.attention(
             query,
             linear(rows, k.weight, k.bias, 0, width),
             linear(rows, v.weight, v.bias, 0, width),
@@ -320,8 +310,7 @@ class LoweredClip(nn.Module):
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Normalised pixels, float [n, 3, r, r], to unit rows, float [n, embed_dim]."""
         x = self.visual(pixels)
-        out: Tensor = x / x.norm(p=2, dim=-1, keepdim=True)
-        return out
+        return x / x.norm(p=2, dim=-1, keepdim=True)
 
     @torch.jit.export
     def encode_text(self, ids: Tensor) -> Tensor:
@@ -332,17 +321,12 @@ class LoweredClip(nn.Module):
         attended = ids.ne(self.pad_id)
         attended[:, 0] = True
         x = self.bert(ids, attended) @ self.text_projection
-        out: Tensor = x / x.norm(p=2, dim=-1, keepdim=True)
-        return out
+        return x / x.norm(p=2, dim=-1, keepdim=True)
 
 
 # `prepare`
 
-
-def pack(weight: Tensor, precision: str) -> Tensor:
-    """A weight, float [out, in], in the form with which `linear` computes in `precision`."""
-    packed: Tensor = torch.ops.cnclip.pack_linear(weight, precision)
-    return packed
+PACK = "torch.ops.cnclip.pack_linear"
 
 
 def float32(x: Tensor | None) -> Tensor:
@@ -383,15 +367,15 @@ def _prepare_source(unit: nn.Module) -> str:
         if ".self.query." in name:
             parts = [place.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
             value = f"torch.cat([{', '.join(parts)}])"
-            value = f"pack({value}, precision)" if name in linears else f"float32({value})"
+            value = f"{PACK}({value}, precision)" if name in linears else f"float32({value})"
         elif ".self.key." in name or ".self.value." in name:
             value = "torch.empty(0)"
         elif name == "conv1.weight" and isinstance(unit, VisionTransformer):
-            value = f"pack({place}.flatten(1), precision)"
+            value = f"{PACK}({place}.flatten(1), precision)"
         elif name == "c_proj.weight" and isinstance(unit, AttentionPool):
-            value = f"pack({place}, 'fp32')"  # one row per image, and the last layer
+            value = f"{PACK}({place}, 'fp32')"  # one row per image, and the last layer
         elif name in linears:
-            value = f"pack({place}, precision)"
+            value = f"{PACK}({place}, precision)"
         else:
             value = f"float32({place})"
         lines.append(f"    {place} = {value}")

@@ -63,8 +63,7 @@ class AttentionPool(nn.Module):
         pooled = attention(
             self.q_proj(rows[:, :1]), self.k_proj(rows), self.v_proj(rows), self.heads
         )
-        out: Tensor = self.c_proj(pooled[:, 0])
-        return out
+        return self.c_proj(pooled[:, 0])
 
 
 class ModifiedResNet(nn.Module):
@@ -95,8 +94,7 @@ class ModifiedResNet(nn.Module):
         x = torch.relu(self.bn2(self.conv2(x)))
         x = self.avgpool(torch.relu(self.bn3(self.conv3(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        out: Tensor = self.attnpool(x)
-        return out
+        return self.attnpool(x)
 
     def initialize(self) -> None:
         """Draw random weights as CLIP does."""

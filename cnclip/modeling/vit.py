@@ -14,9 +14,9 @@ from .layers import Stack, attention
 class Attention(nn.Module):
     """Multi-head self-attention with query, key and value in one linear layer.
 
-    Checkpoints store that layer's tensors as `in_proj_weight` and `in_proj_bias`, as of
-    torch.nn.MultiheadAttention, and so does `state_dict`. It is a torch.nn.Linear here, so that
-    tools for linear layers, such as peft, find it.
+    Checkpoints store that layer's tensors as `in_proj_weight` and `in_proj_bias`, as
+    torch.nn.MultiheadAttention does, and so does `state_dict`. It is a torch.nn.Linear here, so
+    that tools for linear layers, such as peft, find it.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -30,8 +30,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Float [n, rows, width] to the same shape."""
         query, key, value = self.in_proj(x).chunk(3, dim=-1)
-        out: Tensor = self.out_proj(attention(query, key, value, self.heads))
-        return out
+        return self.out_proj(attention(query, key, value, self.heads))
 
 
 def checkpoint_name(name: str) -> str:
@@ -63,8 +62,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Float [n, rows, width] to the same shape."""
         hidden = self.c_fc(x)
-        out: Tensor = self.c_proj(hidden * torch.sigmoid(1.702 * hidden))
-        return out
+        return self.c_proj(hidden * torch.sigmoid(1.702 * hidden))
 
 
 class Block(nn.Module):
@@ -80,8 +78,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Float [n, rows, width] to the same shape."""
         x = x + self.attn(self.ln_1(x))
-        out: Tensor = x + self.mlp(self.ln_2(x))
-        return out
+        return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(Stack):
@@ -127,28 +124,24 @@ class VisionTransformer(nn.Module):
         cls = self.class_embedding + self.positional_embedding[0]
         x = torch.cat([cls.to(x.dtype).expand(x.size(0), 1, -1), x], dim=1)
         x = self.transformer(self.ln_pre(x))
-        out: Tensor = self.ln_post(x[:, 0]) @ self.proj
-        return out
+        return self.ln_post(x[:, 0]) @ self.proj
 
     def initialize(self) -> None:
         """Draw random weights as CLIP does."""
         width = self.conv1.out_channels
-        layers = len(self.transformer.resblocks)
         scale = width**-0.5
+        output_scale = scale * (2 * len(self.transformer.resblocks)) ** -0.5
         for parameter in (self.class_embedding, self.positional_embedding, self.proj):
             nn.init.normal_(parameter, std=scale)
         for block in self.transformer.resblocks:
             assert isinstance(block, Block)
-            nn.init.normal_(block.attn.in_proj.weight, std=scale)
-            nn.init.normal_(block.attn.out_proj.weight, std=scale * (2 * layers) ** -0.5)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=scale * (2 * layers) ** -0.5)
-            for linear in (
-                block.attn.in_proj,
-                block.attn.out_proj,
-                block.mlp.c_fc,
-                block.mlp.c_proj,
+            for linear, std in (
+                (block.attn.in_proj, scale),
+                (block.attn.out_proj, output_scale),
+                (block.mlp.c_fc, (2 * width) ** -0.5),
+                (block.mlp.c_proj, output_scale),
             ):
+                nn.init.normal_(linear.weight, std=std)
                 nn.init.zeros_(linear.bias)
 
 
