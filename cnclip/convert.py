@@ -55,6 +55,8 @@ def convert(
             that cannot be written or is the source itself.
         OSError: the output cannot be written.
     """
+    from .checkpoints.archive import read_archived, write_archive
+
     if to not in FORMATS:
         raise InvalidInputError(f"expected one of {', '.join(FORMATS)}, got {to!r}", item="to")
     target = Path(output)
@@ -62,7 +64,14 @@ def convert(
     hints = _hints(vision_head_width, text_head_width, vocabulary)
     path = find_model(source, revision)
     if is_archive(path):
-        return _convert_archive(path, target, to, allow_nonfinite)
+        read_archive(path)
+        if to == "archive":
+            raise InvalidInputError(
+                "is an archive already; choose another format with `to`", file=path
+            )
+        _check_not_source(target, [path])
+        _write_other(read_archived(path), path, target, to, allow_nonfinite)
+        return target
     found = find_source(path.resolve())
     if hints is not None and found.format != "cn_clip":
         raise InvalidInputError(
@@ -75,8 +84,6 @@ def convert(
     if to != "archive":
         _write_other(checkpoint, found.path, target, to, allow_nonfinite)
         return target
-    from .checkpoints.archive import write_archive
-
     origin = origin_of(found)
     with replaced_atomically(target) as temporary:
         write_archive(checkpoint, temporary, found.path, origin, allow_nonfinite=allow_nonfinite)
@@ -110,17 +117,6 @@ def _check_not_source(target: Path, files: Iterable[Path]) -> None:
     """Refuse to overwrite a file of the source."""
     if os.path.exists(target) and any(target.samefile(file) for file in files):
         raise InvalidInputError("is part of the model to convert", file=target)
-
-
-def _convert_archive(path: Path, target: Path, to: str, allow_nonfinite: bool) -> Path:
-    from .checkpoints.archive import read_archived
-
-    read_archive(path)
-    if to == "archive":
-        raise InvalidInputError("is an archive already; choose another format with `to`", file=path)
-    _check_not_source(target, [path])
-    _write_other(read_archived(path), path, target, to, allow_nonfinite)
-    return target
 
 
 def _hints(

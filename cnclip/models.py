@@ -16,7 +16,7 @@ from . import cache
 from ._text import first_line
 from .archive import ArchiveInfo, is_archive, read_archive
 from .assets import asset_path
-from .checkpoints.files import Source, find_source
+from .checkpoints.files import CheckpointFiles, find_source
 from .errors import CheckpointError, InputTypeError, ModelNotFoundError
 from .hub import PREFIXES, download, parse_hub_name
 
@@ -126,7 +126,7 @@ def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     return checkpoint
 
 
-def read_source(source: Source, hints: Hints | None = None) -> Checkpoint:
+def read_source(source: CheckpointFiles, hints: Hints | None = None) -> Checkpoint:
     """Read a checkpoint with the reader of its format.
 
     Raises:
@@ -137,7 +137,7 @@ def read_source(source: Source, hints: Hints | None = None) -> Checkpoint:
     from .checkpoints.huggingface import read_huggingface
     from .checkpoints.modelscope import read_modelscope
 
-    readers: dict[str, Callable[[Source, Hints], Checkpoint]] = {
+    readers: dict[str, Callable[[CheckpointFiles, Hints], Checkpoint]] = {
         "modelscope": read_modelscope,
         "cn_clip": read_cn_clip,
         "huggingface": read_huggingface,
@@ -148,8 +148,8 @@ def read_source(source: Source, hints: Hints | None = None) -> Checkpoint:
         raise CheckpointError(f"cannot be read: {first_line(error)}", file=source.path) from error
 
 
-def origin_of(source: Source) -> dict[str, str]:
-    """What an archive records about its checkpoint: `format`, `name` and `digest`.
+def origin_of(source: CheckpointFiles) -> dict[str, str]:
+    """The facts that an archive records of its checkpoint: `format`, `name` and `digest`.
 
     The digest is a SHA-256 of the names and contents of the checkpoint's files.
 

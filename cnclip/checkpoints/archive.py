@@ -27,11 +27,11 @@ from ..archive import (
 )
 from ..errors import ArchiveError, CheckpointError
 from ..modeling.clip import ChineseClip, half_precision_names
-from ..modeling.config import ACTIVATIONS, ClipConfig, TextConfig, VisionConfig
+from ..modeling.config import ClipConfig, TextConfig, VisionConfig
 from ..modeling.lower import OPERATORS, lower
 from ..version import __version__
 from .checkpoint import FLOATS, Checkpoint, empty_model
-from .config_file import ConfigFile
+from .config_file import ConfigFile, read_text_config, read_vision_config
 
 CONTEXT_LENGTH = 52
 # Bounds on the parts of an archive other than tensors: a header for each, and the code.
@@ -54,7 +54,7 @@ def write_archive(
             of them in two types.
         output: The file.
         source: The checkpoint's file or directory, for messages.
-        origin: What the archive records about it.
+        origin: The result of `origin_of`, which the archive records.
         allow_nonfinite: Accept weights that are NaN or infinite.
 
     Raises:
@@ -105,7 +105,7 @@ def _check_shapes(
         expected, found = tuple(wanted[name].shape), tuple(weights[name].shape)
         if expected != found:
             problems.append(f"{name} of shape {list(found)}, expected {list(expected)}")
-        elif not _is_dense_float(weights[name]):
+        elif weights[name].dtype not in FLOATS or weights[name].layout != torch.strided:
             problems.append(f"{name} of type {weights[name].dtype}, expected dense floats")
         else:
             half = weights[name].dtype == torch.float16
@@ -139,10 +139,6 @@ def _check_finite(weights: dict[str, torch.Tensor], source: Path) -> None:
             raise CheckpointError(
                 f"{name} has NaN or infinite values as {tensor.dtype}", file=source
             )
-
-
-def _is_dense_float(tensor: torch.Tensor) -> bool:
-    return tensor.dtype in FLOATS and tensor.layout == torch.strided and tensor.device.type == "cpu"
 
 
 def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[str, Any]:
@@ -222,7 +218,6 @@ def read_archived(path: Path) -> Checkpoint:
         config=config,
         weights=weights,
         vocabulary=info.vocabulary,
-        format="archive",
         rounds_to_half=False,
         mean=info.mean,
         std=info.std,
@@ -230,31 +225,13 @@ def read_archived(path: Path) -> Checkpoint:
 
 
 def _config(values: ConfigFile) -> ClipConfig:
-    vision, text = values.part("vision"), values.part("text")
-    resolution, width = vision.resolution("resolution"), text.size("width")
-    layers = vision.stages("layers")
-    is_vit = isinstance(layers, int)
-    config = ClipConfig(
+    return ClipConfig(
         embed_dim=values.size("embed_dim"),
-        vision=VisionConfig(
-            resolution=resolution,
-            layers=layers,
-            width=vision.size("width"),
-            patch_size=vision.size("patch_size", at_most=resolution) if is_vit else None,
-            head_width=vision.size("head_width"),
-        ),
-        text=TextConfig(
-            vocab_size=text.size("vocab_size"),
-            width=width,
-            layers=text.layers("layers"),
-            heads=text.divisor("heads", of=width),
-            intermediate_width=text.size("intermediate_width"),
-            max_positions=text.size("max_positions"),
-            type_vocab_size=text.size("type_vocab_size"),
-            activation=text.one_of("activation", ACTIVATIONS, "gelu"),
-        ),
+        vision=read_vision_config(values.part("vision"), _own_names(VisionConfig)),
+        text=read_text_config(values.part("text"), _own_names(TextConfig)),
         pad_id=values.size("pad_id", at_least=0),
     )
-    if not config.vision.heads or config.vision.feature_width % config.vision.heads:
-        raise vision.error("head_width", f"a divisor of {config.vision.feature_width}")
-    return config
+
+
+def _own_names(config: type[VisionConfig | TextConfig]) -> dict[str, str]:
+    return {field.name: field.name for field in dataclasses.fields(config)}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,28 +15,17 @@ NamedTensor = tuple[str, torch.Tensor]
 
 # Not float8: the operators that are used here do not convert it.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_MAX_NAME = 200
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint's content, independent of its format.
-
-    Attributes:
-        config: Sizes of both towers.
-        weights: Tensors by cn_clip's names, in the types that the checkpoint stores.
-        vocabulary: The vocab.txt's bytes.
-        format: The format's name, such as "modelscope".
-        rounds_to_half: Whether the format's software rounds the linear layers to float16.
-        mean: Mean of red, green and blue in the normalisation of pixels scaled to 0..1.
-        std: Standard deviation of red, green and blue in the normalisation.
-    """
+    """A checkpoint's content, independent of its format."""
 
     config: ClipConfig
-    weights: Weights
-    vocabulary: bytes
-    format: str
-    rounds_to_half: bool
+    weights: Weights  # by cn_clip's names, in the types that the checkpoint stores
+    vocabulary: bytes  # of the vocab.txt
+    rounds_to_half: bool  # whether the format's software rounds the linear layers to float16
+    # Of red, green and blue, in the normalisation of pixels scaled to 0..1.
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
@@ -53,37 +39,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Hints:
-    """Facts that a checkpoint without a configuration does not contain.
+    """Facts that a checkpoint without a configuration does not contain."""
 
-    Attributes:
-        vision_head_width: Columns of one attention head of the vision tower.
-        text_head_width: Columns of one attention head of the text tower.
-        vocabulary: The vocab.txt's bytes; by default the published models'.
-    """
-
-    vision_head_width: int | None = None
+    vision_head_width: int | None = None  # columns of one attention head
     text_head_width: int | None = None
-    vocabulary: bytes | None = None
-
-
-def by_name(path: Path, tensors: Iterable[tuple[Any, Any]]) -> Weights:
-    """Tensors by their names.
-
-    Raises:
-        CheckpointError: a name is not a string or occurs twice, or a value is not a tensor.
-    """
-    weights: Weights = {}
-    for name, value in tensors:
-        if not isinstance(name, str):
-            raise CheckpointError("expected tensors by their names", file=path)
-        if len(name) > _MAX_NAME or not name.isprintable():
-            raise CheckpointError(f"damaged: a tensor named {name!r:.100}", file=path)
-        if not isinstance(value, torch.Tensor):
-            raise CheckpointError(f"{name}: expected a tensor, found {type(value)}", file=path)
-        if name in weights:
-            raise CheckpointError(f"duplicate tensor {name}", file=path)
-        weights[name] = value
-    return weights
+    vocabulary: bytes | None = None  # of the vocab.txt; by default the published models'
 
 
 def empty_model(config: ClipConfig) -> ChineseClip:

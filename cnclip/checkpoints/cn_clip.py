@@ -17,13 +17,12 @@ from pathlib import Path
 from ..archive import MAX_RESOLUTION
 from ..errors import CheckpointError
 from ..modeling.config import ClipConfig, TextConfig, VisionConfig
-from .checkpoint import Checkpoint, Hints, NamedTensor, Weights, by_name
+from .checkpoint import Checkpoint, Hints, NamedTensor, Weights
 from .config_file import MAX_LAYERS, MAX_SIZE
-from .files import Source
+from .files import CheckpointFiles
 from .known import KNOWN_MODELS
 from .modelscope import with_pooler, without_pooler
-from .pickles import write_pickle
-from .tensors import read_tensors
+from .tensors import by_name, read_tensors, write_pickle
 from .vocabulary import tokenizer_of
 
 logger = logging.getLogger("cnclip")
@@ -35,7 +34,7 @@ _USUAL_HEAD_WIDTHS = (64, 80)
 _FUSED = re.compile(r"(bert\.encoder\.layer\.\d+\.attention)\.self\.(Wqkv|out_proj)\.(\w+)")
 
 
-def read_cn_clip(source: Source, hints: Hints) -> Checkpoint:
+def read_cn_clip(source: CheckpointFiles, hints: Hints) -> Checkpoint:
     """Read a `.pt` file of cn_clip.
 
     Raises:
@@ -59,7 +58,6 @@ def read_cn_clip(source: Source, hints: Hints) -> Checkpoint:
         config=config,
         weights=weights,
         vocabulary=vocabulary,
-        format=source.format,
         rounds_to_half=True,
     )
 

@@ -1,4 +1,8 @@
-"""Small files of a checkpoint, and the values of configuration files with their checks."""
+"""Small files of a checkpoint, and the values of configuration files with their checks.
+
+Each format stores the sizes of the towers under other keys. A reader passes a table of them, by the
+fields of `VisionConfig` or `TextConfig`; a writer uses the same table.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Any
 from .._text import first_line
 from ..archive import MAX_RESOLUTION
 from ..errors import CheckpointError
+from ..modeling.config import ACTIVATIONS, TextConfig, VisionConfig
 
 # Far above any published model: larger values are damage, and would take hours or all memory.
 MAX_SIZE = 1 << 24
@@ -62,19 +67,12 @@ class ConfigFile:
         member: The keys that lead to the object within the file, for messages.
     """
 
-    def __init__(self, file: Path, values: Mapping[str, Any], member: str = "") -> None:
+    def __init__(
+        self, file: Path, values: Mapping[str, Any] | None = None, member: str = ""
+    ) -> None:
         self.file = file
-        self.values = values
+        self.values = read_json(file) if values is None else values
         self.member = member
-
-    @classmethod
-    def read(cls, path: Path) -> ConfigFile:
-        """The object of a file.
-
-        Raises:
-            CheckpointError: it holds no JSON object.
-        """
-        return cls(path, read_json(path))
 
     def part(self, key: str) -> ConfigFile:
         """The object under a key; empty if there is none."""
@@ -108,15 +106,11 @@ class ConfigFile:
             raise self.error(key, f"an integer from {at_least} to {at_most}")
         return value
 
-    def layers(self, key: str, default: int | None = None) -> int:
-        """A number of layers."""
-        return self.size(key, default, at_most=MAX_LAYERS)
-
-    def stages(self, key: str) -> int | tuple[int, int, int, int]:
+    def layers(self, key: str) -> int | tuple[int, int, int, int]:
         """A number of layers, or one for each of a ResNet's four stages."""
         value = self.values.get(key)
         if not isinstance(value, list):
-            return self.layers(key)
+            return self.size(key, at_most=MAX_LAYERS)
         if len(value) != 4 or not all(type(n) is int and 1 <= n <= MAX_LAYERS for n in value):
             raise self.error(key, "an integer or four of them")
         return value[0], value[1], value[2], value[3]
@@ -133,13 +127,56 @@ class ConfigFile:
         if key in self.values and self.values[key] not in expected:
             raise self.error(key, " or ".join(map(str, expected)))
 
-    def resolution(self, key: str, default: int | None = None) -> int:
-        """Pixels per side."""
-        return self.size(key, default, at_most=MAX_RESOLUTION)
-
     def one_of(self, key: str, known: tuple[str, ...], default: str) -> str:
         """One of the known words."""
         value = self.values.get(key, default)
         if value not in known:
             raise self.error(key, f"one of {', '.join(known)}")
         return str(value)
+
+
+def read_vision_config(values: ConfigFile, keys: Mapping[str, str]) -> VisionConfig:
+    """The sizes of a vision tower.
+
+    Args:
+        values: The object that has them.
+        keys: The key of each field.
+
+    Raises:
+        CheckpointError: a size is missing or invalid.
+    """
+    resolution = values.size(keys["resolution"], at_most=MAX_RESOLUTION)
+    layers = values.layers(keys["layers"])
+    is_vit = isinstance(layers, int)
+    # The stem's first convolution rounds its half up, four poolings round theirs down.
+    if not is_vit and (resolution + 1) // 2 // 16 != resolution // 32:
+        raise values.error(keys["resolution"], "one that a ResNet halves five times")
+    config = VisionConfig(
+        resolution=resolution,
+        layers=layers,
+        width=values.size(keys["width"]),
+        patch_size=values.size(keys["patch_size"], at_most=resolution) if is_vit else None,
+        head_width=values.size(keys["head_width"], 64),
+    )
+    if config.heads < 1 or config.feature_width % config.heads:
+        raise values.error(keys["head_width"], f"a divisor of {config.feature_width} columns")
+    return config
+
+
+def read_text_config(values: ConfigFile, keys: Mapping[str, str]) -> TextConfig:
+    """The sizes of a text tower; the arguments are those of `read_vision_config`.
+
+    Raises:
+        CheckpointError: a size is missing or invalid.
+    """
+    width = values.size(keys["width"])
+    return TextConfig(
+        vocab_size=values.size(keys["vocab_size"]),
+        width=width,
+        layers=values.size(keys["layers"], at_most=MAX_LAYERS),
+        heads=values.divisor(keys["heads"], of=width),
+        intermediate_width=values.size(keys["intermediate_width"]),
+        max_positions=values.size(keys["max_positions"]),
+        type_vocab_size=values.size(keys["type_vocab_size"]),
+        activation=values.one_of(keys["activation"], ACTIVATIONS, "gelu"),
+    )

@@ -34,23 +34,16 @@ _MODELSCOPE = (WEIGHTS, VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
 
 
 @dataclass(frozen=True)
-class Source:
-    """The files of a checkpoint.
+class CheckpointFiles:
+    """The files of a checkpoint."""
 
-    Attributes:
-        format: "modelscope", "huggingface" or "cn_clip".
-        path: The directory, or the file of cn_clip.
-        files: The files whose content is used.
-        weights: Those of the files that hold tensors.
-    """
-
-    format: str
-    path: Path
-    files: tuple[Path, ...]
-    weights: tuple[Path, ...]
+    format: str  # "modelscope", "huggingface" or "cn_clip"
+    path: Path  # the directory, or the file of cn_clip
+    files: tuple[Path, ...]  # all whose content is used
+    weights: tuple[Path, ...]  # those of `files` that hold tensors, and their index
 
 
-def find_source(path: Path) -> Source:
+def find_source(path: Path) -> CheckpointFiles:
     """The checkpoint at a path: a model directory, or a file of cn_clip.
 
     Raises:
@@ -66,15 +59,15 @@ def find_source(path: Path) -> Source:
     return source
 
 
-def _find(path: Path) -> Source:
+def _find(path: Path) -> CheckpointFiles:
     if not path.is_dir():
         if not path.is_file():  # reading a pipe or device may never end
             raise CheckpointError("expected a file or a model directory", file=path)
-        return Source("cn_clip", path, (path,), (path,))
+        return CheckpointFiles("cn_clip", path, (path,), (path,))
     missing = [name for name in _MODELSCOPE if not (path / name).is_file()]
     if not missing:
         files = tuple(path / name for name in _MODELSCOPE)
-        return Source("modelscope", path, files, (path / WEIGHTS,))
+        return CheckpointFiles("modelscope", path, files, (path / WEIGHTS,))
     is_modelscope = not {VISION_CONFIG, TEXT_CONFIG} <= set(missing)
     if (path / CONFIG).is_file() and not is_modelscope:
         return _find_huggingface(path)
@@ -89,14 +82,14 @@ def _find(path: Path) -> Source:
     )
 
 
-def _find_huggingface(path: Path) -> Source:
+def _find_huggingface(path: Path) -> CheckpointFiles:
     weights = _huggingface_weights(path)
     words = next((n for n in (VOCABULARY, TOKENIZER) if (path / n).is_file()), None)
     if words is None:
         raise CheckpointError(f"it has neither {VOCABULARY} nor {TOKENIZER}", file=path)
     names = [CONFIG, words, PREPROCESSOR_CONFIG]
     files = [path / name for name in names if (path / name).is_file()]
-    return Source("huggingface", path, (*files, *weights), weights)
+    return CheckpointFiles("huggingface", path, (*files, *weights), weights)
 
 
 def _huggingface_weights(path: Path) -> tuple[Path, ...]:

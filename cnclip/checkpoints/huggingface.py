@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from .._text import first_line
-from ..archive import DEVIATIONS, MEANS
+from ..archive import DEVIATIONS, MAX_RESOLUTION, MEANS
 from ..errors import CheckpointError
 from ..modeling.config import ACTIVATIONS, CLIP_MEAN, CLIP_STD, ClipConfig, TextConfig, VisionConfig
 from .checkpoint import FLOATS, Checkpoint, Hints, NamedTensor, Weights, empty_model
-from .config_file import ConfigFile
+from .config_file import MAX_LAYERS, ConfigFile
 from .files import (
     CONFIG,
     INDEX_SUFFIX,
@@ -27,7 +27,7 @@ from .files import (
     SAFETENSORS_SUFFIX,
     TOKENIZER,
     VOCABULARY,
-    Source,
+    CheckpointFiles,
 )
 from .tensors import read_tensors, write_safetensors
 from .vocabulary import read_vocabulary, tokenizer_of
@@ -50,7 +50,7 @@ _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SHARD_BYTES = 500_000_000
 
 
-def read_huggingface(source: Source, hints: Hints) -> Checkpoint:
+def read_huggingface(source: CheckpointFiles, hints: Hints) -> Checkpoint:
     """Read a directory that `ChineseCLIPModel.from_pretrained` opens.
 
     Raises:
@@ -66,7 +66,6 @@ def read_huggingface(source: Source, hints: Hints) -> Checkpoint:
         config=config,
         weights=_from_huggingface(read_tensors(source.weights), config, source.path),
         vocabulary=vocabulary,
-        format=source.format,
         rounds_to_half=False,
         mean=mean,
         std=std,
@@ -75,7 +74,7 @@ def read_huggingface(source: Source, hints: Hints) -> Checkpoint:
 
 def _read_config(path: Path, pad_id: int) -> ClipConfig:
     """The configuration, with transformers' defaults for missing values."""
-    values = ConfigFile.read(path)
+    values = ConfigFile(path)
     if values.values.get("model_type", "chinese_clip") != "chinese_clip":
         raise values.error("model_type", "'chinese_clip'")
     vision, text = values.part("vision_config"), values.part("text_config")
@@ -87,12 +86,12 @@ def _read_config(path: Path, pad_id: int) -> ClipConfig:
     vision.expect("num_channels", 3)
     text.expect("layer_norm_eps", 1e-12)
     text.expect("position_embedding_type", "absolute")
-    resolution = vision.resolution("image_size", 224)
+    resolution = vision.size("image_size", 224, at_most=MAX_RESOLUTION)
     return ClipConfig(
         embed_dim=values.size("projection_dim", 512),
         vision=VisionConfig(
             resolution=resolution,
-            layers=vision.layers("num_hidden_layers", 12),
+            layers=vision.size("num_hidden_layers", 12, at_most=MAX_LAYERS),
             width=width,
             patch_size=vision.size("patch_size", 32, at_most=resolution),
             head_width=width // vision.divisor("num_attention_heads", of=width, default=12),
@@ -100,7 +99,7 @@ def _read_config(path: Path, pad_id: int) -> ClipConfig:
         text=TextConfig(
             vocab_size=text.size("vocab_size", 30522),
             width=text_width,
-            layers=text.layers("num_hidden_layers", 12),
+            layers=text.size("num_hidden_layers", 12, at_most=MAX_LAYERS),
             heads=text.divisor("num_attention_heads", of=text_width, default=12),
             intermediate_width=text.size("intermediate_size", 3072),
             max_positions=text.size("max_position_embeddings", 512),
@@ -116,7 +115,7 @@ def _read_vocabulary(directory: Path) -> bytes:
     if path.is_file():
         return read_vocabulary(path)
     path = directory / TOKENIZER
-    words = _read_words(ConfigFile.read(path))
+    words = _read_words(ConfigFile(path))
     size = len(words)
     if not 1 <= size <= _MAX_VOCABULARY or sorted(map(repr, words.values())) != sorted(
         map(repr, range(size))
@@ -165,7 +164,7 @@ def _read_preprocessor(path: Path, resolution: int) -> tuple[Channels, Channels]
     """
     if not path.is_file():
         return CLIP_MEAN, CLIP_STD
-    values = ConfigFile.read(path)
+    values = ConfigFile(path)
     square = {"height": resolution, "width": resolution}
     values.expect("size", square, resolution, None)
     values.expect("do_resize", True)

@@ -12,19 +12,36 @@ from typing import Any
 
 import torch
 
-from ..modeling.config import ACTIVATIONS, ClipConfig, TextConfig, VisionConfig
+from ..modeling.config import ClipConfig
 from .checkpoint import Checkpoint, Hints, Weights
-from .config_file import ConfigFile
-from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY, WEIGHTS, Source
-from .pickles import write_pickle
-from .tensors import read_tensors
+from .config_file import ConfigFile, read_text_config, read_vision_config
+from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY, WEIGHTS, CheckpointFiles
+from .tensors import read_tensors, write_pickle
 from .vocabulary import read_vocabulary, tokenizer_of
 
 # Chinese-CLIP uses the hidden state of [CLS], and not BERT's pooler.
 POOLER_PREFIX = "bert.pooler."
+# Keys of the configuration files, by the fields of VisionConfig and TextConfig.
+_VISION_KEYS = {
+    "resolution": "image_resolution",
+    "layers": "vision_layers",
+    "width": "vision_width",
+    "patch_size": "vision_patch_size",
+    "head_width": "vision_head_width",
+}
+_TEXT_KEYS = {
+    "vocab_size": "vocab_size",
+    "width": "text_hidden_size",
+    "layers": "text_num_hidden_layers",
+    "heads": "text_num_attention_heads",
+    "intermediate_width": "text_intermediate_size",
+    "max_positions": "text_max_position_embeddings",
+    "type_vocab_size": "text_type_vocab_size",
+    "activation": "text_hidden_act",
+}
 
 
-def read_modelscope(source: Source, hints: Hints) -> Checkpoint:
+def read_modelscope(source: CheckpointFiles, hints: Hints) -> Checkpoint:
     """Read a ModelScope model directory.
 
     Raises:
@@ -38,7 +55,6 @@ def read_modelscope(source: Source, hints: Hints) -> Checkpoint:
         config=read_config(source.path, pad_id),
         weights=without_pooler(weights),
         vocabulary=vocabulary,
-        format=source.format,
         rounds_to_half=True,
     )
 
@@ -54,45 +70,12 @@ def read_config(directory: Path, pad_id: int) -> ClipConfig:
     Raises:
         CheckpointError: a file is missing or damaged, or a size is invalid.
     """
-    vision = ConfigFile.read(directory / VISION_CONFIG)
-    text = ConfigFile.read(directory / TEXT_CONFIG)
-    config = ClipConfig(
+    vision = ConfigFile(directory / VISION_CONFIG)
+    return ClipConfig(
         embed_dim=vision.size("embed_dim"),
-        vision=_read_vision(vision),
-        text=_read_text(text),
+        vision=read_vision_config(vision, _VISION_KEYS),
+        text=read_text_config(ConfigFile(directory / TEXT_CONFIG), _TEXT_KEYS),
         pad_id=pad_id,
-    )
-    width, heads = config.vision.feature_width, config.vision.heads
-    if heads < 1 or width % heads:
-        raise vision.error("vision_head_width", f"a divisor of {width} columns")
-    return config
-
-
-def _read_vision(values: ConfigFile) -> VisionConfig:
-    resolution = values.resolution("image_resolution")
-    width = values.size("vision_width")
-    head_width = values.size("vision_head_width", 64)
-    layers = values.stages("vision_layers")
-    if not isinstance(layers, int):
-        # The stem's first convolution rounds its half up, four poolings round theirs down.
-        if (resolution + 1) // 2 // 16 != resolution // 32:
-            raise values.error("image_resolution", "one that a ResNet halves five times")
-        return VisionConfig(resolution, layers, width, None, head_width)
-    patch_size = values.size("vision_patch_size", at_most=resolution)
-    return VisionConfig(resolution, layers, width, patch_size, head_width)
-
-
-def _read_text(values: ConfigFile) -> TextConfig:
-    width = values.size("text_hidden_size")
-    return TextConfig(
-        vocab_size=values.size("vocab_size"),
-        width=width,
-        layers=values.layers("text_num_hidden_layers"),
-        heads=values.divisor("text_num_attention_heads", of=width),
-        intermediate_width=values.size("text_intermediate_size"),
-        max_positions=values.size("text_max_position_embeddings"),
-        type_vocab_size=values.size("text_type_vocab_size"),
-        activation=values.one_of("text_hidden_act", ACTIVATIONS, "gelu"),
     )
 
 
@@ -123,26 +106,12 @@ def with_pooler(checkpoint: Checkpoint) -> Weights:
 
 def config_files(config: ClipConfig) -> dict[str, dict[str, Any]]:
     """The contents of a ModelScope directory's configuration files, by file name."""
-    vision: dict[str, Any] = {
-        "embed_dim": config.embed_dim,
-        "image_resolution": config.vision.resolution,
-        "vision_layers": config.vision.layers,
-        "vision_width": config.vision.width,
-        "vision_patch_size": config.vision.patch_size,
-        "vision_head_width": config.vision.head_width,
-    }
-    text = {
-        "vocab_size": config.text.vocab_size,
+    vision = {key: getattr(config.vision, field) for field, key in _VISION_KEYS.items()}
+    text = {key: getattr(config.text, field) for field, key in _TEXT_KEYS.items()}
+    text |= {
         "text_attention_probs_dropout_prob": 0.1,
-        "text_hidden_act": config.text.activation,
         "text_hidden_dropout_prob": 0.1,
-        "text_hidden_size": config.text.width,
         "text_initializer_range": 0.02,
-        "text_intermediate_size": config.text.intermediate_width,
-        "text_max_position_embeddings": config.text.max_positions,
-        "text_num_attention_heads": config.text.heads,
-        "text_num_hidden_layers": config.text.layers,
-        "text_type_vocab_size": config.text.type_vocab_size,
     }
     pipeline = {
         "framework": "pytorch",
@@ -150,4 +119,8 @@ def config_files(config: ClipConfig) -> dict[str, dict[str, Any]]:
         "pipeline": {"type": "multi-modal-embedding"},
         "model": {"type": "clip-multi-modal-embedding"},
     }
-    return {VISION_CONFIG: vision, TEXT_CONFIG: text, "configuration.json": pipeline}
+    return {
+        VISION_CONFIG: {"embed_dim": config.embed_dim} | vision,
+        TEXT_CONFIG: text,
+        "configuration.json": pipeline,
+    }

@@ -49,4 +49,4 @@ def sizes_of(model: str | Path) -> Checkpoint:
                 f"{config.text.vocab_size} words",
                 file=model,
             )
-    return Checkpoint(config, {}, vocabulary, "modelscope", rounds_to_half=True)
+    return Checkpoint(config, {}, vocabulary, rounds_to_half=True)

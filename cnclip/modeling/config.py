@@ -12,21 +12,13 @@ ACTIVATIONS = ("gelu", "gelu_new", "relu", "swish")
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower: a ViT, or a ModifiedResNet where `layers` is a tuple of four.
+    """The vision tower: a ViT, or a ModifiedResNet where `layers` is a tuple of four."""
 
-    Attributes:
-        resolution: Pixels per side of the square input.
-        layers: Transformer layers, or bottleneck blocks in each of the four stages.
-        width: Columns of the ViT, or channels after the ResNet's stem.
-        patch_size: Pixels per side of a ViT's patch; None for a ResNet.
-        head_width: Columns of one attention head.
-    """
-
-    resolution: int
-    layers: int | tuple[int, int, int, int]
-    width: int
-    patch_size: int | None
-    head_width: int = 64
+    resolution: int  # pixels per side of the square input
+    layers: int | tuple[int, int, int, int]  # bottleneck blocks in each of a ResNet's four stages
+    width: int  # columns of the ViT, or channels after the ResNet's stem
+    patch_size: int | None  # pixels per side of a ViT's patch; None for a ResNet
+    head_width: int = 64  # columns of one attention head
 
     @property
     def heads(self) -> int:
@@ -41,41 +33,23 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The text tower, a BERT encoder.
+    """The text tower, a BERT encoder."""
 
-    Attributes:
-        vocab_size: Rows of the word embedding.
-        width: Columns of the hidden states.
-        layers: Encoder layers.
-        heads: Attention heads of each layer.
-        intermediate_width: Columns between a layer's two dense layers.
-        max_positions: Rows of the position embedding: the longest text in ids.
-        type_vocab_size: Rows of the segment embedding, of which the first is used.
-        activation: One of ACTIVATIONS.
-    """
-
-    vocab_size: int
-    width: int
+    vocab_size: int  # rows of the word embedding
+    width: int  # columns of the hidden states
     layers: int
-    heads: int
-    intermediate_width: int
-    max_positions: int
-    type_vocab_size: int
-    activation: str = "gelu"
+    heads: int  # attention heads of each layer
+    intermediate_width: int  # columns between a layer's two dense layers
+    max_positions: int  # rows of the position embedding: the longest text in ids
+    type_vocab_size: int  # rows of the segment embedding, of which the first is used
+    activation: str = "gelu"  # one of ACTIVATIONS
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Both towers and the width of the space that they share.
+    """Both towers and the width of the space that they share."""
 
-    Attributes:
-        embed_dim: Columns of the embeddings.
-        vision: The vision tower.
-        text: The text tower.
-        pad_id: The id of [PAD] in the vocabulary; columns with this id are masked.
-    """
-
-    embed_dim: int
+    embed_dim: int  # columns of the embeddings
     vision: VisionConfig
     text: TextConfig
-    pad_id: int = 0
+    pad_id: int = 0  # the id of [PAD] in the vocabulary; columns with this id are masked

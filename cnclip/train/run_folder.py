@@ -30,7 +30,7 @@ from .._files import (
     replaced_atomically,
 )
 from .._text import first_line
-from ..checkpoints.pickles import write_pickle
+from ..checkpoints.tensors import write_pickle
 from ..errors import CheckpointError, InvalidInputError
 
 STATE, OPTIONS, METRICS, SKIPPED = "last.pt", "options.json", "metrics.jsonl", "skipped.jsonl"

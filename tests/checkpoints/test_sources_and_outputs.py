@@ -54,7 +54,7 @@ def write(directory: Path, *, swap: str = "", **sizes: Any) -> Path:
         one, other = (f"\n{word}\n".encode() for word in swap)
         words = words.replace(one, b"\n\0\n").replace(other, one).replace(b"\n\0\n", other)
     directory.mkdir()
-    write_modelscope(Checkpoint(config, random_weights(config), words, "test", True), directory)
+    write_modelscope(Checkpoint(config, random_weights(config), words, True), directory)
     return directory
 
 

@@ -16,7 +16,7 @@ import pytest
 from cnclip import cache, models, pipeline
 from cnclip.archive import read_archive
 from cnclip.checkpoints.checkpoint import Checkpoint
-from cnclip.checkpoints.files import Source
+from cnclip.checkpoints.files import CheckpointFiles
 from cnclip.errors import CheckpointError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -44,7 +44,7 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     converted: list[Path] = []
     read = models.read_source
 
-    def record(source: Source) -> Checkpoint:
+    def record(source: CheckpointFiles) -> Checkpoint:
         converted.append(source.path)
         return read(source)
 

@@ -56,7 +56,7 @@ def random_weights(config: ClipConfig, seed: int = 0) -> Weights:
 
 
 def checkpoint_of(config: ClipConfig) -> Checkpoint:
-    return Checkpoint(config, random_weights(config), WORDS.read_bytes(), "test", False)
+    return Checkpoint(config, random_weights(config), WORDS.read_bytes(), False)
 
 
 def head_width(name: str) -> dict[str, int]:
