@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._files import directory_replaced_atomically, replaced_atomically
 from .archive import CHECKPOINT_SUFFIXES, SUFFIX, is_archive, read_archive
-from .checkpoints.files import find_source
+from .checkpoints.files import CheckpointFiles, find_source
 from .errors import CheckpointError, InvalidInputError
 from .models import find_model, origin_of, read_source
 
@@ -63,23 +62,11 @@ def convert(
     _check_target(target, to)
     hints = _hints(vision_head_width, text_head_width, vocabulary)
     path = find_model(source, revision)
-    if is_archive(path):
-        read_archive(path)
-        if to == "archive":
-            raise InvalidInputError(
-                "is an archive already; choose another format with `to`", file=path
-            )
-        _check_not_source(target, [path])
+    found = None if is_archive(path) else find_source(path.resolve())
+    _check_source(path, found, target, to, hints)
+    if found is None:
         _write_other(read_archived(path), path, target, to, allow_nonfinite)
         return target
-    found = find_source(path.resolve())
-    if hints is not None and found.format != "cn_clip":
-        raise InvalidInputError(
-            "head widths and a vocabulary can only be set for .pt files; this model "
-            "records its own",
-            file=path,
-        )
-    _check_not_source(target, found.files)
     checkpoint = read_source(found, hints)
     if to != "archive":
         _write_other(checkpoint, found.path, target, to, allow_nonfinite)
@@ -113,8 +100,28 @@ def _check_target(target: Path, to: str) -> None:
         raise InvalidInputError(reason, item="output")
 
 
-def _check_not_source(target: Path, files: Iterable[Path]) -> None:
-    """Refuse to overwrite a file of the source."""
+def _check_source(
+    path: Path, found: CheckpointFiles | None, target: Path, to: str, hints: Hints | None
+) -> None:
+    """Refuse options that the model does not need, and to overwrite a file of the model.
+
+    Args:
+        path: The model.
+        found: Its files; None for an archive.
+        target: The output.
+        to: The format of the output.
+        hints: The options for .pt files.
+    """
+    if found is None and to == "archive":
+        read_archive(path)  # which reports a damaged one
+        raise InvalidInputError("is an archive already; choose another format with `to`", file=path)
+    if found is not None and hints is not None and found.format != "cn_clip":
+        raise InvalidInputError(
+            "head widths and a vocabulary can only be set for .pt files; this model "
+            "records its own",
+            file=path,
+        )
+    files = [path] if found is None else found.files
     if os.path.exists(target) and any(target.samefile(file) for file in files):
         raise InvalidInputError("is part of the model to convert", file=target)
 

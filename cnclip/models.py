@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,23 +126,21 @@ def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
 
 
 def read_source(source: CheckpointFiles, hints: Hints | None = None) -> Checkpoint:
-    """Read a checkpoint with the reader of its format.
+    """Read a checkpoint with the reader of its format; only cn_clip's needs hints.
 
     Raises:
         CheckpointError: the checkpoint cannot be used; names the file or tensor.
     """
-    from .checkpoints.checkpoint import Hints
     from .checkpoints.cn_clip import read_cn_clip
     from .checkpoints.huggingface import read_huggingface
     from .checkpoints.modelscope import read_modelscope
 
-    readers: dict[str, Callable[[CheckpointFiles, Hints], Checkpoint]] = {
-        "modelscope": read_modelscope,
-        "cn_clip": read_cn_clip,
-        "huggingface": read_huggingface,
-    }
     try:
-        return readers[source.format](source, hints or Hints())
+        if source.format == "modelscope":
+            return read_modelscope(source)
+        if source.format == "huggingface":
+            return read_huggingface(source)
+        return read_cn_clip(source, hints)
     except OSError as error:
         raise CheckpointError(f"cannot be read: {first_line(error)}", file=source.path) from error
 

@@ -32,6 +32,7 @@ from ..modeling.lower import OPERATORS, lower
 from ..version import __version__
 from .checkpoint import FLOATS, Checkpoint, empty_model
 from .config_file import ConfigFile, read_text_config, read_vision_config
+from .vocabulary import check_ids
 
 CONTEXT_LENGTH = 52
 # Bounds on the parts of an archive other than tensors: a header for each, and the code.
@@ -143,13 +144,7 @@ def _check_finite(weights: dict[str, torch.Tensor], source: Path) -> None:
 
 def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[str, Any]:
     config = checkpoint.config
-    tokenizer = _core.Tokenizer(checkpoint.vocabulary)
-    if tokenizer.largest_id >= config.text.vocab_size:
-        raise CheckpointError(
-            f"the vocabulary has ids up to {tokenizer.largest_id}, the word embedding "
-            f"only {config.text.vocab_size} rows",
-            file=source,
-        )
+    check_ids(_core.Tokenizer(checkpoint.vocabulary), config.text.vocab_size, source)
     stored = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
     return {
         "format": FORMAT_VERSION,

@@ -34,13 +34,14 @@ _USUAL_HEAD_WIDTHS = (64, 80)
 _FUSED = re.compile(r"(bert\.encoder\.layer\.\d+\.attention)\.self\.(Wqkv|out_proj)\.(\w+)")
 
 
-def read_cn_clip(source: CheckpointFiles, hints: Hints) -> Checkpoint:
+def read_cn_clip(source: CheckpointFiles, hints: Hints | None = None) -> Checkpoint:
     """Read a `.pt` file of cn_clip.
 
     Raises:
         CheckpointError: it is damaged, or not Chinese-CLIP, or it needs `hints` that are missing.
         VocabularyError: the vocabulary cannot be used.
     """
+    hints = hints or Hints()
     vocabulary = hints.vocabulary
     if vocabulary is None:
         vocabulary = PUBLISHED_VOCABULARY.read_bytes()

@@ -17,7 +17,7 @@ from .._text import first_line
 from ..archive import DEVIATIONS, MAX_RESOLUTION, MEANS
 from ..errors import CheckpointError
 from ..modeling.config import ACTIVATIONS, CLIP_MEAN, CLIP_STD, ClipConfig, TextConfig, VisionConfig
-from .checkpoint import FLOATS, Checkpoint, Hints, NamedTensor, Weights, empty_model
+from .checkpoint import FLOATS, Checkpoint, NamedTensor, Weights, empty_model
 from .config_file import MAX_LAYERS, ConfigFile
 from .files import (
     CONFIG,
@@ -31,9 +31,6 @@ from .files import (
 )
 from .tensors import read_tensors, write_safetensors
 from .vocabulary import read_vocabulary, tokenizer_of
-
-# Names of three tensors that are stacked in one tensor of cn_clip.
-Stacked = tuple[str, str, str]
 
 _ACTIVATIONS = {name: name for name in ACTIVATIONS} | {"silu": "swish"}
 # Tensors that no computation needs: positions counted from 0, and BERT's pooler.
@@ -50,7 +47,7 @@ _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SHARD_BYTES = 500_000_000
 
 
-def read_huggingface(source: CheckpointFiles, hints: Hints) -> Checkpoint:
+def read_huggingface(source: CheckpointFiles) -> Checkpoint:
     """Read a directory that `ChineseCLIPModel.from_pretrained` opens.
 
     Raises:
@@ -198,9 +195,12 @@ def _channels(values: ConfigFile, key: str, default: Channels) -> Channels:
 # Names
 
 
-def _names(config: ClipConfig) -> dict[str, str | Stacked]:
-    """The names of tensors in transformers, by cn_clip's names."""
-    names: dict[str, str | Stacked] = {
+def _names(config: ClipConfig) -> dict[str, tuple[str, ...]]:
+    """The names of tensors in transformers, by cn_clip's names.
+
+    cn_clip stacks the three tensors of queries, keys and values in one.
+    """
+    single = {
         "logit_scale": "logit_scale",
         "text_projection": "text_projection.weight",
         "visual.proj": "visual_projection.weight",
@@ -209,14 +209,14 @@ def _names(config: ClipConfig) -> dict[str, str | Stacked]:
         "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
     }
     for table in ("word", "position", "token_type"):
-        names[f"bert.embeddings.{table}_embeddings.weight"] = (
-            f"text_model.embeddings.{table}_embeddings.weight"
-        )
+        name = f"embeddings.{table}_embeddings.weight"
+        single[f"bert.{name}"] = f"text_model.{name}"
     pairs = {
         "visual.ln_pre": "vision_model.pre_layrnorm",
         "visual.ln_post": "vision_model.post_layernorm",
         "bert.embeddings.LayerNorm": "text_model.embeddings.LayerNorm",
     }
+    stacked: dict[str, tuple[str, ...]] = {}
     assert isinstance(config.vision.layers, int)
     for i in range(config.vision.layers):
         ours, theirs = f"visual.transformer.resblocks.{i}.", f"vision_model.encoder.layers.{i}."
@@ -228,11 +228,8 @@ def _names(config: ClipConfig) -> dict[str, str | Stacked]:
             ours + "attn.out_proj": theirs + "self_attn.out_proj",
         }
         for kind in ("weight", "bias"):
-            names[f"{ours}attn.in_proj_{kind}"] = (
-                f"{theirs}self_attn.q_proj.{kind}",
-                f"{theirs}self_attn.k_proj.{kind}",
-                f"{theirs}self_attn.v_proj.{kind}",
-            )
+            parts = tuple(f"{theirs}self_attn.{part}_proj.{kind}" for part in "qkv")
+            stacked[f"{ours}attn.in_proj_{kind}"] = parts
     for i in range(config.text.layers):
         for part in (
             "attention.self.query",
@@ -246,16 +243,15 @@ def _names(config: ClipConfig) -> dict[str, str | Stacked]:
         ):
             pairs[f"bert.encoder.layer.{i}.{part}"] = f"text_model.encoder.layer.{i}.{part}"
     for ours, theirs in pairs.items():
-        names |= {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in ("weight", "bias")}
-    return names
+        single |= {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in ("weight", "bias")}
+    return {ours: (theirs,) for ours, theirs in single.items()} | stacked
 
 
 def _from_huggingface(weights: Weights, config: ClipConfig, path: Path) -> Weights:
     left = {name: value for name, value in weights.items() if not name.endswith(_UNUSED)}
     found: Weights = {}
     model = empty_model(config).state_dict()
-    for ours, theirs in _names(config).items():
-        parts = (theirs,) if isinstance(theirs, str) else theirs
+    for ours, parts in _names(config).items():
         missing = [name for name in parts if name not in left]
         if missing:
             raise CheckpointError(f"the checkpoint has no tensor {missing[0]}", file=path)
@@ -284,14 +280,12 @@ def _from_huggingface(weights: Weights, config: ClipConfig, path: Path) -> Weigh
 
 
 def _to_huggingface(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[NamedTensor]:
-    for ours, theirs in _names(checkpoint.config).items():
+    for ours, parts in _names(checkpoint.config).items():
         value = checkpoint.weights[ours].to(dtype)
         if ours in _TRANSPOSED:
             value = value.t()
-        parts = (theirs,) if isinstance(theirs, str) else theirs
-        for name, part in zip(
-            parts, value.chunk(len(parts)) if value.dim() else [value], strict=True
-        ):
+        values = value.chunk(len(parts)) if len(parts) > 1 else [value]
+        for name, part in zip(parts, values, strict=True):
             # A copy, because safetensors refuses tensors that share memory.
             yield name, part.clone(memory_format=torch.contiguous_format)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..modeling.config import ClipConfig
-from .checkpoint import Checkpoint, Hints, Weights
+from .checkpoint import Checkpoint, Weights
 from .config_file import ConfigFile, read_text_config, read_vision_config
 from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY, WEIGHTS, CheckpointFiles
 from .tensors import read_tensors, write_pickle
@@ -41,7 +41,7 @@ _TEXT_KEYS = {
 }
 
 
-def read_modelscope(source: CheckpointFiles, hints: Hints) -> Checkpoint:
+def read_modelscope(source: CheckpointFiles) -> Checkpoint:
     """Read a ModelScope model directory.
 
     Raises:

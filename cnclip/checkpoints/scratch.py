@@ -10,7 +10,7 @@ from .cn_clip import PUBLISHED_VOCABULARY
 from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY
 from .known import KNOWN_MODELS
 from .modelscope import read_config
-from .vocabulary import read_vocabulary, tokenizer_of
+from .vocabulary import check_ids, read_vocabulary, tokenizer_of
 
 
 def sizes_of(model: str | Path) -> Checkpoint:
@@ -29,11 +29,8 @@ def sizes_of(model: str | Path) -> Checkpoint:
         config, vocabulary = KNOWN_MODELS[str(model)], PUBLISHED_VOCABULARY.read_bytes()
     else:
         directory = Path(model).expanduser()
-        missing = [
-            name
-            for name in (VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
-            if not (directory / name).is_file()
-        ]
+        names = (VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
+        missing = [name for name in names if not (directory / name).is_file()]
         if missing:
             raise CheckpointError(
                 f"neither one of {', '.join(KNOWN_MODELS)} nor a directory of sizes: "
@@ -43,10 +40,5 @@ def sizes_of(model: str | Path) -> Checkpoint:
         vocabulary = read_vocabulary(directory / VOCABULARY)
         tokenizer = tokenizer_of(vocabulary, directory / VOCABULARY)
         config = read_config(directory, tokenizer.pad_id)
-        if tokenizer.largest_id >= config.text.vocab_size:
-            raise CheckpointError(
-                f"the vocabulary has ids up to {tokenizer.largest_id}, the configuration "
-                f"{config.text.vocab_size} words",
-                file=model,
-            )
+        check_ids(tokenizer, config.text.vocab_size, directory)
     return Checkpoint(config, {}, vocabulary, rounds_to_half=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import _core
 from ..archive import MAX_VOCABULARY
-from ..errors import VocabularyError
+from ..errors import CheckpointError, VocabularyError
 from .config_file import read_small
 
 _SPECIAL = (b"[PAD]", b"[UNK]", b"[CLS]", b"[SEP]")
@@ -41,3 +41,13 @@ def tokenizer_of(vocabulary: bytes, name: Path) -> _core.Tokenizer:
     except VocabularyError as error:
         mark = " (it begins with a byte order mark)" if vocabulary[:3] == _BYTE_ORDER_MARK else ""
         raise VocabularyError(f"{error.reason}{mark}", file=name) from error
+
+
+def check_ids(tokenizer: _core.Tokenizer, rows: int, file: Path) -> None:
+    """Raise a CheckpointError if the word embedding has too few rows for the vocabulary."""
+    if tokenizer.largest_id >= rows:
+        raise CheckpointError(
+            f"the vocabulary has ids up to {tokenizer.largest_id}, the word embedding only "
+            f"{rows} rows",
+            file=file,
+        )
