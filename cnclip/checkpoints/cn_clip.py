@@ -213,19 +213,19 @@ def _options_to_read(checkpoint: Checkpoint) -> list[str]:
         CheckpointError: no options lead to the same model.
     """
     config, shapes = checkpoint.config, _Shapes(None, checkpoint.weights)
-    vision_heads = config.vision.feature_width // config.vision.heads
-    text_heads = config.text.width // config.text.heads
+    vision_head_width = config.vision.feature_width // config.vision.heads
+    text_head_width = config.text.width // config.text.heads
     config = dataclasses.replace(
-        config, vision=dataclasses.replace(config.vision, head_width=vision_heads)
+        config, vision=dataclasses.replace(config.vision, head_width=vision_head_width)
     )
-    found = shapes.config(config.pad_id, Hints(vision_heads, text_heads))
+    found = shapes.config(config.pad_id, Hints(vision_head_width, text_head_width))
     for tower in ("vision", "text"):
-        here, there = (dataclasses.asdict(getattr(one, tower)) for one in (config, found))
-        for key in here:
-            if here[key] != there[key]:
+        stored, read = (dataclasses.asdict(getattr(one, tower)) for one in (config, found))
+        for key in stored:
+            if stored[key] != read[key]:
                 raise CheckpointError(
-                    f"cn_clip's format cannot store the {tower} tower's {key}: {here[key]!r} would "
-                    f"be read as {there[key]!r}"
+                    f"cn_clip's format cannot store the {tower} tower's {key}: {stored[key]!r} "
+                    f"would be read as {read[key]!r}"
                 )
     options = []
     try:
@@ -233,7 +233,10 @@ def _options_to_read(checkpoint: Checkpoint) -> list[str]:
     except CheckpointError:
         plain = None
     if plain != config:
-        options = [f"--vision-head-width {vision_heads}", f"--text-head-width {text_heads}"]
+        options = [
+            f"--vision-head-width {vision_head_width}",
+            f"--text-head-width {text_head_width}",
+        ]
     if checkpoint.vocabulary != PUBLISHED_VOCABULARY.read_bytes():
         options.append("--vocabulary FILE")
     return options

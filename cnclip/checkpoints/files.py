@@ -10,7 +10,7 @@ from pathlib import Path
 from .._text import first_line, type_and_line
 from ..archive import ZIP_ERRORS
 from ..errors import CheckpointError
-from .config_file import read_json
+from .config_file import ConfigFile
 
 WEIGHTS = "pytorch_model.bin"
 VOCABULARY = "vocab.txt"
@@ -103,10 +103,7 @@ def _huggingface_weights(path: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> list[Path]:
     """The files that an index names."""
-    try:
-        names = set(read_json(index)["weight_map"].values())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"damaged: {type_and_line(error)}", file=index) from error
+    names = ConfigFile(index).part("weight_map").values.values()
     for name in names:
         # A name with a folder could be that of any file.
         if not isinstance(name, str) or Path(name).name != name:
@@ -115,7 +112,7 @@ def _shards(index: Path) -> list[Path]:
             )
         if not os.path.isfile(index.parent / name):
             raise CheckpointError(f"there is no file {name!r:.100}", file=index)
-    return [index.parent / name for name in sorted(names)]
+    return [index.parent / name for name in sorted(set(names))]
 
 
 def _check_zip(path: Path) -> None:
