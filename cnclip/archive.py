@@ -35,6 +35,8 @@ MAX_VOCABULARY = 64 << 20
 _MAX_BYTES = {METADATA: 1 << 20, VOCABULARY: MAX_VOCABULARY}
 # Bytes of the unpacked code, the only parts that libtorch compresses.
 _MAX_CODE = 64 << 20
+# The bit of a zip's external attributes that marks a directory.
+_DIRECTORY = 0x10
 # Bounds on numbers, with which the core computes in float32.
 MEANS = (-1e6, 1e6)
 DEVIATIONS = (1e-6, 1e6)
@@ -144,6 +146,10 @@ def check_archive(path: Path) -> None:
     """
     with _opened(path) as file:
         damaged = file.testzip()
+        for entry in file.infolist():
+            # libtorch leaves the memory of a part uninitialised that is marked as a directory.
+            if entry.external_attr & _DIRECTORY:
+                damaged = damaged or entry.filename
     if damaged is not None:
         part = printable(damaged.partition("/")[2])
         raise ArchiveError(f"damaged: {part} is not what was written", file=path)

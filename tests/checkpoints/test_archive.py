@@ -300,6 +300,19 @@ def test_garbage_in_the_weights_is_named(archive: Path, tmp_path: Path) -> None:
     refused(path, r"damaged: data/\d+ is not what was written")
 
 
+def test_a_part_marked_as_a_directory_is_named(archive: Path, tmp_path: Path) -> None:
+    """libtorch does not read such a part, and leaves its memory uninitialised."""
+    content = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as file:
+        part = next(entry for entry in file.infolist() if entry.filename.endswith("/data/22"))
+        directory = content.index(part.filename.encode(), file.start_dir)
+    # The attributes are 8 bytes before the name in the zip's directory.
+    content[directory - 8] = 0x10
+    path = tmp_path / "directory.cnclip.pt"
+    path.write_bytes(content)
+    refused(path, r"damaged: data/22 is not what was written")
+
+
 @pytest.mark.parametrize(
     "compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA], ids=["deflate", "lzma"]
 )
