@@ -27,3 +27,12 @@ def first_line(error: BaseException) -> str:
 def type_and_line(error: BaseException) -> str:
     """The type and the first line of a foreign exception, as in `KeyError: 'name'`."""
     return f"{type(error).__name__}: {first_line(error)}"
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a string can be encoded: it has no lone surrogates in place of other bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ._files import ZIP_ERRORS
 from ._text import first_line, printable, type_and_line
 from .errors import ArchiveError
 
@@ -41,16 +40,6 @@ _DIRECTORY = 0x10
 MEANS = (-1e6, 1e6)
 DEVIATIONS = (1e-6, 1e6)
 TEMPERATURES = (1e-30, 1e30)
-# zipfile raises these for a damaged or hostile zip.
-ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._checks import check_integer
 from ._files import directory_replaced_atomically, replaced_atomically
 from .archive import CHECKPOINT_SUFFIXES, SUFFIX, is_archive, read_archive
 from .checkpoints.files import CheckpointFiles, find_source
-from .errors import CheckpointError, InvalidInputError
+from .errors import (
+    CheckpointError,
+    InvalidInputError,
+    OutputDirectoryError,
+    OutputExistsError,
+)
 from .models import find_model, origin_of, read_source
 
 if TYPE_CHECKING:
@@ -51,7 +57,9 @@ def convert(
         ModelNotFoundError: there is no such source.
         CheckpointError: the source cannot be converted; names the file or tensor.
         InvalidInputError: an unknown format, an option that the source does not need, or an output
-            that cannot be written or is the source itself.
+            that is the source itself or cannot be written: also a FileNotFoundError if its
+            directory does not exist, a FileExistsError if a directory is not empty.
+        InputTypeError: a head width is not an integer.
         OSError: the output cannot be written.
     """
     from .checkpoints.archive import read_archived, write_archive
@@ -80,11 +88,11 @@ def convert(
 def _check_target(target: Path, to: str) -> None:
     """Refuse an output that cannot be written, before any work is done."""
     if not os.path.isdir(target.parent):
-        raise FileNotFoundError(f"{target}: there is no directory {target.parent}")
+        raise OutputDirectoryError(f"there is no directory {target.parent}", file=target)
     if to in ("modelscope", "huggingface"):
         is_empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
         if os.path.lexists(target) and not is_empty:
-            raise FileExistsError(f"{target}: exists; choose a new or an empty directory")
+            raise OutputExistsError("exists; choose a new or an empty directory", file=target)
     elif os.path.isdir(target):
         raise InvalidInputError("is a directory, expected a file name", file=target)
     elif os.path.lexists(target) and not os.path.isfile(target):
@@ -133,8 +141,8 @@ def _hints(
     from .checkpoints.vocabulary import read_vocabulary
 
     for name, width in (("vision", vision_head_width), ("text", text_head_width)):
-        if width is not None and (type(width) is not int or width < 1):
-            raise InvalidInputError(f"expected 1 or more, got {width!r}", item=f"{name}_head_width")
+        if width is not None:
+            check_integer(width, f"{name}_head_width")
     if (vision_head_width, text_head_width, vocabulary) == (None, None, None):
         return None
     words = None if vocabulary is None else read_vocabulary(Path(vocabulary))

@@ -104,6 +104,14 @@ class InvalidInputError(CnclipError, ValueError):
     """An input or option has a value that cannot be used."""
 
 
+class OutputDirectoryError(InvalidInputError, FileNotFoundError):
+    """The directory of a file to write does not exist."""
+
+
+class OutputExistsError(InvalidInputError, FileExistsError):
+    """A directory to write exists and is not empty, or is a file."""
+
+
 class ImageError(CnclipError, OSError):
     """An image cannot be fetched, read or decoded."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cnclip")
 
-SHIPPED_MODELS = {"emoji-cn": asset_path("emoji-cn")}
+BUNDLED_MODELS = {"emoji-cn": asset_path("emoji-cn")}
 
 
 def find_model(
@@ -32,12 +32,12 @@ def find_model(
 ) -> Path:
     """The archive or checkpoint of a model, downloaded from a hub if necessary.
 
-    The name of a shipped model has precedence over a path: write `./emoji-cn` for a folder of that
+    The name of a bundled model has precedence over a path: write `./emoji-cn` for a folder of that
     name. A path has precedence over a hub id: write `hf:OWNER/MODEL` or `ms:OWNER/MODEL` for a
     model on a hub.
 
     Args:
-        name: The name of a shipped model, a path, or a hub id as for `parse_hub_name`.
+        name: The name of a bundled model, a path, or a hub id as for `parse_hub_name`.
         revision: Branch, tag or commit of a model on a hub; ignored for other models.
         local_files_only: Use only files of a hub's model that were downloaded before.
 
@@ -45,8 +45,8 @@ def find_model(
         ModelNotFoundError: there is no such model.
         HubError, MissingExtraError: the model cannot be downloaded.
     """
-    if str(name) in SHIPPED_MODELS:
-        return SHIPPED_MODELS[str(name)]
+    if str(name) in BUNDLED_MODELS:
+        return BUNDLED_MODELS[str(name)]
     if not isinstance(name, str | os.PathLike):
         raise InputTypeError(f"expected a name or path, got {type(name).__name__}", item="model")
     path = Path(name)
@@ -60,8 +60,8 @@ def find_model(
         return download(*hub_name, revision, local_files_only=local_files_only)
     if not exists:
         raise ModelNotFoundError(
-            f"no model {str(name)!r}: neither an existing path nor a shipped model "
-            f"({', '.join(SHIPPED_MODELS)}); for a model on a hub write hf:OWNER/MODEL or "
+            f"no model {str(name)!r}: neither an existing path nor a bundled model "
+            f"({', '.join(BUNDLED_MODELS)}); for a model on a hub write hf:OWNER/MODEL or "
             "ms:OWNER/MODEL"
         )
     return path
@@ -74,7 +74,7 @@ def open_archive(
 
     Args:
         name: An archive; a model directory of ModelScope or Hugging Face; a `.pt` file of cn_clip;
-            the name of a shipped model, or a hub id (see `find_model`).
+            the name of a bundled model, or a hub id (see `find_model`).
         revision: Branch, tag or commit of a model on a hub.
         local_files_only: Use only files of a hub's model that were downloaded before.
 

@@ -1,4 +1,4 @@
-"""What ships with the package: the model emoji-cn, the gallery of emoji, and a Chinese font."""
+"""Bundled with the package: the model emoji-cn, the gallery of emoji, and a Chinese font."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Literal
 
 
 def asset_path(name: Literal["emoji-cn", "gallery", "fonts"]) -> Path:
-    """The directory of a model, gallery or font that ships."""
+    """The directory of a bundled model, gallery or font."""
     return Path(str(resources.files(__name__) / name))

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from .. import _core
+from .._checks import check_integer
 from ..archive import ArchiveInfo
 from ..errors import DeviceError, InputTypeError, InvalidInputError
 from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
-from ..preprocessors.inputs import check_integer
 from ..preprocessors.multi_modal import usable_cores
 from ..version import __version__
 from . import inputs, start
@@ -66,12 +66,12 @@ class Settings:
             if not value:
                 raise InvalidInputError("expected at least one value", item=name)
             for number in value if name in bounds else ():
-                check_integer(number, name, bounds[name])
+                check_integer(number, name, maximum=bounds[name])
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 known = ", ".join(PRECISIONS)
                 raise InvalidInputError(f"expected {known}, got {precision!r}", item="precisions")
-        check_integer(self.rounds, "rounds", MAX_ROUNDS)
+        check_integer(self.rounds, "rounds", maximum=MAX_ROUNDS)
         if not isinstance(self.seconds, int | float):
             found = type(self.seconds).__name__
             raise InputTypeError(f"expected a number, got {found}", item="seconds")

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import check_integer
 from ..archive import SUFFIX
 from ..cache import cached_archive, remembered_sha256
 from ..errors import CnclipError, InvalidInputError, MissingExtraError
@@ -29,9 +30,9 @@ from ..pipelines.builder import MAX_THREADS
 from ..pipelines.model import max_image_batch
 from ..preprocessors._prefetch import map_ahead
 from ..sources import ImageRef, pyarrow_modules
-from .embed import TEXTS_AT_ONCE, EmbedReport, embed_outcomes, outcomes_of, write_outcomes
+from .embed import TEXTS_PER_LIST, EmbedReport, embed_outcomes, outcomes_of, write_outcomes
 from .items import Outcome
-from .options import EmbedOptions, checked_count
+from .options import EmbedOptions
 from .shards import Manifest, archive_identity
 from .sources import SourceList, Sources, open_sources
 from .store import Store, locked
@@ -85,6 +86,7 @@ def ray_embed(
 
     Raises:
         MissingExtraError: Ray or pyarrow is not installed.
+        InputTypeError: an argument has another type.
         InvalidInputError: an argument is out of its bounds.
         CnclipError: an actor could not open the model, or as for `embed`.
         OSError: as for `embed`.
@@ -97,14 +99,13 @@ def ray_embed(
     if device not in ("gpu", "cpu"):
         raise InvalidInputError(f"expected 'gpu' or 'cpu', got {device!r}", item="device")
     if workers is not None:
-        workers = checked_count(workers, "workers", max=MAX_THREADS)
+        workers = check_integer(workers, "workers", maximum=MAX_THREADS)
     if cpus_per_worker is not None:
-        cpus_per_worker = checked_count(cpus_per_worker, "cpus_per_worker", max=MAX_THREADS)
+        cpus_per_worker = check_integer(cpus_per_worker, "cpus_per_worker", maximum=MAX_THREADS)
     opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
     with locked(Path(output)) as folder, _connected(ray):
         actors = _actors(ray, device, workers, cpus_per_worker)
-        limit = max_image_batch("cuda" if actors.gpus else "cpu")
-        checked_count(options.batch_size, "batch_size", max=limit)
+        options.check_batch_size(max_image_batch("cuda" if actors.gpus else "cpu"))
         info = open_archive(model)
         identity = archive_identity(info)
         wanted = Manifest(
@@ -172,7 +173,7 @@ class _Plan:
         self._new: list[int] = []
         self.items = 0
         options = task.options
-        batch = options.batch_size if options.kind == "images" else TEXTS_AT_ONCE // 8
+        batch = options.batch_size if options.kind == "images" else TEXTS_PER_LIST // 8
         part: list[Outcome] = []
         for outcome in outcomes_of(opened.items(), fill):
             self.items += 1

@@ -17,13 +17,13 @@ from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_
 from ..progress import progress
 from ..sources import ProblemKind, Problems, pyarrow_modules
 from .items import Item, Outcome
-from .options import EmbedOptions, Kind, checked_count
+from .options import EmbedOptions, Kind
 from .shards import Manifest, model_identity
 from .sources import SourceList, Sources, open_sources
 from .store import Store, locked
 
-# Texts of a list that is yielded: some seconds' work, after which a run commits.
-TEXTS_AT_ONCE = 512
+# Texts per yielded list: a few seconds' work, so that a run can commit between lists.
+TEXTS_PER_LIST = 512
 # Failed items that a report names; all are in the folder.
 MAX_FAILED = 1000
 
@@ -75,7 +75,7 @@ def embed(
 
     Afterwards the folder holds the embeddings of what the sources hold now. An interrupted run
     resumes, and a later one embeds only what is new or changed: files by their size and time, texts
-    by their words. Until a run ends, the folder stays as the last run left it.
+    by their content. Until a run ends, the folder stays as the last run left it.
 
     Args:
         sources: One path, or several, see `open_sources`.
@@ -88,7 +88,7 @@ def embed(
         A report. Items that failed are counted, named, and recorded in the folder.
 
     Raises:
-        DatasetError: a source is missing, of no known kind, or empty.
+        DatasetError: a source is missing, of unknown kind, or empty.
         InvalidInputError: the batch size is too large for the device.
         EmbeddingsError: the folder holds something else, or another run writes to it.
         OSError: the folder cannot be written, for example because the disk is full. Embeddings
@@ -97,7 +97,7 @@ def embed(
         KeyboardInterrupt: Ctrl-C, noticed between batches.
     """
     pyarrow_modules()  # raises before any work
-    checked_count(options.batch_size, "batch_size", max=pipeline.model.max_image_batch)
+    options.check_batch_size(pipeline.model.max_image_batch)
     opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
     model, precision = model_identity(pipeline), pipeline.model.precision
     wanted = Manifest(
@@ -125,18 +125,29 @@ def iter_embeddings(
     Args:
         sources: One path, or several, see `open_sources`.
         pipeline: An open pipeline.
-        options: `kind`, `column`, `id_column` and `batch_size` are used.
+        options: `kind`, `column`, `id_column`, `batch_size` and `shard_items` are used; a batch
+            ends after every `shard_items` items, as in `embed`.
         problems: Gets the items that cannot be embedded, which are left out.
 
-    Yields:
-        (ids, vectors): the ids of a few items, and float32 [n, d], rows of unit length.
+    Returns:
+        An iterator of (ids, vectors): the ids of a few items, and float32 [n, d], rows of unit
+        length. A source that is empty or cannot be read raises a DatasetError when it is reached.
 
     Raises:
-        DatasetError: a source is missing, of no known kind, or empty.
+        DatasetError: a source is missing or of unknown kind.
         InvalidInputError: the batch size is too large for the device.
     """
+    options.check_batch_size(pipeline.model.max_image_batch)
     opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
-    checked_count(options.batch_size, "batch_size", max=pipeline.model.max_image_batch)
+    return _embeddings(opened, pipeline, options, problems)
+
+
+def _embeddings(
+    opened: SourceList,
+    pipeline: MultiModalEmbeddingPipeline,
+    options: EmbedOptions,
+    problems: Problems | None,
+) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
     outcomes = outcomes_of(opened.items())
     for some in embed_outcomes(pipeline, outcomes, options):
         ids, vectors = [], []
@@ -147,9 +158,16 @@ def iter_embeddings(
             elif problems is not None:
                 images = options.kind == "images"
                 kind = ProblemKind.UNREADABLE_IMAGE if images else ProblemKind.BAD_VALUE
-                problems.add(kind, Where(file=outcome.item.id), outcome.error or "")
+                problems.add(kind, _where(outcome.item), outcome.error or "")
         if ids:
             yield ids, np.stack(vectors)
+
+
+def _where(item: Item) -> Where:
+    """The place of an item: its file, and its id if that is more than the file's path."""
+    if item.id == item.path:
+        return Where(file=item.path)
+    return Where(file=item.path, member=item.id.removeprefix(f"{item.path}:"))
 
 
 def outcomes_of(
@@ -180,7 +198,7 @@ def embed_outcomes(
     batches: Generator[Batch[Outcome], None, None]
     cut, size = options.shard_items, options.batch_size
     if options.kind == "texts":
-        batches = embed_texts(pipeline, outcomes, _text, max_texts=TEXTS_AT_ONCE, cut_every=cut)
+        batches = embed_texts(pipeline, outcomes, _text, max_texts=TEXTS_PER_LIST, cut_every=cut)
     else:
         batches = embed_images(pipeline, outcomes, _open, batch_size=size, cut_every=cut)
     with contextlib.closing(batches):
@@ -198,7 +216,7 @@ def _text(outcome: Outcome) -> str | None:
 
 def _open(outcome: Outcome) -> Image.Image | None:
     try:
-        return None if outcome.done else outcome.open()
+        return None if outcome.done else outcome.open_image()
     finally:
         outcome.release_image()
 

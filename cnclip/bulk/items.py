@@ -31,7 +31,7 @@ class Item(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Outcome:
-    """The result of embedding an item: a vector or an error.
+    """An item and, once it is embedded, its vector or its error.
 
     The vector is [d], float32, or as it is stored if it is from an earlier run.
     """
@@ -54,7 +54,7 @@ class Outcome:
         """Whether there is nothing left to embed."""
         return self.known or self.error is not None or self.vector is not None
 
-    def open(self) -> Image.Image:
+    def open_image(self) -> Image.Image:
         """Read and decode the image, as `load_image` does; sets width, height and bytes.
 
         Raises:
@@ -73,13 +73,13 @@ class Outcome:
         self.release_image()
 
     def release_image(self) -> None:
-        """Drop the reference to the image, which may have the image's bytes or share a block."""
+        """Drop the reference to the image, which may hold its bytes or keep a whole row group."""
         if self.item.image is not None:
             self.item = self.item._replace(image=None)
 
 
 def key_of(kind: Kind, id: str, path: str, size: Any, mtime_ns: Any, text: str | None) -> int:
-    """64 bits that differ if an item has changed: a text is known by its words alone."""
+    """64 bits that differ if an item has changed: of a text, if its content has changed."""
     name = text or "" if kind == "texts" else f"{id}\0{path}\0{size}\0{mtime_ns}"
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -10,8 +10,8 @@ from PIL import Image
 
 from .._text import first_line
 from ..errors import CnclipError, ImageError
-from ..preprocessors.image import decode_image
-from ..sources.refs import ImageRef, is_url
+from ..preprocessors.image import decode_image, is_url
+from ..sources.refs import ImageRef
 from .items import Item
 from .sources import Container, image_item, open_sources
 
@@ -29,7 +29,9 @@ def open_recorded(id: str, path: str) -> Image.Image:
     Args:
         id: As it is recorded.
         path: As it is recorded: an image's file or URL; or an archive or table with up to 200,000
-            images. The lists of the last few archives stay in memory.
+            images. The lists of the last few archives stay in memory. A table must have columns
+            of images and ids with usual names: images that were embedded with `column` or
+            `id_column` are not found.
 
     Returns:
         As `load_image` returns it, mode RGB.

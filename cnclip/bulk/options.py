@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-import numpy as np
-
+from .._checks import check_integer
 from ..errors import InvalidInputError
 from ..pipelines.stream import IMAGE_BATCH
 
@@ -29,6 +28,7 @@ class EmbedOptions:
     `cnclip embed --help` describes each option.
 
     Raises:
+        InputTypeError: a number of another type; names the option.
         InvalidInputError: a value is not allowed; names the option.
     """
 
@@ -51,18 +51,14 @@ class EmbedOptions:
                 reason = f"expected {' or '.join(map(repr, rules['choices']))}, got {value!r:.60}"
                 raise InvalidInputError(reason, item=one.name)
             if "min" in rules:
-                count = checked_count(value, one.name, rules["min"], rules.get("max"))
+                count = check_integer(value, one.name, rules["min"], rules.get("max"))
                 object.__setattr__(self, one.name, count)
 
+    def check_batch_size(self, maximum: int) -> None:
+        """Refuse more images of a batch than the device runs together; texts have no such limit.
 
-def checked_count(value: Any, name: str, min: int = 1, max: int | None = None) -> int:
-    """An integer within bounds.
-
-    Raises:
-        InvalidInputError: it is not; names the option.
-    """
-    is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_count or value < min or (max is not None and value > max):
-        bounds = f"{min} or more" if max is None else f"{min} to {max}"
-        raise InvalidInputError(f"expected {bounds}, got {value!r:.60}", item=name)
-    return int(value)
+        Raises:
+            InvalidInputError: the batch size is larger than `maximum`.
+        """
+        if self.kind == "images":
+            check_integer(self.batch_size, "batch_size", maximum=maximum)

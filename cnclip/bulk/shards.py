@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import write_durably
+from .._files import sha256_of, write_durably
 from .._text import first_line
 from ..archive import ArchiveInfo
 from ..cache import remembered_sha256
@@ -270,8 +270,7 @@ def check_shard(folder: Path, shard: Shard) -> None:
     for suffix in SUFFIXES:
         path = path_of(folder, shard, suffix)
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(path)
         except OSError as error:
             raise _unreadable(path, error) from error
         if found != shard.sha256[suffix]:

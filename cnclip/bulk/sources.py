@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .._text import first_line, printable
+from .._text import first_line, is_utf8, printable
 from ..datasets.chinese_clip import TsvData
 from ..errors import CnclipError, DatasetError, InvalidInputError
+from ..preprocessors.image import is_url, located
 from ..sources.columns import IMAGE_SUFFIXES, Columns, Row
 from ..sources.folder import ImageFile, expand, image_file, is_pattern, spelled, walk
 from ..sources.problems import Problem, Problems, with_problems
-from ..sources.refs import ImageRef, ImageStore, Slices, is_url, located
+from ..sources.refs import ImageRef, ImageStore, Slices
 from ..sources.tables import TABLE_SUFFIXES, read_list, read_table
 from ..sources.tar_files import TAR_SUFFIX, read_tar
 from ..sources.tsv_files import TSV_SUFFIX, TsvImages
@@ -96,7 +97,7 @@ def _hint(name: str) -> str:
     """The archives in a folder without images."""
     for suffix in (TSV_SUFFIX, ".tar", ".parquet", ".zip"):
         if os.path.isdir(name) and list(Path(name).glob(f"*{suffix}")):
-            return f", but files *{suffix}: name those"
+            return f"; to embed its *{suffix} files, name them"
     return ""
 
 
@@ -111,16 +112,16 @@ def open_sources(
 
     Args:
         sources: One path, or several. Of images: a folder, which is read with its subfolders; an
-            image; a list (.txt) of paths or URLs, or `-` for stdin; a .jsonl, .csv, .tsv or
-            Parquet file with a column of them; Chinese-CLIP's `SPLIT_imgs.tsv`; a tar file as
-            WebDataset makes them; a zip. Of texts: .txt, `-`, .jsonl, .csv, .tsv or Parquet.
+            image or its URL; a list (.txt) of paths or URLs, or `-` for stdin; a .jsonl, .csv,
+            .tsv or Parquet file with a column of them; Chinese-CLIP's `SPLIT_imgs.tsv`; a tar file
+            as WebDataset makes them; a zip. Of texts: .txt, `-`, .jsonl, .csv, .tsv or Parquet.
             A pattern names several: `shards/*.tar` or `shards/{000..012}.tar`.
         kind: The kind of the items.
         column: The tables' column; by default the first with a usual name.
         id_column: The tables' column of ids; by default `id`, `image_id` or `text_id`.
 
     Raises:
-        DatasetError: there is no such file, or it is of no known kind.
+        DatasetError: there is no such file, or it is of unknown kind.
         InvalidInputError: no source.
     """
     columns = Columns.of(kind, column, id_column)
@@ -155,7 +156,8 @@ def _source(path: str, found: SourceList, columns: Columns) -> _Source:
     if found.kind == "texts":
         if is_table:
             return partial(_table_items, path, columns)
-        raise DatasetError(f"texts come from {_joined(TABLE_SUFFIXES)} files", file=spelled(path))
+        reason = f"expected a file of texts: {_joined(TABLE_SUFFIXES)}"
+        raise DatasetError(reason, file=spelled(path))
     if os.path.isdir(path):
         return lambda: map(_file_item, walk(path, found.left_out))
     if suffix in IMAGE_SUFFIXES or not os.path.isfile(path):
@@ -167,7 +169,8 @@ def _source(path: str, found: SourceList, columns: Columns) -> _Source:
     if is_table:
         return partial(_table_items, path, columns)
     suffixes = _joined({*TABLE_SUFFIXES, *_ARCHIVES})
-    raise DatasetError(f"of no known kind: images, {suffixes}", file=spelled(path))
+    reason = f"unknown kind of file; expected an image, a folder, SPLIT_imgs.tsv, {suffixes}"
+    raise DatasetError(reason, file=spelled(path))
 
 
 def _joined(names: Iterable[str]) -> str:
@@ -321,8 +324,6 @@ def _value_item(
         return container.failed(name, f"expected a string, found {found}")
     if row.image is not None:
         return image_item(value, id, folder)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+    if not is_utf8(value):
         return Item(name, container.path, error="the text is not UTF-8")
     return Item(name, container.path, text=value)

@@ -1,4 +1,6 @@
-"""Writes a folder of embeddings: resumes, keeps the embeddings of unchanged items, never mixes.
+"""Writes a folder of embeddings: resumes, and keeps the embeddings of unchanged items.
+
+Embeddings of different models are never mixed.
 
 Shards never change. While a run is under way, `manifest.json` is that of the last run that ended,
 with all its shards; `unfinished.json` names the shards of this run. A run that was interrupted
@@ -48,7 +50,7 @@ SECONDS_BETWEEN_COMMITS = 5.0
 _SHARDS_KEPT = 256
 _LINES_AT_ONCE = 8192
 # The files that runs write, and the temporary files that a killed run leaves.
-_OURS = re.compile(
+_RUN_FILES = re.compile(
     r"\d{5,}-[0-9a-f]{12}\.(npy|parquet)"
     r"|\.(\d{5,}-[0-9a-f]{12}\.(npy|parquet)|manifest\.json|unfinished\.json)\.[0-9a-f]{8}\.tmp"
 )
@@ -80,9 +82,9 @@ class Store:
         """
         self.folder, self.wanted = folder, wanted
         read = self._read_usable if rebuild else Manifest.read
-        self._before = read(folder / MANIFEST)
+        self._last_manifest = read(folder / MANIFEST)
         unfinished = read(folder / UNFINISHED)
-        earlier = [one for one in (self._before, unfinished) if one is not None]
+        earlier = [one for one in (self._last_manifest, unfinished) if one is not None]
         for one in earlier:
             if one.items > 0:
                 self._check_earlier(one, replaces_sources=options.replace)
@@ -92,9 +94,9 @@ class Store:
         self._earlier = [] if unfinished is None else unfinished.shards
         self._shards: list[Shard] = []
         self._partial: Shard | None = None
-        self._growing: list[Outcome] = []
+        self._open_shard: list[Outcome] = []
         # A folder that cannot be written is noticed before any work.
-        self._note()
+        self._write_unfinished()
         self._committed = time.monotonic()
         self._remove_others(shards)
 
@@ -133,30 +135,30 @@ class Store:
         Full shards are written; every few seconds the rest is too, so that a run that is killed
         resumes after it.
         """
-        self._growing += outcomes
-        if len(self._growing) == self.wanted.shard_items:
+        self._open_shard += outcomes
+        if len(self._open_shard) == self.wanted.shard_items:
             self._write_full()
         if time.monotonic() - self._committed >= SECONDS_BETWEEN_COMMITS:
             self.commit()
 
     def _write_full(self) -> None:
         self._shards.append(self._write())
-        self._growing = []
+        self._open_shard = []
 
     def _write(self) -> Shard:
-        """Write the growing shard. It counts once it is noted."""
+        """Write the open shard. It counts once `unfinished.json` names it."""
         number = len(self._shards)
-        return write_shard(self.folder, number, self._growing, self.wanted, self.known.intact)
+        return write_shard(self.folder, number, self._open_shard, self.wanted, self.known.intact)
 
     def commit(self) -> None:
-        """Write everything that was added, and note it in `unfinished.json`."""
-        self._note(self._write() if self._growing else None)
+        """Write everything that was added, and name it in `unfinished.json`."""
+        self._write_unfinished(self._write() if self._open_shard else None)
         self._committed = time.monotonic()
 
-    def _note(self, partial: Shard | None = None) -> None:
+    def _write_unfinished(self, partial: Shard | None = None) -> None:
         """Write `unfinished.json`. `partial` replaces the previous partial shard."""
-        noted = [*self._shards, *([partial] if partial is not None else []), *self._earlier]
-        unique = list({shard.name: shard for shard in noted}.values())
+        named = [*self._shards, *([partial] if partial is not None else []), *self._earlier]
+        unique = list({shard.name: shard for shard in named}.values())
         replace(self.wanted, shards=unique).write(self.folder / UNFINISHED)
         if self._partial is not None and self._partial not in unique:
             self._remove(self._partial)
@@ -164,7 +166,7 @@ class Store:
 
     def finish(self) -> None:
         """Write the rest and the manifest, and remove everything else."""
-        if self._growing:
+        if self._open_shard:
             self._write_full()
         replace(self.wanted, shards=self._shards).write(self.folder / MANIFEST)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
@@ -172,7 +174,7 @@ class Store:
 
     def _remove(self, shard: Shard) -> None:
         """Remove a shard that only this run has named."""
-        if self._before is not None and shard in self._before.shards:
+        if self._last_manifest is not None and shard in self._last_manifest.shards:
             return
         self.known.intact.discard(shard.name)
         for suffix in SUFFIXES:
@@ -182,7 +184,7 @@ class Store:
         """Remove all files of runs except these shards and the manifests."""
         wanted = {shard.name for shard in shards}
         for path in list(self.folder.iterdir()):
-            if _OURS.fullmatch(path.name) and path.stem not in wanted:
+            if _RUN_FILES.fullmatch(path.name) and path.stem not in wanted:
                 path.unlink(missing_ok=True)
 
 

@@ -7,8 +7,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._files import ZIP_ERRORS
 from .._text import first_line, type_and_line
-from ..archive import ZIP_ERRORS
 from ..errors import CheckpointError
 from .config_file import ConfigFile
 

@@ -22,19 +22,25 @@ if TYPE_CHECKING:
 BUNDLED_MODEL = "emoji-cn"
 
 
-def add_model_arguments(parser: argparse._ActionsContainer) -> None:
-    """Add --model, --precision, --device and --threads: which model embeds, where and how."""
+def add_model_arguments(parser: argparse._ActionsContainer, *, recorded: bool) -> None:
+    """Add --model, --precision, --device and --threads: which model embeds, where and how.
+
+    Args:
+        parser: Gets the arguments.
+        recorded: The command reads an index or embeddings, which record their model.
+    """
+    model, precision = f"the bundled {BUNDLED_MODEL}", "fp32"
+    if recorded:
+        model = f"the model that the index or the embeddings record, else {model}"
+        precision = f"the precision that the index or the embeddings record, else {precision}"
     parser.add_argument(
         "--model",
         metavar="MODEL",
         help="a model directory, a checkpoint, an archive, or a hub id such as "
-        "damo/multi-modal_clip-vit-base-patch16_zh (default: the model that the index or the "
-        f"embeddings record, else the bundled {BUNDLED_MODEL})",
+        f"damo/multi-modal_clip-vit-base-patch16_zh (default: {model})",
     )
     parser.add_argument(
-        "--precision",
-        help="fp32, bf16, int8, or fp16 on a GPU (default: what the index or the embeddings "
-        "record, else fp32)",
+        "--precision", help=f"fp32, bf16, int8, or fp16 on a GPU (default: {precision})"
     )
     parser.add_argument(
         "--device", default="gpu", help="gpu, cpu or cuda:N (default: a GPU, else the CPU)"

@@ -55,9 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--images",
         metavar="FOLDER",
         type=Path,
-        help="search this folder of images, not the gallery that ships",
+        help="search this folder of images, not the bundled gallery",
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, recorded=True)
     application = parser.add_argument_group("the search application, in the browser")
     application.add_argument(
         "--ui", action="store_true", help="serve it until Ctrl-C, and draw no contact sheet"

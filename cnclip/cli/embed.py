@@ -30,7 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="a folder, with its subfolders; a list of paths or URLs (.txt, or - for "
         "stdin); .jsonl, .csv, .tsv or .parquet with a column of images; Chinese-CLIP's "
-        "SPLIT_imgs.tsv; a .tar as WebDataset makes it; a .zip; an image; a pattern of files",
+        "SPLIT_imgs.tsv; a .tar as WebDataset makes it; a .zip; an image or its "
+        "URL; a pattern of files",
     )
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder")
     parser.add_argument(
@@ -38,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the sources hold texts: .txt or - (one on each line), .jsonl, .csv, .tsv, .parquet",
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, recorded=False)
     add_options(parser, EmbedOptions, without="kind")
 
 
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print(report: EmbedReport) -> None:
     print_failed(
-        "embed", report.first_failed, report.failed, "the Parquet files have all, see `error`"
+        "embed", report.first_failed, report.failed, "all are in the Parquet files, column `error`"
     )
     if report.left_out:
         kinds = (f"{n} {end or 'without a suffix'}" for end, n in sorted(report.left_out.items()))

@@ -71,7 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "with one on each line (default: those that suit the labels)",
     )
     for command in (retrieval, zeroshot):
-        add_model_arguments(command)
+        add_model_arguments(command, recorded=False)
         command.add_argument(
             "-o", "--output", metavar="DIR", help="write the report and its files to this folder"
         )

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="the file to write, or http://HOST:PORT of Milvus to add to a collection",
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, recorded=True)
     parser.add_argument(
         "--kind",
         choices=("auto", "exact", "hnsw", "ivfpq"),

@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ui", action="store_true", help="serve the application (required)")
     add_server_arguments(parser)
-    add_model_arguments(parser)
+    add_model_arguments(parser, recorded=True)
     parser.add_argument(
         "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
     )

@@ -19,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .._text import is_utf8
 from ..errors import ImageError, Where
 from ..sources.columns import IMAGE_COLUMNS, TEXT_COLUMNS, Columns, Id
 from ..sources.folder import expand
@@ -28,7 +29,7 @@ from ..sources.problems import ProblemKind, Problems
 from ..sources.refs import Content, ImageStore, Slices, located_inside
 from ..sources.tables import read_table
 from ..sources.tar_files import TAR_SUFFIX, Sample, read_tar, refuse_compressed
-from .retrieval import RetrievalData, TextRow, is_utf8, usable_texts
+from .retrieval import RetrievalData, TextRow, usable_texts
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 # Hugging Face's `train-00000-of-00004`, or a usual name at the beginning of the file's name.
@@ -42,7 +43,7 @@ _COLUMNS = Columns(image=IMAGE_COLUMNS, text=TEXT_COLUMNS)
 class CaptionedData(RetrievalData):
     """A split whose files are read once, before anything is yielded.
 
-    The numbers of texts and images are kept in memory, the images are not.
+    The texts are kept in memory, and the image that each describes; the images are not.
     """
 
     turns_images = True
@@ -128,7 +129,7 @@ class FolderData(CaptionedData):
             where = Where(file=table.name, line=row.number)
             name = row.image
             if not isinstance(name, str) or not name or "\0" in name or not is_utf8(name):
-                reason = f"file_name: expected a file's name, found {name!r:.60}"
+                reason = f"column of images: expected a file's name, found {name!r:.60}"
                 problems.add(ProblemKind.NO_IMAGE, where, reason)
                 continue
             if name not in numbers:
@@ -153,7 +154,7 @@ def _exists(name: str, folder: Path, where: Where, problems: Problems) -> bool:
     try:
         place = located_inside(name, folder)
     except ImageError as error:
-        problems.add(ProblemKind.NO_IMAGE, where, f"file_name: {error.reason}")
+        problems.add(ProblemKind.NO_IMAGE, where, f"column of images: {error.reason}")
         return False
     if isinstance(place, Path) and not place.is_file():
         problems.add(ProblemKind.NO_IMAGE, where, f"there is no image {name}")

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from .._files import ZIP_ERRORS
 from .._text import first_line
-from ..archive import ZIP_ERRORS
 from ..errors import DatasetError, Where
 from ..sources.columns import Id, id_of
 from ..sources.lines import read_objects

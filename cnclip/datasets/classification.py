@@ -9,10 +9,11 @@ from pathlib import Path
 
 from .._text import first_line
 from ..errors import DatasetError, Where
+from ..preprocessors.image import located
 from ..sources.folder import walk
 from ..sources.lines import read_lines
 from ..sources.problems import ProblemKind, Problems
-from ..sources.refs import ImageRef, located
+from ..sources.refs import ImageRef
 from ..sources.zip_files import ZipImages
 from .retrieval import ImageRow
 

@@ -53,11 +53,11 @@ def open_split(
     Raises:
         DatasetError: there is no such data set or split, or a split must be chosen.
     """
-    shipped = str(path) == "emoji-cn"
-    place = asset_path("gallery") if shipped else Path(path).expanduser()
+    bundled = str(path) == "emoji-cn"
+    place = asset_path("gallery") if bundled else Path(path).expanduser()
     for layout in _possible_layouts(place, path):
         if splits := layout.splits(place):
-            name = "emoji-cn" if shipped else _name_of(place)
+            name = "emoji-cn" if bundled else _name_of(place)
             return layout(place, name, _choose(splits, split, preferred, path))
     raise DatasetError(
         "of no known layout: neither SPLIT_imgs.tsv with SPLIT_texts.jsonl (also in a zip), nor "

@@ -18,7 +18,7 @@ from ..sources.parquet_files import GROUPS_KEPT
 from ..sources.problems import Problems
 from ..sources.refs import read_content
 from .layouts import open_split
-from .retrieval import RetrievalData, with_known
+from .retrieval import RetrievalData, without_missing_images
 
 Role = Literal["train", "val"]
 # The usual names of the splits for a purpose, the best first.
@@ -62,7 +62,7 @@ class PairData:
         self.texts: list[str] = []
         pairs = array("q")
         for row in data.texts(problems):
-            text = with_known(row, numbers, problems)
+            text = without_missing_images(row, numbers, problems)
             if text is None:
                 continue
             for image_id in text.image_ids:

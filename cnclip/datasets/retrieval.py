@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .._text import is_utf8
 from ..errors import Where
 from ..sources.columns import Id
 from ..sources.problems import ProblemKind, Problems
@@ -99,16 +100,9 @@ def usable_texts(value: Any, owner: str, where: Where, problems: Problems) -> It
             yield text
 
 
-def is_utf8(text: str) -> bool:
-    """Whether a string can be encoded: it has no lone surrogates in place of other bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def with_known(text: TextRow, known: Container[Id], problems: Problems) -> TextRow | None:
+def without_missing_images(
+    text: TextRow, known: Container[Id], problems: Problems
+) -> TextRow | None:
     """The text with the images that exist; None if all that it names are missing."""
     unknown = [image_id for image_id in text.image_ids if image_id not in known]
     if not unknown:

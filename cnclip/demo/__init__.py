@@ -33,7 +33,7 @@ EXAMPLE_TEXTS = ("红苹果", "绿苹果", "草莓", "西红柿")
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """An image file with its caption, and its emoji if it is from the gallery that ships."""
+    """An image file with its caption, and its emoji if it is from the bundled gallery."""
 
     path: Path
     label: str

@@ -37,7 +37,7 @@ ROW = CARD + LABEL_HEIGHT
 
 @functools.cache
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that ships, at `size` pixels. It draws Chinese on machines without fonts."""
+    """The bundled font, at `size` pixels. It draws Chinese on machines without fonts."""
     path = asset_path("fonts") / FONT
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 

@@ -30,7 +30,7 @@ def recall_at_k(
         ks: The values of k.
 
     Returns:
-        Per cent: {"R@1": ..., "R@5": ..., "R@10": ..., "MR": ...}, where MR is the mean.
+        Percentages: {"R@1": ..., "R@5": ..., "R@10": ..., "MR": ...}, where MR is the mean.
 
     Raises:
         InvalidInputError: there are no queries, the lengths differ, or a k is below 1.

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._files import replaced_atomically
 from ..datasets import Problems, RetrievalData, TextRow, open_retrieval
-from ..datasets.retrieval import with_known
+from ..datasets.retrieval import without_missing_images
 from ..errors import DatasetError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.text import normalize_text
@@ -93,7 +93,7 @@ def _embed_split(
     if not image_ids:
         raise _nothing(data, "image", problems)
     known = set(image_ids)
-    texts = [left for text in texts if (left := with_known(text, known, problems))]
+    texts = [left for text in texts if (left := without_missing_images(text, known, problems))]
     if not texts:
         raise _nothing(data, "text", problems)
     text_vectors = embedder.texts(texts, _query_texts(texts, normalize))

@@ -15,7 +15,7 @@ TEMPLATES = ("generic", "photo", "small", "plain")
 TEMPLATES_OF = {"cifar10": "small", "cifar100": "small", "caltech101": "photo", "imagenet": "photo"}
 
 
-def shipped_labels(name: str) -> dict[str, str]:
+def bundled_labels(name: str) -> dict[str, str]:
     """Return the Chinese class names of a data set by its folder names, in the order of indices.
 
     Args:
@@ -46,7 +46,7 @@ def read_labels(path: str | Path) -> dict[str, str] | list[str]:
 
 
 def read_templates(templates: str | Path | Sequence[str]) -> list[str]:
-    """Return the templates of a shipped name, of a file with one on each line, or of a list.
+    """Return the templates of a bundled name, of a file with one on each line, or of a list.
 
     Raises:
         InvalidInputError: there are no templates, or one does not have exactly one `{}`.
@@ -74,7 +74,7 @@ def _lines(path: str | Path) -> list[str]:
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = f"neither a shipped name nor a readable file: {first_line(error)}"
+        reason = f"neither a bundled name nor a readable file: {first_line(error)}"
         raise InvalidInputError(reason, file=path) from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:

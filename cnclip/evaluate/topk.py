@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._checks import check_integer
 from ..errors import InvalidInputError
 
 # A block of scores fits in the processor's cache.
@@ -114,6 +115,8 @@ class _TopK:
             candidate: The index of the block's first candidate.
             axis: The axis of the queries.
         """
+        # Written once for queries in rows and once for queries in columns of a block:
+        # pair[axis] are the queries of scores, pair[1 - axis] their candidates.
         end = first + scores.shape[axis]
         last = self._scores[first:end, -1].copy()  # contiguous: compared faster
         # A candidate equal to the last of the best has a higher index, so it is not better.
@@ -167,8 +170,7 @@ def _checked(
         raise InvalidInputError(
             f"queries have {rows.shape[1]} columns, but candidates have {columns.shape[1]}"
         )
-    if k < 1:
-        raise InvalidInputError(f"expected 1 or more, got {k}", item="k")
+    check_integer(k, "k")
     return rows, columns
 
 

@@ -19,7 +19,7 @@ from ..preprocessors.image import decode_image
 from ..preprocessors.text import normalize_text
 from ..progress import progress
 from .reports import ZeroShotReport, model_name, write_report
-from .texts import LABELS, TEMPLATES_OF, read_labels, read_templates, shipped_labels
+from .texts import LABELS, TEMPLATES_OF, bundled_labels, read_labels, read_templates
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ZeroShotClassifier:
         Args:
             labels: Chinese names of the classes, all different.
             pipeline: An open pipeline.
-            templates: The name of shipped templates (`'generic'`, `'photo'`, `'small'`,
+            templates: The name of bundled templates (`'generic'`, `'photo'`, `'small'`,
                 `'plain'`), a file with one on each line, or texts with `{}` for a name.
             others: Names of alternatives to the classes, which get the same templates.
             min_cosine: An image whose best class has a lower cosine belongs to none of them.
@@ -188,7 +188,7 @@ def zeroshot(
         pipeline: An open pipeline.
         split: A folder of the data set, such as `'test'`.
         labels: The classes' Chinese names: a list in the order of the classes' indices, the name
-            of a shipped list (`'cifar10'`, `'cifar100'`, `'caltech101'`, `'imagenet'`, for folders
+            of a bundled list (`'cifar10'`, `'cifar100'`, `'caltech101'`, `'imagenet'`, for folders
             named as in that data set), or a file. By default `label_cn.txt` of the data set, else
             the names of its folders.
         templates: As for `ZeroShotClassifier`; by default those that suit the labels.
@@ -290,7 +290,7 @@ def _classes(
         if not found:
             raise DatasetError("a list of images requires labels", file=data.name)
     elif isinstance(labels, str | Path):
-        found = shipped_labels(str(labels)) if str(labels) in LABELS else read_labels(labels)
+        found = bundled_labels(str(labels)) if str(labels) in LABELS else read_labels(labels)
     else:
         found = list(labels)
     if isinstance(found, dict):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from .. import _core, _libtorch
+from .._checks import check_integer
 from ..errors import DeviceError, InvalidInputError
 from ..models import open_archive
-from ..preprocessors.inputs import check_integer
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..utils.constant import Tasks
 from .embedding import MultiModalEmbeddingPipeline
@@ -81,7 +81,7 @@ def pipeline(
         reason = f"expected 'np' or 'pt', got {return_tensors!r}"
         raise InvalidInputError(reason, item="return_tensors")
     if num_threads is not None:
-        check_integer(num_threads, "num_threads", MAX_THREADS)
+        check_integer(num_threads, "num_threads", maximum=MAX_THREADS)
     where = choose_device(device)
     _core.check_precision(where, precision)  # before the work of converting
     info = open_archive(model, model_revision, local_files_only=local_files_only)
@@ -123,5 +123,5 @@ def choose_device(device: str) -> str:
     found = f"torch finds {available} GPUs here"
     if kind == "cuda":
         raise DeviceError(f"no device {device!r}: {found}")
-    logger.warning("device %r: %s, the CPU is taken", device, found)
+    logger.warning("device %r: %s, using the CPU", device, found)
     return "cpu"

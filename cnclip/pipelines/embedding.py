@@ -9,8 +9,9 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from .._checks import check_integer
 from ..outputs import OutputKeys
-from ..preprocessors.inputs import InputImages, InputTexts, check_integer, split_input
+from ..preprocessors.inputs import InputImages, InputTexts, split_input
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from .model import EmbeddingModel, as_returned
 from .stream import IMAGE_BATCH, Batch, embed_images, embed_texts
@@ -58,8 +59,8 @@ class MultiModalEmbeddingPipeline:
                 consumed while the model runs, about a batch ahead of it, and are never in memory
                 as a whole; they may reuse the memory of an open image for the next one.
             batch_size: Items that go through the model together, at most. By default 8 images,
-                and as many texts as have 2,048 tokens. The limits are the same number of texts,
-                and 32 images on a CPU, 256 on a GPU.
+                and as many texts as have 2,048 tokens. Larger values are reduced to 32 images on a
+                CPU and 256 on a GPU; texts never have more than 2,048 tokens together.
 
         Returns:
             {'img_embedding': float32 [n, d] or None, 'text_embedding': float32 [n, d] or None}:

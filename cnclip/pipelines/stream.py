@@ -20,12 +20,12 @@ from .model import EmbeddingModel
 
 # Measured on two cores: larger batches cost memory and gain nothing there.
 IMAGE_BATCH = 8
-# Texts of a batch, and characters of them. The core sorts so many by length, and runs as many
-# together as have 2,048 tokens.
+# Limits of a batch of texts. The core sorts a batch by length and runs it in pieces of at most
+# 2,048 tokens. MAX_TEXTS is TEXTS_AT_ONCE of csrc/text/text_encoder.c.
 MAX_TEXTS = 4096
 MAX_CHARACTERS = 1 << 22
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 Value = TypeVar("Value")
 
 
@@ -37,7 +37,7 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True)
-class Batch(Generic[Item]):
+class Batch(Generic[T]):
     """Consecutive items that went through the model together.
 
     Attributes:
@@ -47,21 +47,21 @@ class Batch(Generic[Item]):
         failed: Those that could not be read, and why.
     """
 
-    items: list[Item]
-    embedded: list[Item]
+    items: list[T]
+    embedded: list[T]
     vectors: NDArray[np.float32]
-    failed: list[tuple[Item, CnclipError]]
+    failed: list[tuple[T, CnclipError]]
 
 
 def embed_images(
     pipeline: Embedder,
-    items: Iterable[Item],
-    open_image: Callable[[Item], ImageInput | Preprocessed | None],
+    items: Iterable[T],
+    open_image: Callable[[T], ImageInput | Preprocessed | None],
     *,
     batch_size: int = IMAGE_BATCH,
     cut_every: int | None = None,
     strict: bool = False,
-) -> Generator[Batch[Item], None, None]:
+) -> Generator[Batch[T], None, None]:
     """Embed images. Threads open and preprocess the next ones while the model runs.
 
     Which images go through the model together depends on the items alone: a batch ends when
@@ -100,13 +100,13 @@ def embed_images(
 
 def embed_texts(
     pipeline: Embedder,
-    items: Iterable[Item],
-    text_of: Callable[[Item], str | None],
+    items: Iterable[T],
+    text_of: Callable[[T], str | None],
     *,
     max_texts: int = MAX_TEXTS,
     batch_size: int | None = None,
     cut_every: int | None = None,
-) -> Generator[Batch[Item], None, None]:
+) -> Generator[Batch[T], None, None]:
     """Embed texts. Batches depend on the items alone, as those of `embed_images`.
 
     Args:
@@ -133,23 +133,23 @@ def embed_texts(
 
 def _batches(
     pipeline: Embedder,
-    prepared: Iterable[tuple[Item, Value | CnclipError | None]],
+    prepared: Iterable[tuple[T, Value | CnclipError | None]],
     encode: Callable[[list[Value]], NDArray[np.float32]],
     max_values: int,
     characters_of: Callable[[Value], int],
     cut_every: int | None,
-) -> Generator[Batch[Item], None, None]:
+) -> Generator[Batch[T], None, None]:
     """Batches of items, of which each has a value for the model, an error, or neither."""
 
-    def batch() -> Batch[Item]:
+    def batch() -> Batch[T]:
         width = pipeline.model.info.embed_dim
         vectors = encode(values) if values else np.empty((0, width), np.float32)
         return Batch(items, embedded, vectors, failed)
 
-    items: list[Item] = []
-    embedded: list[Item] = []
+    items: list[T] = []
+    embedded: list[T] = []
     values: list[Value] = []
-    failed: list[tuple[Item, CnclipError]] = []
+    failed: list[tuple[T, CnclipError]] = []
     characters = 0
     for number, (item, value) in enumerate(prepared, 1):
         items.append(item)

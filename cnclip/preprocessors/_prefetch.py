@@ -7,12 +7,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 Result = TypeVar("Result")
 
 
 def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+    function: Callable[[T], Result], items: Iterable[T], threads: int, ahead: int
 ) -> Generator[Result, None, None]:
     """`map(function, items)`, with up to `ahead` items begun before their results are asked for.
 
@@ -56,7 +56,7 @@ def map_ahead(
 
 
 def _submit_next(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], source: Iterator[Item]
+    pool: ThreadPoolExecutor, function: Callable[[T], Result], source: Iterator[T]
 ) -> tuple[Future[Result] | None, bool]:
     """The future of the next item, or None at the end, and whether the source is exhausted."""
     try:

@@ -57,14 +57,14 @@ def load_image(
         name = os.fsdecode(source)
     else:
         raise InputTypeError(f"expected a path, URL or bytes, got {type(source).__name__}")
-    scheme = _URL.match(source) if isinstance(source, str) else None
     try:
         if content is not None:
             return decode_image(content)
-        if scheme is not None and scheme.group(1).lower() != "file":
-            return decode_image(fetch(name, timeout, max_bytes))
-        if scheme is not None:
-            name = os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(name).path))
+        if isinstance(source, str) and is_url(source):
+            place = located(source)
+            if isinstance(place, str):
+                return decode_image(fetch(name, timeout, max_bytes))
+            name = os.fspath(place)
         with Path(name).open("rb") as file:
             return decode_image(file)
     except ImageError as error:
@@ -117,6 +117,21 @@ def fetch(url: str, timeout: float = TIMEOUT_SECONDS, max_bytes: int = MAX_DOWNL
         return download(url, timeout, max_bytes)
     except OSError as error:
         raise ImageError(f"cannot be fetched: {first_line(error)}") from error
+
+
+def is_url(value: str) -> bool:
+    """Whether this is a URL of a kind that images are read from."""
+    return _URL.match(value) is not None
+
+
+def located(value: str, folder: str | os.PathLike[str] = "") -> Path | str:
+    """The path that a path or a file: URL refers to, or another URL. Paths start at the folder."""
+    scheme = _URL.match(value)
+    if scheme is None:
+        return Path(folder, value)
+    if scheme[1].lower() != "file":
+        return value
+    return Path(os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(value).path)))
 
 
 def _shown(name: str) -> str:

@@ -64,19 +64,6 @@ _NO_ITEMS = (Mapping, set, frozenset, str, bytes, bytearray, memoryview, np.ndar
 _IMAGE = "PIL.Image.Image, a path, a URL, bytes, a uint8 array [height, width, 3]"
 
 
-def check_integer(value: Any, name: str, maximum: int | None = None) -> None:
-    """Check an argument of a call: an integer, perhaps of NumPy, from 1 to `maximum`.
-
-    Raises:
-        InputTypeError, InvalidInputError: it is another value; the error names the argument.
-    """
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise InputTypeError(f"expected int, got {type(value).__name__}", item=name)
-    if value < 1 or (maximum is not None and value > maximum):
-        bounds = "1 or more" if maximum is None else f"1 to {maximum}"
-        raise InvalidInputError(f"expected {bounds}, got {value}", item=name)
-
-
 def split_input(
     input: Mapping[str, Any], name: str | None = None
 ) -> tuple[InputImages | None, InputTexts | None]:

@@ -43,7 +43,8 @@ def index_embeddings(
     Raises:
         EmbeddingsError: a shard is missing or damaged.
         MissingExtraError: FAISS is not installed.
-        InvalidInputError: there are no embeddings, or an argument has another value than above.
+        InvalidInputError: there are no embeddings, or an argument has a value that is not listed
+            above.
     """
     embeddings = open_embeddings(folder, check=True)
     if embeddings.rows == 0:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._checks import check_integer
 from ..bulk import model_identity
 from ..errors import InvalidInputError, ModelMismatchError
 from ..pipelines import MultiModalEmbeddingPipeline
@@ -21,7 +22,6 @@ from .hits import Hit
 
 logger = logging.getLogger("cnclip")
 
-CONTENTS = ("images", "texts")
 # Allows for rounding in half precision; the check is for vectors that were never normalized.
 _NORM_TOLERANCE = 0.01
 
@@ -126,10 +126,10 @@ class Collection(ABC):
 
         Raises:
             ModelMismatchError: the queries are of another model.
+            InputTypeError: `k` is not an integer.
             InvalidInputError: a shape or value is invalid.
         """
-        if k < 1:
-            raise InvalidInputError(f"expected 1 or more, got {k}", item="k")
+        k = check_integer(k, "k")
         self.check_model(model)
         rows = self._check_vectors(np.atleast_2d(np.asarray(queries)), "queries")
         return [with_probabilities(hits, self.temperature) for hits in self._search(rows, k)]

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._checks import check_integer
 from .._text import first_line
 from ..bulk import model_identity
+from ..bulk.options import KINDS as CONTENTS
 from ..errors import IndexFileError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..version import __version__
-from .collection import CONTENTS, Collection, with_probabilities
+from .collection import Collection, with_probabilities
 from .hits import Hit
 from .index_file import PARTS, check_once, map_parts, read_description, write_index_file
 from .items import ItemTable
@@ -93,10 +95,10 @@ class Index(Collection):
 
         Raises:
             MissingExtraError: FAISS is not installed.
-            InvalidInputError: an argument has another value than above.
+            InputTypeError: `dim` is not an integer.
+            InvalidInputError: an argument has a value that is not listed above.
         """
-        if dim < 1:
-            raise InvalidInputError(f"expected 1 or more, got {dim}", item="dim")
+        dim = check_integer(dim, "dim")
         if contents not in CONTENTS:
             raise InvalidInputError(
                 f"expected one of {CONTENTS}, got {contents!r}", item="contents"
@@ -195,8 +197,9 @@ class Index(Collection):
 
     def search_exactly(self, queries: ArrayLike, k: int = 10) -> list[list[Hit]]:
         """Like `search`, but compares the queries with every vector, whatever the kind."""
+        k = check_integer(k, "k")
         rows = self._check_vectors(np.atleast_2d(np.asarray(queries)), "queries")
-        results = self._hits(*self._vectors.search(rows, max(k, 1), self._alive, exact=True))
+        results = self._hits(*self._vectors.search(rows, k, self._alive, exact=True))
         return [with_probabilities(hits, self.temperature) for hits in results]
 
     def _hits(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> list[list[Hit]]:

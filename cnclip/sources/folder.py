@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .._text import first_line
+from .._text import first_line, is_utf8
 from ..errors import DatasetError
 from .columns import IMAGE_SUFFIXES
 
-# Pillow refuses images of so many pixels long before.
+# Far above any file whose image Pillow accepts.
 MAX_FILE = 1 << 30
 _NOT_FILES = (
     (stat.S_ISDIR, "a folder"),
@@ -105,11 +105,7 @@ def walk(
 
 def spelled(path: str) -> str:
     """A path as it is recorded: itself, or a file: URL where its name is not UTF-8."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return Path(os.path.abspath(path)).as_uri()
-    return path
+    return path if is_utf8(path) else Path(os.path.abspath(path)).as_uri()
 
 
 def is_pattern(path: str) -> bool:

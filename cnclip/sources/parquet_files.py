@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from .._text import first_line
 from ..errors import DatasetError, ImageError, MissingExtraError, Where
+from ..preprocessors.image import located
 from .columns import Chosen, Columns, Row
 from .problems import ProblemKind, Problems
-from .refs import Content, ImageRef, ImageStore, ProcessLock, located, located_inside
+from .refs import Content, ImageRef, ImageStore, ProcessLock, located_inside
 
 # Row groups of images that a process keeps: shuffling more of them at once reads them repeatedly.
 GROUPS_KEPT = 8

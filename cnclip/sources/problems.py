@@ -10,7 +10,7 @@ from typing import TypeVar
 from .._text import printable
 from ..errors import DatasetError, Where
 
-Row = TypeVar("Row")
+T = TypeVar("T")
 
 
 class ProblemKind(Enum):
@@ -90,7 +90,7 @@ class Problems:
         return f": {self.found[0]}" if self.found else ""
 
 
-def with_problems(read: Callable[[Problems], Iterator[Row]]) -> Iterator[Row | Problem]:
+def with_problems(read: Callable[[Problems], Iterator[T]]) -> Iterator[T | Problem]:
     """The rows that a reader yields, each after the problems of the rows before it."""
     problems = Problems()
     for row in read(problems):

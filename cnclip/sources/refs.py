@@ -8,9 +8,7 @@ time.
 from __future__ import annotations
 
 import os
-import re
 import threading
-import urllib.parse
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Sequence
@@ -22,14 +20,12 @@ from numpy.typing import NDArray
 
 from .._text import first_line
 from ..errors import ImageError, Where
-from ..preprocessors.image import fetch
+from ..preprocessors.image import fetch, is_url, located
 from .columns import Id
 from .folder import image_file
 
 # An image file's bytes, its path, or an http, https or data URL.
 Content = bytes | Path | str
-
-_URL = re.compile(r"(https?|file|data):", re.IGNORECASE)
 
 
 class ImageStore(ABC):
@@ -99,21 +95,6 @@ def read_content(content: Content) -> bytes:
         return content.read_bytes()
     except OSError as error:
         raise ImageError(first_line(error)) from error
-
-
-def is_url(value: str) -> bool:
-    """Whether this is a URL of a kind that images are read from."""
-    return _URL.match(value) is not None
-
-
-def located(value: str, folder: str | os.PathLike[str] = "") -> Path | str:
-    """The path that a path or a file: URL refers to, or another URL. Paths start at the folder."""
-    scheme = _URL.match(value)
-    if scheme is None:
-        return Path(folder, value)
-    if scheme[1].lower() != "file":
-        return value
-    return Path(os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(value).path)))
 
 
 def located_inside(value: str, folder: Path) -> Path | str:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from .._files import ZIP_ERRORS
 from .._text import first_line
-from ..archive import ZIP_ERRORS
 from ..errors import DatasetError, ImageError, Where
 from .columns import IMAGE_SUFFIXES, Id
 from .folder import MAX_FILE

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cnclip import bulk, cli, load_image
-from cnclip.errors import DatasetError, InvalidInputError
+from cnclip.errors import DatasetError, InputTypeError, InvalidInputError
 from tests.support.bulk import (
     Embed,
     failed_of,
@@ -117,7 +117,7 @@ def test_damaged_archives(embed: Embed, some: list[Path], tmp_path: Path) -> Non
 def test_nothing_to_embed(embed: Embed, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="nowhere: no such file or folder"):
         embed(tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match="of no known kind"):
+    with pytest.raises(DatasetError, match="unknown kind of file"):
         embed(__file__)
     embed(photos)
     before = vectors_of(tmp_path / "out")
@@ -128,7 +128,7 @@ def test_nothing_to_embed(embed: Embed, photos: Path, tmp_path: Path) -> None:
         embed(photos)
     assert vectors_of(tmp_path / "out").keys() == before.keys()
     (photos / "a.tar").touch()
-    with pytest.raises(DatasetError, match=r"no images, but files \*.tar: name those"):
+    with pytest.raises(DatasetError, match=r"no images; to embed its \*.tar files, name them"):
         embed(photos)
 
 
@@ -145,3 +145,13 @@ def test_nothing_to_embed(embed: Embed, photos: Path, tmp_path: Path) -> None:
 def test_bad_options(embed: Embed, photos: Path, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(options))):
         embed(photos, **options)
+
+
+def test_options_of_other_types(embed: Embed, photos: Path) -> None:
+    with pytest.raises(InputTypeError, match="batch_size: expected int, got str"):
+        embed(photos, batch_size="8")
+
+
+def test_the_batch_size_of_images_does_not_limit_texts(embed: Embed, tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("cat\ndog\n")
+    assert embed(tmp_path / "some.txt", kind="texts", batch_size=1000).rows == 2

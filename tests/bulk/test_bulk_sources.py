@@ -18,7 +18,7 @@ from PIL import Image
 
 from cnclip import bulk, cli
 from cnclip.datasets import Problems
-from cnclip.errors import DatasetError
+from cnclip.errors import DatasetError, InvalidInputError, Where
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from tests.support.bulk import (
     GALLERY,
@@ -204,3 +204,27 @@ def test_the_iterator(model: MultiModalEmbeddingPipeline, photos: Path, tmp_path
     assert [str(problem.where) for problem in problems.found] == [str(photos / "bad.png")]
     np.testing.assert_allclose(list(found.values()), expected(model, list(found)), atol=2e-6)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_the_iterator_names_rows_by_file_and_member(
+    model: MultiModalEmbeddingPipeline, tmp_path: Path
+) -> None:
+    table, lines = tmp_path / "some.csv", tmp_path / "some.txt"
+    table.write_text("id,text\n7,\n8,cat\n")
+    lines.write_bytes(b"dog\n\xff\n")
+    problems, options = Problems(), bulk.EmbedOptions(kind="texts")
+    found = bulk.iter_embeddings([table, lines], model, options, problems=problems)
+    assert [id for ids, _ in found for id in ids] == ["8", f"{lines}:1"]
+    assert [problem.where for problem in problems.found] == [
+        Where(file=str(table), member="7"),
+        Where(file=str(lines), member="2"),
+    ]
+
+
+def test_the_iterator_checks_its_arguments_when_it_is_called(
+    model: MultiModalEmbeddingPipeline, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInputError, match="batch_size"):
+        bulk.iter_embeddings(tmp_path / "nowhere", model, bulk.EmbedOptions(batch_size=1000))
+    with pytest.raises(DatasetError, match="no such file"):
+        bulk.iter_embeddings(tmp_path / "nowhere", model)

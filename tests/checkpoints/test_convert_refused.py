@@ -283,8 +283,10 @@ def test_convert_leaves_nothing_behind_when_it_fails(
     make: Make, tmp_path: Path, weights: Weights
 ) -> None:
     output = tmp_path / "out" / "model.pt"
-    with pytest.raises(FileNotFoundError, match=rf"{output}: there is no directory"):
+    with pytest.raises(FileNotFoundError, match=rf"{output}: there is no directory") as raised:
         convert(make(), output)
+    assert isinstance(raised.value, cnclip.errors.InvalidInputError)
+    assert raised.value.where == cnclip.errors.Where(file=str(output))
     output.parent.mkdir()
     with pytest.raises(cnclip.errors.CheckpointError):
         convert(make(without(weights, "visual.proj")), output)

@@ -203,8 +203,10 @@ def test_hints_are_for_files_without_a_configuration(modelscope: Path, tmp_path:
         convert(modelscope, tmp_path / "a.pt", vision_head_width=64)
     with pytest.raises(cnclip.errors.InvalidInputError, match="to: expected one of archive"):
         convert(modelscope, tmp_path / "a.pt", to="onnx")
-    with pytest.raises(FileExistsError, match="exists"):
+    with pytest.raises(FileExistsError, match="exists") as raised:
         convert(modelscope, modelscope, to="huggingface")
+    assert isinstance(raised.value, cnclip.errors.InvalidInputError)
+    assert raised.value.where == cnclip.errors.Where(file=str(modelscope))
 
 
 def test_a_resnet_has_no_hugging_face_format(tmp_path: Path) -> None:

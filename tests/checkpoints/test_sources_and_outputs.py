@@ -23,7 +23,7 @@ from cnclip.archive import read_archive
 from cnclip.checkpoints.checkpoint import Checkpoint
 from cnclip.checkpoints.modelscope import write_modelscope
 from cnclip.convert import convert
-from cnclip.errors import CheckpointError, InvalidInputError
+from cnclip.errors import CheckpointError, InputTypeError, InvalidInputError
 from cnclip.modeling.config import ClipConfig, TextConfig, VisionConfig
 from tests.support.families import WORDS, random_weights
 
@@ -138,9 +138,15 @@ def test_other_means_have_no_place(tmp_path: Path, vit_directory: Path, to: str)
         convert(model, tmp_path / "a.pt", to=to)
 
 
-@pytest.mark.parametrize("width", [0, -1, True, 8.0, "8"])
-def test_head_widths_that_are_none(source: Path, tmp_path: Path, width: Any) -> None:
+@pytest.mark.parametrize("width", [0, -1])
+def test_head_widths_that_are_none(source: Path, tmp_path: Path, width: int) -> None:
     with pytest.raises(InvalidInputError, match="vision_head_width: expected 1 or more"):
+        convert(source, tmp_path / "a.pt", vision_head_width=width)
+
+
+@pytest.mark.parametrize("width", [True, 8.0, "8"])
+def test_head_widths_of_other_types(source: Path, tmp_path: Path, width: Any) -> None:
+    with pytest.raises(InputTypeError, match="vision_head_width: expected int"):
         convert(source, tmp_path / "a.pt", vision_head_width=width)
 
 

@@ -46,6 +46,10 @@ def test_version_and_help(cnclip: Command) -> None:
     for name in cli.COMMANDS:
         assert f"\n    {name} " in out
         assert cnclip(name, "--help")[0] == 0
+    _, out, _ = cnclip("embed", "--help")
+    assert "(default: fp32)" in out and "record, else" not in " ".join(out.split())
+    _, out, _ = cnclip("search", "--help")
+    assert "record, else the bundled emoji-cn" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["convert"], ["info"], ["info", "a", "b"]])

@@ -128,10 +128,13 @@ def test_broken_folder(tmp_path: Path) -> None:
         file.write('{"file_name": "imgs/none.png", "text": "none"}\n')
         file.write('{"file_name": "imgs/105.png", "text": ["", 5, "good"]}\n')
         file.write('{"file_name": "../100.png", "text": "out"}\n')
+        file.write('{"file_name": 5, "text": "five"}\n')
     data, problems = broken(tmp_path)
     assert pairs_of(data) == [*PAIRS, (IMAGES[105], "good")]
+    # Tables name the column as they like.
+    assert any("column of images: expected a file's name, found 5" in one for one in problems)
     assert {problem.partition(": ")[0] for problem in problems} == {
-        f"metadata.jsonl:{line}" for line in (7, 8, 9)
+        f"metadata.jsonl:{line}" for line in (7, 8, 9, 10)
     }
 
 

@@ -15,7 +15,7 @@ from cnclip import cli, pipeline
 from cnclip.assets import asset_path
 from cnclip.errors import DatasetError, InvalidInputError
 from cnclip.evaluate import Classified, ZeroShotClassifier, zeroshot
-from cnclip.evaluate.texts import LABELS, TEMPLATES, read_templates, shipped_labels
+from cnclip.evaluate.texts import LABELS, TEMPLATES, bundled_labels, read_templates
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 CLASSES = {
@@ -97,7 +97,7 @@ def test_none_of_these(model: MultiModalEmbeddingPipeline) -> None:
         (["猫", 5], {}, r"labels\[1\]"),
         (["猫"], {"templates": ["一张照片"]}, "expected a text with one {}"),
         (["猫"], {"templates": []}, "templates: expected at least one"),
-        (["猫"], {"templates": "no/such/file"}, "neither a shipped name nor a readable file"),
+        (["猫"], {"templates": "no/such/file"}, "neither a bundled name nor a readable file"),
         (["猫"], {"others": ["猫"]}, "'猫' is among the labels"),
     ],
 )
@@ -218,13 +218,13 @@ def test_no_data_sets(folders: Path, tmp_path: Path, model: MultiModalEmbeddingP
 def test_bundled_labels() -> None:
     counts = {"cifar10": 10, "cifar100": 100, "caltech101": 102, "imagenet": 1000}
     for name in LABELS:
-        labels = shipped_labels(name)
+        labels = bundled_labels(name)
         assert len(labels) == counts[name]
         assert len(set(labels.values())) == len(labels)
         assert all(key == key.strip() and value == value.strip() for key, value in labels.items())
-    assert shipped_labels("cifar10")["truck"] == "卡车"
-    assert list(shipped_labels("cifar100"))[99] == "worm"
-    assert list(shipped_labels("caltech101")) == sorted(shipped_labels("caltech101"))
+    assert bundled_labels("cifar10")["truck"] == "卡车"
+    assert list(bundled_labels("cifar100"))[99] == "worm"
+    assert list(bundled_labels("caltech101")) == sorted(bundled_labels("caltech101"))
 
 
 def test_bundled_templates() -> None:

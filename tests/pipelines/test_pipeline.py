@@ -317,9 +317,9 @@ def test_the_model_cards_example(
     np.testing.assert_allclose(names["probs"], expected / expected.sum(), rtol=1e-4)
 
 
-def test_the_shipped_model_by_its_name() -> None:
-    shipped = pipeline(task=Tasks.multi_modal_embedding, model="emoji-cn", device="cpu")
-    words = rows(shipped.forward({"text": ["猫", "小猫", "汽车"]}))
+def test_the_bundled_model_by_its_name() -> None:
+    bundled = pipeline(task=Tasks.multi_modal_embedding, model="emoji-cn", device="cpu")
+    words = rows(bundled.forward({"text": ["猫", "小猫", "汽车"]}))
     assert words[0] @ words[1] > words[0] @ words[2]
 
 

@@ -66,7 +66,7 @@ def test_without_a_gpu(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
         fallen_back = pipeline(model=archive)
     assert fallen_back.model.device == "cpu"
     assert len(caplog.records) == 1
-    assert "torch finds 0 GPUs here, the CPU is taken" in caplog.text
+    assert "torch finds 0 GPUs here, using the CPU" in caplog.text
     assert choose_device("gpu:1") == "cpu"
     for device in ("cuda", "cuda:0"):
         # The device is refused before a model is looked for.

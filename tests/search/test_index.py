@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnclip.errors import InvalidInputError, MissingExtraError, ModelMismatchError
+from cnclip.errors import (
+    InputTypeError,
+    InvalidInputError,
+    MissingExtraError,
+    ModelMismatchError,
+)
 from cnclip.evaluate import top_k
 from cnclip.search import Index, connect, vectors
 from tests.support.search import DIM, KINDS, MODEL, OTHER, found, made, names, recall, unit
@@ -178,3 +183,12 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(MissingExtraError, match=r"pymilvus is not.*cnclip\[milvus\]"):
         connect("http://127.0.0.1:1")
+
+
+def test_numbers_of_hits_below_one_are_refused() -> None:
+    index = made(unit(10), "exact")
+    for search in (index.search, index.search_exactly):
+        with pytest.raises(InvalidInputError, match="k: expected 1 or more"):
+            search(unit(1), 0)
+        with pytest.raises(InputTypeError, match="k: expected int"):
+            search(unit(1), 2.5)  # type: ignore[arg-type]

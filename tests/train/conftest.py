@@ -14,14 +14,14 @@ from tests.support.training import SMALL, TEXT, VISION, write_pairs
 if TYPE_CHECKING:
     from cnclip.train import TrainReport
 
-SHIPPED = asset_path("emoji-cn")
+BUNDLED = asset_path("emoji-cn")
 
 
 @pytest.fixture(scope="session")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with sizes and a vocabulary, without weights."""
     folder = tmp_path_factory.mktemp("sizes")
-    vocabulary = (SHIPPED / "vocab.txt").read_bytes()
+    vocabulary = (BUNDLED / "vocab.txt").read_bytes()
     (folder / "vocab.txt").write_bytes(vocabulary)
     (folder / "vision_model_config.json").write_text(json.dumps(VISION))
     count = len(vocabulary.splitlines())

@@ -1,0 +1,30 @@
+"""Checks of arguments that several modules share."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+from .errors import InputTypeError, InvalidInputError
+
+
+def check_integer(value: Any, name: str, minimum: int = 1, maximum: int | None = None) -> int:
+    """An integer, Python's or NumPy's, from `minimum` to `maximum`, as an int.
+
+    Args:
+        value: The argument's value.
+        name: The argument's name in messages.
+        minimum: The least value that is allowed.
+        maximum: The largest value that is allowed; None for no bound.
+
+    Raises:
+        InputTypeError: it is not an integer; names the argument.
+        InvalidInputError: it is out of bounds; names the argument.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise InputTypeError(f"expected int, got {type(value).__name__}", item=name)
+    number = int(value)
+    if number < minimum or (maximum is not None and number > maximum):
+        bounds = f"{minimum} or more" if maximum is None else f"{minimum} to {maximum}"
+        raise InvalidInputError(f"expected {bounds}, got {value}", item=name)
+    return number
