@@ -85,7 +85,7 @@ def ray_embed(
         show_progress: Print progress on stderr.
 
     Raises:
-        MissingExtraError: Ray or pyarrow is not installed.
+        MissingExtraError: ray or pyarrow is not installed.
         InputTypeError: an argument has another type.
         InvalidInputError: an argument is out of its bounds.
         CnclipError: an actor could not open the model, or as for `embed`.

@@ -1,6 +1,7 @@
 """cnclip's archives: written from a `Checkpoint`, and read as one.
 
-Reading an archive as a checkpoint allows to convert it to the formats of other software.
+Reading an archive as a checkpoint makes it possible to convert it to the formats of other
+software.
 """
 
 from __future__ import annotations

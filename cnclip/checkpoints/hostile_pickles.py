@@ -68,6 +68,8 @@ def check_pickle(source: bytes | IO[bytes]) -> None:
     Raises:
         pickle.UnpicklingError: it makes other things than tensors, or is too large.
     """
+    # The pickle's stack, with the size of each value in place of the value. A MARK is not on it:
+    # `marks` has the height of the stack at each one. `stored` is the pickle's memo.
     stack: list[int] = []
     marks: list[int] = []
     stored: dict[Any, int] = {}
@@ -76,6 +78,8 @@ def check_pickle(source: bytes | IO[bytes]) -> None:
         start = position if start is None else start
         if (position or 0) - (start or 0) > _MAX_PICKLE:
             raise pickle.UnpicklingError(f"a pickle has more than {_MAX_PICKLE} bytes")
+        # torch's unpickler knows no STACK_GLOBAL, so GLOBAL is the only way to a function or class.
+        # REDUCE calls and BUILD sets the state of what these names make, and nothing else.
         if code.name == "GLOBAL" and _GLOBALS.fullmatch(str(argument)) is None:
             name = printable(str(argument)[:100]).replace(" ", ".")
             raise pickle.UnpicklingError(f"{name} makes no dense tensor")
@@ -85,6 +89,8 @@ def check_pickle(source: bytes | IO[bytes]) -> None:
         if code.name.endswith("PUT"):
             stored[argument] = stack[-1]
             continue
+        # Every other operation replaces the values from `first` on by those that it pushes: a fixed
+        # number of values, or all since the last MARK and those that it takes from below the mark.
         first = len(stack) - len(code.stack_before)
         if pickletools.markobject in code.stack_before:
             first = marks.pop() - code.stack_before.index(pickletools.markobject)

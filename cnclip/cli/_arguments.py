@@ -93,7 +93,7 @@ def open_pipeline(
         precision: Used where --precision is not given; by default fp32.
 
     Raises:
-        CnclipError: As `pipeline` raises.
+        CnclipError: as `pipeline` raises.
     """
     name = arguments.model or model
     if name is None:
@@ -119,7 +119,7 @@ def open_model_of(
     Raises:
         InvalidInputError: the collection does not record a model, and --model is not given.
         ModelNotFoundError: there is no such model.
-        CnclipError: As `pipeline` raises.
+        CnclipError: as `pipeline` raises.
     """
     model = (collection.model or {}).get("name")
     if arguments.model is None and not model:
@@ -151,7 +151,7 @@ def check_output_file(path: Path) -> None:
     """Refuse an output file that cannot be written, before any work.
 
     Raises:
-        InvalidInputError: The path is a directory, its directory does not exist, or the user may
+        InvalidInputError: the path is a directory, its directory does not exist, or the user may
             not write there.
     """
     if path.is_dir():

@@ -40,10 +40,10 @@ class PairData:
         split: The split's name.
         turns_images: Whether images are turned as their EXIF orientation says.
         texts: The rows' texts, in the data set's order; equal ones are not merged.
-        pairs: Int64 [n, 2], (image number, text number), in the data set's order: every relation
+        pairs: int64 [n, 2], (image number, text number), in the data set's order: every relation
             of an image and a text once. Some images and texts may be in none.
         image_ids: The id of each image number.
-        groups: Int64 [images], the number of the block of storage that has each image, where a
+        groups: int64 [images], the number of the block of storage that has each image, where a
             block is read as a whole; None where any order costs the same.
         groups_kept: Blocks that a process keeps in memory.
         fingerprint: Changes when pairs, texts, ids or the files' sizes do, and not when files are

@@ -134,7 +134,7 @@ class ZeroShotClassifier:
         return Classified(self.labels[best], float(shares[best]))
 
     def _all_cosines(self, images: Any) -> NDArray[np.float32]:
-        """float32 [n, labels and others]."""
+        """Float32 [n, labels and others]."""
         if images is None:
             raise InvalidInputError("expected images or embeddings, got None", item="images")
         if isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating):

@@ -14,14 +14,14 @@ def attention(
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762).
 
     Args:
-        query: Float [n, queries, width].
-        key: Float [n, keys, width].
-        value: Float [n, keys, width].
+        query: float [n, queries, width].
+        key: float [n, keys, width].
+        value: float [n, keys, width].
         heads: Number of heads, which divides the width.
-        mask: Bool [n, keys], False for keys to ignore.
+        mask: bool [n, keys], False for keys to ignore.
 
     Returns:
-        Float [n, queries, width].
+        float [n, queries, width].
     """
 
     def by_head(x: Tensor) -> Tensor:

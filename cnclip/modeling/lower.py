@@ -45,7 +45,8 @@ def lower(model: ChineseClip) -> torch.jit.ScriptModule:
         for name, source in sources:
             # Layers of the same structure share a class, which may have the method already.
             if not hasattr(modules[name], "prepare"):
-                modules[name].define(source)  # which finds the functions of this module
+                # `define` resolves names such as `float32` in this module.
+                modules[name].define(source)
     return scripted
 
 
@@ -66,18 +67,18 @@ def linear(
     """Columns `first` to `last` of activation(norm(x) weight^T + bias) + residual.
 
     Args:
-        x: Float [rows, in].
+        x: float [rows, in].
         weight: [out, in], packed.
-        bias: Float [out].
+        bias: float [out].
         first: The first column.
         last: The column after the last one.
-        norm_weight: Float [in], of a layer normalisation with an epsilon of 1e-5.
-        norm_bias: Float [in], of the same normalisation.
+        norm_weight: float [in], of a layer normalisation with an epsilon of 1e-5.
+        norm_bias: float [in], of the same normalisation.
         activation: `gelu`, `gelu_new`, `relu`, `swish`, `quick_gelu`, or nothing.
-        residual: Float [rows, last - first].
+        residual: float [rows, last - first].
 
     Returns:
-        Float [rows, last - first]; bfloat16 if the next kernel takes that.
+        float [rows, last - first]; bfloat16 if the next kernel takes that.
     """
     return torch.ops.cnclip.linear(
         x, weight, bias, first, last, norm_weight, norm_bias, 1e-5, activation, residual
@@ -97,17 +98,17 @@ def self_attention(
     """Attention of rows to the rows of their item.
 
     Args:
-        x: Float [rows, width].
+        x: float [rows, width].
         weight: Query, key and value, [3 width, width], packed.
-        bias: Float [3 width].
+        bias: float [3 width].
         heads: Number of heads, which divides the width.
         starts: The first row of each item.
         pooled: Compute queries for each item's first row only.
-        norm_weight: Float [width], of a layer normalisation before the projection.
-        norm_bias: Float [width], of the same normalisation.
+        norm_weight: float [width], of a layer normalisation before the projection.
+        norm_bias: float [width], of the same normalisation.
 
     Returns:
-        Float [rows, width], or [items, width] if pooled.
+        float [rows, width], or [items, width] if pooled.
     """
     width = x.size(1)
     if not pooled:
@@ -116,9 +117,9 @@ def self_attention(
         return torch.ops.cnclip.attention(query, key, value, heads, starts, starts)
     query = linear(first_rows(x, starts), weight, bias, 0, width, norm_weight, norm_bias)
     kv = linear(x, weight, bias, width, 3 * width, norm_weight, norm_bias)
-    ones = torch.arange(starts.size(0))
+    query_starts = torch.arange(starts.size(0))
     key, value = kv.chunk(2, dim=1)
-    return torch.ops.cnclip.attention(query, key, value, heads, ones, starts)
+    return torch.ops.cnclip.attention(query, key, value, heads, query_starts, starts)
 
 
 def first_rows(x: Tensor, starts: Tensor) -> Tensor:
@@ -221,14 +222,14 @@ class LoweredAttentionPool(Tensors):
         items = torch.cat([mean, positions], dim=1) + self.positional_embedding
         query = linear(items[:, 0], q.weight, q.bias, 0, width)
         rows = items.flatten(0, 1)
-        ones = torch.arange(items.size(0) + 1)
+        query_starts = torch.arange(items.size(0) + 1)
         pooled = torch.ops.cnclip.attention(
             query,
             linear(rows, k.weight, k.bias, 0, width),
             linear(rows, v.weight, v.bias, 0, width),
             self.heads,
-            ones,
-            ones * items.size(1),
+            query_starts,
+            query_starts * items.size(1),
         )
         return linear(pooled, c.weight, c.bias, 0, self.embed_dim)
 
@@ -336,19 +337,19 @@ def float32(x: Tensor | None) -> Tensor:
 
 
 # Modules that get a method `prepare`.
-_UNITS = (VisionTransformer, vit.Block, ModifiedResNet, Bottleneck, AttentionPool, Bert, Layer)
+_PREPARED = (VisionTransformer, vit.Block, ModifiedResNet, Bottleneck, AttentionPool, Bert, Layer)
 
 
 def _prepare_sources(model: ChineseClip) -> list[tuple[str, str]]:
     """The names of the modules that get a method `prepare`, with its code; the model comes last."""
-    units = [name for name, m in model.named_modules() if isinstance(m, _UNITS)]
+    units = [name for name, m in model.named_modules() if isinstance(m, _PREPARED)]
     return [(name, _prepare_source(model.get_submodule(name))) for name in [*reversed(units), ""]]
 
 
 def _prepare_source(unit: nn.Module) -> str:
     """The code of a module's `prepare`: one line per tensor or inner module, in their order."""
     modules = dict(unit.named_modules())
-    inner = [name for name, m in modules.items() if isinstance(m, _UNITS) and name]
+    inner = [name for name, m in modules.items() if isinstance(m, _PREPARED) and name]
     linears = {
         checkpoint_name(f"{name}.weight") for name, m in modules.items() if isinstance(m, nn.Linear)
     }

@@ -49,39 +49,39 @@ class ItemTable:
             InvalidInputError: an id, path or text cannot be stored, such as a text that is not
                 UTF-8.
         """
-        pa, _ = pyarrow_modules("search")
+        arrow, _ = pyarrow_modules("search")
         try:
             columns = [
-                pa.array(map(_encoded, ids), pa.large_binary()),
-                pa.array(map(_encoded, paths), pa.large_binary()),
-                pa.array([None] * len(ids) if texts is None else texts, pa.large_string()),
+                arrow.array(map(_encoded, ids), arrow.large_binary()),
+                arrow.array(map(_encoded, paths), arrow.large_binary()),
+                arrow.array([None] * len(ids) if texts is None else texts, arrow.large_string()),
             ]
-        except (UnicodeEncodeError, pa.ArrowException) as error:
+        except (UnicodeEncodeError, arrow.ArrowException) as error:
             reason = f"an id, path or text cannot be stored: {first_line(error)}"
             raise InvalidInputError(reason) from error
-        more = pa.Table.from_arrays(columns, schema=self.table.schema)
-        self.table = pa.concat_tables([self.table, more])
+        more = arrow.Table.from_arrays(columns, schema=self.table.schema)
+        self.table = arrow.concat_tables([self.table, more])
 
     def select(self, keep: NDArray[np.bool_]) -> ItemTable:
         """The items where bool [n] `keep` is true."""
-        pa, _ = pyarrow_modules("search")
-        return ItemTable(self.table.filter(pa.array(keep)))
+        arrow, _ = pyarrow_modules("search")
+        return ItemTable(self.table.filter(arrow.array(keep)))
 
     def to_bytes(self) -> Any:
         """The table in Arrow's file format, as a buffer."""
-        pa, _ = pyarrow_modules("search")
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, self.table.schema) as writer:
+        arrow, _ = pyarrow_modules("search")
+        sink = arrow.BufferOutputStream()
+        with arrow.ipc.new_file(sink, self.table.schema) as writer:
             writer.write_table(self.table.combine_chunks())
         return sink.getvalue()
 
     @classmethod
     def from_buffer(cls, content: NDArray[np.uint8]) -> ItemTable:
         """Read what `to_bytes` returned, without copying it; ValueError if it has other columns."""
-        pa, _ = pyarrow_modules("search")
+        arrow, _ = pyarrow_modules("search")
         try:
-            table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
-        except pa.ArrowException as error:
+            table = arrow.ipc.open_file(arrow.py_buffer(content)).read_all()
+        except arrow.ArrowException as error:
             raise ValueError(first_line(error)) from error
         if table.schema != _empty().schema:
             raise ValueError("columns with other names or types")
@@ -89,9 +89,13 @@ class ItemTable:
 
 
 def _empty() -> Any:
-    pa, _ = pyarrow_modules("search")
-    schema = pa.schema(
-        [("id", pa.large_binary()), ("path", pa.large_binary()), ("text", pa.large_string())]
+    arrow, _ = pyarrow_modules("search")
+    schema = arrow.schema(
+        [
+            ("id", arrow.large_binary()),
+            ("path", arrow.large_binary()),
+            ("text", arrow.large_string()),
+        ]
     )
     return schema.empty_table()
 

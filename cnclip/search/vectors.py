@@ -248,7 +248,9 @@ class Vectors:
         _, found = index.search(queries, candidates, params=parameters)
         found, scores = self._ordered(queries, found)
         if exact and candidates < count:
-            # If the last candidate ties with the k-th, more vectors may tie: find them all.
+            # Vectors that are no candidates have a FAISS score below all candidates'. Rounding can
+            # hide one of the best k among them only where the k-th and the last candidate are
+            # within _ROUNDING, which is rare with _EXTRA candidates: then find all that may tie.
             for query in np.flatnonzero(scores[:, k - 1] - scores[:, -1] <= _ROUNDING):
                 lowest = float(scores[query, k - 1]) - _ROUNDING
                 row = queries[query : query + 1]

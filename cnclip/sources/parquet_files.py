@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from itertools import accumulate, pairwise, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,16 @@ def pyarrow_modules(extra: str = "parquet") -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
+class _Place(NamedTuple):
+    """The images of a row group in a file."""
+
+    path: Path
+    name: str  # of the file in messages
+    number: int  # of the row group, from 0
+    column: str
+    first_row: int  # of the row group, from 0
+
+
 class RowGroup(ImageStore):
     """The images of a row group, read when the first is needed, dropped with the last reference.
 
@@ -55,14 +65,14 @@ class RowGroup(ImageStore):
 
         With `inside`, images outside the file's folder are refused.
         """
-        self._place = (path, name, number, column, first_row)
+        self._place = _Place(path, name, number, column, first_row)
         self._inside = inside
         self._lock = ProcessLock()
         self._values: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        path, *place = self._place
-        return RowGroup, (Path(os.path.abspath(path)), *place, self._inside)
+        place = self._place._replace(path=Path(os.path.abspath(self._place.path)))
+        return RowGroup, (*place, self._inside)
 
     def content(self, number: int) -> Content:
         """The image file's bytes, or the path or URL in the row."""
@@ -70,7 +80,7 @@ class RowGroup(ImageStore):
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str) and value:
-            folder = self._place[0].parent
+            folder = self._place.path.parent
             return located_inside(value, folder) if self._inside else located(value, folder)
         if not isinstance(value, bytes) or not value:
             raise ImageError("the row has no image")
@@ -78,14 +88,14 @@ class RowGroup(ImageStore):
 
     def _read(self) -> Any:
         arrow, _ = pyarrow_modules()
-        path, _, number, column, _ = self._place
+        place = self._place
         with self._lock:
             if self._values is None:
                 try:
-                    with open_parquet(path) as file:
-                        table = file.read_row_group(number, [column], use_threads=False)
+                    with open_parquet(place.path) as file:
+                        table = file.read_row_group(place.number, [place.column], use_threads=False)
                 except (arrow.ArrowException, OSError) as error:
-                    reason = f"row group {number} cannot be read: {first_line(error)}"
+                    reason = f"row group {place.number} cannot be read: {first_line(error)}"
                     raise ImageError(reason) from error
                 self._values = table.column(0)
             return self._values
@@ -97,8 +107,7 @@ class RowGroup(ImageStore):
 
     def where(self, number: int) -> Where:
         """The file and the row, from 1."""
-        _, name, _, _, first_row = self._place
-        return Where(file=name, line=first_row + number + 1)
+        return Where(file=self._place.name, line=self._place.first_row + number + 1)
 
 
 class RowGroups(ImageStore):

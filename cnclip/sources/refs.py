@@ -33,7 +33,7 @@ class ImageStore(ABC):
 
     Attributes:
         ids: The id of each image number, all different.
-        groups: Int64 [n], the number of the block of storage that holds each image, where a block
+        groups: int64 [n], the number of the block of storage that holds each image, where a block
             is read as a whole; None where images are read one by one.
     """
 

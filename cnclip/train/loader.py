@@ -64,7 +64,7 @@ class Preprocessing:
         """Float32 [3, r, r], equal to the pipeline's.
 
         Raises:
-            ImageError: The image is damaged.
+            ImageError: the image is damaged.
         """
         processor = _processor(self.resolution, self.mean, self.std)
         with decoding_errors():
@@ -88,7 +88,7 @@ def read_image(data: PairData, image: int) -> tuple[Image.Image, int]:
     """Open an image of a data set; returns it and a number that images of equal content share.
 
     Raises:
-        CnclipError: It cannot be read.
+        CnclipError: it cannot be read.
     """
     content = read_content(data.read(image))
     return decode_image(content, turned=data.turns_images), _key(content)
@@ -150,7 +150,7 @@ class TrainingPairs(Dataset[Sample]):
         """Take the preprocessing of the student, and perhaps of a teacher.
 
         Raises:
-            DatasetError: The data set has no pairs.
+            DatasetError: the data set has no pairs.
         """
         self._data = data
         self.options = options
@@ -162,8 +162,8 @@ class TrainingPairs(Dataset[Sample]):
         order = np.argsort(images, kind="stable")
         self._texts_of = texts[order]
         self._starts = np.searchsorted(images[order], np.arange(len(data.image_ids) + 1))
-        self._described = np.flatnonzero(np.diff(self._starts))
-        self.size = len(data.pairs) if options.sampling == "pairs" else len(self._described)
+        self._captioned_images = np.flatnonzero(np.diff(self._starts))
+        self.size = len(data.pairs) if options.sampling == "pairs" else len(self._captioned_images)
         if self.size == 0:
             raise DatasetError(f"{data.name}, {data.split}: no pair of an image and a text")
         counts = np.bincount(texts, minlength=len(self._texts))
@@ -174,7 +174,7 @@ class TrainingPairs(Dataset[Sample]):
         """The pair at a position; another pair if its image cannot be read.
 
         Raises:
-            DatasetError: Too many images in a row cannot be read.
+            DatasetError: too many images in a row cannot be read.
         """
         random = np.random.default_rng([self.options.seed, position])
         epoch, index = divmod(position, self.size)
@@ -231,7 +231,7 @@ class TrainingPairs(Dataset[Sample]):
         if self.options.sampling == "pairs":
             image, text = self._data.pairs[place]
             return int(image), int(text)
-        image = self._described[place]
+        image = self._captioned_images[place]
         texts = self._texts_of[self._starts[image] : self._starts[image + 1]]
         if not self.options.rare_texts:
             return int(image), int(texts[random.integers(len(texts))])
@@ -261,7 +261,7 @@ class TrainingPairs(Dataset[Sample]):
         if self._data.groups is None:
             return random.permutation(self.size)
         pairs = self.options.sampling == "pairs"
-        images = self._data.pairs[:, 0] if pairs else self._described
+        images = self._data.pairs[:, 0] if pairs else self._captioned_images
         # Shuffle the groups, and then the pairs of as many groups as a process holds in memory.
         names, groups = np.unique(self._data.groups[images], return_inverse=True)
         turn = random.permutation(len(names))[groups] // self._data.groups_kept
@@ -289,8 +289,8 @@ def training_parts(
     `accum_freq` parts make a batch.
 
     Raises:
-        DatasetError: Too many images in a row cannot be read.
-        RuntimeError: A worker process ended.
+        DatasetError: too many images in a row cannot be read.
+        RuntimeError: a worker process ended.
     """
     loader: DataLoader[Sample] = DataLoader(
         pairs,

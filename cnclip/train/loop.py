@@ -75,7 +75,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        start: Checkpoint,
+        initial: Checkpoint,
         data: PairData,
         validation: PairData | None,
         options: TrainOptions,
@@ -86,26 +86,26 @@ class TrainingLoop:
         """Build the model and prepare the data sets.
 
         Raises:
-            InvalidInputError: An option does not apply to the model.
-            DatasetError: A data set has no pairs, or a file of it was removed.
+            InvalidInputError: an option does not apply to the model.
+            DatasetError: a data set has no pairs, or a file of it was removed.
             MissingExtraError: peft is not installed.
         """
         torch.manual_seed(options.seed)
         self.options, self.journal, self.interrupts = options, journal, Interrupts()
         self.world, self.folder = journal.world, journal.folder
         world = self.world
-        self.start, self.data, self.from_scratch = start, data, from_scratch
-        self.digests = digests_of(start, data, validation)
-        model = make_model(start, options, from_scratch=from_scratch).to(world.device)
+        self.initial, self.data, self.from_scratch = initial, data, from_scratch
+        self.digests = digests_of(initial, data, validation)
+        model = make_model(initial, options, from_scratch=from_scratch).to(world.device)
         self.state = RunState(model, options, world)
         self.model = wrap_model(model, options, world)
         teacher, of_teacher = make_teacher(options, world, self.autocast)
-        preprocessing = (preprocessing_of(start, options.context_length), *of_teacher)
+        preprocessing = (preprocessing_of(initial, options.context_length), *of_teacher)
         self.pairs = TrainingPairs(data, options, preprocessing)
         self.stepper = Stepper(self.model, world, self.autocast, options.duplicates, teacher)
-        self.batch = options.batch_size * options.accum_freq * world.size
+        self.pairs_per_step = options.batch_size * options.accum_freq * world.size
         epochs = options.max_epochs * self.pairs.size
-        self.steps = options.max_steps or math.ceil(epochs / self.batch)
+        self.steps = options.max_steps or math.ceil(epochs / self.pairs_per_step)
         self.workers = _default_workers() if options.num_workers is None else options.num_workers
         self.validation = validation
         self.validator = None
@@ -127,8 +127,8 @@ class TrainingLoop:
         """Restore the newest state, if there is one.
 
         Raises:
-            InvalidInputError: It belongs to a run with other options, data, model or processes.
-            CheckpointError: It is damaged.
+            InvalidInputError: it belongs to a run with other options, data, model or processes.
+            CheckpointError: it is damaged.
         """
         state = self.folder.read_state()
         if state is not None:
@@ -139,10 +139,10 @@ class TrainingLoop:
         """Run the remaining steps.
 
         Raises:
-            DatasetError: Too many images in a row cannot be read.
-            ModelRunError: The loss is no longer finite.
-            KeyboardInterrupt: A signal asked to stop; the state was saved.
-            OSError: The folder cannot be written.
+            DatasetError: too many images in a row cannot be read.
+            ModelRunError: the loss is no longer finite.
+            KeyboardInterrupt: a signal asked to stop; the state was saved.
+            OSError: the folder cannot be written.
         """
         state, journal = self.state, self.journal
         journal.begin(state.step)
@@ -176,7 +176,8 @@ class TrainingLoop:
         parameters = sum(p.numel() for p in self.state.model.parameters() if p.requires_grad)
         self.journal.print(
             f"{self.data.name}, {self.data.split}: {len(self.data.pairs)} pairs; batches of "
-            f"{self.batch}; {self.steps} steps; {parameters / 1e6:.1f} M trained parameters; "
+            f"{self.pairs_per_step}; {self.steps} steps; "
+            f"{parameters / 1e6:.1f} M trained parameters; "
             f"{self.world.size} x {self.world.device}"
         )
         if options.warmup >= self.steps:
@@ -272,8 +273,8 @@ class TrainingLoop:
             )
         self.journal.report_skipped()
         scale = math.exp(float(state.model.logit_scale.detach()))
-        epoch = state.step * self.batch / self.pairs.size
-        speed = self.batch / seconds_per_step
+        epoch = state.step * self.pairs_per_step / self.pairs.size
+        speed = self.pairs_per_step / seconds_per_step
         self.journal.add_metrics(
             {
                 "step": state.step,
@@ -312,7 +313,8 @@ class TrainingLoop:
         if options.valid_step_interval:
             return step % options.valid_step_interval == 0
         every = options.valid_epoch_interval * self.pairs.size
-        return bool(every) and step * self.batch // every > (step - 1) * self.batch // every
+        pairs = step * self.pairs_per_step
+        return bool(every) and pairs // every > (pairs - self.pairs_per_step) // every
 
     def _validate_and_keep_best(self) -> None:
         """Measure recall, and write the weights if they are the best so far."""
@@ -354,7 +356,7 @@ class TrainingLoop:
         if self.world.is_first:
             model = self.state.saved_model
             weights = merged_weights(model) if self.options.lora_rank else model.state_dict()
-            self.folder.write_best(lambda path: write_checkpoint(self.start, weights, path))
+            self.folder.write_best(lambda path: write_checkpoint(self.initial, weights, path))
 
     def _save(self) -> None:
         """Write the state. All processes call."""

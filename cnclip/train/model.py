@@ -64,7 +64,7 @@ def make_model(start: Checkpoint, options: TrainOptions, *, from_scratch: bool) 
     """Make a model with a checkpoint's or random weights, and choose which of them are trained.
 
     Raises:
-        InvalidInputError: An option does not apply to this model.
+        InvalidInputError: an option does not apply to this model.
         MissingExtraError: peft is not installed.
     """
     model = new_model(start.config, options.text_dropout)
@@ -231,7 +231,7 @@ def write_checkpoint(start: Checkpoint, weights: dict[str, torch.Tensor], direct
         directory: An empty directory.
 
     Raises:
-        OSError: A file cannot be written.
+        OSError: a file cannot be written.
     """
     named = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     checkpoint = dataclasses.replace(start, weights=named, rounds_to_half=False)

@@ -140,7 +140,7 @@ class TrainOptions:
         """Check every value.
 
         Raises:
-            InvalidInputError, InputTypeError: A value cannot be used; the error names the option.
+            InvalidInputError, InputTypeError: a value cannot be used; the error names the option.
         """
         for option in dataclasses.fields(self):
             object.__setattr__(self, option.name, _checked(option, getattr(self, option.name)))
@@ -161,7 +161,7 @@ class TrainOptions:
         """Read options from a TOML, YAML or JSON file; a dash in a name is read as an underscore.
 
         Raises:
-            InvalidInputError: The file cannot be read.
+            InvalidInputError: the file cannot be read.
             MissingExtraError: YAML without PyYAML.
         """
         file = Path(path)

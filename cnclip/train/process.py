@@ -92,8 +92,8 @@ def join_world(device: str) -> Iterator[World]:
         device: `'cpu'`; `'gpu'`, this process's GPU if there is one, else the CPU; or `'cuda:N'`.
 
     Raises:
-        DeviceError: There is no such GPU.
-        InvalidInputError: The name is not that of a device.
+        DeviceError: there is no such GPU.
+        InvalidInputError: the name is not that of a device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))

@@ -58,12 +58,12 @@ def finetune(
         The result of the run.
 
     Raises:
-        InvalidInputError, InputTypeError: An option cannot be used, alone or in this run.
-        DatasetError: A data set cannot be used.
+        InvalidInputError, InputTypeError: an option cannot be used, alone or in this run.
+        DatasetError: a data set cannot be used.
         CheckpointError, ModelNotFoundError, ...: See `pipeline`.
-        ModelRunError: The loss is no longer finite.
+        ModelRunError: the loss is no longer finite.
         KeyboardInterrupt: Ctrl-C was pressed; the state was saved.
-        OSError: The folder cannot be written.
+        OSError: the folder cannot be written.
     """
     chosen = _options(options)
     _check_types(model, train, output, val, from_scratch, resume)

@@ -48,8 +48,8 @@ class RunFolder:
         """Create the folder, or remove temporary files of a run to resume. One process calls.
 
         Raises:
-            InvalidInputError: The folder contains a run, and `resume` is not set.
-            OSError: The folder cannot be created.
+            InvalidInputError: the folder contains a run, and `resume` is not set.
+            OSError: the folder cannot be created.
         """
         path = self.path
         names = (STATE, OPTIONS, METRICS, SKIPPED, BEST, ARCHIVE, CURVE)
@@ -73,7 +73,7 @@ class RunFolder:
         """The newest state, or None if none was written.
 
         Raises:
-            CheckpointError: It is damaged, or not a state.
+            CheckpointError: it is damaged, or not a state.
         """
         path = self.path / STATE
         if not path.exists():

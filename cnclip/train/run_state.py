@@ -77,8 +77,8 @@ class RunState:
             skipped: How many images could not be read.
 
         Raises:
-            ModelRunError: Weights are not finite; the earlier state is kept.
-            OSError: The state cannot be written.
+            ModelRunError: weights are not finite; the earlier state is kept.
+            OSError: the state cannot be written.
         """
         self.check_weights()
         random_states = self._world.gather_objects(random_state(self._world.device))
@@ -107,8 +107,8 @@ class RunState:
             How many images could not be read.
 
         Raises:
-            InvalidInputError: It belongs to a run with other options, data, model or processes.
-            CheckpointError: It is damaged.
+            InvalidInputError: it belongs to a run with other options, data, model or processes.
+            CheckpointError: it is damaged.
         """
         try:
             self._compare(state, digests)

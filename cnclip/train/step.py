@@ -2,8 +2,8 @@
 
 As in GradCache (Gao et al. 2021, arXiv:2101.06983): the loss needs the rows of the whole batch, the
 towers only their own items. The rows of every part are computed first, without gradients. The
-loss's gradient by each row is then propagated through the towers, one part at a time. The result
-is exactly the gradient of the whole batch, for any number of parts and processes.
+loss's gradient with respect to each row is then propagated through the towers, one part at a time.
+The result is exactly the gradient of the whole batch, for any number of parts and processes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .loss import Pairs, contrastive_loss, distillation_loss, matches
 from .process import World, random_state, set_random_state
 
-# Rows of images, rows of texts, logit scale; or the gradients by them.
+# Rows of images, rows of texts, logit scale; or the gradients with respect to them.
 Rows = tuple[Tensor, Tensor, Tensor]
 
 
@@ -142,7 +142,7 @@ class Stepper:
     def _loss(
         self, parts: list[Part], images: Tensor, texts: Tensor, scale: Tensor, loss_factor: float
     ) -> tuple[Tensor, Rows]:
-        """The loss, and its gradients by this process's rows and the scale."""
+        """The loss, and its gradients with respect to this process's rows and the scale."""
         world = self._world
         all_images = world.gather(images.detach()).requires_grad_()
         all_texts = world.gather(texts.detach()).requires_grad_()

@@ -105,7 +105,7 @@ class Validator:
             The same result in each process; None if it was cancelled.
 
         Raises:
-            DatasetError: No image of the data set can be read.
+            DatasetError: no image of the data set can be read.
         """
         with _evaluation_mode(model), torch.inference_mode():
             own = self._embed(model, stop)

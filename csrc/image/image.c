@@ -56,7 +56,7 @@ static const uint8_t *source_row(const row_source *source, int y) {
   return source->ring == NULL ? image_row(source->image, y) : ring_row(source, y);
 }
 
-/* Writes row y of an image that has not four bytes per pixel in four bytes per pixel. */
+/* Writes row y of an image that does not have four bytes per pixel in four bytes per pixel. */
 static void gather_row(const cnclip_image *image, const cnclip_image_kernels *kernels, int y,
                        uint8_t *output) {
   const uint8_t *pixel = image_row(image, y);

@@ -55,8 +55,8 @@ bool cnclip_linear_packs_in_place(cnclip_linear_type type, bool weight_is_f16,
          element * linear_per_word(type) == linear_step_bytes(type) / CNCLIP_LINEAR_PANEL;
 }
 
-/* Whether the input's rows are the words that the kernels multiply, at a distance that suits a
- * cache: a distance of whole pages would put a tile's rows into one set of it. */
+/* Whether the input's rows are the words that the kernels multiply, and their stride is not a
+ * multiple of 4 KiB: such rows would all map to the same cache sets. */
 static bool reads_input(const cnclip_linear_job *job) {
   if (job->norm_weight != NULL || job->type == CNCLIP_LINEAR_INT8) return false;
   const bool wants_bf16 = job->type == CNCLIP_LINEAR_BF16;

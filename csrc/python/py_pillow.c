@@ -124,8 +124,9 @@ static PyObject *borrow_part(PyObject *item, const box *part, cnclip_image *ret_
 
 /* An image in several blocks, after the first pass of its processing, which is computed part by
  * part. Returns as borrow_block. */
-static PyObject *reduce(const cnclip_state *state, const cnclip_image_processor *processor,
-                        PyObject *item, Py_ssize_t index, cnclip_image *ret_image) {
+static PyObject *first_pass_by_parts(const cnclip_state *state,
+                                     const cnclip_image_processor *processor, PyObject *item,
+                                     Py_ssize_t index, cnclip_image *ret_image) {
   box whole = {0};
   if (!read_size(item, &whole.width, &whole.height)) return NULL;
   if (whole.width < 1 || whole.height < 1) return NULL;
@@ -138,10 +139,10 @@ static PyObject *reduce(const cnclip_state *state, const cnclip_image_processor 
   if (small == NULL) return NULL;
   uint8_t *pixels = (uint8_t *)PyBytes_AS_STRING(small);
 
-  box part;
-  for (int start = 0; start < (vertical ? whole.width : whole.height);
-       start += vertical ? part.width : part.height) {
-    part = part_at(&whole, vertical, start);
+  const int end = vertical ? whole.width : whole.height;
+  int start = 0;
+  while (start < end) {
+    const box part = part_at(&whole, vertical, start);
     uint8_t *output = pixels + part.y * row_bytes + (Py_ssize_t)part.x * 4;
     cnclip_status status;
     cnclip_error error;
@@ -157,6 +158,7 @@ static PyObject *reduce(const cnclip_state *state, const cnclip_image_processor 
       cnclip_raise_item(cnclip_exception_of(state, status), "img", index, "%s", error.message);
       goto exit;
     }
+    start += vertical ? part.width : part.height;
   }
   *ret_image = four_byte_image(pixels, width, height);
   result = Py_NewRef(small);
@@ -170,7 +172,7 @@ PyObject *cnclip_borrow_pillow(const cnclip_state *state, const cnclip_image_pro
                                PyObject *item, Py_ssize_t index, cnclip_image *ret_image) {
   PyObject *owner = borrow_block(item, ret_image);
   if (owner == NULL && !PyErr_Occurred() && PyObject_HasAttrString(item, "__arrow_c_array__")) {
-    owner = reduce(state, processor, item, index, ret_image);
+    owner = first_pass_by_parts(state, processor, item, index, ret_image);
   }
   return owner;
 }

@@ -7,8 +7,8 @@
 #include "base/alloc.h"
 
 enum {
-  /* Texts are tokenized and sorted by length this many at a time, which bounds the working memory.
-   */
+  /* Texts are tokenized and sorted by length this many at a time, which bounds the working memory:
+   * MAX_TEXTS of cnclip/pipelines/stream.py. */
   TEXTS_AT_ONCE = 4096,
   /* Ids that go through the model together, padding counted: enough to fill a matrix product, few
    * enough that what the layers pass on stays in the caches. */
@@ -74,8 +74,8 @@ static cnclip_status sort_by_length(token_rows *rows, size_t count, size_t conte
   return CNCLIP_OK;
 }
 
-/* How many of order[0..count) go through the model together: as many of those next in length as
- * their ids, all rows as long as the last, stay within TOKENS_AT_ONCE. At least 1. */
+/* How many of order[0..count) go through the model together: the most texts, from short to long,
+ * whose rows, padded to the longest, have at most TOKENS_AT_ONCE ids; at least 1. */
 static size_t batch_rows(const token_rows *tokens, const size_t *order, size_t count,
                          size_t most_rows) {
   size_t rows = 1;
@@ -149,7 +149,7 @@ cnclip_status cnclip_text_encoder_encode(const cnclip_text_encoder *encoder,
 
   if (count == 1) return encode_one(encoder, texts[0], embeddings, error);
   const size_t at_once = smaller(count, TEXTS_AT_ONCE);
-  /* A text has an id at least. */
+  /* Every text has at least one id. */
   size_t most_rows = smaller(at_once, TOKENS_AT_ONCE);
   if (batch_size != 0) most_rows = smaller(most_rows, batch_size);
   status = batch_memory_alloc(&memory, encoder, most_rows, error);

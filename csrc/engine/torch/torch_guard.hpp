@@ -50,8 +50,8 @@ inline std::string without_stack(const char *what) {
   /* In an error raised inside TorchScript, the class and the sentence follow the stack. */
   const std::string stack_end = "<--- HERE", class_end = "Error: ";
   const size_t stack = text.rfind(stack_end);
-  const size_t at = stack == std::string::npos ? stack : text.find(class_end, stack);
-  if (at != std::string::npos) text = text.substr(at + class_end.size());
+  const size_t position = stack == std::string::npos ? stack : text.find(class_end, stack);
+  if (position != std::string::npos) text = text.substr(position + class_end.size());
   text = text.substr(0, text.find("\nException raised from"));
   const size_t end = text.find_last_not_of(" \n\r\t");
   return end == std::string::npos ? std::string("unknown error") : text.substr(0, end + 1);

@@ -26,7 +26,7 @@ using cnclip_torch::current_isa;
 
 namespace {
 
-size_t unsign(int64_t value) {
+size_t to_size(int64_t value) {
   return static_cast<size_t>(value);
 }
 
@@ -34,7 +34,7 @@ at::Tensor empty_bytes(size_t bytes) {
   return at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte));
 }
 
-/* The dtype of a packed weight says its type. */
+/* A packed weight's dtype encodes its kernel type. */
 at::ScalarType dtype_of(cnclip_linear_type type) {
   return type == CNCLIP_LINEAR_F32    ? at::kFloat
          : type == CNCLIP_LINEAR_F16  ? at::kHalf
@@ -66,7 +66,7 @@ cnclip_activation activation_of(std::string_view name) {
  * part when it has finished one: on a machine with other work, threads are not equally fast. */
 template <typename Body>
 void parallel_parts(size_t count, size_t parts_per_thread, Body body) {
-  const size_t threads = unsign(at::get_num_threads()), parts = threads * parts_per_thread;
+  const size_t threads = to_size(at::get_num_threads()), parts = threads * parts_per_thread;
   const size_t part = (count + parts - 1) / parts;
   std::atomic<size_t> next{0};
   at::parallel_for(0, static_cast<int64_t>(std::min(threads, count)), 1, [&](int64_t, int64_t) {
@@ -88,7 +88,7 @@ at::Tensor pack_linear(const at::Tensor &weight, std::string_view precision) {
                     : is_f16              ? CNCLIP_LINEAR_F16
                                           : CNCLIP_LINEAR_F32;
   const cnclip_linear_kernels *kernels = cnclip_linear_kernels_get(type, current_isa);
-  const size_t in = unsign(weight.size(1)), out = unsign(weight.size(0));
+  const size_t in = to_size(weight.size(1)), out = to_size(weight.size(0));
   if (!weight.is_cpu() || !cnclip_linear_fits(in, out) || kernels == nullptr) {
     return weight.to(precision == "bf16"   ? at::kBFloat16
                      : precision == "fp16" ? at::kHalf
@@ -110,7 +110,7 @@ at::Tensor pack_linear(const at::Tensor &weight, std::string_view precision) {
   const size_t scratch_bytes = cnclip_linear_pack_scratch_bytes(type, in);
   at::parallel_for(0, panels, 1, [&](int64_t first, int64_t last) {
     const at::Tensor scratch = empty_bytes(scratch_bytes);
-    kernels->pack(&packing, unsign(first), unsign(last), scratch.data_ptr());
+    kernels->pack(&packing, to_size(first), to_size(last), scratch.data_ptr());
   });
   return packed;
 }
@@ -122,7 +122,7 @@ at::Tensor gelu_of_rows(const at::Tensor &x, std::string_view approximate) {
   if (!x.is_cpu() || x.requires_grad()) return at::gelu(x, approximate);
   at::Tensor output = at::empty_like(x);
   for (int64_t first = 0; first < x.size(0);) {
-    const int64_t count = static_cast<int64_t>(std::bit_floor(unsign(x.size(0) - first)));
+    const int64_t count = static_cast<int64_t>(std::bit_floor(to_size(x.size(0) - first)));
     at::Tensor part = output.narrow(0, first, count);
     at::gelu_out(part, x.narrow(0, first, count), approximate);
     first += count;
@@ -185,8 +185,8 @@ at::Tensor as_rows(const at::Tensor &x, bool allow_bf16) {
   return rows.size(1) == 1 || rows.stride(1) == 1 ? rows : rows.contiguous();
 }
 
-/* [rows, columns]. The distance of rows is not a whole number of pages, with which all would share
- * one set of a cache. */
+/* [rows, columns]. The row stride is never a multiple of 4 KiB: such rows would all map to the same
+ * cache sets. */
 at::Tensor empty_rows(int64_t rows, int64_t columns, at::ScalarType dtype) {
   const auto size = static_cast<int64_t>(at::elementSize(dtype));
   const int64_t stride = columns * size % 4096 == 0 ? columns + 64 / size : columns;
@@ -208,9 +208,9 @@ int64_t packed_columns(const at::Tensor &weight, cnclip_linear_type type, int64_
       weight.is_cpu() && weight.is_contiguous() &&
           reinterpret_cast<uintptr_t>(weight.const_data_ptr()) % CNCLIP_LINEAR_ALIGNMENT == 0,
       "linear: expected a packed weight from pack_linear");
-  TORCH_CHECK(cnclip_linear_fits(unsign(input_width), CNCLIP_LINEAR_PANEL),
+  TORCH_CHECK(cnclip_linear_fits(to_size(input_width), CNCLIP_LINEAR_PANEL),
               "linear: a packed weight does not allow an input of ", input_width, " columns");
-  const size_t panel = cnclip_linear_packed_bytes(type, unsign(input_width), CNCLIP_LINEAR_PANEL);
+  const size_t panel = cnclip_linear_packed_bytes(type, to_size(input_width), CNCLIP_LINEAR_PANEL);
   TORCH_CHECK(weight.nbytes() % panel == 0,
               "linear: the packed weight's width is not the input's, ", input_width);
   return static_cast<int64_t>(weight.nbytes() / panel * CNCLIP_LINEAR_PANEL);
@@ -223,7 +223,7 @@ bool gives_bf16(cnclip_linear_type type, bool has_residual) {
          cnclip_attention_kernel_get(CNCLIP_ATTENTION_BF16, current_isa) != nullptr;
 }
 
-/* The kernels' job for columns panel..call.last of the output, but for its operand. The tensors
+/* The kernels' job for columns panel..call.last of the output, except its operand. The tensors
  * outlive it. */
 cnclip_linear_job linear_job(const LinearCall &call, cnclip_linear_type type, int64_t panel,
                              const at::Tensor &input, const OptionalTensor &residual,
@@ -232,23 +232,23 @@ cnclip_linear_job linear_job(const LinearCall &call, cnclip_linear_type type, in
   cnclip_linear_job job{};
   job.type = type;
   job.activation = activation_of(call.activation);
-  job.rows = unsign(input.size(0));
-  job.input_width = unsign(in);
-  job.output_width = unsign(packed_columns(call.weight, type, in));
-  job.first_column = unsign(panel);
-  job.columns = unsign(call.last - panel);
+  job.rows = to_size(input.size(0));
+  job.input_width = to_size(in);
+  job.output_width = to_size(packed_columns(call.weight, type, in));
+  job.first_column = to_size(panel);
+  job.columns = to_size(call.last - panel);
   job.weight = call.weight.const_data_ptr();
   job.bias = call.bias.has_value() ? floats_of(call.bias, call.bias->numel()) + panel : nullptr;
   job.input = input.const_data_ptr();
-  job.input_stride = unsign(input.stride(0));
+  job.input_stride = to_size(input.stride(0));
   job.input_is_bf16 = input.scalar_type() == at::kBFloat16;
   job.norm_weight = floats_of(call.norm_weight, in);
   job.norm_bias = floats_of(call.norm_bias, in);
   job.norm_epsilon = static_cast<float>(call.eps);
   job.residual = residual.has_value() ? residual->const_data_ptr<float>() : nullptr;
-  job.residual_stride = residual.has_value() ? unsign(residual->stride(0)) : 0;
+  job.residual_stride = residual.has_value() ? to_size(residual->stride(0)) : 0;
   job.output = output.data_ptr();
-  job.output_stride = unsign(output.stride(0));
+  job.output_stride = to_size(output.stride(0));
   job.output_is_bf16 = output.scalar_type() == at::kBFloat16;
   return job;
 }
@@ -259,10 +259,11 @@ void run_linear(cnclip_linear_job *job, const cnclip_linear_kernels *kernels) {
     operand = empty_bytes(bytes);
     job->operand = operand.data_ptr();
     at::parallel_for(0, static_cast<int64_t>(job->rows), 16, [&](int64_t begin, int64_t end) {
-      kernels->rows(job, unsign(begin), unsign(end));
+      kernels->rows(job, to_size(begin), to_size(end));
     });
   }
-  /* Few rows wait for the weights, which are read fastest in one piece per thread. */
+  /* With few rows, reading the weights dominates; that is fastest in one contiguous piece per
+   * thread. */
   const size_t parts_per_thread = job->rows < 64 ? 1 : 8;
   parallel_parts(cnclip_linear_unit_count(job), parts_per_thread,
                  [&](size_t begin, size_t end) { kernels->units(job, begin, end); });
@@ -319,10 +320,10 @@ at::Tensor linear(const at::Tensor &x, const at::Tensor &weight, const OptionalT
 
 /* Whether all items have one length; *ret_length: the first item's. */
 bool equal_lengths(const at::Tensor &starts, int64_t *ret_length) {
-  const int64_t *at = starts.const_data_ptr<int64_t>();
-  *ret_length = at[1] - at[0];
+  const int64_t *bounds = starts.const_data_ptr<int64_t>();
+  *ret_length = bounds[1] - bounds[0];
   for (int64_t i = 1; i + 1 < starts.numel(); i++) {
-    if (at[i + 1] - at[i] != *ret_length) return false;
+    if (bounds[i + 1] - bounds[i] != *ret_length) return false;
   }
   return true;
 }
@@ -385,11 +386,11 @@ void check_starts(const at::Tensor &starts, int64_t rows) {
   TORCH_CHECK(starts.is_cpu() && starts.scalar_type() == at::kLong && starts.dim() == 1 &&
                   starts.is_contiguous() && starts.numel() > 1,
               "attention: expected starts of int64 [items + 1] on the CPU");
-  const int64_t *at = starts.const_data_ptr<int64_t>();
-  TORCH_CHECK(at[0] == 0 && at[starts.numel() - 1] == rows, "attention: expected starts from 0 to ",
-              rows);
+  const int64_t *bounds = starts.const_data_ptr<int64_t>();
+  TORCH_CHECK(bounds[0] == 0 && bounds[starts.numel() - 1] == rows,
+              "attention: expected starts from 0 to ", rows);
   for (int64_t i = 0; i + 1 < starts.numel(); i++) {
-    TORCH_CHECK(at[i] < at[i + 1], "attention: item ", i, " has no rows");
+    TORCH_CHECK(bounds[i] < bounds[i + 1], "attention: item ", i, " has no rows");
   }
 }
 
@@ -420,23 +421,23 @@ cnclip_attention_kernel *kernel_for(const AttentionCall &call, cnclip_attention_
   return cnclip_attention_kernel_get(*ret_type, current_isa);
 }
 
-/* The kernel's job, but for its output. The tensors outlive it. */
+/* The kernel's job, except its output. The tensors outlive it. */
 cnclip_attention_job attention_job(const AttentionCall &call, cnclip_attention_type type,
                                    const at::Tensor &queries, const at::Tensor &keys,
                                    const at::Tensor &values) {
   cnclip_attention_job job{};
   job.type = type;
-  job.items = unsign(call.query_starts.numel() - 1);
-  job.heads = unsign(call.heads);
-  job.head_width = unsign(queries.size(1) / call.heads);
+  job.items = to_size(call.query_starts.numel() - 1);
+  job.heads = to_size(call.heads);
+  job.head_width = to_size(queries.size(1) / call.heads);
   job.query_starts = call.query_starts.const_data_ptr<int64_t>();
   job.key_starts = call.key_starts.const_data_ptr<int64_t>();
   job.query = queries.const_data_ptr();
   job.key = keys.const_data_ptr();
   job.value = values.const_data_ptr();
-  job.query_stride = unsign(queries.stride(0));
-  job.key_stride = unsign(keys.stride(0));
-  job.value_stride = unsign(values.stride(0));
+  job.query_stride = to_size(queries.stride(0));
+  job.key_stride = to_size(keys.stride(0));
+  job.value_stride = to_size(values.stride(0));
   return job;
 }
 
@@ -457,12 +458,12 @@ at::Tensor attention(const at::Tensor &query, const at::Tensor &key, const at::T
 
   const at::Tensor output = at::empty(query.sizes(), query.options());
   job.output = output.data_ptr();
-  job.output_stride = unsign(output.stride(0));
+  job.output_stride = to_size(output.stride(0));
   const size_t scratch_bytes = cnclip_attention_scratch_bytes(&job);
   const auto units = static_cast<int64_t>(job.items * job.heads);
   at::parallel_for(0, units, 1, [&](int64_t first, int64_t last) {
     const at::Tensor scratch = empty_bytes(scratch_bytes);
-    kernel(&job, unsign(first), unsign(last), scratch.data_ptr());
+    kernel(&job, to_size(first), to_size(last), scratch.data_ptr());
   });
   return output;
 }
