@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(info.metadata, indent=1))
         return 0
     values = {"archive": str(info.path), "bytes": info.path.stat().st_size} | info.metadata
-    rows = [(name, printable(str(value))) for name, value in _flattened(values)]
+    rows = [(printable(name), printable(str(value))) for name, value in _flattened(values)]
     print(format_table(rows, [False, False], underlined=False))
     return 0
 
