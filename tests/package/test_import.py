@@ -139,7 +139,7 @@ def test_a_missing_torch_is_reported(run_python: Run, tmp_path: Path) -> None:
     source = Path(cnclip.__file__).parent
     copy = tmp_path / "cnclip"
     copy.mkdir()
-    for name in ("__init__.py", "_libtorch.py", "_built_with.py"):
+    for name in ("__init__.py", "_libtorch.py", "_built_with.py", "_text.py"):
         shutil.copy(source / name, copy / name)
     done = run_python("import cnclip", check=False, flags=("-S",), PYTHONPATH=str(tmp_path))
     last = done.stderr.strip().splitlines()[-1]
