@@ -65,7 +65,8 @@ class CnclipError(Exception):
         self.where = _where(item, file, line, member) if where is None else where
 
     def __str__(self) -> str:
-        return self.reason if self.where is None else f"{self.where}: {self.reason}"
+        reason = "\n".join(map(printable, self.reason.split("\n")))
+        return reason if self.where is None else f"{self.where}: {reason}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason,), self.__dict__

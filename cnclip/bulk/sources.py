@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from .._text import first_line, is_utf8, printable
 from ..datasets.chinese_clip import TsvData
-from ..errors import CnclipError, DatasetError, InvalidInputError
+from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError
 from ..preprocessors.image import is_url, located
 from ..sources.columns import IMAGE_SUFFIXES, Columns, Row
 from ..sources.folder import ImageFile, expand, image_file, is_pattern, spelled, walk
@@ -230,10 +230,13 @@ def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
     """The item of a path, relative to a folder, or of a URL, which is also the default id."""
     if not is_url(value):
         return _file_item(image_file(os.path.join(folder, value)), id)
-    place = located(value)
+    name = spelled_id(value)
+    try:
+        place = located(value)
+    except ImageError as error:
+        return Item(name if id is None else id, name, error=error.reason)
     if isinstance(place, Path):
         return _file_item(image_file(place), id)
-    name = spelled_id(value)
     return Item(name if id is None else id, name, image=ImageRef(value))
 
 
@@ -298,11 +301,13 @@ def _row_items(
         if isinstance(row, Problem):
             yield from container.skipped([row])
             continue
-        id = None if row.id is None or row.id == "" else spelled_id(row.id)
+        # A value that cannot be read is an exception.
+        nameless = row.id is None or row.id == "" or isinstance(row.id, Exception)
+        id = None if nameless else spelled_id(row.id)
         place = f"{container.path}:{row.number}"
         value = row.text if row.image is None else row.image
-        if isinstance(value, list) and len(value) == 1:
-            (value,) = value
+        if isinstance(value, list) and len(value) < 2:
+            value = value[0] if value else None
         if not isinstance(value, list):
             yield _value_item(value, row, id, place, container, folder)
             continue
@@ -317,7 +322,7 @@ def _value_item(
     name = place if id is None else id
     if isinstance(value, ImageRef):
         return container.image(name, value)
-    if isinstance(value, UnicodeDecodeError):
+    if isinstance(value, Exception):
         return container.failed(name, "the text is not UTF-8")
     if not isinstance(value, str) or not value.strip():
         found = "nothing" if value is None or isinstance(value, str) else f"{value!r:.60}"

@@ -156,7 +156,8 @@ def _exists(name: str, folder: Path, where: Where, problems: Problems) -> bool:
     except ImageError as error:
         problems.add(ProblemKind.NO_IMAGE, where, f"column of images: {error.reason}")
         return False
-    if isinstance(place, Path) and not place.is_file():
+    # Path.is_file would raise for a name that is too long.
+    if isinstance(place, Path) and not os.path.isfile(place):
         problems.add(ProblemKind.NO_IMAGE, where, f"there is no image {name}")
         return False
     return True

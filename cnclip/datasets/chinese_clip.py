@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .._files import ZIP_ERRORS
-from .._text import first_line
+from .._text import first_line, is_utf8
 from ..errors import DatasetError, Where
 from ..sources.columns import Id, id_of
 from ..sources.lines import read_objects
@@ -151,6 +151,8 @@ def parse_text(value: dict[str, Any], where: Where, problems: Problems) -> TextR
         reason = f"text: expected a string, found {text!r:.60}"
     elif not text.strip():
         kind, reason = ProblemKind.NO_TEXT, f"text {known} is empty"
+    elif not is_utf8(text):
+        kind, reason = ProblemKind.NOT_UTF8, "the text is not UTF-8"
     elif not isinstance(image_ids, list):
         reason = f"image_ids: expected a list, found {image_ids!r:.60}"
     else:
@@ -207,6 +209,8 @@ class LmdbData(RetrievalData):
         for where, image_id, text_id, text in read_pairs(self._pairs, name, problems):
             if not text.strip():
                 problems.add(ProblemKind.NO_TEXT, where, f"text {text_id} is empty")
+            elif not is_utf8(text):
+                problems.add(ProblemKind.NOT_UTF8, where, "the text is not UTF-8")
             elif texts.setdefault(text_id, text) != text:
                 reason = f"text {text_id} has other words in another pair"
                 problems.add(ProblemKind.DUPLICATE, where, reason)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._text import first_line
-from ..errors import DatasetError, Where
+from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import located
 from ..sources.folder import walk
 from ..sources.lines import read_lines
@@ -112,7 +112,7 @@ class ClassificationData:
                         continue
                     try:
                         image = _image(listing.parent, name, zips)
-                    except DatasetError as error:
+                    except (DatasetError, ImageError) as error:
                         reason = f"{name}: {error.reason}"
                         problems.add(ProblemKind.NO_IMAGE, where, reason)
                     else:
@@ -126,6 +126,7 @@ def _image(folder: Path, name: str, zips: dict[str, dict[str, ImageRef]]) -> Ima
 
     Raises:
         DatasetError: it names a zip that cannot be read, or lacks the image.
+        ImageError: it is a malformed URL.
     """
     archive, at, member = name.partition(".zip@")
     if not at:

@@ -87,7 +87,7 @@ def usable_texts(value: Any, owner: str, where: Where, problems: Problems) -> It
     `owner` is the image in messages, `where` the row.
     """
     for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, UnicodeDecodeError):
+        if isinstance(text, Exception):
             problems.add(ProblemKind.NOT_UTF8, where, "the text is not UTF-8")
         elif not isinstance(text, str):
             reason = f"text: expected a string, found {text!r:.60}"

@@ -17,6 +17,7 @@ from ..bulk.embed import embed_outcomes, outcomes_of, write_outcomes
 from ..bulk.items import Item, Outcome
 from ..bulk.options import EmbedOptions, Kind
 from ..bulk.shards import Manifest, model_identity
+from ..bulk.sources import spelled_id
 from ..bulk.store import Store, locked
 from ..datasets import ProblemKind, Problems, RetrievalData, TextRow
 from ..errors import DatasetError, MissingExtraError, Where
@@ -70,7 +71,7 @@ class SplitEmbedder:
         def items() -> Iterator[Item]:
             for row in self._data.images(problems):
                 waiting.append((row.image_id, row.where))
-                yield Item(str(row.image_id), str(row.where), image=row.image, turned=turned)
+                yield Item(spelled_id(row.image_id), str(row.where), image=row.image, turned=turned)
 
         def collect(outcomes: list[Outcome]) -> None:
             for outcome in outcomes:
@@ -89,7 +90,7 @@ class SplitEmbedder:
         """Embed `texts`, one for each row, as float32 [n, d]."""
         vectors: list[NDArray[np.float32]] = []
         items = (
-            Item(str(row.text_id), str(row.where), text=text)
+            Item(spelled_id(row.text_id), str(row.where), text=text)
             for row, text in zip(rows, texts, strict=True)
         )
 

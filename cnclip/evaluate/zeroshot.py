@@ -243,7 +243,10 @@ def _classify(
     with progress("images", None, "image", enabled=show_progress) as advance:
         for batch in embed_images(classifier.pipeline, images, _open):
             for item, error in batch.failed:
-                problems.add(ProblemKind.UNREADABLE_IMAGE, item.row.where, error.reason)
+                row, reason = item.row, error.reason
+                if row.where.line is not None:  # a list's line does not name the image
+                    reason = f"{row.image_id}: {reason}"
+                problems.add(ProblemKind.UNREADABLE_IMAGE, row.where, reason)
             right = np.array([item.label for item in batch.embedded], np.int64)
             if len(right):
                 order = np.argsort(-classifier.cosines(batch.vectors), axis=1, kind="stable")

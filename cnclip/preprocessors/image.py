@@ -68,11 +68,11 @@ def load_image(
         with Path(name).open("rb") as file:
             return decode_image(file)
     except ImageError as error:
-        raise error.at(file=_shown(name)) from error.__cause__
+        raise error.at(file=shown_name(name)) from error.__cause__
     except FileNotFoundError as error:
-        raise ImageNotFoundError("no such file", file=_shown(name)) from error
+        raise ImageNotFoundError("no such file", file=shown_name(name)) from error
     except (OSError, ValueError) as error:
-        raise ImageError(first_line(error), file=_shown(name)) from error
+        raise ImageError(first_line(error), file=shown_name(name)) from error
 
 
 def decode_image(file: bytes | IO[bytes], *, turned: bool = True) -> Image.Image:
@@ -125,15 +125,23 @@ def is_url(value: str) -> bool:
 
 
 def located(value: str, folder: str | os.PathLike[str] = "") -> Path | str:
-    """The path that a path or a file: URL refers to, or another URL. Paths start at the folder."""
+    """The path that a path or a file: URL refers to, or another URL. Paths start at the folder.
+
+    Raises:
+        ImageError: it is a malformed file: URL. The error has a reason and no place.
+    """
     scheme = _URL.match(value)
     if scheme is None:
         return Path(folder, value)
     if scheme[1].lower() != "file":
         return value
-    return Path(os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(value).path)))
+    try:
+        path = urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(value).path)
+    except ValueError as error:
+        raise ImageError(f"not a URL: {first_line(error)}") from error
+    return Path(os.fsdecode(path))
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """A name for messages: of a long one, such as a data URL, the beginning."""
     return (name if len(name) <= MAX_SHOWN_NAME else name[:60] + "...") or "''"

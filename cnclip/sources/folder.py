@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .._text import first_line, is_utf8
+from .._text import first_line, is_utf8, printable
 from ..errors import DatasetError
 from .columns import IMAGE_SUFFIXES
 
@@ -105,7 +105,12 @@ def walk(
 
 def spelled(path: str) -> str:
     """A path as it is recorded: itself, or a file: URL where its name is not UTF-8."""
-    return path if is_utf8(path) else Path(os.path.abspath(path)).as_uri()
+    if is_utf8(path):
+        return path
+    try:
+        return Path(os.path.abspath(path)).as_uri()
+    except UnicodeEncodeError:  # no file has such a name
+        return printable(path)
 
 
 def is_pattern(path: str) -> bool:

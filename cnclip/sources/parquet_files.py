@@ -76,7 +76,10 @@ class RowGroup(ImageStore):
 
     def content(self, number: int) -> Content:
         """The image file's bytes, or the path or URL in the row."""
-        value = _value(self._read()[number])
+        try:
+            value = _value(self._read()[number])
+        except IndexError as error:
+            raise ImageError("the file has changed since it was listed") from error
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str) and value:
@@ -180,7 +183,7 @@ class ParquetTable:
         try:
             with open_parquet(path) as file:
                 self._metadata, schema = file.metadata, file.schema_arrow
-        except (arrow.ArrowException, OSError) as error:
+        except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = f"damaged, or not Parquet: {first_line(error)}"
             raise DamagedParquet(reason, file=name) from error
         self._chosen, self._has_contents = _choose(schema, columns, Where(file=name))
@@ -194,7 +197,7 @@ class ParquetTable:
         ]
 
     def read(self, problems: Problems, *, images: bool = True) -> Iterator[Row]:
-        """The rows, in order. A value that is not UTF-8 is a UnicodeDecodeError.
+        """The rows, in order. A value that cannot be read is an exception.
 
         The bytes of images are never read here. Without `images`, rows have none.
         """
@@ -205,6 +208,7 @@ class ParquetTable:
         )
         with open_parquet(self._path) as file:
             for group, (start, end) in enumerate(pairwise([0, *self.ends])):
+                row = -1
                 try:
                     rows = _read_columns(file, group, wanted, start, end)
                     for row, values in enumerate(rows):
@@ -212,7 +216,8 @@ class ParquetTable:
                         yield Row(start + row + 1, image, *values[1:])
                 except (arrow.ArrowException, OSError) as error:
                     reason = f"row group {group} is damaged: {first_line(error)}"
-                    problems.add(ProblemKind.DAMAGED, Where(file=self._name), reason)
+                    where = Where(file=self._name, line=start + row + 2)
+                    problems.add(ProblemKind.DAMAGED, where, reason)
 
     def report_large_groups(self, problems: Problems) -> None:
         """Add a remark where reading images in random order needs much memory."""
@@ -238,13 +243,18 @@ class ParquetTable:
 
 def _choose(schema: Any, columns: Columns, where: Where) -> tuple[Chosen, bool]:
     """The columns of a wanted name and a fitting type, and whether the images are bytes."""
-    types = {field.name: field.type for field in schema}
+    types: dict[str, Any] = {}
+    for field in schema:  # of several columns of a name, the first is used
+        types.setdefault(field.name, field.type)
     texts = [name for name, kind in types.items() if _is_text(kind)]
     lists = [name for name, kind in types.items() if _is_list(kind) and _is_text(kind.value_type)]
+    empty = [name for name, kind in types.items() if str(kind) == "null"]
     contents = [name for name, kind in types.items() if _is_content(kind)]
     chosen = Chosen(
-        columns.choose(contents).image or columns.choose(texts).image,
-        columns.choose([*texts, *lists]).text,
+        columns.choose(contents).image
+        or columns.choose(texts).image
+        or columns.choose([*lists, *empty]).image,
+        columns.choose([*texts, *lists]).text or columns.choose(empty).text,
         columns.choose(list(types)).id,
     )
     columns.check(chosen, [f"{name}: {kind}" for name, kind in types.items()], where)
@@ -255,19 +265,27 @@ def _is_text(kind: Any) -> bool:
     types = pyarrow_modules()[0].types
     if types.is_dictionary(kind):
         kind = kind.value_type
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _is_list(kind: Any) -> bool:
     types = pyarrow_modules()[0].types
-    return bool(types.is_list(kind) or types.is_large_list(kind))
+    views = types.is_list_view(kind) or types.is_large_list_view(kind)
+    return bool(
+        views or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    )
 
 
 def _is_content(kind: Any) -> bool:
     types = pyarrow_modules()[0].types
     if types.is_struct(kind):
         return any(kind.get_field_index(name) >= 0 for name in ("bytes", "path"))
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+    return bool(
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    )
 
 
 def _read_columns(
@@ -281,15 +299,19 @@ def _read_columns(
     for batch in file.iter_batches(_ROWS_AT_ONCE, [group], columns=names, use_threads=False):
         nothing = [None] * batch.num_rows
         yield from zip(
-            *(nothing if name is None else _values(batch.column(name)) for name in wanted),
+            *(nothing if name is None else _values(_first(batch, name)) for name in wanted),
             strict=True,
         )
+
+
+def _first(batch: Any, name: str) -> Any:
+    return batch.column(batch.schema.get_all_field_indices(name)[0])
 
 
 def _values(column: Any) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):  # not UTF-8, or a time that Python has no type for
         values = [_value(scalar) for scalar in column]
     return values
 
@@ -297,5 +319,5 @@ def _values(column: Any) -> list[Any]:
 def _value(scalar: Any) -> Any:
     try:
         return scalar.as_py()
-    except UnicodeDecodeError as error:
+    except (ValueError, OverflowError) as error:
         return error

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .._text import first_line
 from ..errors import ImageError, Where
-from ..preprocessors.image import fetch, is_url, located
+from ..preprocessors.image import fetch, is_url, located, shown_name
 from .columns import Id
 from .folder import image_file
 
@@ -70,7 +70,7 @@ class ImageRef(NamedTuple):
             ImageError: it cannot be read. The error has a reason and no place.
         """
         if isinstance(self.source, ImageStore):
-            return read_content(self.source.content(self.number))
+            return read_inner(self.source.content(self.number))
         return read_content(located(self.source) if isinstance(self.source, str) else self.source)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -95,6 +95,18 @@ def read_content(content: Content) -> bytes:
         return content.read_bytes()
     except OSError as error:
         raise ImageError(first_line(error)) from error
+
+
+def read_inner(content: Content) -> bytes:
+    """The bytes of an image in a container, which may refer to a file or URL.
+
+    Raises:
+        ImageError: it cannot be read. The error has a reason, with the path or URL, and no place.
+    """
+    try:
+        return read_content(content)
+    except ImageError as error:
+        raise ImageError(f"{shown_name(str(content))}: {error.reason}") from error
 
 
 def located_inside(value: str, folder: Path) -> Path | str:

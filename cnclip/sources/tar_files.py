@@ -14,6 +14,7 @@ from pathlib import Path
 from .._text import first_line
 from ..errors import DatasetError, Where
 from .columns import IMAGE_SUFFIXES
+from .folder import MAX_FILE
 from .problems import ProblemKind, Problems
 
 TAR_SUFFIX = ".tar"
@@ -72,7 +73,8 @@ def read_tar(path: Path, name: str, problems: Problems, *, texts: bool) -> dict[
             if os.pread(file.fileno(), _BLOCK, end).strip(b"\0"):
                 reason = f"damaged at byte {end}; the rest of the file was skipped"
                 problems.add(ProblemKind.DAMAGED, Where(file=name), reason)
-    except (tarfile.TarError, OSError) as error:
+    # A damaged header may have a size that no offset can be.
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         reason = f"damaged at byte {end}: {first_line(error)}"
         problems.add(ProblemKind.DAMAGED, Where(file=name), reason)
     return samples
@@ -93,8 +95,11 @@ def _add_member(
     is_image = f".{last}" in IMAGE_SUFFIXES
     if not is_image and (descriptor is None or last not in _TEXTS):
         return
-    sample = samples.setdefault(key, Sample())
     where = Where(file=name, member=member.name)
+    if member.size > MAX_FILE:
+        problems.add(ProblemKind.BAD_VALUE, where, f"a file of more than {MAX_FILE} bytes")
+        return
+    sample = samples.setdefault(key, Sample())
     if is_image and kind == last:
         if sample.image is None:
             sample.image = (member.offset_data, member.size)

@@ -29,7 +29,7 @@ from ..pipelines.stream import MAX_TEXTS
 from ..preprocessors.image import decode_image, decoding_errors
 from ..preprocessors.multi_modal import to_rgb
 from ..preprocessors.text import normalize_text
-from ..sources.refs import read_content
+from ..sources.refs import read_inner
 from .augment import augment
 from .loss import Pairs
 from .options import TrainOptions
@@ -90,7 +90,7 @@ def read_image(data: PairData, image: int) -> tuple[Image.Image, int]:
     Raises:
         CnclipError: it cannot be read.
     """
-    content = read_content(data.read(image))
+    content = read_inner(data.read(image))
     return decode_image(content, turned=data.turns_images), _key(content)
 
 

@@ -455,3 +455,15 @@ def test_models_are_known_by_their_sizes(tmp_path: Path) -> None:
         for data_set, split in (("muge", "valid"), ("Flickr30k-CN", "test"), ("coco-cn", "test")):
             assert published_results(data_set, split, info) is not None
         assert published_results("MUGE", "test", info) is None
+
+
+def test_a_text_that_is_not_utf8_is_skipped(
+    model: MultiModalEmbeddingPipeline, data: Path, tmp_path: Path
+) -> None:
+    row = {"text_id": 999, "text": "\ud800x", "image_ids": [100]}
+    with (data / "valid_texts.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    kept = retrieval(data, model, output=tmp_path / "out")
+    found = [problem for problem in kept.problems if problem.skipped]
+    assert [problem.reason for problem in found] == ["the text is not UTF-8"]
+    assert retrieval(data, model).to_dict() == kept.to_dict()

@@ -233,3 +233,16 @@ def test_bundled_templates() -> None:
         assert len(set(templates)) == len(templates)
         assert all(len(template) < 40 for template in templates)
     assert read_templates("一张{}") == ["一张{}"]
+
+
+def test_a_missing_image_of_a_list_is_named(
+    model: MultiModalEmbeddingPipeline, tmp_path: Path
+) -> None:
+    shutil.copy(files_of("cat")[0], tmp_path / "cat.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    (tmp_path / "list.txt").write_text("gone.png 0\nbad.png 0\ncat.png 0\n")
+    report = zeroshot(tmp_path / "list.txt", model, labels=["猫", "狗"])
+    assert [str(problem).partition(" cannot")[0] for problem in report.problems] == [
+        "list.txt:1: gone.png: no such file",
+        "list.txt:2: bad.png:",
+    ]

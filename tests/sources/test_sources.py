@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,151 @@ def test_a_fifo_is_not_waited_for(folder: Path) -> None:
             row.image.read()
         assert caught.value.reason == reason
     assert rows[2].image.read() == png(0)
+
+
+def test_a_malformed_url_is_a_problem_of_its_row(folder: Path) -> None:
+    bad = "file://[x/b.png"
+    (folder / "list.txt").write_text(f"{bad} 0\n0.png 0\n")
+    problems = Problems()
+    rows = list(ClassificationData(folder / "list.txt").images(["a"], problems))
+    assert [row.row.image_id for row in rows] == ["0.png"]
+    assert [str(one) for one in problems.found] == [
+        f"list.txt:1: {bad}: not a URL: Invalid IPv6 URL"
+    ]
+    table = folder / "metadata.jsonl"
+    table.write_text(
+        "".join(json.dumps({"file_name": name, "text": "字"}) + "\n" for name in ("0.png", bad))
+    )
+    problems = Problems()
+    assert [row.image_id for row in open_retrieval(folder).images(problems)] == ["0.png"]
+    assert "metadata.jsonl:2: " in str(problems.found[0])
+    items = list(open_sources(table).items())
+    assert [item.error for item in items] == [None, "not a URL: Invalid IPv6 URL"]
+    images = [{"bytes": None, "path": "0.png"}, {"bytes": None, "path": bad}]
+    path = write_parquet(folder / "a.parquet", {"image": images, "text": ["零", "一"]})
+    rows_of_parquet = list(open_retrieval(path).images(Problems()))
+    assert rows_of_parquet[0].image.read() == png(0)
+    with pytest.raises(ImageError, match="not a URL"):
+        rows_of_parquet[1].image.read()
+
+
+def test_names_that_no_file_can_have(folder: Path) -> None:
+    long = "x" * 300 + ".png"
+    rows = [{"file_name": name, "text": "字"} for name in ("0.png", long, "\ud800.png")]
+    table = folder / "metadata.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert contents(folder) == embedded(table) == [png(0)]
+
+
+def test_the_first_of_several_columns_of_a_name(folder: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    columns = [pyarrow.array(values) for values in (["0.png"], ["字"], [7])]
+    table = pyarrow.Table.from_arrays(columns, names=["image", "text", "image"])
+    path = folder / "a.parquet"
+    pyarrow.parquet.write_table(table, path)
+    assert embedded(path) == contents(path) == [png(0)]
+
+
+def test_every_type_of_strings_and_lists(folder: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    names = ["0.png", "1.png"]
+    both = [png(0), png(1)]
+    for images in (
+        pyarrow.array(names, pyarrow.string_view()),
+        pyarrow.array([names]),
+        pyarrow.array([names], pyarrow.list_(pyarrow.string(), 2)),
+        pyarrow.array(both, pyarrow.binary_view()),
+        pyarrow.array([one.ljust(200, b"\0") for one in both], pyarrow.binary(200)),
+    ):
+        path = write_parquet(folder / "a.parquet", {"image": images})
+        assert [one.rstrip(b"\0") for one in embedded(path)] == [one.rstrip(b"\0") for one in both]
+    texts = pyarrow.array([["甲", "乙"]], pyarrow.list_(pyarrow.string(), 2))
+    path = write_parquet(folder / "a.parquet", {"text": texts})
+    assert [item.text for item in open_sources(path, "texts").items()] == ["甲", "乙"]
+    path = write_parquet(folder / "a.parquet", {"id": [1, 2], "image": pyarrow.nulls(2)})
+    items = list(open_sources(path).items())
+    assert [item.id for item in items] == ["1", "2"]
+    assert {item.error for item in items} == {"expected a string, found nothing"}
+
+
+def test_an_empty_list_is_an_item_that_failed(folder: Path) -> None:
+    (folder / "a.jsonl").write_text('{"id": 1, "image": []}\n{"id": 2, "image": "0.png"}\n')
+    items = list(open_sources(folder / "a.jsonl").items())
+    assert [item.error for item in items] == ["expected a string, found nothing", None]
+
+
+def test_ids_that_cannot_be_read_are_not_used(folder: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    ids = pyarrow.array([b"a", b"\xff"])
+    ids = pyarrow.Array.from_buffers(pyarrow.string(), 2, ids.buffers())
+    names = ["0.png", "1.png"]
+    path = write_parquet(folder / "a.parquet", {"id": ids, "image": names})
+    assert [item.id for item in open_sources(path).items()] == ["a", str(folder / "1.png")]
+    ids = pyarrow.array([0, 2**61], pyarrow.timestamp("ms"))
+    path = write_parquet(folder / "a.parquet", {"id": ids, "image": names})
+    assert [item.id for item in open_sources(path).items()][1] == str(folder / "1.png")
+
+
+def test_each_damaged_row_group_is_counted(folder: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    path = folder / "a.parquet"
+    table = pyarrow.table({"id": list(range(12)), "image": [png(0)] * 12})
+    pyarrow.parquet.write_table(
+        table, path, row_group_size=3, compression="none", use_dictionary=False
+    )
+    content = bytearray(path.read_bytes())
+    metadata = pyarrow.parquet.read_metadata(path)
+    for group in (1, 3):
+        start = metadata.row_group(group).column(0).data_page_offset
+        content[start : start + 12] = b"\xff" * 12
+    path.write_bytes(content)
+    items = list(open_sources(path).items())
+    assert [item.id for item in items if item.error] == [f"{path}:4", f"{path}:10"]
+    assert len(items) == 8
+
+
+def test_a_parquet_file_that_became_shorter(folder: Path) -> None:
+    path = write_parquet(folder / "a.parquet", {"image": [png(0), png(1)], "text": ["零", "一"]})
+    rows = list(open_retrieval(path).images(Problems()))
+    write_parquet(path, {"image": [png(0)], "text": ["零"]})
+    with pytest.raises(ImageError, match="has changed since"):
+        rows[1].image.read()
+
+
+def test_a_missing_image_that_a_container_refers_to_is_named(folder: Path) -> None:
+    images = [{"bytes": None, "path": "gone.png"}]
+    path = write_parquet(folder / "a.parquet", {"id": ["k"], "image": images})
+    (item,) = open_sources(path).items()
+    assert item.image is not None
+    with pytest.raises(ImageError) as caught:
+        item.image.read()
+    assert caught.value.reason == f"{folder}/gone.png: no such file"
+
+
+def test_control_characters_of_a_reason_are_escaped() -> None:
+    where = Where(file="a")
+    with pytest.raises(DatasetError) as caught:
+        Problems(strict=True).add(ProblemKind.DUPLICATE, where, "k\x1b[31m twice")
+    assert str(caught.value) == "a: k\\x1b[31m twice"
+
+
+@pytest.mark.parametrize("size", [2**31, 2**62, 2**70])
+def test_a_tar_header_with_a_damaged_size(folder: Path, size: int) -> None:
+    path = folder / "a.tar"
+    image = png(0)
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name in ("a.png", "b.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(image)
+            tar.addfile(member, io.BytesIO(image))
+    content = bytearray(path.read_bytes())
+    start = 512 + -(-len(image) // 512) * 512
+    content[start + 124 : start + 136] = b"\x80" + size.to_bytes(11, "big")
+    header = content[start : start + 512]
+    checksum = sum(header[:148]) + 8 * 32 + sum(header[156:])
+    content[start + 148 : start + 156] = b"%06o\0 " % checksum
+    path.write_bytes(content)
+    items = list(open_sources(path).items())
+    assert [item.error is None for item in items][:2] == [True, False]
+    assert items[1].id == f"{path}:b.png"
+    assert embedded(path) == [image]
