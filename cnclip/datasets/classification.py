@@ -18,6 +18,7 @@ from ..sources.zip_files import ZipImages
 from .retrieval import ImageRow
 
 CHINESE_LABELS = "label_cn.txt"
+_MAX_DIGITS = 18  # of the number of a class
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ class ClassificationData:
                     text = os.fsdecode(line.content).strip()
                     name, _, key = text.rpartition("\t" if "\t" in text else " ")
                     label = index_of.get(key)
-                    if label is None and key.isdecimal() and int(key) < len(index_of):
+                    # int() refuses numbers of thousands of digits.
+                    is_number = key.isdecimal() and len(key) <= _MAX_DIGITS
+                    if label is None and is_number and int(key) < len(index_of):
                         label = int(key)
                     name = name.strip()
                     if label is None or not name:

@@ -88,7 +88,8 @@ def write_page(
     body = _summary(report, words) + sections
     title = f"{report.dataset} · {report.split} · {report.model}"
     with replaced_atomically(path) as temporary:
-        temporary.write_text(_html.page(title, _STYLE, body, language), encoding="utf-8")
+        page = _html.page(title, _STYLE, body, language)
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 class _Page:

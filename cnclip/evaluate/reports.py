@@ -191,7 +191,8 @@ def write_report(report: RetrievalReport | ZeroShotReport, folder: Path) -> None
     """
     text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
     with replaced_atomically(folder / "report.json") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # Lone surrogates, of names that are not UTF-8, become escapes of JSON.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _skipped(problems: Sequence[Problem]) -> int:

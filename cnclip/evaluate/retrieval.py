@@ -173,7 +173,8 @@ def _write_predictions(
     """Write a line of JSON for each query, with the names `query` and `found` of its fields."""
     with (
         replaced_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="\n") as file,
+        # Lone surrogates, of names that are not UTF-8, become escapes of JSON.
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
     ):
         for one, ids in predictions:
             file.write(json.dumps({query: one, found: ids}, ensure_ascii=False) + "\n")

@@ -224,6 +224,9 @@ class ParquetTable:
         largest = 0
         for number in range(self._metadata.num_row_groups):
             group = self._metadata.row_group(number)
+            if group.total_byte_size <= _LARGE_GROUP:
+                # pyarrow aborts the process on damaged metadata of a column.
+                continue
             parts = [group.column(index) for index in range(group.num_columns)]
             sizes = [
                 part.total_uncompressed_size

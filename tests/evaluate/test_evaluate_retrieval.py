@@ -467,3 +467,14 @@ def test_a_text_that_is_not_utf8_is_skipped(
     found = [problem for problem in kept.problems if problem.skipped]
     assert [problem.reason for problem in found] == ["the text is not UTF-8"]
     assert retrieval(data, model).to_dict() == kept.to_dict()
+
+
+def test_ids_that_are_not_utf8_are_written_as_escapes(
+    model: MultiModalEmbeddingPipeline, data: Path, tmp_path: Path
+) -> None:
+    row = {"text_id": "\udcff", "text": "一句话", "image_ids": [100]}
+    with (data / "valid_texts.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    retrieval(data, model, output=tmp_path / "out")
+    lines = (tmp_path / "out" / "text_to_image.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[-1])["text_id"] == "\udcff"

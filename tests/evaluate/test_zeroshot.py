@@ -246,3 +246,12 @@ def test_a_missing_image_of_a_list_is_named(
         "list.txt:1: gone.png: no such file",
         "list.txt:2: bad.png:",
     ]
+
+
+def test_a_class_of_thousands_of_digits_is_a_problem_of_its_line(
+    model: MultiModalEmbeddingPipeline, tmp_path: Path
+) -> None:
+    shutil.copy(files_of("cat")[0], tmp_path / "cat.png")
+    (tmp_path / "list.txt").write_text("cat.png 0\ncat.png " + "9" * 5000 + "\n")
+    report = zeroshot(tmp_path / "list.txt", model, labels=["猫", "狗"])
+    assert [problem.where.line for problem in report.problems] == [2]
