@@ -56,7 +56,7 @@ def _image(id: str, path: str) -> ImageRef:
     else:
         try:
             container = Container.of(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ImageError(first_line(error)) from error
         if not os.path.isfile(path):
             raise ImageError("not a file")

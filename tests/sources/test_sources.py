@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from cnclip.bulk import open_recorded
 from cnclip.bulk.sources import open_sources
 from cnclip.datasets import ProblemKind, Problems, open_pairs, open_retrieval
 from cnclip.datasets.classification import ClassificationData
@@ -253,6 +254,12 @@ def test_names_that_no_file_can_have(folder: Path) -> None:
     table = folder / "metadata.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert contents(folder) == embedded(table) == [png(0)]
+
+
+@pytest.mark.parametrize("path", ["file://[x/a.png", "a\0b.png", "a\0b.tar", "\ud800.png"])
+def test_a_recorded_path_that_no_file_can_have(path: str) -> None:
+    with pytest.raises(ImageError):
+        open_recorded("x", path)
 
 
 def test_the_first_of_several_columns_of_a_name(folder: Path) -> None:
