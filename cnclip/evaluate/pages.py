@@ -88,8 +88,8 @@ def write_page(
     body = _summary(report, words) + sections
     title = f"{report.dataset} · {report.split} · {report.model}"
     with replaced_atomically(path) as temporary:
-        page = _html.page(title, _STYLE, body, language)
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+        html = _html.page(title, _STYLE, body, language)
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
 
 
 class _Page:
