@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 MAX_REASON = 300
+_WIDE_SPACE = "\u3000"  # the space of Chinese texts
 _TERMINAL_CODES = re.compile(r"\x1b\[[\d;]*m")
 
 
 def printable(text: str) -> str:
     r"""A text with control characters and lone surrogates escaped, as in `\x1b` and `\ud800`."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c == _WIDE_SPACE else ascii(c)[1:-1] for c in text)
 
 
 def first_line(error: BaseException) -> str:

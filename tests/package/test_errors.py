@@ -70,4 +70,5 @@ def test_first_line_of_foreign_errors() -> None:
 
 
 def test_printable_leaves_chinese_alone() -> None:
+    assert printable("猫\u3000狗") == "猫\u3000狗"
     assert printable("猫\t\x1b[2J\udcff") == "猫\\t\\x1b[2J\\udcff"
