@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from ._text import printable
+from ._text import printable, printable_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class CnclipError(Exception):
         self.where = _where(item, file, line, member) if where is None else where
 
     def __str__(self) -> str:
-        reason = "\n".join(map(printable, self.reason.split("\n")))
+        reason = printable_lines(self.reason)
         return reason if self.where is None else f"{self.where}: {reason}"
 
     def __reduce__(self) -> tuple[Any, ...]:
