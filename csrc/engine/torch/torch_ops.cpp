@@ -14,7 +14,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <optional>
 #include <string_view>
 
@@ -116,13 +115,15 @@ at::Tensor pack_linear(const at::Tensor &weight, std::string_view precision) {
 }
 
 /* gelu of a matrix. On CPUs oneDNN computes it, which keeps compiled code for each of the last
- * 1,024 shapes, 200 KB each. Rows are computed in runs of powers of two, so that batches of all
- * lengths need a dozen shapes. */
+ * 1,024 shapes, 200 KB each. Rows are computed in three parts, multiples of 256, of 16 and the
+ * rest, so that batches of all lengths need a few dozen shapes. */
 at::Tensor gelu_of_rows(const at::Tensor &x, std::string_view approximate) {
   if (!x.is_cpu() || x.requires_grad()) return at::gelu(x, approximate);
   at::Tensor output = at::empty_like(x);
-  for (int64_t first = 0; first < x.size(0);) {
-    const int64_t count = static_cast<int64_t>(std::bit_floor(to_size(x.size(0) - first)));
+  int64_t first = 0;
+  for (const int64_t unit : {256, 16, 1}) {
+    const int64_t count = (x.size(0) - first) / unit * unit;
+    if (count == 0) continue;
     at::Tensor part = output.narrow(0, first, count);
     at::gelu_out(part, x.narrow(0, first, count), approximate);
     first += count;
