@@ -11,7 +11,10 @@ from PIL import Image
 from .._text import first_line
 from ..errors import CnclipError, ImageError
 from ..preprocessors.image import decode_image, is_url
+from ..sources.parquet_files import PARQUET_SUFFIX
 from ..sources.refs import ImageRef
+from ..sources.tar_files import TAR_SUFFIX
+from ..sources.zip_files import ZIP_SUFFIX
 from .items import Item
 from .sources import Container, image_item, open_sources
 
@@ -20,7 +23,7 @@ MAX_ARCHIVE = 200_000
 _ARCHIVES_KEPT = 8
 _lock = threading.Lock()
 # Files that have images inside. Images in other tables have their own paths.
-_CONTAINERS = frozenset({".tar", ".zip", ".tsv", ".parquet"})
+_CONTAINERS = frozenset({TAR_SUFFIX, ZIP_SUFFIX, PARQUET_SUFFIX, ".tsv"})
 
 
 def open_recorded(id: str, path: str) -> Image.Image:

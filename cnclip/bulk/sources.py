@@ -22,12 +22,13 @@ from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError
 from ..preprocessors.image import is_url, located
 from ..sources.columns import IMAGE_SUFFIXES, Columns, Row
 from ..sources.folder import ImageFile, expand, image_file, is_pattern, spelled, walk
+from ..sources.parquet_files import PARQUET_SUFFIX
 from ..sources.problems import Problem, Problems, with_problems
 from ..sources.refs import ImageRef, ImageStore, Slices
 from ..sources.tables import TABLE_SUFFIXES, read_list, read_table
 from ..sources.tar_files import TAR_SUFFIX, read_tar
 from ..sources.tsv_files import TSV_SUFFIX, TsvImages
-from ..sources.zip_files import ZipImages
+from ..sources.zip_files import ZIP_SUFFIX, ZipImages
 from .items import Item
 from .options import Kind
 
@@ -95,7 +96,7 @@ class SourceList:
 
 def _hint(name: str) -> str:
     """The archives in a folder without images."""
-    for suffix in (TSV_SUFFIX, ".tar", ".parquet", ".zip"):
+    for suffix in (TSV_SUFFIX, TAR_SUFFIX, PARQUET_SUFFIX, ZIP_SUFFIX):
         if os.path.isdir(name) and list(Path(name).glob(f"*{suffix}")):
             return f"; to embed its *{suffix} files, name them"
     return ""
@@ -278,7 +279,7 @@ def _zip_items(path: str) -> Iterator[Item]:
         yield from container.images(ZipImages.of(Path(path), container.path), named=True)
 
 
-_ARCHIVES = {TAR_SUFFIX: _tar_items, ".zip": _zip_items}
+_ARCHIVES = {TAR_SUFFIX: _tar_items, ZIP_SUFFIX: _zip_items}
 
 
 def _table_items(path: str, columns: Columns) -> Iterator[Item]:

@@ -24,7 +24,13 @@ from ..errors import ImageError, Where
 from ..sources.columns import IMAGE_COLUMNS, TEXT_COLUMNS, Columns, Id
 from ..sources.folder import expand
 from ..sources.lines import BYTE_ORDER_MARK, parse_object
-from ..sources.parquet_files import DamagedParquet, ParquetTable, RowGroup, RowGroups
+from ..sources.parquet_files import (
+    PARQUET_SUFFIX,
+    DamagedParquet,
+    ParquetTable,
+    RowGroup,
+    RowGroups,
+)
 from ..sources.problems import ProblemKind, Problems
 from ..sources.refs import Content, ImageStore, Slices, located_inside
 from ..sources.tables import read_table
@@ -289,7 +295,7 @@ def _sample_texts(sample: Sample, key: str, where: Where, problems: Problems) ->
 class ParquetData(ShardedData):
     """Parquet files, as Hugging Face's data sets."""
 
-    suffix = ".parquet"
+    suffix = PARQUET_SUFFIX
 
     def _read(self, problems: Problems) -> ImageStore:
         groups: list[RowGroup] = []

@@ -18,6 +18,7 @@ from .columns import Chosen, Columns, Row
 from .problems import ProblemKind, Problems
 from .refs import Content, ImageRef, ImageStore, ProcessLock, located_inside
 
+PARQUET_SUFFIX = ".parquet"
 # Row groups of images that a process keeps: shuffling more of them at once reads them repeatedly.
 GROUPS_KEPT = 8
 _LARGE_GROUP = 128 << 20

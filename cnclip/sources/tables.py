@@ -17,11 +17,11 @@ from .._text import first_line
 from ..errors import DatasetError, Where
 from .columns import Columns, Row
 from .lines import read_lines, read_objects
-from .parquet_files import ParquetTable
+from .parquet_files import PARQUET_SUFFIX, ParquetTable
 from .problems import ProblemKind, Problems
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-TABLE_SUFFIXES = frozenset({".txt", ".jsonl", ".parquet", *_DELIMITERS})
+TABLE_SUFFIXES = frozenset({".txt", ".jsonl", PARQUET_SUFFIX, *_DELIMITERS})
 _BUFFER = 1 << 20
 
 
@@ -33,7 +33,7 @@ def read_table(path: Path, name: str, columns: Columns, problems: Problems) -> I
         MissingExtraError: pyarrow is not installed.
     """
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
+    if suffix == PARQUET_SUFFIX:
         yield from ParquetTable(path, name, columns).read(problems)
         return
     try:

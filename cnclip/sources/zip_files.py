@@ -17,6 +17,7 @@ from .columns import IMAGE_SUFFIXES, Id
 from .folder import MAX_FILE
 from .refs import ImageStore
 
+ZIP_SUFFIX = ".zip"
 _ENCRYPTED = 1
 _MAX_OPEN_ZIPS = 8
 _READ_ERRORS = (OSError, *ZIP_ERRORS)
