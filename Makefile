@@ -133,9 +133,10 @@ test-c: ## the C unit tests, which need no Python package
 # start. Leak detection is off, since Python itself leaks on exit; test_references.py finds leaks.
 
 SANITIZERS := address,undefined
-# These tests reach the core only through the pipeline, as others do, and load much foreign code.
+# These tests reach the core only through the pipeline, as others do, and load much foreign code; or
+# they read Python code alone.
 ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark bulk datasets evaluate search serve sources train \
-  models/test_hub.py)
+  models/test_hub.py package/test_layers.py)
 library = $(shell $(CC) -print-file-name=$(1))
 ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \
   PYTHONPATH=$(CURDIR)/build/asan/lib:$(CURDIR) \
