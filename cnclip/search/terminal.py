@@ -1,9 +1,4 @@
-"""Images in a terminal: kitty's protocol, iTerm2's, or sixel.
-
-Written here since no maintained library encodes all three without querying the terminal.
-"""
-
-from __future__ import annotations
+"""Images in a terminal by kitty's protocol, iTerm2's or sixel: no maintained library has all."""
 
 import base64
 import io
@@ -13,77 +8,40 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-PROTOCOLS = ("kitty", "iterm", "sixel")
-HEIGHT = 96
-"""Pixels of a thumbnail, which may be up to twice as wide."""
-
-_ROWS = 5  # of text, the height of a thumbnail in terminals that scale it
-_KITTY_CHUNK = 4096
-_SIXEL_COLORS = 256
+HEIGHT, ROWS = 96, 5  # of a thumbnail: pixels, and lines of text in terminals that scale it
+NAMES = (
+    "(?P<kitty>kitty|ghostty)|(?P<iterm>iterm|wezterm)|(?P<sixel>sixel|foot|mlterm|contour|yaft)"
+)
 
 
 def protocol(environment: Mapping[str, str], is_terminal: bool) -> str | None:
-    """The one of PROTOCOLS with which the terminal displays images, if the environment names one.
-
-    `CNCLIP_GRAPHICS` overrides the detection: one of PROTOCOLS, or `none`.
-
-    Args:
-        environment: `os.environ`.
-        is_terminal: Whether the output is a terminal.
-    """
-    if not is_terminal:
-        return None
-    chosen = environment.get("CNCLIP_GRAPHICS", "").lower()
-    if chosen:
-        return chosen if chosen in PROTOCOLS else None
-    term = environment.get("TERM", "").lower()
-    program = environment.get("TERM_PROGRAM", "").lower()
-    if term.startswith(("screen", "tmux")):
-        return None  # these drop the sequences of all protocols
-    if "KITTY_WINDOW_ID" in environment or re.search("kitty|ghostty", f"{term} {program}"):
-        return "kitty"
-    if program in ("iterm.app", "wezterm") or environment.get("LC_TERMINAL") == "iTerm2":
-        return "iterm"
-    return "sixel" if re.search("sixel|^(foot|mlterm|contour|yaft)", term) else None
+    """The protocol by which the terminal draws images, or None; `CNCLIP_GRAPHICS` overrides it."""
+    variables = ("TERM", "TERM_PROGRAM", "LC_TERMINAL", "KITTY_WINDOW_ID")
+    known = " ".join(f"{name}={environment[name]}" for name in variables if name in environment)
+    chosen = environment.get("CNCLIP_GRAPHICS") or re.sub("^TERM=(tmux|screen).*", "", known)
+    match = re.search(NAMES, chosen, re.IGNORECASE)
+    return match.lastgroup if match and is_terminal else None
 
 
 def encode(image: Image.Image, protocol: str) -> str:
-    """The escape sequences that draw an image of mode RGB at the cursor, in one of PROTOCOLS."""
-    if protocol == "sixel":
-        return _sixel(image)
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    content = base64.b64encode(stream.getvalue()).decode("ascii")
+    """The escape sequences that draw an RGB image at the cursor by the protocol."""
+    image.save(stream := io.BytesIO(), "PNG")
+    content = base64.b64encode(stream.getvalue()).decode()
     if protocol == "iterm":
-        size = len(stream.getvalue())
-        return f"\x1b]1337;File=inline=1;size={size};height={_ROWS}:{content}\a"
-    # Keys of the first chunk: transmit and display (a=T) a PNG (f=100), send no reply (q=2).
-    keys = f"a=T,f=100,q=2,r={_ROWS},"
-    last = (len(content) - 1) // _KITTY_CHUNK
-    return "".join(
-        f"\x1b_G{'' if number else keys}m={int(number < last)};"
-        f"{content[number * _KITTY_CHUNK : (number + 1) * _KITTY_CHUNK]}\x1b\\"
-        for number in range(last + 1)
-    )
-
-
-def _sixel(image: Image.Image) -> str:
-    """Bands of six rows. A character has the six bits of one column in one color."""
-    coded = image.convert("RGB").quantize(_SIXEL_COLORS)
-    palette = np.array(coded.getpalette("RGB"), np.int64).reshape(-1, 3) * 100 // 255
-    pixels = np.asarray(coded)
-    height, width = pixels.shape
-    colors = [f"#{n};2;{';'.join(map(str, palette[n]))}" for n in np.unique(pixels)]
-    bands = []
-    for top in range(0, height, 6):
+        return f"\x1b]1337;File=inline=1;size={stream.tell()};height={ROWS}:{content}\a"
+    if protocol == "kitty":  # a=T: display, f=100: a PNG, q=2: send no reply, m=1: more follows
+        *chunks, last = re.findall(".{1,4096}", content)
+        more = "".join(f"m=1;{chunk}\x1b\\\x1b_G" for chunk in chunks)
+        return f"\x1b_Ga=T,f=100,q=2,r={ROWS},{more}m=0;{last}\x1b\\"
+    pixels = np.asarray(coded := image.quantize(256))
+    palette = np.array(coded.getpalette("RGB")).reshape(-1, 3) * 100 // 255
+    text = "".join("#{};2;{};{};{}".format(n, *palette[n]) for n in np.unique(pixels))
+    for top in range(0, image.height, 6):  # a character has the bits of six pixels in one color
         band = pixels[top : top + 6]
-        weights = 1 << np.arange(len(band))
-        lines = []
-        for number in np.unique(band):
-            codes = 63 + weights @ (band == number)
-            line = codes.astype(np.uint8).tobytes().decode("ascii")
-            # Four or more of a character are written as a count.
+        for color in np.unique(band):
+            codes = 63 + (1 << np.arange(len(band))) @ (band == color)
+            line = codes.astype(np.uint8).tobytes().decode()
             line = re.sub(r"(.)\1{3,}", lambda run: f"!{len(run[0])}{run[1]}", line)
-            lines.append(f"#{number}{line}")
-        bands.append("$".join(lines) + "-")
-    return f'\x1bPq"1;1;{width};{height}{"".join(colors)}{"".join(bands)}\x1b\\'
+            text += f"#{color}{line}$"
+        text += "-"
+    return f'\x1bPq"1;1;{image.width};{image.height}{text}\x1b\\'
