@@ -15,6 +15,7 @@ from typing import Any
 from .. import __version__
 from ..errors import CnclipError
 from . import bench, convert, demo, embed, evaluate, index, info, search, serve, train
+from ._arguments import print_message
 
 COMMANDS: dict[str, Any] = {
     "convert": convert,
@@ -63,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (CnclipError, OSError) as error:
-        print(f"cnclip {parsed.command}: {error}", file=sys.stderr)
+        print_message(parsed.command, error)
         return 2
     except KeyboardInterrupt:
-        print(f"cnclip {parsed.command}: interrupted", file=sys.stderr)
+        print_message(parsed.command, "interrupted")
         return 130

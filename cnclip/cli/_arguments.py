@@ -27,12 +27,16 @@ def add_model_arguments(parser: argparse._ActionsContainer, *, recorded: bool) -
 
     Args:
         parser: Gets the arguments.
-        recorded: The command reads an index or embeddings, which record their model.
+        recorded: The command reads an index or embeddings, which record their model. Adds
+            --collection too, for an index in Milvus.
     """
     model, precision = f"the bundled {BUNDLED_MODEL}", "fp32"
     if recorded:
         model = f"the model that the index or the embeddings record, else {model}"
         precision = f"the precision that the index or the embeddings record, else {precision}"
+        parser.add_argument(
+            "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
+        )
     parser.add_argument(
         "--model",
         metavar="MODEL",
@@ -98,10 +102,10 @@ def open_pipeline(
     name = arguments.model or model
     if name is None:
         name = BUNDLED_MODEL
-        print(
-            f"cnclip {arguments.command}: using the bundled {name} model, which mostly knows "
-            "emoji; choose another with --model",
-            file=sys.stderr,
+        print_message(
+            arguments.command,
+            f"using the bundled {name} model, which mostly knows emoji; choose another with "
+            "--model",
         )
     return pipeline(
         model=name,
@@ -162,10 +166,15 @@ def check_output_file(path: Path) -> None:
         raise InvalidInputError("permission denied", file=path)
 
 
+def print_message(command: str, message: object) -> None:
+    """Print a message of a command on stderr."""
+    print(f"cnclip {command}: {message}", file=sys.stderr)
+
+
 def open_browser(command: str, url: str) -> None:
     """Open a page in the user's browser, or report that there is none."""
     if not webbrowser.open(url):
-        print(f"cnclip {command}: no browser could be started; open {url}", file=sys.stderr)
+        print_message(command, f"no browser could be started; open {url}")
 
 
 def print_failed(command: str, failed: list[tuple[str, str]], total: int, rest: str) -> None:
@@ -178,6 +187,6 @@ def print_failed(command: str, failed: list[tuple[str, str]], total: int, rest: 
         rest: Where the others are recorded.
     """
     for name, reason in failed:
-        print(f"cnclip {command}: {printable(name)}: {reason}", file=sys.stderr)
+        print_message(command, f"{printable(name)}: {reason}")
     if total > len(failed):
-        print(f"cnclip {command}: {total - len(failed)} more failed; {rest}", file=sys.stderr)
+        print_message(command, f"{total - len(failed)} more failed; {rest}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from .. import demo
 from .._tables import format_table
-from ..errors import CnclipError, InvalidInputError
+from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..pipelines.scores import probabilities
 from ._arguments import (
@@ -18,6 +17,7 @@ from ._arguments import (
     check_output_file,
     integer,
     open_pipeline,
+    print_message,
 )
 from .serve import add_server_arguments, serve_collections
 
@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="search this folder of images, not the bundled gallery",
     )
-    add_model_arguments(parser, recorded=True)
+    add_model_arguments(parser, recorded=False)
     application = parser.add_argument_group("the search application, in the browser")
     application.add_argument(
         "--ui", action="store_true", help="serve it until Ctrl-C, and draw no contact sheet"
@@ -85,7 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.images is None:
         _print_example(embedder, gallery)
     batch = demo.embed_images(embedder, images, show_progress=True)
-    _print_failed(batch.failed)
+    for _, error in batch.failed:
+        print_message("demo", error)
     count = len(batch.embedded)
     if count == 0:
         raise InvalidInputError("none of its images can be read", file=arguments.images)
@@ -112,16 +113,12 @@ def _serve(arguments: argparse.Namespace) -> int:
         if folder is None:
             return [open_gallery(embedder)]
         searchable, failed = open_folder(folder, embedder, show_progress=True)
-        _print_failed(failed)
+        for _, error in failed:
+            print_message("demo", error)
         return [searchable]
 
     serve_collections(arguments, collections)
     return 0
-
-
-def _print_failed(failed: Sequence[tuple[demo.GalleryImage, CnclipError]]) -> None:
-    for _, error in failed:
-        print(f"cnclip demo: {error}", file=sys.stderr)
 
 
 def _print_example(

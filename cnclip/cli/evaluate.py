@@ -139,10 +139,7 @@ def _zeroshot_table(report: ZeroShotReport) -> str:
     """Format a report as a heading and a table."""
     from ..evaluate.words import WORDS
 
-    rows = [("top-1", f"{report.top1:.2f}")]
-    if report.top5 is not None:
-        rows.append(("top-5", f"{report.top5:.2f}"))
-    rows.append((WORDS["en"].mean_per_class, f"{report.mean_per_class:.2f}"))
+    rows = [(name, f"{value:.2f}") for name, value in report.figures(WORDS["en"]).items()]
     skipped = f", {report.skipped} skipped" if report.skipped else ""
     return (
         f"{report.dataset}: {report.images} images of {len(report.labels)} classes{skipped}\n"

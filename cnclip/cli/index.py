@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CnclipError, InvalidInputError, ModelMismatchError
-from ._arguments import add_model_arguments, check_output_file, open_pipeline, print_failed
+from ._arguments import (
+    add_model_arguments,
+    check_output_file,
+    open_pipeline,
+    print_failed,
+    print_message,
+)
 
 if TYPE_CHECKING:
     from ..pipelines import MultiModalEmbeddingPipeline
@@ -47,9 +52,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder that keeps the embeddings of the images for the next run (default: "
         "NAME.embeddings)",
-    )
-    parser.add_argument(
-        "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
     )
 
 
@@ -141,10 +143,9 @@ def _model_of(
     except CnclipError as error:
         if arguments.model is not None:
             raise
-        print(
-            f"cnclip index: without its model ({error}), no threshold is suggested for texts; "
-            "pass --model",
-            file=sys.stderr,
+        print_message(
+            "index",
+            f"without its model ({error}), no threshold is suggested for texts; pass --model",
         )
         return None
     return embedder

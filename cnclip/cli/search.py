@@ -62,9 +62,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--html", metavar="FILE", type=Path, help="write a page with thumbnails")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     add_model_arguments(parser, recorded=True)
-    parser.add_argument(
-        "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:

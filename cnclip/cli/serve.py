@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from ._arguments import (
     open_browser,
     open_model_of,
     open_pipeline,
+    print_message,
 )
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ui", action="store_true", help="serve the application (required)")
     add_server_arguments(parser)
     add_model_arguments(parser, recorded=True)
-    parser.add_argument(
-        "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -103,7 +100,7 @@ def serve_collections(
         opened = collections()
         for one in opened:
             count = f"{len(one.collection)} {one.collection.contents}"
-            print(f"cnclip {arguments.command}: {printable(one.name)}: {count}", file=sys.stderr)
+            print_message(arguments.command, f"{printable(one.name)}: {count}")
 
         def ready(url: str) -> None:
             print(url, flush=True)

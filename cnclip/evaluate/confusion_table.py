@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,40 +14,39 @@ MAX_CLASSES = 30
 """With more classes the table has no columns for predicted classes."""
 
 
-def confusion_table(
-    labels: Sequence[str],
+def notebook_html(
+    heading: str,
+    subtitle: str,
+    accuracies: Mapping[str, float | None],
     confusion: NDArray[np.int64],
-    accuracies: Sequence[float | None],
     words: Words,
 ) -> str:
     """Return a table with a row for each class: its accuracy, and how its images were classified.
 
+    Its style applies to nothing else in the notebook.
+
     Args:
-        labels: Names of the classes.
-        confusion: int64 [labels, labels]: images of a class (row) by predicted class (column).
-        accuracies: Per cent for each class; None for a class without images.
+        heading: The line above the table, in bold.
+        subtitle: The line below that.
+        accuracies: Per cent for each class by its name; None for a class without images.
+        confusion: int64 [classes, classes]: images of a class (row) by predicted class (column).
         words: The words of a language, see `words.py`.
     """
-    full = len(labels) <= MAX_CLASSES
-    heads = "".join(f"<th>{escape(label)}</th>" for label in labels) if full else ""
+    full = len(accuracies) <= MAX_CLASSES
+    heads = "".join(f"<th>{escape(label)}</th>" for label in accuracies) if full else ""
     corner = words.confusion if full else words.classes
     rows = [f"<tr><th>{corner}</th><th>top-1</th>{heads}</tr>"]
-    for number, (label, accuracy) in enumerate(zip(labels, accuracies, strict=True)):
+    for number, (label, accuracy) in enumerate(accuracies.items()):
         share = "" if accuracy is None else f"{accuracy:.0f} %"
         counts = confusion[number].tolist() if full else []
         cells = "".join(
             _cell(count, sum(counts), right=column == number) for column, count in enumerate(counts)
         )
         rows.append(f"<tr><th>{escape(label)}</th><td>{share}</td>{cells}</tr>")
-    return f"<table>{''.join(rows)}</table>"
-
-
-def notebook_html(heading: str, subtitle: str, table: str) -> str:
-    """Return a table with a heading and a style that applies to nothing else in the notebook."""
     return (
         f"<style>\n{_STYLE}</style>\n"
         f'<div class="cnclip-confusion"><p><b>{escape(heading)}</b><br>{escape(subtitle)}</p>'
-        f"{table}</div>"
+        f"<table>{''.join(rows)}</table></div>"
     )
 
 

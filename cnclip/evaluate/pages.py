@@ -200,15 +200,9 @@ def _summary(report: RetrievalReport, words: Words) -> str:
         for title, *cells in rows
     )
     heads = "".join(f"<th>{name}</th>" for name in heading)
-    summary = words.summary.format(
-        model=report.model,
-        precision=report.precision,
-        images=report.images,
-        texts=report.texts,
-        normalization=words.normalized if report.normalized else words.raw,
-        truncated=report.truncated,
-        skipped=report.skipped,
-    )
+    normalization = words.normalized if report.normalized else words.raw
+    values = {"normalization": normalization, "skipped": report.skipped}
+    summary = words.summary.format(**vars(report) | values)
     return (
         f"<h1>{escape(report.dataset)} · {escape(report.split)}</h1><p>{escape(summary)}</p>"
         f"<table><tr>{heads}</tr>{body}</table>"

@@ -18,7 +18,7 @@ from .embeddings import SplitEmbedder
 from .pages import EmbeddedSplit, write_page
 from .published import published_results
 from .recall import recall_at_k
-from .reports import RetrievalReport, model_name, write_report
+from .reports import RetrievalReport, model_name
 from .topk import Ranked, mutual_top_k
 
 # Candidates of each query in prediction files.
@@ -67,7 +67,7 @@ def retrieval(
         _write_predictions(
             folder / "image_to_text.jsonl", report.predictions_of_images, "image_id", "text_ids"
         )
-        write_report(report, folder)
+        report.write(folder)
         write_page(folder / "report.html", report, data, embedded)
     return report
 

@@ -29,27 +29,20 @@ class Ranked:
     scores: NDArray[np.float32]
 
 
-def top_k(
-    queries: ArrayLike,
-    candidates: ArrayLike,
-    k: int = 10,
-    *,
-    progress: Callable[[int], None] = lambda count: None,
-) -> Ranked:
+def top_k(queries: ArrayLike, candidates: ArrayLike, k: int = 10) -> Ranked:
     """Find the k candidates with the largest inner product for each query, exactly.
 
     Args:
         queries: float [m, d], converted to float32.
         candidates: float [n, d], converted to float32.
         k: Candidates per query; fewer if there are fewer candidates.
-        progress: Called with the number of queries that were finished since the last call.
 
     Raises:
         InvalidInputError: the shapes do not match, a value is not finite, or k is below 1.
     """
     rows, columns = _checked(queries, candidates, k)
     best = _TopK(len(rows), min(k, len(columns)))
-    for row, column, scores in _blocks(rows, columns, progress):
+    for row, column, scores in _blocks(rows, columns):
         best.update(scores, row, column, axis=0)
     return best.ranked()
 
@@ -84,7 +77,9 @@ def mutual_top_k(
 
 
 def _blocks(
-    rows: NDArray[np.float32], columns: NDArray[np.float32], progress: Callable[[int], None]
+    rows: NDArray[np.float32],
+    columns: NDArray[np.float32],
+    progress: Callable[[int], None] = lambda count: None,
 ) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
     """The blocks of the matrix of scores: first row, first column, and scores until the next."""
     block = np.empty(BLOCK_ROWS * BLOCK_COLUMNS, np.float32)

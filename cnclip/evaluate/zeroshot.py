@@ -18,7 +18,7 @@ from ..pipelines.scores import probabilities
 from ..preprocessors.image import decode_image
 from ..preprocessors.text import normalize_text
 from ..progress import progress
-from .reports import ZeroShotReport, model_name, write_report
+from .reports import ZeroShotReport, model_name
 from .texts import LABELS, TEMPLATES_OF, bundled_labels, read_labels, read_templates
 
 
@@ -221,7 +221,7 @@ def zeroshot(
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
         draw_confusion(report, folder / "confusion.png")
-        write_report(report, folder)
+        report.write(folder)
     return report
 
 
