@@ -12,7 +12,7 @@ from PIL import Image
 from .._text import MAX_REASON, printable
 from ..errors import CnclipError
 from ..preprocessors.image import decode_image
-from ..sources.refs import ImageRef
+from ..sources.images import ImageRef
 from .options import Kind
 
 

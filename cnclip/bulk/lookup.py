@@ -11,8 +11,8 @@ from PIL import Image
 from .._text import first_line
 from ..errors import CnclipError, ImageError
 from ..preprocessors.image import decode_image, is_url
+from ..sources.images import ImageRef
 from ..sources.parquet_files import PARQUET_SUFFIX
-from ..sources.refs import ImageRef
 from ..sources.tar_files import TAR_SUFFIX
 from ..sources.zip_files import ZIP_SUFFIX
 from .items import Item

@@ -20,11 +20,19 @@ from .._text import first_line, is_utf8, printable
 from ..datasets.chinese_clip import TsvData
 from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError
 from ..preprocessors.image import is_url, located
-from ..sources.columns import IMAGE_SUFFIXES, Columns, Row
-from ..sources.folder import ImageFile, expand, image_file, is_pattern, spelled, walk
+from ..sources.images import (
+    ImageFile,
+    ImageRef,
+    ImageStore,
+    Slices,
+    expand,
+    image_file,
+    is_pattern,
+    spelled,
+    walk,
+)
 from ..sources.parquet_files import PARQUET_SUFFIX
-from ..sources.problems import Problem, Problems, with_problems
-from ..sources.refs import ImageRef, ImageStore, Slices
+from ..sources.rows import IMAGE_SUFFIXES, Columns, Problem, Problems, Row, with_problems
 from ..sources.tables import TABLE_SUFFIXES, read_list, read_table
 from ..sources.tar_files import TAR_SUFFIX, read_tar
 from ..sources.tsv_files import TSV_SUFFIX, TsvImages

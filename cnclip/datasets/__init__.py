@@ -5,7 +5,7 @@
 access for training. `classification.py` has images with classes. Files are read by `sources`.
 """
 
-from ..sources.problems import Problem, ProblemKind, Problems
+from ..sources.rows import Problem, ProblemKind, Problems
 from .chinese_clip import write_split
 from .layouts import open_retrieval
 from .pairs import PairData, open_pairs

@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 
 from .._text import is_utf8
 from ..errors import ImageError, Where
-from ..sources.columns import IMAGE_COLUMNS, TEXT_COLUMNS, Columns, Id
-from ..sources.folder import expand
-from ..sources.lines import BYTE_ORDER_MARK, parse_object
+from ..sources.images import Content, ImageStore, Slices, expand, located_inside
 from ..sources.parquet_files import (
     PARQUET_SUFFIX,
     DamagedParquet,
@@ -31,9 +29,8 @@ from ..sources.parquet_files import (
     RowGroup,
     RowGroups,
 )
-from ..sources.problems import ProblemKind, Problems
-from ..sources.refs import Content, ImageStore, Slices, located_inside
-from ..sources.tables import read_table
+from ..sources.rows import IMAGE_COLUMNS, TEXT_COLUMNS, Columns, Id, ProblemKind, Problems
+from ..sources.tables import BYTE_ORDER_MARK, parse_object, read_table
 from ..sources.tar_files import TAR_SUFFIX, Sample, read_tar, refuse_compressed
 from .retrieval import RetrievalData, TextRow, usable_texts
 

@@ -23,11 +23,10 @@ from typing import IO, Any
 from .._files import ZIP_ERRORS
 from .._text import first_line, is_utf8
 from ..errors import DatasetError, Where
-from ..sources.columns import Id, id_of
-from ..sources.lines import read_objects
+from ..sources.images import ImageRef, ImageStore
 from ..sources.lmdb_files import LmdbImages, read_pairs
-from ..sources.problems import ProblemKind, Problems
-from ..sources.refs import ImageRef, ImageStore
+from ..sources.rows import Id, ProblemKind, Problems, id_of
+from ..sources.tables import read_objects
 from ..sources.tsv_files import TSV_SUFFIX, TsvImages, decode_base64, read_tsv
 from ..sources.zip_files import open_zip, stored_at, visible_members
 from .retrieval import ImageRow, RetrievalData, TextRow

@@ -10,10 +10,9 @@ from pathlib import Path
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import located
-from ..sources.folder import walk
-from ..sources.lines import read_lines
-from ..sources.problems import ProblemKind, Problems
-from ..sources.refs import ImageRef
+from ..sources.images import ImageRef, walk
+from ..sources.rows import ProblemKind, Problems
+from ..sources.tables import read_lines
 from ..sources.zip_files import ZipImages
 from .retrieval import ImageRow
 

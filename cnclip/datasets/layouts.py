@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..assets import asset_path
 from ..errors import DatasetError
-from ..sources.folder import is_pattern
+from ..sources.images import is_pattern
 from ..sources.tar_files import refuse_compressed
 from .captions import METADATA, FolderData, ParquetData, TarData
 from .chinese_clip import LmdbData, TsvData, is_half, is_lmdb_split

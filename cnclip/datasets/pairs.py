@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
-from ..sources.columns import Id
+from ..sources.images import read_content
 from ..sources.parquet_files import GROUPS_KEPT
-from ..sources.problems import Problems
-from ..sources.refs import read_content
+from ..sources.rows import Id, Problems
 from .layouts import open_split
 from .retrieval import RetrievalData, without_missing_images
 

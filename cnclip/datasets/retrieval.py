@@ -10,9 +10,8 @@ from typing import Any
 
 from .._text import is_utf8
 from ..errors import Where
-from ..sources.columns import Id
-from ..sources.problems import ProblemKind, Problems
-from ..sources.refs import ImageRef, ImageStore
+from ..sources.images import ImageRef, ImageStore
+from ..sources.rows import Id, ProblemKind, Problems
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,22 @@
 
 | file | reads |
 |---|---|
-| `folder.py` | folders of images, patterns of paths |
-| `tables.py` | lists and tables: `.txt`, CSV; with `lines.py` and `parquet_files.py` |
+| `images.py` | folders of images, patterns of paths |
+| `tables.py`, `parquet_files.py` | lists and tables: `.txt`, CSV, JSON Lines, Parquet |
 | `tar_files.py`, `zip_files.py` | tar files as WebDataset makes them, zips |
 | `tsv_files.py`, `lmdb_files.py` | Chinese-CLIP's TSV files and LMDB |
 
-`refs.py` has `ImageRef`, an image that is read when it is needed, and `ImageStore`, many of them.
-`columns.py` has the names of columns and the suffixes of images, `problems.py` what is wrong with
-single rows. Uses `preprocessors` to download.
+`images.py` also has `ImageRef`, an image that is read when it is needed, and `ImageStore`, many of
+them. `rows.py` has the names of columns, ids, and the problems of single rows. Uses `preprocessors`
+to download.
 
 Parameters have the same meaning in all readers: `name` is the file's name in messages, `problems`
 gets the rows that cannot be used, which are left out.
 """
 
-from .columns import Columns, Id
-from .folder import image_file, spelled, walk
+from .images import ImageRef, image_file, spelled, walk
 from .parquet_files import pyarrow_modules
-from .problems import ProblemKind, Problems
-from .refs import ImageRef
+from .rows import Columns, Id, ProblemKind, Problems
 
 __all__ = [
     "Columns",

@@ -13,9 +13,8 @@ from weakref import WeakValueDictionary
 
 from .._text import first_line
 from ..errors import DatasetError, ImageError, MissingExtraError, Where
-from .columns import Id, id_of
-from .problems import ProblemKind, Problems
-from .refs import ImageStore, ProcessLock
+from .images import ImageStore, ProcessLock
+from .rows import Id, ProblemKind, Problems, id_of
 from .tsv_files import decode_base64
 
 # Bytes of a pickled pair.

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from .._text import first_line
 from ..errors import DatasetError, ImageError, MissingExtraError, Where
 from ..preprocessors.image import located
-from .columns import Chosen, Columns, Row
-from .problems import ProblemKind, Problems
-from .refs import Content, ImageRef, ImageStore, ProcessLock, located_inside
+from .images import Content, ImageRef, ImageStore, ProcessLock, located_inside
+from .rows import Chosen, Columns, ProblemKind, Problems, Row
 
 PARQUET_SUFFIX = ".parquet"
 # Row groups of images that a process keeps: shuffling more of them at once reads them repeatedly.

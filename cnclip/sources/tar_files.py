@@ -13,9 +13,8 @@ from pathlib import Path
 
 from .._text import first_line
 from ..errors import DatasetError, Where
-from .columns import IMAGE_SUFFIXES
-from .folder import MAX_FILE
-from .problems import ProblemKind, Problems
+from .images import MAX_FILE
+from .rows import IMAGE_SUFFIXES, ProblemKind, Problems
 
 TAR_SUFFIX = ".tar"
 _TEXTS = frozenset({"txt", "json"})

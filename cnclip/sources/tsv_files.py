@@ -10,10 +10,9 @@ from typing import IO
 
 from .._text import first_line
 from ..errors import ImageError, Where
-from .columns import Id, id_of
-from .lines import Line, read_lines
-from .problems import ProblemKind, Problems
-from .refs import Slices
+from .images import Slices
+from .rows import Id, ProblemKind, Problems, id_of
+from .tables import Line, read_lines
 
 TSV_SUFFIX = "_imgs.tsv"
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"

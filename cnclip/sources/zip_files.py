@@ -13,9 +13,8 @@ from pathlib import Path
 from .._files import ZIP_ERRORS
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
-from .columns import IMAGE_SUFFIXES, Id
-from .folder import MAX_FILE
-from .refs import ImageStore
+from .images import MAX_FILE, ImageStore
+from .rows import IMAGE_SUFFIXES, Id
 
 ZIP_SUFFIX = ".zip"
 _ENCRYPTED = 1

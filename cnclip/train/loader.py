@@ -29,7 +29,7 @@ from ..pipelines.stream import MAX_TEXTS
 from ..preprocessors.image import decode_image, decoding_errors
 from ..preprocessors.multi_modal import to_rgb
 from ..preprocessors.text import normalize_text
-from ..sources.refs import read_inner
+from ..sources.images import read_inner
 from .augment import augment
 from .loss import Pairs
 from .options import TrainOptions

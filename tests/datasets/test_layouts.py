@@ -18,7 +18,7 @@ import pytest
 from cnclip.datasets import PairData, Problems, open_pairs, open_retrieval
 from cnclip.errors import DatasetError
 from cnclip.preprocessors.image import decode_image
-from cnclip.sources.folder import expand
+from cnclip.sources.images import expand
 from tests.support.layouts import (
     IMAGES,
     LAYOUTS,

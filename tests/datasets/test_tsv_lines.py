@@ -41,7 +41,7 @@ line = st.builds(
 def test_random_access_equals_streaming(lines: list[bytes], longest: int | None) -> None:
     with pytest.MonkeyPatch.context() as patched, tempfile.TemporaryDirectory() as folder:
         if longest:
-            patched.setattr("cnclip.sources.lines.MAX_LINE", longest)
+            patched.setattr("cnclip.sources.tables.MAX_LINE", longest)
         place = Path(folder)
         (place / "a_imgs.tsv").write_bytes(b"".join(lines))
         (place / "a_texts.jsonl").write_bytes(b"")

@@ -21,7 +21,7 @@ from cnclip.datasets.classification import ClassificationData
 from cnclip.errors import DatasetError, ImageError, Where
 from cnclip.sources import Columns, ImageRef, walk
 from cnclip.sources.parquet_files import GROUPS_KEPT, ParquetTable
-from cnclip.sources.problems import with_problems
+from cnclip.sources.rows import with_problems
 from cnclip.sources.tables import read_table
 
 
