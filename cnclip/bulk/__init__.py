@@ -2,11 +2,11 @@
 
 | file | content |
 |---|---|
-| `embed.py` | `embed` and `iter_embeddings`; `options.py` has their options |
-| `sources.py` | the sources that a caller names, and their items; `items.py` defines these |
-| `store.py` | the folder while it is written, and the items of earlier runs |
-| `shards.py` | the files of the folder: manifest and shards |
-| `reader.py` | reads the folder; `lookup.py` opens the images that are recorded in it |
+| `embed.py` | `embed` and `iter_embeddings`, their options and their report |
+| `items.py` | the sources that a caller names, their items, and the outcome of each |
+| `store.py` | writes the folder, and finds the items of earlier runs in it |
+| `folder.py` | the folder's manifest and shards, and `Embeddings`, which reads them |
+| `lookup.py` | opens the images that are recorded in a folder |
 | `cluster.py` | embeds on a Ray cluster |
 
 An item that cannot be embedded is recorded with its error. May import `sources`, `datasets`,
@@ -14,11 +14,9 @@ An item that cannot be embedded is recorded with its error. May import `sources`
 """
 
 from .cluster import ray_embed
-from .embed import EmbedReport, embed, iter_embeddings
+from .embed import EmbedOptions, EmbedReport, embed, iter_embeddings
+from .folder import EmbeddingBatch, Embeddings, model_identity, open_embeddings
 from .lookup import open_recorded
-from .options import EmbedOptions
-from .reader import EmbeddingBatch, Embeddings, open_embeddings
-from .shards import model_identity
 
 __all__ = [
     "EmbedOptions",

@@ -2,7 +2,7 @@
 
 The items are cut into parts of a few batches. A task on any node reads the images of a part, an
 actor embeds them, and the part returns to this process, in order. Ray repeats the parts of a node
-that goes down. Items that are known from earlier runs never leave this process.
+that goes down. Items of earlier runs never leave this process.
 """
 
 from __future__ import annotations
@@ -30,11 +30,16 @@ from ..pipelines.builder import MAX_THREADS
 from ..pipelines.model import max_image_batch
 from ..preprocessors._prefetch import map_ahead
 from ..sources import ImageRef, pyarrow_modules
-from .embed import TEXTS_PER_LIST, EmbedReport, embed_outcomes, outcomes_of, write_outcomes
-from .items import Outcome
-from .options import EmbedOptions
-from .shards import Manifest, archive_identity
-from .sources import SourceList, Sources, open_sources
+from .embed import (
+    TEXTS_PER_LIST,
+    EmbedOptions,
+    EmbedReport,
+    embed_outcomes,
+    outcomes_of,
+    write_outcomes,
+)
+from .folder import archive_identity
+from .items import OpenedSources, Outcome, SourcePaths
 from .store import Store, locked
 
 logger = logging.getLogger("cnclip")
@@ -51,10 +56,10 @@ _MAX_CPUS = 8
 
 
 def ray_embed(
-    sources: Sources,
+    sources: SourcePaths,
     model: str | Path,
     output: str | os.PathLike[str],
-    options: EmbedOptions = EmbedOptions(),
+    options: EmbedOptions = EmbedOptions(),  # noqa: B008 (it is frozen)
     *,
     precision: str = "fp32",
     device: str = "gpu",
@@ -102,18 +107,15 @@ def ray_embed(
         workers = check_integer(workers, "workers", maximum=MAX_THREADS)
     if cpus_per_worker is not None:
         cpus_per_worker = check_integer(cpus_per_worker, "cpus_per_worker", maximum=MAX_THREADS)
-    opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
+    opened = options.open(sources)
     with locked(Path(output)) as folder, _connected(ray):
         actors = _actors(ray, device, workers, cpus_per_worker)
         options.check_batch_size(max_image_batch("cuda" if actors.gpus else "cpu"))
         info = open_archive(model)
-        identity = archive_identity(info)
-        wanted = Manifest(
-            options.kind, identity, precision, options.dtype, opened.names, options.shard_items
-        )
-        store = Store(folder, wanted, options)
+        wanted = options.manifest(archive_identity(info), precision, opened.names)
+        store = Store(folder, wanted, retry=options.retry, replace_sources=options.replace)
         task = _Task(_SentModel.of(info.path, ray), precision, actors, options)
-        plan = _Plan(opened, task, store.known.fill)
+        plan = _Plan(opened, task, store.earlier.restore)
         lists = plan.embedded(ray)
         report = write_outcomes(store, lists, plan.items, show_progress=show_progress)
     report.left_out = dict(opened.left_out)
@@ -165,8 +167,10 @@ class _Task(NamedTuple):
 class _Plan:
     """All items, in parts, and the numbers of the parts that have something to embed."""
 
-    def __init__(self, opened: SourceList, task: _Task, fill: Callable[[Outcome], None]) -> None:
-        self._task, self._fill = task, fill
+    def __init__(
+        self, opened: OpenedSources, task: _Task, restore: Callable[[Outcome], None]
+    ) -> None:
+        self._task, self._restore = task, restore
         # The parts are in memory until the run ends: about 30 bytes per item, since they are
         # packed.
         self._parts: list[bytes] = []
@@ -175,7 +179,7 @@ class _Plan:
         options = task.options
         batch = options.batch_size if options.kind == "images" else TEXTS_PER_LIST // 8
         part: list[Outcome] = []
-        for outcome in outcomes_of(opened.items(), fill):
+        for outcome in outcomes_of(opened.items(), restore):
             self.items += 1
             part.append(outcome)
             # Parts end where shards do.
@@ -191,7 +195,7 @@ class _Plan:
         for outcome in part:
             if outcome.done:
                 outcome.release_image()
-            outcome.vector = None  # of a known item: filled in again when it is written
+            outcome.vector = None  # that of an earlier run is restored again when it is written
         self._parts.append(_pack(part, 1))
 
     def embedded(self, ray: ModuleType) -> Generator[list[Outcome], None, None]:
@@ -201,8 +205,8 @@ class _Plan:
             for number, packed in enumerate(self._parts):
                 outcomes = next(results) if number in new else _unpack(packed)
                 for outcome in outcomes:
-                    if outcome.known and outcome.error is None:
-                        self._fill(outcome)
+                    if outcome.restored and outcome.error is None:
+                        self._restore(outcome)
                 yield outcomes
 
     def _results(self, ray: ModuleType) -> Generator[list[Outcome], None, None]:

@@ -7,25 +7,82 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .._checks import check_integer
+from .._options import check_options, option
 from ..errors import Where
 from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_texts
+from ..pipelines.stream import IMAGE_BATCH
 from ..progress import progress
 from ..sources import ProblemKind, Problems, pyarrow_modules
-from .items import Item, Outcome
-from .options import EmbedOptions, Kind
-from .shards import Manifest, model_identity
-from .sources import SourceList, Sources, open_sources
+from .folder import DTYPES, Manifest, model_identity
+from .items import (
+    ITEM_KINDS,
+    Item,
+    ItemKind,
+    OpenedSources,
+    Outcome,
+    SourcePaths,
+    open_sources,
+)
 from .store import Store, locked
 
 # Texts per yielded list: a few seconds' work, so that a run can commit between lists.
 TEXTS_PER_LIST = 512
 # Failed items that a report names; all are in the folder.
 MAX_FAILED = 1000
+MAX_SHARD_ITEMS = 1 << 20
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """Options of `embed`, `iter_embeddings` and `ray_embed`.
+
+    `cnclip embed --help` describes each option.
+
+    Raises:
+        InputTypeError: a value of another type; names the option.
+        InvalidInputError: a value is not allowed; names the option.
+    """
+
+    kind: Literal["images", "texts"] = option(
+        "images", "kind of the items: images or texts", choices=ITEM_KINDS
+    )
+    dtype: Literal["float16", "float32"] = option(
+        "float16", "type of the stored embeddings", choices=DTYPES
+    )
+    column: str | None = option(None, "of tables: the column of images or texts")
+    id_column: str | None = option(None, "of tables: the column of ids")
+    batch_size: int = option(IMAGE_BATCH, "images that go through the model together", min=1)
+    shard_items: int = option(8192, "items of a shard", min=1, max=MAX_SHARD_ITEMS)
+    retry: bool = option(False, "try items again that failed in an earlier run")
+    replace: bool = option(False, "drop embeddings of sources that are not listed")
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check_options(self)
+
+    def check_batch_size(self, maximum: int) -> None:
+        """Refuse more images of a batch than the device runs together; texts have no such limit.
+
+        Raises:
+            InvalidInputError: the batch size is larger than `maximum`.
+        """
+        if self.kind == "images":
+            check_integer(self.batch_size, "batch_size", maximum=maximum)
+
+    def open(self, sources: SourcePaths) -> OpenedSources:
+        """Find the kind of each source, see `open_sources`."""
+        return open_sources(sources, self.kind, column=self.column, id_column=self.id_column)
+
+    def manifest(self, model: dict[str, Any], precision: str, sources: list[str]) -> Manifest:
+        """The manifest of a run, without shards."""
+        return Manifest(self.kind, model, precision, self.dtype, sources, self.shard_items)
 
 
 @dataclass
@@ -38,7 +95,7 @@ class EmbedReport:
     """
 
     output: Path
-    kind: Kind
+    kind: ItemKind
     dim: int
     items: int = 0  # of the sources
     rows: int = 0  # embeddings in the folder
@@ -56,7 +113,7 @@ class EmbedReport:
                 self.failed += 1
                 if len(self.first_failed) < MAX_FAILED:
                     self.first_failed.append((outcome.item.id, outcome.error))
-            elif outcome.known:
+            elif outcome.restored:
                 self.kept += 1
             else:
                 self.embedded += 1
@@ -64,7 +121,7 @@ class EmbedReport:
 
 
 def embed(
-    sources: Sources,
+    sources: SourcePaths,
     pipeline: MultiModalEmbeddingPipeline,
     output: str | os.PathLike[str],
     options: EmbedOptions = EmbedOptions(),
@@ -98,15 +155,13 @@ def embed(
     """
     pyarrow_modules()  # raises before any work
     options.check_batch_size(pipeline.model.max_image_batch)
-    opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
+    opened = options.open(sources)
     model, precision = model_identity(pipeline), pipeline.model.precision
-    wanted = Manifest(
-        options.kind, model, precision, options.dtype, opened.names, options.shard_items
-    )
+    wanted = options.manifest(model, precision, opened.names)
     with locked(Path(output)) as folder:
-        store = Store(folder, wanted, options)
+        store = Store(folder, wanted, retry=options.retry, replace_sources=options.replace)
         total = _count(opened) if show_progress else None
-        outcomes = outcomes_of(opened.items(), store.known.fill)
+        outcomes = outcomes_of(opened.items(), store.earlier.restore)
         lists = embed_outcomes(pipeline, outcomes, options)
         report = write_outcomes(store, lists, total, show_progress=show_progress)
     report.left_out = dict(opened.left_out)
@@ -114,7 +169,7 @@ def embed(
 
 
 def iter_embeddings(
-    sources: Sources,
+    sources: SourcePaths,
     pipeline: MultiModalEmbeddingPipeline,
     options: EmbedOptions = EmbedOptions(),
     *,
@@ -138,12 +193,12 @@ def iter_embeddings(
         InvalidInputError: the batch size is too large for the device.
     """
     options.check_batch_size(pipeline.model.max_image_batch)
-    opened = open_sources(sources, options.kind, column=options.column, id_column=options.id_column)
+    opened = options.open(sources)
     return _embeddings(opened, pipeline, options, problems)
 
 
 def _embeddings(
-    opened: SourceList,
+    opened: OpenedSources,
     pipeline: MultiModalEmbeddingPipeline,
     options: EmbedOptions,
     problems: Problems | None,
@@ -171,13 +226,13 @@ def _where(item: Item) -> Where:
 
 
 def outcomes_of(
-    items: Iterable[Item], fill: Callable[[Outcome], None] | None = None
+    items: Iterable[Item], restore: Callable[[Outcome], None] | None = None
 ) -> Iterator[Outcome]:
-    """The outcomes of items before they are embedded; those without an error after `fill`."""
+    """The outcomes of items before they are embedded; those without an error after `restore`."""
     for item in items:
         outcome = Outcome.of(item)
-        if fill is not None and outcome.error is None:
-            fill(outcome)
+        if restore is not None and outcome.error is None:
+            restore(outcome)
         yield outcome
 
 
@@ -189,7 +244,7 @@ def embed_outcomes(
     """Fill in the vector or the error of outcomes that have neither.
 
     A batch ends when it is full, and at the end of each shard. So a run that continues after the
-    end of a list, with all outcomes before it known, has the same batches from there on, and the
+    end of a list, with all outcomes before it restored, has the same batches from there on, and the
     same bits.
 
     Yields:
@@ -250,7 +305,7 @@ def write_outcomes(
     return report
 
 
-def _count(sources: SourceList) -> int:
+def _count(sources: OpenedSources) -> int:
     """The number of items, with progress: listing millions of files takes a while."""
     with progress(f"looking for {sources.kind}", unit="item") as advance:
         total = 0
@@ -262,7 +317,7 @@ def _count(sources: SourceList) -> int:
 
 @contextlib.contextmanager
 def _progress(
-    kind: Kind, total: int | None, *, enabled: bool
+    kind: ItemKind, total: int | None, *, enabled: bool
 ) -> Iterator[Callable[[list[Outcome]], None]]:
     """Progress from the first new item on, so that the rate is that of embedding."""
     with contextlib.ExitStack() as stack:
@@ -271,7 +326,7 @@ def _progress(
 
         def advance(outcomes: list[Outcome]) -> None:
             nonlocal bar, passed
-            new = any(not outcome.known for outcome in outcomes if outcome.error is None)
+            new = any(not outcome.restored for outcome in outcomes if outcome.error is None)
             if bar is None and new:
                 bar = stack.enter_context(
                     progress(kind, total, kind[:-1], done=passed, enabled=enabled)

@@ -15,8 +15,7 @@ from ..sources.images import ImageRef
 from ..sources.parquet_files import PARQUET_SUFFIX
 from ..sources.tar_files import TAR_SUFFIX
 from ..sources.zip_files import ZIP_SUFFIX
-from .items import Item
-from .sources import Container, image_item, open_sources
+from .items import Container, Item, image_item, open_sources
 
 # The list of images of larger archives would take too much of a search's time and memory.
 MAX_ARCHIVE = 200_000
@@ -83,7 +82,7 @@ def _items(path: str, size: int, mtime_ns: int) -> dict[str, Item] | str:
         for item in open_sources(path).items():
             if len(found) == MAX_ARCHIVE:
                 return f"has more than {MAX_ARCHIVE:,} images"
-            if item.image is not None and isinstance(item.image.source, bytes):
+            if item.image is not None and isinstance(item.image.origin, bytes):
                 return "compressed, so that single images cannot be read"
             found[item.id] = item
     except CnclipError as error:

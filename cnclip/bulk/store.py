@@ -1,17 +1,20 @@
 """Writes a folder of embeddings: resumes, and keeps the embeddings of unchanged items.
 
-Embeddings of different models are never mixed.
+Embeddings of different models are never mixed. Shards never change, and the same items give the
+same bytes, whenever they are written.
 
-Shards never change. While a run is under way, `manifest.json` is that of the last run that ended,
-with all its shards; `unfinished.json` names the shards of this run. A run that was interrupted
-finds its items in both. At the end the manifest is replaced, and files that it does not name are
-removed.
+While a run is under way, `manifest.json` is that of the last run that ended, with all its shards;
+`unfinished.json` names the shards of this run. A run that was interrupted finds its items in both.
+At the end the manifest is replaced, and files that it does not name are removed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import io
+import itertools
 import logging
 import os
 import re
@@ -25,11 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._files import write_durably
 from .._text import first_line
 from ..errors import EmbeddingsError
-from .items import Item, Outcome, key_of
-from .options import EmbedOptions
-from .shards import (
+from ..sources import pyarrow_modules
+from .folder import (
     MANIFEST,
     SUFFIXES,
     UNFINISHED,
@@ -39,8 +42,9 @@ from .shards import (
     load_lines,
     load_vectors,
     path_of,
-    write_shard,
+    schema,
 )
+from .items import Item, ItemKind, Outcome
 
 logger = logging.getLogger("cnclip")
 
@@ -49,6 +53,10 @@ SECONDS_BETWEEN_COMMITS = 5.0
 # Shards whose lines are in memory, about 2 MB each: the order of the items may have changed.
 _SHARDS_KEPT = 256
 _LINES_AT_ONCE = 8192
+# Digits of the checksum in a shard's name: 48 bits.
+_DIGITS = 12
+_ITEM_COLUMNS = ("id", "path", "text", "size", "mtime_ns")
+_OUTCOME_COLUMNS = ("width", "height", "bytes", "error")
 # The files that runs write, and the temporary files that a killed run leaves.
 _RUN_FILES = re.compile(
     r"\d{5,}-[0-9a-f]{12}\.(npy|parquet)"
@@ -64,16 +72,26 @@ class Store:
     Attributes:
         folder: The folder.
         wanted: Its manifest, without shards.
-        known: The items of earlier runs.
+        earlier: The items of earlier runs.
     """
 
     def __init__(
-        self, folder: Path, wanted: Manifest, options: EmbedOptions, *, rebuild: bool = False
+        self,
+        folder: Path,
+        wanted: Manifest,
+        *,
+        retry: bool = False,
+        replace_sources: bool = False,
+        rebuild: bool = False,
     ) -> None:
         """Read what earlier runs have written to a folder that is locked, see `locked`.
 
-        With `rebuild`, embeddings of another model or of other sources, and damaged manifests, are
-        dropped.
+        Args:
+            folder: The folder.
+            wanted: Its manifest, without shards.
+            retry: Embed items again that failed in an earlier run.
+            replace_sources: Drop embeddings of sources that `wanted` does not name.
+            rebuild: Drop embeddings of another model or of other sources, and damaged manifests.
 
         Raises:
             EmbeddingsError: the folder holds embeddings of another model or of sources that are
@@ -84,14 +102,14 @@ class Store:
         read = self._read_usable if rebuild else Manifest.read
         self._last_manifest = read(folder / MANIFEST)
         unfinished = read(folder / UNFINISHED)
-        earlier = [one for one in (self._last_manifest, unfinished) if one is not None]
-        for one in earlier:
+        manifests = [one for one in (self._last_manifest, unfinished) if one is not None]
+        for one in manifests:
             if one.items > 0:
-                self._check_earlier(one, replaces_sources=options.replace)
-        shards = [shard for one in earlier for shard in one.shards]
-        self.known = Known(folder, wanted, shards, retry=options.retry)
+                self._check_earlier(one, replace_sources=replace_sources)
+        shards = [shard for one in manifests for shard in one.shards]
+        self.earlier = EarlierItems(folder, wanted, shards, retry=retry)
         # Shards of an interrupted run, which the next run finds too if this one is interrupted.
-        self._earlier = [] if unfinished is None else unfinished.shards
+        self._interrupted = [] if unfinished is None else unfinished.shards
         self._shards: list[Shard] = []
         self._partial: Shard | None = None
         self._open_shard: list[Outcome] = []
@@ -114,7 +132,7 @@ class Store:
         path.unlink()
         return None
 
-    def _check_earlier(self, earlier: Manifest, *, replaces_sources: bool) -> None:
+    def _check_earlier(self, earlier: Manifest, *, replace_sources: bool) -> None:
         if differences := earlier.differences(self.wanted):
             raise EmbeddingsError(
                 "holds embeddings that cannot be mixed with these: "
@@ -122,7 +140,7 @@ class Store:
                 file=self.folder,
             )
         gone = [name for name in earlier.sources if name not in set(self.wanted.sources)]
-        if gone and not replaces_sources:
+        if gone and not replace_sources:
             raise EmbeddingsError(
                 f"was made of {gone[0]}{', ...' if len(gone) > 1 else ''} as well; "
                 "name all sources again, or ask to replace them (replace=True, --replace)",
@@ -146,9 +164,26 @@ class Store:
         self._open_shard = []
 
     def _write(self) -> Shard:
-        """Write the open shard. It counts once `unfinished.json` names it."""
-        number = len(self._shards)
-        return write_shard(self.folder, number, self._open_shard, self.wanted, self.known.intact)
+        """Write the open shard, unless its files exist. It counts once `unfinished.json` names it.
+
+        Raises:
+            OSError: a file cannot be written; names it.
+        """
+        outcomes = self._open_shard
+        vectors = [outcome.vector for outcome in outcomes if outcome.vector is not None]
+        rows = np.empty((len(vectors), self.wanted.model["embed_dim"]), self.wanted.dtype)
+        for row, vector in zip(rows, vectors, strict=True):
+            row[:] = vector
+        contents = dict(zip(SUFFIXES, (_npy(rows), _parquet(outcomes)), strict=True))
+        sums = {suffix: hashlib.sha256(content).hexdigest() for suffix, content in contents.items()}
+        both = hashlib.sha256("".join(sums[suffix] for suffix in SUFFIXES).encode()).hexdigest()
+        name = f"{len(self._shards):05}-{both[:_DIGITS]}"
+        shard = Shard(name, len(rows), len(outcomes), sums)
+        if name not in self.earlier.intact:
+            for suffix, content in contents.items():
+                write_durably(path_of(self.folder, shard, suffix), content)
+            self.earlier.intact.add(name)
+        return shard
 
     def commit(self) -> None:
         """Write everything that was added, and name it in `unfinished.json`."""
@@ -157,7 +192,7 @@ class Store:
 
     def _write_unfinished(self, partial: Shard | None = None) -> None:
         """Write `unfinished.json`. `partial` replaces the previous partial shard."""
-        named = [*self._shards, *([partial] if partial is not None else []), *self._earlier]
+        named = [*self._shards, *([partial] if partial is not None else []), *self._interrupted]
         unique = list({shard.name: shard for shard in named}.values())
         replace(self.wanted, shards=unique).write(self.folder / UNFINISHED)
         if self._partial is not None and self._partial not in unique:
@@ -176,7 +211,7 @@ class Store:
         """Remove a shard that only this run has named."""
         if self._last_manifest is not None and shard in self._last_manifest.shards:
             return
-        self.known.intact.discard(shard.name)
+        self.earlier.intact.discard(shard.name)
         for suffix in SUFFIXES:
             path_of(self.folder, shard, suffix).unlink(missing_ok=True)
 
@@ -188,7 +223,29 @@ class Store:
                 path.unlink(missing_ok=True)
 
 
-class Known:
+def _npy(rows: NDArray[Any]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, rows)
+    return content.getvalue()
+
+
+def _parquet(outcomes: Sequence[Outcome]) -> bytes:
+    arrow, parquet = pyarrow_modules()
+    wanted = schema()
+    columns: dict[str, list[Any]] = {
+        name: [getattr(outcome.item, name) for outcome in outcomes] for name in _ITEM_COLUMNS
+    }
+    columns |= {name: [getattr(outcome, name) for outcome in outcomes] for name in _OUTCOME_COLUMNS}
+    rows = itertools.count()
+    columns["row"] = [None if outcome.vector is None else next(rows) for outcome in outcomes]
+    arrays = [arrow.array(columns[field.name], field.type) for field in wanted]
+    content = io.BytesIO()
+    table = arrow.Table.from_arrays(arrays, schema=wanted)
+    parquet.write_table(table, content, compression="zstd")
+    return content.getvalue()
+
+
+class EarlierItems:
     """Items of earlier runs. They take 16 bytes each in memory.
 
     Attributes:
@@ -232,7 +289,7 @@ class Known:
             # A text that failed has its error before it is looked up.
             if (self._retry and error is not None) or (self._kind == "texts" and row is None):
                 continue
-            keys.append(key_of(self._kind, id, path, size, mtime_ns, text))
+            keys.append(_key(self._kind, id, path, size, mtime_ns, text))
             lines.append(number)
         return np.array(keys, np.uint64), np.array(lines, np.int32)
 
@@ -242,19 +299,19 @@ class Known:
         vectors = load_vectors(self._folder, found, self._manifest)
         return load_lines(self._folder, found), vectors
 
-    def fill(self, outcome: Outcome) -> None:
-        """Fill in the vector or the error of an item that is known, and set `known`.
+    def restore(self, outcome: Outcome) -> None:
+        """Fill in the vector or the error of an item of an earlier run, and set `restored`.
 
         Raises:
             EmbeddingsError: a shard was removed or damaged since.
         """
         item = outcome.item
-        key = np.uint64(key_of(self._kind, item.id, item.path, item.size, item.mtime_ns, item.text))
+        key = np.uint64(_key(self._kind, item.id, item.path, item.size, item.mtime_ns, item.text))
         place = int(np.searchsorted(self._sorted, key))
         while place < len(self._sorted) and self._sorted[place] == key:
             shard, line = self._places[place].tolist()
             if self._is_line(item, shard, line):
-                self._fill(outcome, shard, line)
+                self._copy(outcome, shard, line)
                 return
             place += 1
 
@@ -263,13 +320,20 @@ class Known:
         names = ("text",) if self._kind == "texts" else ("id", "path", "size", "mtime_ns")
         return all(table.column(name)[line].as_py() == getattr(item, name) for name in names)
 
-    def _fill(self, outcome: Outcome, shard: int, line: int) -> None:
+    def _copy(self, outcome: Outcome, shard: int, line: int) -> None:
         table, vectors = self._table(shard)
         for name in ("width", "height", "bytes", "error"):
             setattr(outcome, name, table.column(name)[line].as_py())
         row = table.column("row")[line].as_py()
         outcome.vector = None if row is None else np.array(vectors[row])
-        outcome.known = True
+        outcome.restored = True
+
+
+def _key(kind: ItemKind, id: str, path: str, size: Any, mtime_ns: Any, text: str | None) -> int:
+    """64 bits that differ if an item has changed: of a text, if its content has changed."""
+    name = text or "" if kind == "texts" else f"{id}\0{path}\0{size}\0{mtime_ns}"
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def _lines_of(table: Any) -> Iterator[tuple[Any, ...]]:

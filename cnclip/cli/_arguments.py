@@ -6,12 +6,12 @@ import argparse
 import dataclasses
 import os
 import sys
-import typing
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._options import types_of
 from .._text import printable
 from ..errors import InvalidInputError, ModelNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
@@ -64,26 +64,20 @@ def add_options(
         options: A dataclass; the metadata of its fields has `help`, and may have `choices`.
         without: A field that gets no argument.
     """
-    hints = typing.get_type_hints(options)
+    types = types_of(options)
     for option in dataclasses.fields(options):
         if option.name == without:
             continue
         flag = "--" + option.name.replace("_", "-")
         default = "" if option.default in (None, False) else f" (default: {option.default})"
         text = option.metadata["help"].replace("%", "%%") + default
-        kind = _type_of(hints[option.name])
+        kind = types[option.name]
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
         else:
             choices = option.metadata.get("choices")
             metavar = None if choices else kind.__name__.upper()
             parser.add_argument(flag, type=kind, help=text, choices=choices, metavar=metavar)
-
-
-def _type_of(hint: Any) -> type:
-    """The type of values: `int` of `int` and of `int | None`, `str` of a Literal of strings."""
-    first = (*typing.get_args(hint), hint)[0]
-    return first if isinstance(first, type) else type(first)
 
 
 def open_pipeline(

@@ -17,7 +17,7 @@ SUMMARY = "embed images or texts of any number to a folder"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    from ..bulk.options import EmbedOptions
+    from ..bulk import EmbedOptions
 
     parser.description = (
         "Embed images or texts of any number to a folder: .npy shards, and Parquet files with a "

@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Embed if needed, build the index, and describe it."""
     from ..bulk import open_embeddings
-    from ..bulk.shards import MANIFEST, UNFINISHED
+    from ..bulk.folder import MANIFEST, UNFINISHED
     from ..search import add_embeddings, connect, index_embeddings
     from ..search.vectors import import_faiss
 

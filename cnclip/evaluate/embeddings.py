@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 
 from .._files import identity_of
 from .._text import first_line
-from ..bulk.embed import embed_outcomes, outcomes_of, write_outcomes
-from ..bulk.items import Item, Outcome
-from ..bulk.options import EmbedOptions, Kind
-from ..bulk.shards import Manifest, model_identity
-from ..bulk.sources import spelled_id
+from ..bulk.embed import EmbedOptions, embed_outcomes, outcomes_of, write_outcomes
+from ..bulk.folder import model_identity
+from ..bulk.items import Item, ItemKind, Outcome, spelled_id
 from ..bulk.store import Store, locked
 from ..datasets import ProblemKind, Problems, RetrievalData, TextRow
 from ..errors import DatasetError, MissingExtraError, Where
@@ -101,14 +99,14 @@ class SplitEmbedder:
         return self._matrix(vectors)
 
     def _embed(
-        self, kind: Kind, items: Iterator[Item], total: int | None, collect: Collect
+        self, kind: ItemKind, items: Iterator[Item], total: int | None, collect: Collect
     ) -> None:
         """Embed items that are not in the folder yet, and pass all outcomes on in order."""
         options = EmbedOptions(kind, dtype="float32", shard_items=SHARD_ITEMS)
-        fill: Callable[[Outcome], None] | None = None
+        restore: Callable[[Outcome], None] | None = None
 
         def lists() -> Generator[list[Outcome], None, None]:
-            outcomes = outcomes_of(items, fill)
+            outcomes = outcomes_of(items, restore)
             for some in embed_outcomes(self._pipeline, outcomes, options):
                 collect(some)
                 yield some
@@ -119,11 +117,10 @@ class SplitEmbedder:
                     advance(len(some))
             return
         model, precision = model_identity(self._pipeline), self._pipeline.model.precision
-        sources = [self._source]
-        wanted = Manifest(kind, model, precision, options.dtype, sources, options.shard_items)
+        wanted = options.manifest(model, precision, [self._source])
         with locked(self._folder / kind) as folder:
-            store = Store(folder, wanted, options, rebuild=True)
-            fill = store.known.fill
+            store = Store(folder, wanted, rebuild=True)
+            restore = store.earlier.restore
             write_outcomes(store, lists(), total, show_progress=self._show_progress)
 
     def _matrix(self, vectors: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -196,7 +196,7 @@ class ImageStore(ABC):
 class ImageRef(NamedTuple):
     """An image that is read when it is needed."""
 
-    source: Content | ImageStore
+    origin: Content | ImageStore
     number: int = 0  # of the image in the store
 
     def read(self) -> bytes:
@@ -205,14 +205,14 @@ class ImageRef(NamedTuple):
         Raises:
             ImageError: it cannot be read. The error has a reason and no place.
         """
-        if isinstance(self.source, ImageStore):
-            return read_inner(self.source.content(self.number))
-        return read_content(located(self.source) if isinstance(self.source, str) else self.source)
+        if isinstance(self.origin, ImageStore):
+            return read_inner(self.origin.content(self.number))
+        return read_content(located(self.origin) if isinstance(self.origin, str) else self.origin)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if isinstance(self.source, ImageStore):
-            return ImageRef, self.source.single(self.number)
-        return ImageRef, (self.source,)
+        if isinstance(self.origin, ImageStore):
+            return ImageRef, self.origin.single(self.number)
+        return ImageRef, (self.origin,)
 
 
 def read_content(content: Content) -> bytes:

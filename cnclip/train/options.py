@@ -5,20 +5,17 @@ Imports no torch: `cnclip --help` reads it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import math
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._options import check_options, option
 from .._text import first_line
-from ..errors import CnclipError, InputTypeError, InvalidInputError, MissingExtraError
+from ..errors import CnclipError, InvalidInputError, MissingExtraError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 # How to treat further candidates that match a query: see loss.py.
@@ -28,113 +25,101 @@ POLICIES = ("none", "photo", "drawing")
 SAMPLING = ("pairs", "images")
 
 
-def _option(default: Any, help: str, **rules: Any) -> Any:
-    """A field with its help text and rules: `choices`, `min`, `max`, `below` (exclusive).
-
-    `free`: the value may differ when a run is resumed, since it does not change what a step
-    computes.
-    """
-    return field(default=default, metadata={"help": help, **rules})
-
-
 @dataclass(frozen=True)
 class TrainOptions:
     """Options of `finetune`, with cn_clip's names where it has them.
 
     Each process trains on `batch_size * accum_freq` pairs per step. `cnclip train --help` describes
-    each option.
+    each option. Those with the rule `free` may differ when a run is resumed, since they do not
+    change what a step computes.
     """
 
-    max_epochs: int = _option(
-        3, "passes over all pairs (or images, see sampling)", min=1, free=True
-    )
-    max_steps: int | None = _option(None, "total steps, instead of max_epochs", min=1, free=True)
-    batch_size: int = _option(64, "pairs per process that pass through the towers at once", min=1)
-    accum_freq: int = _option(
+    max_epochs: int = option(3, "passes over all pairs (or images, see sampling)", min=1, free=True)
+    max_steps: int | None = option(None, "total steps, instead of max_epochs", min=1, free=True)
+    batch_size: int = option(64, "pairs per process that pass through the towers at once", min=1)
+    accum_freq: int = option(
         1,
         "parts of a batch: the loss is exactly that of batch_size x accum_freq pairs, in the "
         "memory of batch_size pairs",
         min=1,
     )
-    lr: float = _option(5e-5, "maximum learning rate", min=0)
-    beta1: float = _option(0.9, "beta1 of AdamW", min=0, below=1)
-    beta2: float = _option(0.98, "beta2 of AdamW", min=0, below=1)
-    eps: float = _option(1e-6, "epsilon of AdamW", min=0)
-    wd: float = _option(0.001, "weight decay of matrices", min=0)
-    warmup: int = _option(100, "steps in which the learning rate rises from 0", min=0)
-    skip_scheduler: bool = _option(False, "keep the learning rate constant after the warm-up")
-    max_grad_norm: float | None = _option(None, "clip the gradient to this norm", min=0)
-    duplicates: str = _option(
+    lr: float = option(5e-5, "maximum learning rate", min=0)
+    beta1: float = option(0.9, "beta1 of AdamW", min=0, below=1)
+    beta2: float = option(0.98, "beta2 of AdamW", min=0, below=1)
+    eps: float = option(1e-6, "epsilon of AdamW", min=0)
+    wd: float = option(0.001, "weight decay of matrices", min=0)
+    warmup: int = option(100, "steps in which the learning rate rises from 0", min=0)
+    skip_scheduler: bool = option(False, "keep the learning rate constant after the warm-up")
+    max_grad_norm: float | None = option(None, "clip the gradient to this norm", min=0)
+    duplicates: str = option(
         "positive",
         "how to treat an image and a text of different pairs that match, since captions or images "
         "are equal or the data set pairs them: as a match, left out, or as a mismatch like cn_clip",
         choices=DUPLICATES,
     )
-    sampling: str = _option(
+    sampling: str = option(
         "pairs",
         "an epoch has every pair once, or every image once with one of its texts",
         choices=SAMPLING,
     )
-    rare_texts: float = _option(
+    rare_texts: float = option(
         0.0,
         "with sampling=images: a text of m images is drawn with weight m ** -rare_texts",
         min=0,
         max=10,
     )
-    context_length: int = _option(
+    context_length: int = option(
         52, "number of ids at which texts are cut, including [CLS] and [SEP]", min=3
     )
-    raw_text: bool = _option(
+    raw_text: bool = option(
         False, "use texts unchanged, instead of lowercased with straight quotes"
     )
-    use_augment: bool = _option(False, "augment images with the policy 'photo'")
-    augment: str = _option("none", "how images are augmented", choices=POLICIES)
-    mask_ratio: float = _option(
+    use_augment: bool = option(False, "augment images with the policy 'photo'")
+    augment: str = option("none", "how images are augmented", choices=POLICIES)
+    mask_ratio: float = option(
         0.0, "share of an image's patches that training leaves out (FLIP)", min=0, below=1
     )
-    freeze_vision: bool = _option(False, "train only the text tower")
-    text_dropout: float = _option(0.1, "dropout in the text tower, as in BERT", min=0, below=1)
-    grad_checkpointing: bool = _option(
+    freeze_vision: bool = option(False, "train only the text tower")
+    text_dropout: float = option(0.1, "dropout in the text tower, as in BERT", min=0, below=1)
+    grad_checkpointing: bool = option(
         False, "recompute activations in the backward pass to save memory", free=True
     )
-    precision: str = _option(
+    precision: str = option(
         "fp32",
         "autocast to bf16, or to fp16 on GPUs; weights stay float32",
         choices=PRECISIONS,
     )
-    compile: bool = _option(False, "compile the model with torch.compile", free=True)
-    use_bn_sync: bool = _option(False, "synchronize batch norms across processes on GPUs")
-    ema_decay: float = _option(
+    compile: bool = option(False, "compile the model with torch.compile", free=True)
+    use_bn_sync: bool = option(False, "synchronize batch norms across processes on GPUs")
+    ema_decay: float = option(
         0.0,
         "validate and keep a moving average of the weights with this decay, such as 0.999",
         min=0,
         below=1,
     )
-    lora_rank: int = _option(0, "train only low-rank adapters of this rank (LoRA)", min=0)
-    lora_alpha: float = _option(16.0, "scale of LoRA's update, multiplied by 1 / lora_rank")
-    lora_dropout: float = _option(0.0, "dropout in LoRA's update", min=0, below=1)
-    teacher_model_name: str | None = _option(
+    lora_rank: int = option(0, "train only low-rank adapters of this rank (LoRA)", min=0)
+    lora_alpha: float = option(16.0, "scale of LoRA's update, multiplied by 1 / lora_rank")
+    lora_dropout: float = option(0.0, "dropout in LoRA's update", min=0, below=1)
+    teacher_model_name: str | None = option(
         None, "also learn the similarities of this larger Chinese-CLIP (distillation)"
     )
-    kd_loss_weight: float = _option(0.5, "weight of the distillation loss", min=0)
-    num_workers: int | None = _option(
+    kd_loss_weight: float = option(0.5, "weight of the distillation loss", min=0)
+    num_workers: int | None = option(
         None, "processes that read images; by default one per core, 8 at most", min=0, free=True
     )
-    valid_batch_size: int | None = _option(
+    valid_batch_size: int | None = option(
         None, "batch size in validation; by default batch_size", min=1, free=True
     )
-    valid_step_interval: int | None = _option(
-        None, "validate after every N steps", min=1, free=True
-    )
-    valid_epoch_interval: int = _option(
+    valid_step_interval: int | None = option(None, "validate after every N steps", min=1, free=True)
+    valid_epoch_interval: int = option(
         1, "validate after every N epochs; 0: only at the end", min=0, free=True
     )
-    save_step_frequency: int | None = _option(
+    save_step_frequency: int | None = option(
         None, "steps between saved states; by default one every five minutes", min=1, free=True
     )
-    log_interval: int = _option(10, "steps between lines of the log", min=1, free=True)
-    seed: int = _option(123, "seed of all random numbers", min=0, max=2**63 - 1)
-    device: str = _option("gpu", "gpu (the CPU if there is none), cpu, or cuda:N", free=True)
+    log_interval: int = option(10, "steps between lines of the log", min=1, free=True)
+    seed: int = option(123, "seed of all random numbers", min=0, max=2**63 - 1)
+    device: str = option("gpu", "gpu (the CPU if there is none), cpu, or cuda:N", free=True)
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -142,8 +127,7 @@ class TrainOptions:
         Raises:
             InvalidInputError, InputTypeError: a value cannot be used; the error names the option.
         """
-        for option in dataclasses.fields(self):
-            object.__setattr__(self, option.name, _checked(option, getattr(self, option.name)))
+        check_options(self)
         if self.use_augment and self.augment == "none":
             object.__setattr__(self, "augment", "photo")
         if self.rare_texts and self.sampling != "images":
@@ -153,8 +137,8 @@ class TrainOptions:
 
     def fixed(self) -> dict[str, Any]:
         """The options that may not change when a run is resumed."""
-        fixed = (option for option in dataclasses.fields(self) if not option.metadata.get("free"))
-        return {option.name: getattr(self, option.name) for option in fixed}
+        fixed = (one for one in dataclasses.fields(self) if not one.metadata.get("free"))
+        return {one.name: getattr(self, one.name) for one in fixed}
 
     @classmethod
     def read(cls, path: str | Path) -> dict[str, Any]:
@@ -198,44 +182,3 @@ def _parse_yaml(text: str) -> Any:
         fault = getattr(error, "problem", None) or first_line(error)
         line = None if mark is None else mark.line + 1
         raise InvalidInputError(f"cannot be read: {fault}", line=line) from error
-
-
-def type_of(name: str) -> tuple[type, bool]:
-    """An option's type, and whether it may be None."""
-    hint = typing.get_type_hints(TrainOptions)[name]
-    if isinstance(hint, types.UnionType):
-        kind = next(part for part in typing.get_args(hint) if part is not type(None))
-        return kind, True
-    return hint, False
-
-
-def _checked(option: dataclasses.Field[Any], value: Any) -> Any:
-    kind, optional = type_of(option.name)
-    if value is None and optional:
-        return None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind is float and isinstance(value, str):  # YAML reads 5e-5 as a string
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise InputTypeError(f"expected {kind.__name__}, got {value!r:.60}", item=option.name)
-    expected = _violated(option.metadata, value)
-    if expected is not None:
-        raise InvalidInputError(f"expected {expected}, got {value!r:.60}", item=option.name)
-    return value
-
-
-def _violated(rules: Mapping[str, Any], value: Any) -> str | None:
-    """The rule that a value violates, in words, or None."""
-    if "choices" in rules and value not in rules["choices"]:
-        return f"one of {', '.join(rules['choices'])}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "a finite number"
-    if "min" in rules and value < rules["min"]:
-        return f"{rules['min']} or more"
-    if "max" in rules and value > rules["max"]:
-        return f"{rules['max']} or less"
-    if "below" in rules and value >= rules["below"]:
-        return f"less than {rules['below']}"
-    return None

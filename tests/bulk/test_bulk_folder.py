@@ -147,15 +147,14 @@ def test_folders_of_earlier_versions_are_read(embed: Embed, photos: Path) -> Non
 def test_rebuilding_drops_what_cannot_be_mixed(embed: Embed, photos: Path) -> None:
     folder = embed(photos).output
     wanted = bulk.open_embeddings(folder).manifest
-    options = bulk.EmbedOptions()
     with locked(folder):
-        assert len(Store(folder, wanted, options, rebuild=True).known.intact) == 3
+        assert len(Store(folder, wanted, rebuild=True).earlier.intact) == 3
         other = replace(wanted, precision="bf16", shards=[])
         with pytest.raises(EmbeddingsError, match="precision: fp32 and bf16"):
-            Store(folder, other, options)
-        assert not Store(folder, other, options, rebuild=True).known.intact
+            Store(folder, other)
+        assert not Store(folder, other, rebuild=True).earlier.intact
     assert content_of(folder).keys() == {"unfinished.json"}
     (folder / "manifest.json").write_text("{")
     with locked(folder):
-        Store(folder, wanted, options, rebuild=True).finish()
+        Store(folder, wanted, rebuild=True).finish()
     assert bulk.open_embeddings(folder).rows == 0

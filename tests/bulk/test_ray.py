@@ -24,8 +24,7 @@ import pytest
 from cnclip import bulk, cache, pipeline
 from cnclip.assets import asset_path
 from cnclip.bulk import cluster as under_test
-from cnclip.bulk.items import Outcome
-from cnclip.bulk.sources import open_sources
+from cnclip.bulk.items import Outcome, open_sources
 from cnclip.datasets import write_split
 from cnclip.errors import DatasetError, DeviceError, EmbeddingsError, InvalidInputError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
@@ -211,7 +210,7 @@ def test_the_plan_keeps_no_images(tmp_path: Path, some: list[Path]) -> None:
         archive.write(tmp_path / "test_texts.jsonl", "test_texts.jsonl")
 
     def know(outcome: Outcome) -> None:
-        outcome.vector, outcome.known = np.zeros(8, np.float16), True
+        outcome.vector, outcome.restored = np.zeros(8, np.float16), True
 
     options = bulk.EmbedOptions(shard_items=100)
     task = under_test._Task(None, "fp32", under_test._Actors(1, 1, 0), options)  # type: ignore[arg-type]
@@ -228,7 +227,7 @@ def test_large_files_do_not_travel(
     outcomes = [Outcome.of(item) for item in open_sources(some).items()]
     read = under_test._read({"part": np.array([0]), "items": [under_test._pack(outcomes)]})
     found = [outcome.item.image for outcome in under_test._unpack(read["items"][0])]
-    travel = [image is not None and isinstance(image.source, bytes) for image in found]
+    travel = [image is not None and isinstance(image.origin, bytes) for image in found]
     assert travel == [path.stat().st_size <= limit for path in some]
     assert any(travel) and not all(travel)
     contents = [image and image.read() for image in found]

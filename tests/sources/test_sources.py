@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cnclip.bulk import open_recorded
-from cnclip.bulk.sources import open_sources
+from cnclip.bulk.items import open_sources
 from cnclip.datasets import ProblemKind, Problems, open_pairs, open_retrieval
 from cnclip.datasets.classification import ClassificationData
 from cnclip.errors import DatasetError, ImageError, Where
@@ -154,7 +154,7 @@ def test_a_zip_of_stored_tsv_is_read_at_random(folder: Path) -> None:
         archive.writestr("valid_texts.jsonl", '{"text_id": 1, "text": "字", "image_ids": [0]}')
     items = list(open_sources(folder / "a.zip").items())
     assert [item.id for item in items] == ["0", "1", "2"]
-    assert not any(isinstance(item.image.source, bytes) for item in items if item.image)
+    assert not any(isinstance(item.image.origin, bytes) for item in items if item.image)
     assert embedded(folder / "a.zip") == contents(folder / "a.zip") == [png(n) for n in range(3)]
 
 

@@ -1,19 +1,18 @@
-"""The files of a folder of embeddings: `manifest.json`, and two files per shard.
+"""A folder of embeddings: its manifest, its shards, and `Embeddings`, which reads them.
 
-The embeddings of a shard are a .npy file, which can be mapped into memory. Its Parquet file has a
-line per item. The same items give the same bytes, whenever they are written.
+`manifest.json` names the shards. The embeddings of a shard are a .npy file, which can be mapped
+into memory. Its Parquet file has a line per item. `store.py` writes the folder.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import itertools
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,18 +24,14 @@ from ..cache import remembered_sha256
 from ..errors import EmbeddingsError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..sources import pyarrow_modules
-from .items import Outcome
-from .options import DTYPES, KINDS, Kind
+from .items import ITEM_KINDS, ItemKind
 
+DTYPES = ("float16", "float32")
 FORMAT = 1
 MANIFEST = "manifest.json"
 # The manifest of a run that has not ended.
 UNFINISHED = "unfinished.json"
 SUFFIXES = ("npy", "parquet")
-_ITEM_COLUMNS = ("id", "path", "text", "size", "mtime_ns")
-_OUTCOME_COLUMNS = ("width", "height", "bytes", "error")
-# Digits of the checksum in a shard's name: 48 bits.
-_DIGITS = 12
 # Kinds as earlier versions wrote them.
 _FORMER_KINDS = {"pictures": "images"}
 
@@ -80,7 +75,7 @@ class Shard:
 class Manifest:
     """The content of `manifest.json`."""
 
-    kind: Kind
+    kind: ItemKind
     model: dict[str, Any]  # see model_identity
     precision: str
     dtype: str  # of the stored embeddings
@@ -162,7 +157,7 @@ def _manifest_of(value: dict[str, Any]) -> Manifest:
         if Path(shard.name).name != shard.name or shard.rows > shard.items:
             raise ValueError(shard.name)
     kind = _FORMER_KINDS.get(value["kind"], value["kind"])
-    if kind not in KINDS or value["dtype"] not in DTYPES:
+    if kind not in ITEM_KINDS or value["dtype"] not in DTYPES:
         raise ValueError(kind, value["dtype"])
     return Manifest(
         kind,
@@ -209,51 +204,6 @@ def schema() -> Any:
             ("error", arrow.string()),
         ]
     )
-
-
-def write_shard(
-    folder: Path, number: int, outcomes: Sequence[Outcome], manifest: Manifest, intact: set[str]
-) -> Shard:
-    """Write the files of a shard, unless it is one of the intact shards. It is added to them.
-
-    Raises:
-        OSError: a file cannot be written; names it.
-    """
-    vectors = [outcome.vector for outcome in outcomes if outcome.vector is not None]
-    rows = np.empty((len(vectors), manifest.model["embed_dim"]), manifest.dtype)
-    for row, vector in zip(rows, vectors, strict=True):
-        row[:] = vector
-    contents = dict(zip(SUFFIXES, (_npy(rows), _parquet(outcomes)), strict=True))
-    sums = {suffix: hashlib.sha256(content).hexdigest() for suffix, content in contents.items()}
-    both = hashlib.sha256("".join(sums[suffix] for suffix in SUFFIXES).encode()).hexdigest()
-    shard = Shard(f"{number:05}-{both[:_DIGITS]}", len(rows), len(outcomes), sums)
-    if shard.name not in intact:
-        for suffix, content in contents.items():
-            write_durably(path_of(folder, shard, suffix), content)
-        intact.add(shard.name)
-    return shard
-
-
-def _npy(rows: NDArray[Any]) -> bytes:
-    content = io.BytesIO()
-    np.save(content, rows)
-    return content.getvalue()
-
-
-def _parquet(outcomes: Sequence[Outcome]) -> bytes:
-    arrow, parquet = pyarrow_modules()
-    wanted = schema()
-    columns: dict[str, list[Any]] = {
-        name: [getattr(outcome.item, name) for outcome in outcomes] for name in _ITEM_COLUMNS
-    }
-    columns |= {name: [getattr(outcome, name) for outcome in outcomes] for name in _OUTCOME_COLUMNS}
-    rows = itertools.count()
-    columns["row"] = [None if outcome.vector is None else next(rows) for outcome in outcomes]
-    arrays = [arrow.array(columns[field.name], field.type) for field in wanted]
-    content = io.BytesIO()
-    table = arrow.Table.from_arrays(arrays, schema=wanted)
-    parquet.write_table(table, content, compression="zstd")
-    return content.getvalue()
 
 
 def path_of(folder: Path, shard: Shard, suffix: str) -> Path:
@@ -320,3 +270,129 @@ def _unreadable(path: Path, error: OSError) -> EmbeddingsError:
     if isinstance(error, FileNotFoundError):
         return EmbeddingsError("is missing", file=path)
     return EmbeddingsError(f"cannot be read: {first_line(error)}", file=path)
+
+
+class EmbeddingBatch(NamedTuple):
+    """The embeddings of a shard.
+
+    Attributes:
+        first_row: The number of the first among all rows.
+        vectors: Float16 or float32 [n, d], rows of unit length, memory-mapped.
+        lines: A pyarrow.Table with a line for each row: `row` (of `vectors`), `id`, `path`,
+            `text`, `width`, `height`, `bytes`, `size`, `mtime_ns`, `error` (null).
+    """
+
+    first_row: int
+    vectors: NDArray[Any]
+    lines: Any
+
+
+class Embeddings:
+    """A folder of embeddings that a finished run has written.
+
+    Methods that read files, `ids` and `paths` raise an EmbeddingsError that names a file which is
+    missing or damaged.
+
+    Attributes:
+        path: The folder.
+        manifest: The content of its `manifest.json`.
+        kind: The kind of the items: "images" or "texts".
+        model: The identity of the model, see `model_identity`.
+        precision: The precision of the model, such as "fp32".
+        dtype: The type of the embeddings: "float16" or "float32".
+        dim: Columns of the embeddings.
+        rows: The number of embeddings.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+        self.kind, self.model = manifest.kind, manifest.model
+        self.precision, self.dtype = manifest.precision, manifest.dtype
+        self.dim: int = manifest.model["embed_dim"]
+        self.rows = manifest.rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The rows' ids, distinct."""
+        return self._column("id")
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """The rows' files or URLs; of a path that is not UTF-8, the file: URL."""
+        return self._column("path")
+
+    def blocks(self) -> Iterator[EmbeddingBatch]:
+        """All rows, a shard at a time."""
+        first = 0
+        for shard in self.manifest.shards:
+            vectors = load_vectors(self.path, shard, self.manifest)
+            table = load_lines(self.path, shard)
+            yield EmbeddingBatch(first, vectors, self._with_rows(table, shard.name))
+            first += shard.rows
+
+    def failed(self) -> Iterator[tuple[str, str, str]]:
+        """(id, path, error) of the items that could not be embedded."""
+        for shard in self.manifest.shards:
+            table = load_lines(self.path, shard)
+            table = table.filter(table.column("row").is_null())
+            yield from zip(
+                *(table.column(name).to_pylist() for name in ("id", "path", "error")), strict=True
+            )
+
+    def check(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            EmbeddingsError: one is missing or damaged; names it.
+        """
+        for shard in self.manifest.shards:
+            check_shard(self.path, shard)
+
+    def _column(self, name: str) -> list[str]:
+        found: list[str] = []
+        for shard in self.manifest.shards:
+            table = self._with_rows(load_lines(self.path, shard), shard.name)
+            found += table.column(name).to_pylist()
+        return found
+
+    def _with_rows(self, table: Any, name: str) -> Any:
+        """The lines that have a row."""
+        table = table.filter(table.column("row").is_valid())
+        rows = table.column("row").to_pylist()
+        if rows != list(range(len(rows))):
+            path = self.path / f"{name}.parquet"
+            raise EmbeddingsError("damaged: its rows are not in order", file=path)
+        return table
+
+
+def open_embeddings(path: str | os.PathLike[str], *, check: bool = False) -> Embeddings:
+    """Open a folder of embeddings.
+
+    Args:
+        path: The folder, written by `cnclip embed` or `cnclip.bulk.embed`.
+        check: Read all files and compare them with their checksums.
+
+    Raises:
+        EmbeddingsError: it is not a folder of embeddings, not finished, or a file is missing or
+            damaged.
+        MissingExtraError: pyarrow is not installed; raised when lines are read.
+        OSError: it cannot be read.
+    """
+    folder = Path(path)
+    manifest = Manifest.read(folder / MANIFEST) if folder.is_dir() else None
+    if manifest is None:
+        if (folder / UNFINISHED).exists():
+            reason = "not finished: run the same `cnclip embed` again"
+            raise EmbeddingsError(reason, file=folder)
+        raise EmbeddingsError(f"not a folder of embeddings: it has no {MANIFEST}", file=folder)
+    for shard in manifest.shards:
+        for suffix in SUFFIXES:
+            if not path_of(folder, shard, suffix).exists():
+                raise EmbeddingsError("is missing", file=path_of(folder, shard, suffix))
+    found = Embeddings(folder, manifest)
+    if check:
+        found.check()
+    return found
