@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from ._checks import check_integer
 from ._files import directory_replaced_atomically, replaced_atomically
 from .archive import CHECKPOINT_SUFFIXES, SUFFIX, is_archive, read_archive
-from .checkpoints.files import CheckpointFiles, find_source
+from .checkpoints.files import CheckpointFiles, find_checkpoint
 from .errors import (
     CheckpointError,
     InvalidInputError,
     OutputDirectoryError,
     OutputExistsError,
 )
-from .models import find_model, origin_of, read_source
+from .models import find_model, origin_of, read_files
 
 if TYPE_CHECKING:
     from .checkpoints.checkpoint import Checkpoint, Hints
@@ -70,12 +70,12 @@ def convert(
     _check_target(target, to)
     hints = _hints(vision_head_width, text_head_width, vocabulary)
     path = find_model(source, revision)
-    found = None if is_archive(path) else find_source(path.resolve())
+    found = None if is_archive(path) else find_checkpoint(path.resolve())
     _check_source(path, found, target, to, hints)
     if found is None:
         _write_other(read_archived(path), path, target, to, allow_nonfinite)
         return target
-    checkpoint = read_source(found, hints)
+    checkpoint = read_files(found, hints)
     if to != "archive":
         _write_other(checkpoint, found.path, target, to, allow_nonfinite)
         return target

@@ -15,7 +15,7 @@ from . import cache
 from ._text import first_line
 from .archive import ArchiveInfo, is_archive, read_archive
 from .assets import asset_path
-from .checkpoints.files import CheckpointFiles, find_source
+from .checkpoints.files import CheckpointFiles, find_checkpoint
 from .errors import CheckpointError, InputTypeError, ModelNotFoundError
 from .hub import PREFIXES, download, parse_hub_name
 
@@ -89,16 +89,16 @@ def open_archive(
         info = read_archive(path)
         cache.check_once(path)
         return info
-    source = find_source(path.resolve())
-    origin = origin_of(source)
+    found = find_checkpoint(path.resolve())
+    origin = origin_of(found)
 
     def write(output: Path) -> None:
         from .checkpoints.archive import write_archive
 
-        logger.info("converting %s", source.path)
-        write_archive(read_source(source), output, source.path, origin)
+        logger.info("converting %s", found.path)
+        write_archive(read_files(found), output, found.path, origin)
 
-    return read_archive(cache.cached_archive(source.path.name, origin["digest"], write))
+    return read_archive(cache.cached_archive(found.path.name, origin["digest"], write))
 
 
 def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint:
@@ -120,13 +120,13 @@ def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     if is_archive(path):
         checkpoint = read_archived(path)
     else:
-        checkpoint = read_source(find_source(path.resolve()))
+        checkpoint = read_files(find_checkpoint(path.resolve()))
     check_weights(checkpoint, path)
     return checkpoint
 
 
-def read_source(source: CheckpointFiles, hints: Hints | None = None) -> Checkpoint:
-    """Read a checkpoint with the reader of its format; only cn_clip's needs hints.
+def read_files(found: CheckpointFiles, hints: Hints | None = None) -> Checkpoint:
+    """Read the files of a checkpoint with the reader of its format; only cn_clip's needs hints.
 
     Raises:
         CheckpointError: the checkpoint cannot be used; names the file or tensor.
@@ -136,16 +136,16 @@ def read_source(source: CheckpointFiles, hints: Hints | None = None) -> Checkpoi
     from .checkpoints.modelscope import read_modelscope
 
     try:
-        if source.format == "modelscope":
-            return read_modelscope(source)
-        if source.format == "huggingface":
-            return read_huggingface(source)
-        return read_cn_clip(source, hints)
+        if found.format == "modelscope":
+            return read_modelscope(found)
+        if found.format == "huggingface":
+            return read_huggingface(found)
+        return read_cn_clip(found, hints)
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {first_line(error)}", file=source.path) from error
+        raise CheckpointError(f"cannot be read: {first_line(error)}", file=found.path) from error
 
 
-def origin_of(source: CheckpointFiles) -> dict[str, str]:
+def origin_of(found: CheckpointFiles) -> dict[str, str]:
     """The facts that an archive records of its checkpoint: `format`, `name` and `digest`.
 
     The digest is a SHA-256 of the names and contents of the checkpoint's files.
@@ -154,9 +154,9 @@ def origin_of(source: CheckpointFiles) -> dict[str, str]:
         CheckpointError: a file cannot be read.
     """
     digest = hashlib.sha256()
-    for file in source.files:
+    for file in found.files:
         try:
             digest.update(f"{file.name}\0{cache.remembered_sha256(file)}\n".encode())
         except OSError as error:
             raise CheckpointError(f"cannot be read: {first_line(error)}", file=file) from error
-    return {"format": source.format, "name": source.path.name, "digest": digest.hexdigest()}
+    return {"format": found.format, "name": found.path.name, "digest": digest.hexdigest()}

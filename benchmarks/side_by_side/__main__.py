@@ -29,7 +29,7 @@ from processes import Worker, WorkerError, prepare, start_once
 
 from cnclip.benchmark import inputs, write_model_directory
 from cnclip.benchmark.machine import available_cores, describe_machine
-from cnclip.checkpoints.known import KNOWN_MODELS
+from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
 from cnclip.pipelines import pipeline
 
 # Name: the family, which decides on the interpreter. Engines that others need come first.
@@ -94,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--model", type=Path, help="a ModelScope model directory")
     model.add_argument(
-        "--random", choices=KNOWN_MODELS, default="ViT-B-16", help="random weights; %(default)s"
+        "--random", choices=PUBLISHED_SIZES, default="ViT-B-16", help="random weights; %(default)s"
     )
     add("--threads", type=int, default=available_cores(), help="default: %(default)s")
     add("--rounds", type=int, default=7, help="default: %(default)s")

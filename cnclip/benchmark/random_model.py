@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..archive import SUFFIX
 from ..checkpoints.files import WEIGHTS
-from ..checkpoints.known import KNOWN_MODELS
+from ..checkpoints.published_sizes import PUBLISHED_SIZES
 from ..convert import convert
 from ..errors import InvalidInputError
 
@@ -29,7 +29,7 @@ def random_archive(architecture: str) -> Iterator[Path]:
     """Make the archive of a random model; it is removed when the block ends.
 
     Args:
-        architecture: One of KNOWN_MODELS.
+        architecture: One of PUBLISHED_SIZES.
 
     Raises:
         InvalidInputError: the architecture is unknown.
@@ -47,22 +47,21 @@ def write_model_directory(architecture: str, directory: Path) -> None:
     """Write a ModelScope model directory with random weights, the same in every call.
 
     Args:
-        architecture: One of KNOWN_MODELS.
+        architecture: One of PUBLISHED_SIZES.
         directory: Created if it does not exist.
 
     Raises:
         InvalidInputError: the architecture is unknown.
         OSError: the directory cannot be written.
     """
-    if architecture not in KNOWN_MODELS:
-        known = ", ".join(KNOWN_MODELS)
+    if architecture not in PUBLISHED_SIZES:
+        known = ", ".join(PUBLISHED_SIZES)
         raise InvalidInputError(
             f"expected one of {known}, got {architecture!r}", item="architecture"
         )
-    from ..checkpoints.modelscope import write_modelscope
-    from ..checkpoints.scratch import sizes_of
+    from ..checkpoints.modelscope import untrained_checkpoint, write_modelscope
 
-    checkpoint = sizes_of(architecture)
+    checkpoint = untrained_checkpoint(architecture)
     directory.mkdir(parents=True, exist_ok=True)
     write_modelscope(replace(checkpoint, weights=_random_weights(checkpoint.config)), directory)
 

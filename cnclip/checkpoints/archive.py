@@ -31,7 +31,7 @@ from ..modeling.clip import ChineseClip, half_precision_names
 from ..modeling.config import ClipConfig, TextConfig, VisionConfig
 from ..modeling.lower import OPERATORS, lower
 from ..version import __version__
-from .checkpoint import FLOATS, Checkpoint, empty_model
+from .checkpoint import Checkpoint, Weights, check_tensors, empty_model
 from .config_file import ConfigFile, read_text_config, read_vision_config
 from .vocabulary import check_ids
 
@@ -44,7 +44,7 @@ _MAX_CODE = 1 << 20
 def write_archive(
     checkpoint: Checkpoint,
     output: Path,
-    source: Path,
+    file: Path,
     origin: dict[str, str],
     *,
     allow_nonfinite: bool = False,
@@ -55,7 +55,7 @@ def write_archive(
         checkpoint: The checkpoint. Its weights are removed from it, so that memory never holds all
             of them in two types.
         output: The file.
-        source: The checkpoint's file or directory, for messages.
+        file: The checkpoint's file or directory, for messages.
         origin: The result of `origin_of`, which the archive records.
         allow_nonfinite: Accept weights that are NaN or infinite.
 
@@ -63,73 +63,57 @@ def write_archive(
         CheckpointError: the weights do not fit the model; names the tensor.
         OSError: the file cannot be written.
     """
-    model = _build(checkpoint, source, allow_nonfinite)
-    metadata = _metadata(checkpoint, model, source) | {"source": origin}
+    model = _build(checkpoint, file, allow_nonfinite)
+    metadata = _metadata(checkpoint, model, file) | {"source": origin}
     _save(model, metadata, checkpoint.vocabulary, output)
 
 
-def check_weights(checkpoint: Checkpoint, source: Path, *, allow_nonfinite: bool = False) -> None:
+def check_weights(checkpoint: Checkpoint, file: Path, *, allow_nonfinite: bool = False) -> None:
     """Raise a CheckpointError if the weights do not fit the model."""
-    weights = _check_shapes(empty_model(checkpoint.config), checkpoint.weights, source)
+    weights = _fitting(empty_model(checkpoint.config), checkpoint.weights, file)
     if not allow_nonfinite:
-        _check_finite(weights, source)
-    _temperature(weights, source)
+        _check_finite(weights, file)
+    _temperature(weights, file)
 
 
-def _build(checkpoint: Checkpoint, source: Path, allow_nonfinite: bool) -> ChineseClip:
+def _build(checkpoint: Checkpoint, file: Path, allow_nonfinite: bool) -> ChineseClip:
     """The model with the checkpoint's weights, each of the type that the archive stores."""
     model = empty_model(checkpoint.config)
-    weights = _check_shapes(model, checkpoint.weights, source)
+    weights = _fitting(model, checkpoint.weights, file)
     checkpoint.weights.clear()  # so that each tensor is freed once it is converted
     if checkpoint.rounds_to_half:
         for name in half_precision_names(model):
             weights[name] = weights[name].half()
     if not allow_nonfinite:
-        _check_finite(weights, source)
+        _check_finite(weights, file)
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 
 
-def _check_shapes(
-    model: ChineseClip, weights: dict[str, torch.Tensor], source: Path
-) -> dict[str, torch.Tensor]:
-    """The weights of the model; raises a CheckpointError that names tensors that do not fit."""
+def _fitting(model: ChineseClip, weights: Weights, file: Path) -> Weights:
+    """The weights of the model in float16 or float32."""
     wanted = model.state_dict()
     # BatchNorm counts training batches; embedding does not use the counts.
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-    problems = [f"no tensor {name}" for name in wanted.keys() - weights.keys() - counters]
-    problems += [
-        f"a tensor {name} that this architecture does not have"
-        for name in weights.keys() - wanted.keys()
-    ]
-    checked = {name: torch.zeros((), dtype=torch.long) for name in counters}
-    for name in wanted.keys() & weights.keys() - counters:
-        expected, found = tuple(wanted[name].shape), tuple(weights[name].shape)
-        if expected != found:
-            problems.append(f"{name} of shape {list(found)}, expected {list(expected)}")
-        elif weights[name].dtype not in FLOATS or weights[name].layout != torch.strided:
-            problems.append(f"{name} of type {weights[name].dtype}, expected dense floats")
-        else:
-            half = weights[name].dtype == torch.float16
-            checked[name] = weights[name] if half else weights[name].float()
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise CheckpointError(
-            f"the checkpoint has {'; '.join(sorted(problems)[:5])}{more}", file=source
-        )
-    return checked
+    counters = [name for name in wanted if name.endswith("num_batches_tracked")]
+    shapes = {name: tensor.shape for name, tensor in wanted.items()}
+    check_tensors(weights, shapes, file, optional=counters)
+    fitting = {name: torch.zeros((), dtype=torch.long) for name in counters}
+    for name in wanted.keys() - fitting.keys():
+        half = weights[name].dtype == torch.float16
+        fitting[name] = weights[name] if half else weights[name].float()
+    return fitting
 
 
-def _temperature(weights: dict[str, torch.Tensor], source: Path) -> float:
+def _temperature(weights: Weights, file: Path) -> float:
     """The divisor of similarities before a softmax."""
     logit_scale = weights["logit_scale"].float()
     temperature = float(1.0 / logit_scale.exp())
     if not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
-        raise CheckpointError(f"logit_scale {float(logit_scale):g} is out of range", file=source)
+        raise CheckpointError(f"logit_scale {float(logit_scale):g} is out of range", file=file)
     return temperature
 
 
-def _check_finite(weights: dict[str, torch.Tensor], source: Path) -> None:
+def _check_finite(weights: Weights, file: Path) -> None:
     """Raise a CheckpointError that names a tensor with NaN or infinite values.
 
     In fp32 embeddings would be NaN; quantised, they would be wrong without notice.
@@ -138,14 +122,12 @@ def _check_finite(weights: dict[str, torch.Tensor], source: Path) -> None:
         if not tensor.is_floating_point() or tensor.numel() == 0:
             continue
         if not all(bool(extreme.isfinite()) for extreme in tensor.aminmax()):
-            raise CheckpointError(
-                f"{name} has NaN or infinite values as {tensor.dtype}", file=source
-            )
+            raise CheckpointError(f"{name} has NaN or infinite values as {tensor.dtype}", file=file)
 
 
-def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[str, Any]:
+def _metadata(checkpoint: Checkpoint, model: ChineseClip, file: Path) -> dict[str, Any]:
     config = checkpoint.config
-    check_ids(_core.Tokenizer(checkpoint.vocabulary), config.text.vocab_size, source)
+    check_ids(_core.Tokenizer(checkpoint.vocabulary), config.text.vocab_size, file)
     stored = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
     return {
         "format": FORMAT_VERSION,
@@ -154,7 +136,7 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, source: Path) -> dict[
         "embed_dim": config.embed_dim,
         "image_resolution": config.vision.resolution,
         "context_length": min(CONTEXT_LENGTH, config.text.max_positions),
-        "temperature": _temperature(model.state_dict(), source),
+        "temperature": _temperature(model.state_dict(), file),
         "mean": checkpoint.mean,
         "std": checkpoint.std,
         "parameters": sum(value.numel() for value in model.parameters()),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -11,10 +13,9 @@ from ..modeling.clip import ChineseClip
 from ..modeling.config import CLIP_MEAN, CLIP_STD, ClipConfig
 
 Weights = dict[str, torch.Tensor]
-NamedTensor = tuple[str, torch.Tensor]
 
 # Not float8: the operators that are used here do not convert it.
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,34 @@ def empty_model(config: ClipConfig) -> ChineseClip:
     """The model of a configuration, on the meta device: without memory for its weights."""
     with torch.device("meta"):
         return ChineseClip(config)
+
+
+def check_tensors(
+    weights: Weights,
+    shapes: Mapping[str, Sequence[int]],
+    file: Path,
+    optional: Collection[str] = (),
+) -> None:
+    """Raise a CheckpointError that names tensors which are missing, unknown or do not fit.
+
+    Args:
+        weights: The tensors of a file or directory.
+        shapes: The shapes that they must have.
+        file: The file or directory, for messages.
+        optional: Names of tensors that may be missing, and are not checked.
+    """
+    problems = [f"no tensor {name}" for name in shapes.keys() - weights.keys() - set(optional)]
+    problems += [
+        f"a tensor {name} that this architecture does not have"
+        for name in weights.keys() - shapes.keys()
+    ]
+    for name in shapes.keys() & weights.keys() - set(optional):
+        expected, value = list(shapes[name]), weights[name]
+        if list(value.shape) != expected:
+            problems.append(f"{name} of shape {list(value.shape)}, expected {expected}")
+        elif value.dtype not in _FLOATS or value.layout != torch.strided:
+            problems.append(f"{name} of type {value.dtype}, expected dense floats")
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        found = "; ".join(sorted(problems)[:5])
+        raise CheckpointError(f"the checkpoint has {found}{more}", file=file)

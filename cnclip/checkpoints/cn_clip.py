@@ -14,27 +14,27 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from ..archive import MAX_RESOLUTION
 from ..errors import CheckpointError
 from ..modeling.config import ClipConfig, TextConfig, VisionConfig
-from .checkpoint import Checkpoint, Hints, NamedTensor, Weights
+from .checkpoint import Checkpoint, Hints, Weights
 from .config_file import MAX_LAYERS, MAX_SIZE
 from .files import CheckpointFiles
-from .known import KNOWN_MODELS
 from .modelscope import with_pooler, without_pooler
+from .published_sizes import PUBLISHED_SIZES
 from .tensors import by_name, read_tensors, write_pickle
-from .vocabulary import tokenizer_of
+from .vocabulary import PUBLISHED_VOCABULARY, tokenizer_of
 
 logger = logging.getLogger("cnclip")
 
-# The vocabulary of Chinese BERT, which all published models use.
-PUBLISHED_VOCABULARY = Path(__file__).with_name("vocab.txt")
 _USUAL_HEAD_WIDTHS = (64, 80)
 
 _FUSED = re.compile(r"(bert\.encoder\.layer\.\d+\.attention)\.self\.(Wqkv|out_proj)\.(\w+)")
 
 
-def read_cn_clip(source: CheckpointFiles, hints: Hints | None = None) -> Checkpoint:
+def read_cn_clip(found: CheckpointFiles, hints: Hints | None = None) -> Checkpoint:
     """Read a `.pt` file of cn_clip.
 
     Raises:
@@ -45,25 +45,20 @@ def read_cn_clip(source: CheckpointFiles, hints: Hints | None = None) -> Checkpo
     vocabulary = hints.vocabulary
     if vocabulary is None:
         vocabulary = PUBLISHED_VOCABULARY.read_bytes()
-    tokenizer = tokenizer_of(vocabulary, source.path)
-    named = _plain_names(source.path, read_tensors(source.weights))
-    weights = without_pooler(by_name(source.path, named))
-    config = _Shapes(source.path, weights).config(tokenizer.pad_id, hints)
+    tokenizer = tokenizer_of(vocabulary, found.path)
+    named = _plain_names(found.path, read_tensors(found.weights))
+    weights = without_pooler(by_name(found.path, named))
+    config = _Shapes(found.path, weights).config(tokenizer.pad_id, hints)
     if config.text.vocab_size != tokenizer.size:
         raise CheckpointError(
             f"the word embedding has {config.text.vocab_size} rows, the vocabulary "
             f"{tokenizer.size} entries; pass the model's vocab.txt with --vocabulary",
-            file=source.path,
+            file=found.path,
         )
-    return Checkpoint(
-        config=config,
-        weights=weights,
-        vocabulary=vocabulary,
-        rounds_to_half=True,
-    )
+    return Checkpoint(config, weights, vocabulary, rounds_to_half=True)
 
 
-def _plain_names(path: Path, weights: Weights) -> Iterator[NamedTensor]:
+def _plain_names(path: Path, weights: Weights) -> Iterator[tuple[str, torch.Tensor]]:
     """Weights by their names without flash attention."""
     for name, value in weights.items():
         match = _FUSED.fullmatch(name)
@@ -131,7 +126,7 @@ class _Shapes:
         text_head_width = self._head_width("text", text_width, None, hints.text_head_width)
         known = {
             (one.vision.layers, one.vision.width): one.vision.head_width
-            for one in KNOWN_MODELS.values()
+            for one in PUBLISHED_SIZES.values()
         }.get((vision.layers, vision.width))
         head_width = self._head_width(
             "vision", vision.feature_width, known, hints.vision_head_width

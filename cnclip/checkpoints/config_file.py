@@ -22,6 +22,8 @@ MAX_SIZE = 1 << 24
 MAX_LAYERS = 1000
 # Bytes of a configuration file; the published ones have a few kB.
 _MAX_FILE = 1 << 24
+# Other names of activations, those of Hugging Face.
+_ALIASES = {"silu": "swish"}
 
 
 def read_small(path: Path, at_most: int) -> bytes:
@@ -74,14 +76,12 @@ class ConfigFile:
         self.values = read_json(file) if values is None else values
         self.member = member
 
-    def part(self, key: str) -> ConfigFile:
-        """The object under a key; empty if there is none."""
+    def part(self, key: str, defaults: Mapping[str, Any] | None = None) -> ConfigFile:
+        """The object under a key, with the defaults of missing values; it may be missing."""
         values = self.values.get(key)
-        if values is None:
-            values = {}
-        if not isinstance(values, dict):
+        if not isinstance(values, dict | None):
             raise self.error(key, "an object")
-        return ConfigFile(self.file, values, self._place(key))
+        return ConfigFile(self.file, {**(defaults or {}), **(values or {})}, self._place(key))
 
     def error(self, key: str, expected: str) -> CheckpointError:
         """The error of a wrong value."""
@@ -115,9 +115,9 @@ class ConfigFile:
             raise self.error(key, "an integer or four of them")
         return value[0], value[1], value[2], value[3]
 
-    def divisor(self, key: str, of: int, default: int | None = None) -> int:
+    def divisor(self, key: str, of: int) -> int:
         """An integer that divides a width, such as the number of attention heads."""
-        value = self.size(key, default)
+        value = self.size(key)
         if of % value:
             raise self.error(key, f"a divisor of {of}")
         return value
@@ -126,13 +126,6 @@ class ConfigFile:
         """Refuse a setting that would change the results; it may be missing."""
         if key in self.values and self.values[key] not in expected:
             raise self.error(key, " or ".join(map(str, expected)))
-
-    def one_of(self, key: str, known: tuple[str, ...], default: str) -> str:
-        """One of the known words."""
-        value = self.values.get(key, default)
-        if value not in known:
-            raise self.error(key, f"one of {', '.join(known)}")
-        return str(value)
 
 
 def read_vision_config(values: ConfigFile, keys: Mapping[str, str]) -> VisionConfig:
@@ -170,6 +163,9 @@ def read_text_config(values: ConfigFile, keys: Mapping[str, str]) -> TextConfig:
         CheckpointError: a size is missing or invalid.
     """
     width = values.size(keys["width"])
+    activation = values.values.get(keys["activation"], "gelu")
+    if activation not in (*ACTIVATIONS, *_ALIASES):
+        raise values.error(keys["activation"], f"one of {', '.join((*ACTIVATIONS, *_ALIASES))}")
     return TextConfig(
         vocab_size=values.size(keys["vocab_size"]),
         width=width,
@@ -178,5 +174,5 @@ def read_text_config(values: ConfigFile, keys: Mapping[str, str]) -> TextConfig:
         intermediate_width=values.size(keys["intermediate_width"]),
         max_positions=values.size(keys["max_positions"]),
         type_vocab_size=values.size(keys["type_vocab_size"]),
-        activation=values.one_of(keys["activation"], ACTIVATIONS, "gelu"),
+        activation=_ALIASES.get(activation, activation),
     )

@@ -39,7 +39,7 @@ class CheckpointFiles:
     weights: tuple[Path, ...]  # those of `files` that hold tensors, and their index
 
 
-def find_source(path: Path) -> CheckpointFiles:
+def find_checkpoint(path: Path) -> CheckpointFiles:
     """The checkpoint at a path: a model directory, or a file of cn_clip.
 
     Raises:
@@ -47,12 +47,12 @@ def find_source(path: Path) -> CheckpointFiles:
             file of weights in torch's format.
     """
     try:
-        source = _find(path)
-        for file in source.weights:
+        found = _find(path)
+        for file in found.weights:
             _check_zip(file)  # before all of it is read
     except OSError as error:
         raise CheckpointError(f"cannot be read: {first_line(error)}", file=path) from error
-    return source
+    return found
 
 
 def _find(path: Path) -> CheckpointFiles:

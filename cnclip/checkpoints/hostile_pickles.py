@@ -58,7 +58,7 @@ def check_pickles(path: Path, file: IO[bytes], is_zip: bool) -> None:
         raise CheckpointError(reason, file=path) from error
 
 
-def check_pickle(source: bytes | IO[bytes]) -> None:
+def check_pickle(content: bytes | IO[bytes]) -> None:
     """Check one pickle.
 
     A tuple that has the same tuple twice, which has another one twice, and so on, needs few bytes,
@@ -74,7 +74,7 @@ def check_pickle(source: bytes | IO[bytes]) -> None:
     marks: list[int] = []
     stored: dict[Any, int] = {}
     start: int | None = None
-    for code, argument, position in pickletools.genops(source):
+    for code, argument, position in pickletools.genops(content):
         start = position if start is None else start
         if (position or 0) - (start or 0) > _MAX_PICKLE:
             raise pickle.UnpicklingError(f"a pickle has more than {_MAX_PICKLE} bytes")

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,15 @@ import torch
 
 from .._text import first_line
 from ..archive import DEVIATIONS, MAX_RESOLUTION, MEANS
-from ..errors import CheckpointError
-from ..modeling.config import ACTIVATIONS, CLIP_MEAN, CLIP_STD, ClipConfig, TextConfig, VisionConfig
-from .checkpoint import FLOATS, Checkpoint, NamedTensor, Weights, empty_model
-from .config_file import MAX_LAYERS, ConfigFile
+from ..errors import CheckpointError, MissingExtraError
+from ..modeling.config import CLIP_MEAN, CLIP_STD, ClipConfig, VisionConfig
+from .checkpoint import Checkpoint, Weights, check_tensors, empty_model
+from .config_file import MAX_LAYERS, ConfigFile, read_text_config
 from .files import (
     CONFIG,
     INDEX_SUFFIX,
     PREPROCESSOR_CONFIG,
     SAFETENSORS,
-    SAFETENSORS_SUFFIX,
     TOKENIZER,
     VOCABULARY,
     CheckpointFiles,
@@ -32,7 +32,58 @@ from .files import (
 from .tensors import read_tensors, write_safetensors
 from .vocabulary import read_vocabulary, tokenizer_of
 
-_ACTIVATIONS = {name: name for name in ACTIVATIONS} | {"silu": "swish"}
+# Keys of config.json, by the fields of VisionConfig and TextConfig.
+_VISION_KEYS = {
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "resolution": "image_size",
+    "patch_size": "patch_size",
+}
+_TEXT_KEYS = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "intermediate_width": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "max_positions": "max_position_embeddings",
+    "type_vocab_size": "type_vocab_size",
+    "activation": "hidden_act",
+}
+# transformers' values of missing keys.
+_DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
+_VISION_DEFAULTS = _DEFAULTS | {"image_size": 224, "patch_size": 32}
+_TEXT_DEFAULTS = _DEFAULTS | {
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+}
+# The settings that the towers and the core's preprocessing have.
+_VISION_SETTINGS = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_TEXT_SETTINGS = {"layer_norm_eps": 1e-12}
+_IMAGE_SETTINGS = {"do_resize": True, "resample": 3, "do_rescale": True}
+
+# Parts of cn_clip's names, and what transformers has in their place; applied in this order.
+_RENAMED = {
+    "visual.transformer.resblocks": "vision_model.encoder.layers",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.conv1": "vision_model.embeddings.patch_embedding",
+    "visual.ln_pre": "vision_model.pre_layrnorm",
+    "visual.ln_post": "vision_model.post_layernorm",
+    "visual.proj": "visual_projection.weight",
+    "text_projection": "text_projection.weight",
+    "bert.": "text_model.",
+    ".attn.": ".self_attn.",
+    ".ln_": ".layer_norm",
+    ".c_fc": ".fc1",
+    ".c_proj": ".fc2",
+}
 # Tensors that no computation needs: positions counted from 0, and BERT's pooler.
 _UNUSED = (
     "position_ids",
@@ -47,7 +98,7 @@ _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SHARD_BYTES = 500_000_000
 
 
-def read_huggingface(source: CheckpointFiles) -> Checkpoint:
+def read_huggingface(found: CheckpointFiles) -> Checkpoint:
     """Read a directory that `ChineseCLIPModel.from_pretrained` opens.
 
     Raises:
@@ -55,54 +106,39 @@ def read_huggingface(source: CheckpointFiles) -> Checkpoint:
         VocabularyError: the vocabulary cannot be used.
         MissingExtraError: safetensors is not installed.
     """
-    vocabulary = _read_vocabulary(source.path)
-    pad_id = tokenizer_of(vocabulary, source.path).pad_id
-    config = _read_config(source.path / CONFIG, pad_id)
-    mean, std = _read_preprocessor(source.path / PREPROCESSOR_CONFIG, config.vision.resolution)
-    return Checkpoint(
-        config=config,
-        weights=_from_huggingface(read_tensors(source.weights), config, source.path),
-        vocabulary=vocabulary,
-        rounds_to_half=False,
-        mean=mean,
-        std=std,
-    )
+    vocabulary = _read_vocabulary(found.path)
+    pad_id = tokenizer_of(vocabulary, found.path).pad_id
+    config = _read_config(found.path / CONFIG, pad_id)
+    mean, std = _read_preprocessor(found.path / PREPROCESSOR_CONFIG, config.vision.resolution)
+    weights = _from_huggingface(read_tensors(found.weights), config, found.path)
+    return Checkpoint(config, weights, vocabulary, rounds_to_half=False, mean=mean, std=std)
 
 
 def _read_config(path: Path, pad_id: int) -> ClipConfig:
-    """The configuration, with transformers' defaults for missing values."""
     values = ConfigFile(path)
     if values.values.get("model_type", "chinese_clip") != "chinese_clip":
         raise values.error("model_type", "'chinese_clip'")
-    vision, text = values.part("vision_config"), values.part("text_config")
-    width, text_width = vision.size("hidden_size", 768), text.size("hidden_size", 768)
-    if vision.size("intermediate_size", 3072) != 4 * width:
+    vision = values.part("vision_config", _VISION_DEFAULTS)
+    text = values.part("text_config", _TEXT_DEFAULTS)
+    width = vision.size("hidden_size")
+    if vision.size("intermediate_size") != 4 * width:
         raise vision.error("intermediate_size", f"{4 * width}, four times the width")
-    vision.one_of("hidden_act", ("quick_gelu",), "quick_gelu")
-    vision.expect("layer_norm_eps", 1e-5)
+    for part, settings in ((vision, _VISION_SETTINGS), (text, _TEXT_SETTINGS)):
+        for key, value in settings.items():
+            part.expect(key, value)
     vision.expect("num_channels", 3)
-    text.expect("layer_norm_eps", 1e-12)
     text.expect("position_embedding_type", "absolute")
-    resolution = vision.size("image_size", 224, at_most=MAX_RESOLUTION)
+    resolution = vision.size("image_size", at_most=MAX_RESOLUTION)
     return ClipConfig(
         embed_dim=values.size("projection_dim", 512),
         vision=VisionConfig(
             resolution=resolution,
-            layers=vision.size("num_hidden_layers", 12, at_most=MAX_LAYERS),
+            layers=vision.size("num_hidden_layers", at_most=MAX_LAYERS),
             width=width,
-            patch_size=vision.size("patch_size", 32, at_most=resolution),
-            head_width=width // vision.divisor("num_attention_heads", of=width, default=12),
+            patch_size=vision.size("patch_size", at_most=resolution),
+            head_width=width // vision.divisor("num_attention_heads", of=width),
         ),
-        text=TextConfig(
-            vocab_size=text.size("vocab_size", 30522),
-            width=text_width,
-            layers=text.size("num_hidden_layers", 12, at_most=MAX_LAYERS),
-            heads=text.divisor("num_attention_heads", of=text_width, default=12),
-            intermediate_width=text.size("intermediate_size", 3072),
-            max_positions=text.size("max_position_embeddings", 512),
-            type_vocab_size=text.size("type_vocab_size", 2),
-            activation=_ACTIVATIONS[text.one_of("hidden_act", tuple(_ACTIVATIONS), "gelu")],
-        ),
+        text=read_text_config(text, _TEXT_KEYS),
         pad_id=pad_id,
     )
 
@@ -164,9 +200,8 @@ def _read_preprocessor(path: Path, resolution: int) -> tuple[Channels, Channels]
     values = ConfigFile(path)
     square = {"height": resolution, "width": resolution}
     values.expect("size", square, resolution, None)
-    values.expect("do_resize", True)
-    values.expect("resample", 3)
-    values.expect("do_rescale", True)
+    for key, value in _IMAGE_SETTINGS.items():
+        values.expect(key, value)
     values.expect("rescale_factor", 1 / 255)
     values.expect("do_normalize", True, False)
     crops = values.values.get("do_center_crop", "crop_size" in values.values)
@@ -192,102 +227,39 @@ def _channels(values: ConfigFile, key: str, default: Channels) -> Channels:
     return float(found[0]), float(found[1]), float(found[2])
 
 
-# Names
-
-
-def _names(config: ClipConfig) -> dict[str, tuple[str, ...]]:
-    """The names of tensors in transformers, by cn_clip's names.
-
-    cn_clip stacks the three tensors of queries, keys and values in one.
-    """
-    single = {
-        "logit_scale": "logit_scale",
-        "text_projection": "text_projection.weight",
-        "visual.proj": "visual_projection.weight",
-        "visual.class_embedding": "vision_model.embeddings.class_embedding",
-        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-    }
-    for table in ("word", "position", "token_type"):
-        name = f"embeddings.{table}_embeddings.weight"
-        single[f"bert.{name}"] = f"text_model.{name}"
-    pairs = {
-        "visual.ln_pre": "vision_model.pre_layrnorm",
-        "visual.ln_post": "vision_model.post_layernorm",
-        "bert.embeddings.LayerNorm": "text_model.embeddings.LayerNorm",
-    }
-    stacked: dict[str, tuple[str, ...]] = {}
-    assert isinstance(config.vision.layers, int)
-    for i in range(config.vision.layers):
-        ours, theirs = f"visual.transformer.resblocks.{i}.", f"vision_model.encoder.layers.{i}."
-        pairs |= {
-            ours + "ln_1": theirs + "layer_norm1",
-            ours + "ln_2": theirs + "layer_norm2",
-            ours + "mlp.c_fc": theirs + "mlp.fc1",
-            ours + "mlp.c_proj": theirs + "mlp.fc2",
-            ours + "attn.out_proj": theirs + "self_attn.out_proj",
-        }
-        for kind in ("weight", "bias"):
-            parts = tuple(f"{theirs}self_attn.{part}_proj.{kind}" for part in "qkv")
-            stacked[f"{ours}attn.in_proj_{kind}"] = parts
-    for i in range(config.text.layers):
-        for part in (
-            "attention.self.query",
-            "attention.self.key",
-            "attention.self.value",
-            "attention.output.dense",
-            "attention.output.LayerNorm",
-            "intermediate.dense",
-            "output.dense",
-            "output.LayerNorm",
-        ):
-            pairs[f"bert.encoder.layer.{i}.{part}"] = f"text_model.encoder.layer.{i}.{part}"
-    for ours, theirs in pairs.items():
-        single |= {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in ("weight", "bias")}
-    return {ours: (theirs,) for ours, theirs in single.items()} | stacked
+def _names(ours: str) -> list[str]:
+    """A tensor's names in transformers, which has queries, keys and values in three tensors."""
+    theirs = ours
+    for part, replacement in _RENAMED.items():
+        theirs = theirs.replace(part, replacement)
+    if "in_proj_" not in theirs:
+        return [theirs]
+    return [theirs.replace("in_proj_", f"{part}_proj.") for part in "qkv"]
 
 
 def _from_huggingface(weights: Weights, config: ClipConfig, path: Path) -> Weights:
-    left = {name: value for name, value in weights.items() if not name.endswith(_UNUSED)}
+    used = {name: value for name, value in weights.items() if not name.endswith(_UNUSED)}
+    model = empty_model(config)
+    shapes = {name: value.shape for name, value in _views(model.state_dict()).items()}
+    check_tensors(used, shapes, path)  # before anything is computed from them
     found: Weights = {}
-    model = empty_model(config).state_dict()
-    for ours, parts in _names(config).items():
-        missing = [name for name in parts if name not in left]
-        if missing:
-            raise CheckpointError(f"the checkpoint has no tensor {missing[0]}", file=path)
-        tensors = [left.pop(name) for name in parts]
-        # Check them before anything is computed from them.
-        wanted = list(model[ours].shape)
-        if len(parts) > 1:
-            wanted[0] //= len(parts)
-        if ours in _TRANSPOSED:
-            wanted.reverse()
-        for name, tensor in zip(parts, tensors, strict=True):
-            if list(tensor.shape) != wanted or tensor.dtype not in FLOATS:
-                raise CheckpointError(
-                    f"the checkpoint has {name} of shape {list(tensor.shape)} and type "
-                    f"{tensor.dtype}, expected {wanted} and floats of 16 to 64 bits",
-                    file=path,
-                )
+    for ours in model.state_dict():
+        tensors = [used.pop(name) for name in _names(ours)]
         value = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         found[ours] = value.t().contiguous() if ours in _TRANSPOSED else value
-    if left:
-        raise CheckpointError(
-            f"the checkpoint has a tensor {min(left)} that this architecture does not have",
-            file=path,
-        )
     return found
 
 
-def _to_huggingface(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[NamedTensor]:
-    for ours, parts in _names(checkpoint.config).items():
-        value = checkpoint.weights[ours].to(dtype)
+def _views(weights: Weights) -> Weights:
+    """Views of tensors with cn_clip's names, by transformers' names."""
+    views: Weights = {}
+    for ours, value in weights.items():
+        names = _names(ours)
+        parts = value.chunk(len(names)) if len(names) > 1 else [value]
+        views |= dict(zip(names, parts, strict=True))
         if ours in _TRANSPOSED:
-            value = value.t()
-        values = value.chunk(len(parts)) if len(parts) > 1 else [value]
-        for name, part in zip(parts, values, strict=True):
-            # A copy, because safetensors refuses tensors that share memory.
-            yield name, part.clone(memory_format=torch.contiguous_format)
+            views[names[0]] = value.t()
+    return views
 
 
 def write_huggingface(checkpoint: Checkpoint, directory: Path) -> None:
@@ -296,52 +268,45 @@ def write_huggingface(checkpoint: Checkpoint, directory: Path) -> None:
     Raises:
         CheckpointError: a ResNet, which transformers does not have.
         OSError: a file cannot be written.
-        MissingExtraError: safetensors is not installed.
+        MissingExtraError: huggingface_hub or safetensors is not installed.
     """
     if not isinstance(checkpoint.config.vision.layers, int):
         raise CheckpointError("Hugging Face's format has no ResNet vision tower")
     # One type for all tensors, as transformers loads them: the widest of theirs.
-    dtype = torch.float16
-    for value in checkpoint.weights.values():
-        dtype = torch.promote_types(dtype, value.dtype)
+    types = (value.dtype for value in checkpoint.weights.values())
+    dtype = functools.reduce(torch.promote_types, types, torch.float16)
     name_of_dtype = str(dtype).removeprefix("torch.")
     for name, content in _config_files(checkpoint, name_of_dtype).items():
-        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        _write_json(content, directory / name)
     (directory / VOCABULARY).write_bytes(checkpoint.vocabulary)
-    _write_shards(_to_huggingface(checkpoint, dtype), directory)
+    _write_shards(_views(checkpoint.weights), dtype, directory)
 
 
-def _write_shards(weights: Iterator[NamedTensor], directory: Path) -> None:
-    """Write tensors as transformers does, with one shard in memory at a time."""
-    shards: list[list[str]] = []
-    size = 0
-    for shard in _grouped(weights, SHARD_BYTES):
-        write_safetensors(shard, directory / f"{len(shards)}{SAFETENSORS_SUFFIX}")
-        shards.append(list(shard))
-        size += sum(value.nbytes for value in shard.values())
-    if len(shards) == 1:
-        (directory / f"0{SAFETENSORS_SUFFIX}").rename(directory / SAFETENSORS)
-        return
-    places: dict[str, str] = {}
-    for i, names in enumerate(shards):
-        file = f"model-{i + 1:05}-of-{len(shards):05}{SAFETENSORS_SUFFIX}"
-        (directory / f"{i}{SAFETENSORS_SUFFIX}").rename(directory / file)
-        places |= dict.fromkeys(names, file)
-    index = {"metadata": {"total_size": size}, "weight_map": places}
-    path = directory / (SAFETENSORS + INDEX_SUFFIX)
-    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+def _write_shards(weights: Weights, dtype: torch.dtype, directory: Path) -> None:
+    """Write tensors as transformers does, with copies of one shard in memory at a time."""
+    try:
+        from huggingface_hub import split_torch_state_dict_into_shards
+    except ImportError as error:
+        raise MissingExtraError("huggingface", "huggingface_hub") from error
+    # Without memory, and each by itself: tensors that share memory would be in the same shard.
+    sizes = {
+        name: torch.empty(value.shape, dtype=dtype, device="meta")
+        for name, value in weights.items()
+    }
+    plan = split_torch_state_dict_into_shards(sizes, max_shard_size=SHARD_BYTES)
+    for file, names in plan.filename_to_tensors.items():
+        # Copies, because safetensors refuses tensors that share memory.
+        copies = {
+            name: torch.empty_like(sizes[name], device="cpu").copy_(weights[name]) for name in names
+        }
+        write_safetensors(copies, directory / file)
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        _write_json(index, directory / (SAFETENSORS + INDEX_SUFFIX))
 
 
-def _grouped(weights: Iterator[NamedTensor], max_bytes: int) -> Iterator[Weights]:
-    group: Weights = {}
-    size = 0
-    for name, value in weights:
-        if group and size + value.nbytes > max_bytes:
-            yield group
-            group, size = {}, 0
-        group[name] = value
-        size += value.nbytes
-    yield group
+def _write_json(content: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _config_files(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str, Any]]:
@@ -354,42 +319,27 @@ def _config_files(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str, Any
         "torch_dtype": dtype,
         "vision_config": {
             "model_type": "chinese_clip_vision_model",
-            "hidden_size": vision.width,
             "intermediate_size": 4 * vision.width,
-            "num_hidden_layers": vision.layers,
-            "num_attention_heads": vision.heads,
-            "image_size": vision.resolution,
-            "patch_size": vision.patch_size,
-            "hidden_act": "quick_gelu",
-            "layer_norm_eps": 1e-5,
             "projection_dim": checkpoint.config.embed_dim,
+            **{key: getattr(vision, field) for field, key in _VISION_KEYS.items()},
+            **_VISION_SETTINGS,
         },
         "text_config": {
             "model_type": "chinese_clip_text_model",
-            "vocab_size": text.vocab_size,
-            "hidden_size": text.width,
-            "intermediate_size": text.intermediate_width,
-            "num_hidden_layers": text.layers,
-            "num_attention_heads": text.heads,
-            "max_position_embeddings": text.max_positions,
-            "type_vocab_size": text.type_vocab_size,
-            "hidden_act": text.activation,
-            "layer_norm_eps": 1e-12,
             "pad_token_id": checkpoint.config.pad_id,
+            **{key: getattr(text, field) for field, key in _TEXT_KEYS.items()},
+            **_TEXT_SETTINGS,
         },
     }
-    side = {"height": vision.resolution, "width": vision.resolution}
     preprocessor = {
         "image_processor_type": "ChineseCLIPImageProcessor",
         "do_convert_rgb": True,
-        "do_resize": True,
-        "size": side,
-        "resample": 3,
         "do_center_crop": False,
-        "do_rescale": True,
         "do_normalize": True,
+        "size": {"height": vision.resolution, "width": vision.resolution},
         "image_mean": list(checkpoint.mean),
         "image_std": list(checkpoint.std),
+        **_IMAGE_SETTINGS,
     }
     tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
     return {

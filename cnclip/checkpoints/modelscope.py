@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
+from ..errors import CheckpointError
 from ..modeling.config import ClipConfig
 from .checkpoint import Checkpoint, Weights
 from .config_file import ConfigFile, read_text_config, read_vision_config
 from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY, WEIGHTS, CheckpointFiles
+from .published_sizes import PUBLISHED_SIZES
 from .tensors import read_tensors, write_pickle
-from .vocabulary import read_vocabulary, tokenizer_of
+from .vocabulary import PUBLISHED_VOCABULARY, check_ids, read_vocabulary, tokenizer_of
 
 # Chinese-CLIP uses the hidden state of [CLS], and not BERT's pooler.
 POOLER_PREFIX = "bert.pooler."
@@ -41,22 +43,47 @@ _TEXT_KEYS = {
 }
 
 
-def read_modelscope(source: CheckpointFiles) -> Checkpoint:
+def read_modelscope(found: CheckpointFiles) -> Checkpoint:
     """Read a ModelScope model directory.
 
     Raises:
         CheckpointError: a file is damaged.
         VocabularyError: the vocabulary cannot be used.
     """
-    vocabulary = read_vocabulary(source.path / VOCABULARY)
-    pad_id = tokenizer_of(vocabulary, source.path / VOCABULARY).pad_id
-    weights = read_tensors(source.weights)
-    return Checkpoint(
-        config=read_config(source.path, pad_id),
-        weights=without_pooler(weights),
-        vocabulary=vocabulary,
-        rounds_to_half=True,
-    )
+    vocabulary = read_vocabulary(found.path / VOCABULARY)
+    pad_id = tokenizer_of(vocabulary, found.path / VOCABULARY).pad_id
+    weights = without_pooler(read_tensors(found.weights))
+    return Checkpoint(_read_config(found.path, pad_id), weights, vocabulary, rounds_to_half=True)
+
+
+def untrained_checkpoint(model: str | Path) -> Checkpoint:
+    """A checkpoint without weights: sizes and a vocabulary, for training from scratch.
+
+    Args:
+        model: A published model's name in cn_clip, with the published vocabulary; or a
+            ModelScope model directory, whose weights may be missing.
+
+    Raises:
+        CheckpointError: none of these, or a file is damaged.
+        VocabularyError: the vocabulary cannot be used.
+    """
+    if str(model) in PUBLISHED_SIZES:
+        config, vocabulary = PUBLISHED_SIZES[str(model)], PUBLISHED_VOCABULARY.read_bytes()
+    else:
+        directory = Path(model).expanduser()
+        names = (VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
+        missing = [name for name in names if not (directory / name).is_file()]
+        if missing:
+            raise CheckpointError(
+                f"neither one of {', '.join(PUBLISHED_SIZES)} nor a directory of sizes: "
+                f"missing {', '.join(missing)}",
+                file=model,
+            )
+        vocabulary = read_vocabulary(directory / VOCABULARY)
+        tokenizer = tokenizer_of(vocabulary, directory / VOCABULARY)
+        config = _read_config(directory, tokenizer.pad_id)
+        check_ids(tokenizer, config.text.vocab_size, directory)
+    return Checkpoint(config, {}, vocabulary, rounds_to_half=True)
 
 
 def without_pooler(weights: Weights) -> Weights:
@@ -64,12 +91,7 @@ def without_pooler(weights: Weights) -> Weights:
     return {name: value for name, value in weights.items() if not name.startswith(POOLER_PREFIX)}
 
 
-def read_config(directory: Path, pad_id: int) -> ClipConfig:
-    """Read the two configuration files of a ModelScope model directory.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or a size is invalid.
-    """
+def _read_config(directory: Path, pad_id: int) -> ClipConfig:
     vision = ConfigFile(directory / VISION_CONFIG)
     return ClipConfig(
         embed_dim=vision.size("embed_dim"),
@@ -87,7 +109,7 @@ def write_modelscope(checkpoint: Checkpoint, directory: Path) -> None:
         OSError: a file cannot be written.
     """
     checkpoint.check_normalisation("ModelScope")
-    for name, content in config_files(checkpoint.config).items():
+    for name, content in _config_files(checkpoint.config).items():
         (directory / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
     (directory / VOCABULARY).write_bytes(checkpoint.vocabulary)
     weights = {f"module.{name}": value for name, value in with_pooler(checkpoint).items()}
@@ -104,7 +126,7 @@ def with_pooler(checkpoint: Checkpoint) -> Weights:
     }
 
 
-def config_files(config: ClipConfig) -> dict[str, dict[str, Any]]:
+def _config_files(config: ClipConfig) -> dict[str, dict[str, Any]]:
     """The contents of a ModelScope directory's configuration files, by file name."""
     vision = {key: getattr(config.vision, field) for field, key in _VISION_KEYS.items()}
     text = {key: getattr(config.text, field) for field, key in _TEXT_KEYS.items()}

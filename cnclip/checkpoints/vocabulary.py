@@ -9,6 +9,9 @@ from ..archive import MAX_VOCABULARY
 from ..errors import CheckpointError, VocabularyError
 from .config_file import read_small
 
+# The vocabulary of Chinese BERT, which all published models use.
+PUBLISHED_VOCABULARY = Path(__file__).with_name("vocab.txt")
+
 _SPECIAL = (b"[PAD]", b"[UNK]", b"[CLS]", b"[SEP]")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

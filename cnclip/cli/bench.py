@@ -16,7 +16,7 @@ from ..benchmark import (
     random_archive,
     run_benchmark,
 )
-from ..checkpoints.known import KNOWN_MODELS
+from ..checkpoints.published_sizes import PUBLISHED_SIZES
 from ._arguments import check_output_file
 
 SUMMARY = "measure how fast this machine embeds"
@@ -36,8 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--random",
         metavar="ARCHITECTURE",
-        choices=KNOWN_MODELS,
-        help=f"a model of a published size with random weights: {', '.join(KNOWN_MODELS)}",
+        choices=PUBLISHED_SIZES,
+        help=f"a model of a published size with random weights: {', '.join(PUBLISHED_SIZES)}",
     )
     parser.add_argument(
         "--precisions",

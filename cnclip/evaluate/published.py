@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from ..archive import ArchiveInfo
-from ..checkpoints.known import KNOWN_MODELS
+from ..checkpoints.published_sizes import PUBLISHED_SIZES
 
 # Names of known models in the authors' tables.
 _TABLE_NAMES = {"ViT-B-16": "ViT-B/16", "ViT-L-14": "ViT-L/14", "ViT-L-14-336": "ViT-L/14@336px"}
@@ -39,7 +39,7 @@ def published_results(data_set: str, split: str, info: ArchiveInfo) -> dict[str,
 def model_of_size(info: ArchiveInfo) -> str | None:
     """Return the name of the published model that has the same sizes, or None."""
     sizes = _sizes(info.metadata["architecture"])
-    known = {_sizes(asdict(config)): name for name, config in KNOWN_MODELS.items()}
+    known = {_sizes(asdict(config)): name for name, config in PUBLISHED_SIZES.items()}
     return known.get(sizes)
 
 

@@ -30,8 +30,8 @@ from cnclip.benchmark import (
     write_model_directory,
 )
 from cnclip.benchmark.report import spread
-from cnclip.checkpoints.cn_clip import PUBLISHED_VOCABULARY
-from cnclip.checkpoints.known import KNOWN_MODELS, VOCABULARY_SIZE
+from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES, VOCABULARY_SIZE
+from cnclip.checkpoints.vocabulary import PUBLISHED_VOCABULARY
 from cnclip.modeling.config import ClipConfig, VisionConfig
 from cnclip.models import open_archive
 
@@ -215,10 +215,10 @@ def test_random_models(monkeypatch: pytest.MonkeyPatch) -> None:
     words = PUBLISHED_VOCABULARY.read_bytes().removesuffix(b"\n").split(b"\n")
     assert len(words) == len(set(words)) == VOCABULARY_SIZE
     text = dataclasses.replace(
-        KNOWN_MODELS["ViT-B-16"].text, width=8, heads=2, intermediate_width=16
+        PUBLISHED_SIZES["ViT-B-16"].text, width=8, heads=2, intermediate_width=16
     )
     tiny = ClipConfig(8, VisionConfig(8, 2, 16, 4, head_width=8), text)
-    monkeypatch.setitem(KNOWN_MODELS, "tiny", tiny)
+    monkeypatch.setitem(PUBLISHED_SIZES, "tiny", tiny)
     with random_archive("tiny") as archive:
         p = cnclip.pipeline(model=archive, device="cpu")
         answer = p.forward({"img": inputs.make_images(2), "text": inputs.make_texts(2, 12)})

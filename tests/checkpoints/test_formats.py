@@ -17,12 +17,12 @@ import cnclip
 from cnclip import cli, pipeline
 from cnclip.archive import read_archive
 from cnclip.checkpoints.checkpoint import Weights
-from cnclip.checkpoints.files import find_source
-from cnclip.checkpoints.known import KNOWN_MODELS
+from cnclip.checkpoints.files import find_checkpoint
+from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
 from cnclip.checkpoints.tensors import read_tensors
 from cnclip.convert import convert
 from cnclip.modeling.clip import ChineseClip
-from cnclip.models import read_source
+from cnclip.models import read_files
 
 pytest.importorskip("safetensors")
 
@@ -54,7 +54,7 @@ def modelscope(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("modelscope", "name"), [(n, n) for n in KNOWN_MODELS], indirect=["modelscope"]
+    ("modelscope", "name"), [(n, n) for n in PUBLISHED_SIZES], indirect=["modelscope"]
 )
 def test_formats_agree(modelscope: Path, name: str, image: Image.Image, tmp_path: Path) -> None:
     expected = embed(modelscope, image)
@@ -78,7 +78,7 @@ def test_nothing_changes_on_the_way_there_and_back(
     modelscope: Path, to: str, tmp_path: Path
 ) -> None:
     output = convert(modelscope, tmp_path / "out.pt", to=to)
-    there, before = read_source(find_source(output)), read_source(find_source(modelscope))
+    there, before = read_files(find_checkpoint(output)), read_files(find_checkpoint(modelscope))
     assert there.config == before.config
     assert there.vocabulary == before.vocabulary
     assert (there.mean, there.std) == (before.mean, before.std)
@@ -133,14 +133,14 @@ def test_cn_clips_files(name: str, form: str, image: Image.Image, tmp_path: Path
     check_same(path, image, embed(expected, image))
 
 
-@pytest.mark.parametrize("name", KNOWN_MODELS)
+@pytest.mark.parametrize("name", PUBLISHED_SIZES)
 def test_published_sizes_are_known_from_the_tensors(name: str, tmp_path: Path) -> None:
     from cnclip.checkpoints.checkpoint import Hints
     from cnclip.checkpoints.cn_clip import _Shapes
 
     with torch.device("meta"):
-        weights = dict(ChineseClip(KNOWN_MODELS[name]).state_dict())
-    assert _Shapes(tmp_path, weights).config(0, Hints()) == KNOWN_MODELS[name]
+        weights = dict(ChineseClip(PUBLISHED_SIZES[name]).state_dict())
+    assert _Shapes(tmp_path, weights).config(0, Hints()) == PUBLISHED_SIZES[name]
 
 
 def test_head_widths_that_no_tensor_tells(
@@ -186,7 +186,9 @@ def test_hugging_faces_shards(
     files = sorted(path.name for path in sharded.glob("*.safetensors"))
     assert len(files) > 2
     assert files == sorted(set(index["weight_map"].values()))
-    first, second = (read_tensors(find_source(directory).weights) for directory in (whole, sharded))
+    first, second = (
+        read_tensors(find_checkpoint(directory).weights) for directory in (whole, sharded)
+    )
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert index["metadata"]["total_size"] == sum(value.nbytes for value in first.values())

@@ -19,7 +19,7 @@ import torch
 
 import cnclip
 from cnclip.benchmark import write_model_directory
-from cnclip.checkpoints.known import KNOWN_MODELS
+from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
 from cnclip.convert import convert
 
 pytestmark = pytest.mark.full_size
@@ -80,7 +80,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", KNOWN_MODELS)
+@pytest.mark.parametrize("name", PUBLISHED_SIZES)
 def test_converting_and_running(
     name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

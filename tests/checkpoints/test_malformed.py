@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import cnclip
-from cnclip.checkpoints.files import find_source
+from cnclip.checkpoints.files import find_checkpoint
 from cnclip.convert import convert
 from tests.support.corpus import CORPUS, write
 from tests.support.small_vit import TEXT, VISION, VOCABULARY, random_weights
@@ -70,7 +70,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:DeprecationWarning")
 @pytest.mark.parametrize("model", CORPUS, indirect=True)
 def test_the_corpus(model: Path, tmp_path: Path) -> None:
-    kind = find_source(model).format
+    kind = find_checkpoint(model).format
     hints: dict[str, Any] = {}
     if kind == "cn_clip":
         words = tmp_path / "source" / "vocab.txt"

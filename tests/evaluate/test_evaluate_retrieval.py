@@ -444,12 +444,12 @@ def test_published_figures_are_shown(
 def test_models_are_known_by_their_sizes(tmp_path: Path) -> None:
     from dataclasses import asdict
 
-    from cnclip.checkpoints.known import KNOWN_MODELS
+    from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
     from cnclip.evaluate.published import model_of_size, published_results
 
     info = cnclip.archive.read_archive(pipeline(model="emoji-cn").model.info.path)
     assert model_of_size(info) is None
-    for name, config in KNOWN_MODELS.items():
+    for name, config in PUBLISHED_SIZES.items():
         info.metadata["architecture"] = json.loads(json.dumps(asdict(config)))
         assert model_of_size(info) == name
         for data_set, split in (("muge", "valid"), ("Flickr30k-CN", "test"), ("coco-cn", "test")):

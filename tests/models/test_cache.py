@@ -42,13 +42,13 @@ def model(tmp_path: Path, vit_directory: Path) -> Path:
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Lists the sources that are converted."""
     converted: list[Path] = []
-    read = models.read_source
+    read = models.read_files
 
     def record(source: CheckpointFiles) -> Checkpoint:
         converted.append(source.path)
         return read(source)
 
-    monkeypatch.setattr(models, "read_source", record)
+    monkeypatch.setattr(models, "read_files", record)
     return converted
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cnclip import pipeline
 from cnclip.checkpoints.checkpoint import Checkpoint, Weights
-from cnclip.checkpoints.known import KNOWN_MODELS
+from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
 from cnclip.modeling.clip import ChineseClip
 from cnclip.modeling.config import ClipConfig
 
@@ -25,7 +25,7 @@ WORDS = Path(__file__).parents[2] / "cnclip" / "checkpoints" / "vocab.txt"
 
 def smaller(name: str) -> ClipConfig:
     """A published family at reduced depth and width, with the width of its heads."""
-    known = KNOWN_MODELS[name]
+    known = PUBLISHED_SIZES[name]
     heads = 2 if isinstance(known.vision.layers, int) else 1
     vision = dataclasses.replace(
         known.vision,
@@ -60,7 +60,7 @@ def checkpoint_of(config: ClipConfig) -> Checkpoint:
 
 
 def head_width(name: str) -> dict[str, int]:
-    return {"vision_head_width": KNOWN_MODELS[name].vision.head_width}
+    return {"vision_head_width": PUBLISHED_SIZES[name].vision.head_width}
 
 
 def embed(model: Path, image: Image.Image) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""The published models: sizes of both towers, for checkpoints that come without a configuration.
-
-Names are cn_clip's. Needs no torch.
-"""
+"""Sizes of the published models, by their names in cn_clip. Needs no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ def _roberta(layers: int, width: int) -> TextConfig:
 
 _BASE, _LARGE, _RBT3 = _roberta(12, 768), _roberta(24, 1024), _roberta(3, 768)
 
-KNOWN_MODELS: dict[str, ClipConfig] = {
+PUBLISHED_SIZES: dict[str, ClipConfig] = {
     "RN50": ClipConfig(1024, VisionConfig(224, (3, 4, 6, 3), 64, None), _RBT3),
     "ViT-B-16": ClipConfig(512, VisionConfig(224, 12, 768, 16), _BASE),
     "ViT-L-14": ClipConfig(768, VisionConfig(224, 24, 1024, 14), _BASE),
