@@ -77,8 +77,20 @@ def download(
         ModelNotFoundError: the hub has no such model or revision.
         HubError: the files cannot be downloaded, or do not match the hub's digests.
     """
-    fetch = {"modelscope": _from_modelscope, "huggingface": _from_huggingface}[hub]
-    return fetch(model, revision, local_files_only)
+    named = model if revision is None else f"{model} of revision {revision}"
+    fetch, title = {
+        "modelscope": (_from_modelscope, "ModelScope"),
+        "huggingface": (_from_huggingface, "Hugging Face"),
+    }[hub]
+    try:
+        return fetch(model, revision, local_files_only)
+    except MissingExtraError:
+        raise
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"no model {named} on {title}: {error.reason}") from error
+    except Exception as error:  # of the client, of its HTTP library, and of the disk
+        reason = f"{named} cannot be downloaded from {title}: {first_line(error)}"
+        raise HubError(reason) from error
 
 
 def _from_huggingface(model: str, revision: str | None, local_files_only: bool) -> Path:
@@ -99,13 +111,9 @@ def _from_huggingface(model: str, revision: str | None, local_files_only: bool) 
             )
             if any((path / name).is_file() for name in weights):
                 break
-        _check_blobs(path)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise ModelNotFoundError(
-            f"no model {_describe(model, revision)} on Hugging Face: {first_line(error)}"
-        ) from error
-    except Exception as error:  # of the client, of httpx, and of the disk
-        raise _hub_error(model, revision, "Hugging Face", error) from error
+        raise ModelNotFoundError(first_line(error)) from error
+    _check_blobs(path)
     return path
 
 
@@ -139,26 +147,11 @@ def _from_modelscope(model: str, revision: str | None, local_files_only: bool) -
         )
 
     try:
-        try:
-            return fetch(local_files_only)
-        except errors.NetworkError:
-            # Like Hugging Face's client, use the files that were downloaded before.
-            found = fetch(local_files_only=True)
-            logger.warning("ModelScope cannot be reached; using %s", found)
-            return found
+        return fetch(local_files_only)
     except errors.NotExistError as error:
-        raise ModelNotFoundError(
-            f"no model {_describe(model, revision)} on ModelScope: {first_line(error)}"
-        ) from error
-    except Exception as error:  # of the client, of requests, and of the disk
-        raise _hub_error(model, revision, "ModelScope", error) from error
-
-
-def _hub_error(model: str, revision: str | None, hub: str, error: Exception) -> HubError:
-    return HubError(
-        f"{_describe(model, revision)} cannot be downloaded from {hub}: {first_line(error)}"
-    )
-
-
-def _describe(model: str, revision: str | None) -> str:
-    return model if revision is None else f"{model} of revision {revision}"
+        raise ModelNotFoundError(first_line(error)) from error
+    except errors.NetworkError:
+        # Like Hugging Face's client, use the files that were downloaded before.
+        found = fetch(local_files_only=True)
+        logger.warning("ModelScope cannot be reached; using %s", found)
+        return found

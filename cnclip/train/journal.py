@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from .._files import write_durably
 from .._text import printable
 from ..errors import ImageError
 from .process import World
-from .run_folder import TENSORBOARD, RunFolder
+from .run_folder import CURVE, METRICS, SKIPPED, TENSORBOARD
 
 
 class Journal:
     """Reports of all processes, which the first one prints and writes.
 
     Attributes:
-        folder: The run's folder.
         world: The processes.
         skipped: How many times an image could not be read, in all processes, including the
             steps before the run was resumed.
     """
 
-    def __init__(self, folder: RunFolder, world: World, *, show_progress: bool) -> None:
+    def __init__(self, folder: Path, world: World, *, show_progress: bool) -> None:
         """Write into a run's folder; print lines on stderr if `show_progress` is set."""
-        self.folder, self.world = folder, world
+        self._folder, self.world = folder, world
         self._prints = show_progress and world.is_first
         self._tensorboard: Any = None
         self._unreported: list[ImageError] = []
@@ -37,12 +39,13 @@ class Journal:
         """Continue after a step: drop the metrics of later steps, which will be repeated."""
         if not self.world.is_first:
             return
-        self.folder.drop_metrics_after(step)
-        self._reported = self.folder.skipped()
+        kept = [line for line in self._metrics() if line["step"] <= step]
+        write_durably(self._folder / METRICS, "".join(map(_line, kept)).encode())
+        self._reported = {str(line.get("where")) for line in _lines(self._folder / SKIPPED)}
         with contextlib.suppress(ImportError):  # tensorboard is optional
             from torch.utils.tensorboard import SummaryWriter
 
-            path = str(self.folder.path / TENSORBOARD)
+            path = str(self._folder / TENSORBOARD)
             self._tensorboard = SummaryWriter(path, purge_step=step + 1)
 
     def print(self, line: str) -> None:
@@ -53,7 +56,7 @@ class Journal:
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Add a line to the metrics."""
         if self.world.is_first:
-            self.folder.add_metrics(values)
+            self._append(METRICS, values)
         if self._tensorboard is not None:
             for name, number in _scalars(values):
                 self._tensorboard.add_scalar(name, number, values["step"])
@@ -73,7 +76,7 @@ class Journal:
                 if where not in self._reported:
                     self._reported.add(where)
                     if self.world.is_first:
-                        self.folder.add_skipped(where, error.reason)
+                        self._append(SKIPPED, {"where": where, "what": error.reason})
                     self.print(f"skipped: {error}")
         self._unreported = []
 
@@ -84,9 +87,30 @@ class Journal:
         with contextlib.suppress(OSError):
             if self._tensorboard is not None:
                 self._tensorboard.close()
-            curve = draw_curve(self.folder.metrics())
+            curve = draw_curve(self._metrics())
             if curve is not None:
-                self.folder.write_curve(curve)
+                write_durably(self._folder / CURVE, curve)
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        lines = _lines(self._folder / METRICS)
+        return [line for line in lines if isinstance(line.get("step"), int)]
+
+    def _append(self, name: str, values: dict[str, Any]) -> None:
+        with (self._folder / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(_line(values))
+
+
+def _line(values: dict[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file that may not exist, without an incomplete last one."""
+    text = path.read_text("utf-8", "replace") if path.exists() else ""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            if isinstance(value := json.loads(line), dict):
+                yield value
 
 
 def _scalars(values: dict[str, Any]) -> Iterator[tuple[str, float]]:

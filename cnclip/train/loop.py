@@ -33,7 +33,7 @@ from .model import (
 )
 from .options import TrainOptions
 from .process import Interrupts
-from .run_folder import ARCHIVE, BEST
+from .run_folder import ARCHIVE, BEST, RunFolder
 from .run_state import Recalls, RunState, digests_of
 from .step import Part, Stepper
 from .validate import Validation, Validator
@@ -79,6 +79,7 @@ class TrainingLoop:
         data: PairData,
         validation: PairData | None,
         options: TrainOptions,
+        folder: RunFolder,
         journal: Journal,
         *,
         from_scratch: bool,
@@ -92,7 +93,7 @@ class TrainingLoop:
         """
         torch.manual_seed(options.seed)
         self.options, self.journal, self.interrupts = options, journal, Interrupts()
-        self.world, self.folder = journal.world, journal.folder
+        self.world, self.folder = journal.world, folder
         world = self.world
         self.initial, self.data, self.from_scratch = initial, data, from_scratch
         self.digests = digests_of(initial, data, validation)

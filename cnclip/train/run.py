@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.scratch import sizes_of
+from ..checkpoints.modelscope import untrained_checkpoint
 from ..datasets import Problems
 from ..datasets.pairs import PairData, open_pairs
 from ..errors import InputTypeError, InvalidInputError
@@ -65,73 +65,86 @@ def finetune(
         KeyboardInterrupt: Ctrl-C was pressed; the state was saved.
         OSError: the folder cannot be written.
     """
-    chosen = _options(options)
-    _check_types(model, train, output, val, from_scratch, resume)
-    with join_world(chosen.device) as world:
-        if chosen.precision == "fp16" and world.device.type != "cuda":
+    unknown = options.keys() - {field.name for field in dataclasses.fields(TrainOptions)}
+    if unknown:
+        raise InvalidInputError(f"no option {min(unknown)!r}")
+    chosen = TrainOptions(**options)
+    arguments = {
+        "model": model,
+        "train": train,
+        "val": val,
+        "train_split": train_split,
+        "val_split": val_split,
+        "from_scratch": from_scratch,
+        "revision": revision,
+    }
+    _check_types(arguments | {"output": output, "resume": resume})
+    folder = RunFolder(Path(output))
+    return _run(folder, arguments, chosen, resume=resume, show_progress=show_progress)
+
+
+def _check_types(arguments: dict[str, Any]) -> None:
+    for name in ("model", "train", "output", "val"):
+        path = arguments[name]
+        if not isinstance(path, str | os.PathLike) and not (name == "val" and path is None):
+            raise InputTypeError(f"expected a name or path, got {type(path).__name__}", item=name)
+    for name in ("from_scratch", "resume"):
+        if not isinstance(arguments[name], bool):
+            found = type(arguments[name]).__name__
+            raise InputTypeError(f"expected bool, got {found}", item=name)
+
+
+def _run(
+    folder: RunFolder,
+    arguments: dict[str, Any],
+    options: TrainOptions,
+    *,
+    resume: bool,
+    show_progress: bool,
+) -> TrainReport:
+    """Start or resume a run, whose folder records its arguments and options."""
+    model, from_scratch = arguments["model"], arguments["from_scratch"]
+    with join_world(options.device) as world:
+        if options.precision == "fp16" and world.device.type != "cuda":
             raise InvalidInputError(
                 "fp16 requires a GPU; on a CPU use bf16 or fp32", item="precision"
             )
-        folder = RunFolder(Path(output))
-        journal = Journal(folder, world, show_progress=show_progress)
-        start = sizes_of(model) if from_scratch else read_checkpoint(model, revision)
-        data, validation = _open_data(train, train_split, val, val_split, journal)
-        loop = TrainingLoop(start, data, validation, chosen, journal, from_scratch=from_scratch)
+        journal = Journal(folder.path, world, show_progress=show_progress)
+        if from_scratch:
+            start = untrained_checkpoint(model)
+        else:
+            start = read_checkpoint(model, arguments["revision"])
+        data, validation = _open_data(arguments, journal)
+        loop = TrainingLoop(
+            start, data, validation, options, folder, journal, from_scratch=from_scratch
+        )
         if world.is_first:
             folder.prepare(resume=resume)
         world.barrier()
         if resume:
             loop.resume()
         if world.is_first:
-            arguments = {
-                "model": _absolute(model),
-                "train": _absolute(train),
-                "val": None if val is None else _absolute(val),
-                "train_split": train_split,
-                "val_split": val_split,
-                "from_scratch": from_scratch,
-                "revision": revision,
-            }
-            folder.write_options(arguments | dataclasses.asdict(chosen))
+            folder.write_options(_absolute(arguments) | dataclasses.asdict(options))
         with catch_signals(loop.interrupts):
             return loop.run()
 
 
-def _open_data(
-    train: str | Path,
-    train_split: str | None,
-    val: str | Path | None,
-    val_split: str | None,
-    journal: Journal,
-) -> tuple[PairData, PairData | None]:
+def _open_data(arguments: dict[str, Any], journal: Journal) -> tuple[PairData, PairData | None]:
     """The data sets for training and validation; prints the rows that cannot be used."""
-    problems = Problems()
-    data = open_pairs(train, train_split, role="train", problems=problems)
-    validation = None if val is None else open_pairs(val, val_split, role="val", problems=problems)
+    train, val, problems = arguments["train"], arguments["val"], Problems()
+    data = open_pairs(train, arguments["train_split"], role="train", problems=problems)
+    validation = None
+    if val is not None:
+        validation = open_pairs(val, arguments["val_split"], role="val", problems=problems)
     for problem in problems.found:
         journal.print(str(problem))
     return data, validation
 
 
-def _options(values: dict[str, Any]) -> TrainOptions:
-    unknown = values.keys() - {field.name for field in dataclasses.fields(TrainOptions)}
-    if unknown:
-        raise InvalidInputError(f"no option {min(unknown)!r}")
-    return TrainOptions(**values)
-
-
-def _check_types(
-    model: Any, train: Any, output: Any, val: Any, from_scratch: Any, resume: Any
-) -> None:
-    paths = {"model": model, "train": train, "output": output}
-    for name, path in (paths if val is None else paths | {"val": val}).items():
-        if not isinstance(path, str | os.PathLike):
-            raise InputTypeError(f"expected a name or path, got {type(path).__name__}", item=name)
-    for name, flag in {"from_scratch": from_scratch, "resume": resume}.items():
-        if not isinstance(flag, bool):
-            raise InputTypeError(f"expected bool, got {type(flag).__name__}", item=name)
-
-
-def _absolute(name: str | Path) -> str:
-    """The absolute path of an existing file; a hub id or name is unchanged."""
-    return os.path.abspath(name) if os.path.exists(name) else str(name)
+def _absolute(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with absolute paths, where they are those of existing files."""
+    paths = {name: arguments[name] for name in ("model", "train", "val") if arguments[name]}
+    return arguments | {
+        name: os.path.abspath(path) if os.path.exists(path) else str(path)
+        for name, path in paths.items()
+    }

@@ -15,9 +15,8 @@ state are removed.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from .._files import (
     remove,
     remove_temporaries,
     replaced_atomically,
+    write_durably,
 )
 from .._text import first_line
 from ..checkpoints.tensors import write_pickle
@@ -93,53 +93,11 @@ class RunFolder:
 
     def write_options(self, options: dict[str, Any]) -> None:
         """Write the options of the run."""
-        with replaced_atomically(self.path / OPTIONS) as temporary:
-            temporary.write_text(json.dumps(options, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(options, indent=1, ensure_ascii=False) + "\n"
+        write_durably(self.path / OPTIONS, text.encode())
 
     def write_best(self, write: Callable[[Path], None]) -> None:
         """Replace the best weights by the files that `write` creates in an empty directory."""
         best, previous = self.path / BEST, self.path / _PREVIOUS_BEST
         with directory_replaced_atomically(best, previous=previous) as temporary:
             write(temporary)
-
-    def add_metrics(self, values: dict[str, Any]) -> None:
-        """Append a line."""
-        self._append(METRICS, values)
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines so far, without an incomplete last one."""
-        return [line for line in self._lines(METRICS) if isinstance(line.get("step"), int)]
-
-    def drop_metrics_after(self, step: int) -> None:
-        """Remove the lines of steps that will be repeated."""
-        kept = [values for values in self.metrics() if values["step"] <= step]
-        with replaced_atomically(self.path / METRICS) as temporary:
-            lines = (json.dumps(values, ensure_ascii=False) + "\n" for values in kept)
-            temporary.write_text("".join(lines), "utf-8")
-
-    def add_skipped(self, where: str, reason: str) -> None:
-        """Append a line for an image that could not be read."""
-        self._append(SKIPPED, {"where": where, "what": reason})
-
-    def skipped(self) -> set[str]:
-        """The places of the images that could not be read so far."""
-        return {str(line["where"]) for line in self._lines(SKIPPED) if "where" in line}
-
-    def write_curve(self, png: bytes) -> None:
-        """Replace the plot of the metrics."""
-        with replaced_atomically(self.path / CURVE) as temporary:
-            temporary.write_bytes(png)
-
-    def _append(self, name: str, values: dict[str, Any]) -> None:
-        with (self.path / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")
-
-    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
-        try:
-            lines = (self.path / name).read_text("utf-8", "replace").splitlines()
-        except FileNotFoundError:
-            return
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                if isinstance(value := json.loads(line), dict):
-                    yield value

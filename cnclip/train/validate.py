@@ -121,14 +121,18 @@ class Validator:
                 f"the first: {skipped[0]}"
             )
         order, text_order = np.argsort(images), np.argsort(texts)
-        recalls = _recalls(
-            self._data.pairs,
-            images[order],
-            np.concatenate([part.image_rows for part in parts])[order],
-            texts[text_order],
+        images, texts = images[order], texts[text_order]
+        by_text, by_image = mutual_top_k(
             np.concatenate([part.text_rows for part in parts])[text_order],
+            np.concatenate([part.image_rows for part in parts])[order],
+            10,
         )
-        return Validation(*recalls, skipped)
+        pairs = self._data.pairs[np.isin(self._data.pairs[:, 0], images)]
+        return Validation(
+            _recall(by_text.indices, texts, images, pairs[:, ::-1]),
+            _recall(by_image.indices, images, texts, pairs),
+            skipped,
+        )
 
     def _embed(self, model: ChineseClip, stop: Callable[[], bool]) -> _Embedded | None:
         """The embeddings of this process's share; None if cancelled."""
@@ -199,44 +203,26 @@ class _Images(Dataset[ImageBatch]):
         return numbers, torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0), skipped
 
 
-def _recalls(
-    pairs: NDArray[np.int64],
-    images: NDArray[np.int64],
-    image_rows: NDArray[np.float32],
-    texts: NDArray[np.int64],
-    text_rows: NDArray[np.float32],
-) -> tuple[Recall, Recall]:
-    """Text to image, image to text; `images` and `texts` are sorted, with one row per number."""
-    pairs = pairs[np.isin(pairs[:, 0], images)]
-    by_text, by_image = mutual_top_k(text_rows, image_rows, 10)
-    places_of_images = np.searchsorted(images, pairs[:, 0])
-    places_of_texts = np.searchsorted(texts, pairs[:, 1])
-    return (
-        _recall(by_text.indices, texts, pairs[:, 1], places_of_images),
-        _recall(by_image.indices, images, pairs[:, 0], places_of_texts),
-    )
-
-
 def _recall(
     ranked: NDArray[np.int64],
-    known: NDArray[np.int64],
     queries: NDArray[np.int64],
     candidates: NDArray[np.int64],
+    pairs: NDArray[np.int64],
 ) -> Recall:
-    """The recall of the known queries, of which `queries[i]` has the candidate `candidates[i]`.
+    """The recall of the queries that have a candidate.
 
-    A query without candidates is left out, since its image could not be read.
+    Args:
+        ranked: int64 [queries, k], indices of candidates, best first.
+        queries: The number of each query.
+        candidates: The number of each candidate.
+        pairs: int64 [n, 2], numbers of a query and of a candidate that match.
     """
-    order = np.argsort(queries, kind="stable")
-    starts, ends = (
-        np.searchsorted(queries, known, side=side, sorter=order) for side in ("left", "right")
-    )
-    has_candidates = starts < ends
-    relevant = [
-        candidates[order[start:end]]
-        for start, end in zip(starts[has_candidates], ends[has_candidates], strict=True)
-    ]
-    return recall_at_k(ranked[has_candidates], relevant)
+    relevant: dict[int, list[int]] = {}
+    for query, candidate in pairs.tolist():
+        relevant.setdefault(query, []).append(candidate)
+    # The image of a text may be missing, since it could not be read.
+    asked = [index for index, query in enumerate(queries.tolist()) if query in relevant]
+    return recall_at_k(candidates[ranked[asked]], [relevant[int(queries[i])] for i in asked])
 
 
 @contextlib.contextmanager
