@@ -33,7 +33,7 @@ from .model import (
 )
 from .options import TrainOptions
 from .process import Interrupts
-from .run_folder import ARCHIVE, BEST, RunFolder
+from .run_folder import ARCHIVE, BEST, STATE, write_best
 from .run_state import Recalls, RunState, digests_of
 from .step import Part, Stepper
 from .validate import Validation, Validator
@@ -79,7 +79,7 @@ class TrainingLoop:
         data: PairData,
         validation: PairData | None,
         options: TrainOptions,
-        folder: RunFolder,
+        folder: Path,
         journal: Journal,
         *,
         from_scratch: bool,
@@ -131,9 +131,9 @@ class TrainingLoop:
             InvalidInputError: it belongs to a run with other options, data, model or processes.
             CheckpointError: it is damaged.
         """
-        state = self.folder.read_state()
-        if state is not None:
-            self.journal.skipped = self.state.restore(state, self.digests)
+        path = self.folder / STATE
+        if path.exists():
+            self.journal.skipped = self.state.restore(path, self.digests)
             self.journal.print(f"resumed after step {self.state.step} of {self.steps}")
 
     def run(self) -> TrainReport:
@@ -160,10 +160,10 @@ class TrainingLoop:
         finally:
             journal.end()
         if self.world.is_first:
-            convert(self.folder.path / BEST, self.folder.path / ARCHIVE)
+            convert(self.folder / BEST, self.folder / ARCHIVE)
         self.world.barrier()
         return TrainReport(
-            self.folder.path,
+            self.folder,
             state.step,
             state.loss,
             state.before,
@@ -270,7 +270,7 @@ class TrainingLoop:
         if not math.isfinite(state.loss):
             raise ModelRunError(
                 f"the loss is {state.loss} at step {state.step}: use a smaller learning rate; the "
-                f"state in {self.folder.path} is from an earlier step"
+                f"state in {self.folder} is from an earlier step"
             )
         self.journal.report_skipped()
         scale = math.exp(float(state.model.logit_scale.detach()))
@@ -357,12 +357,12 @@ class TrainingLoop:
         if self.world.is_first:
             model = self.state.saved_model
             weights = merged_weights(model) if self.options.lora_rank else model.state_dict()
-            self.folder.write_best(lambda path: write_checkpoint(self.initial, weights, path))
+            write_best(self.folder, lambda path: write_checkpoint(self.initial, weights, path))
 
     def _save(self) -> None:
         """Write the state. All processes call."""
         self.journal.report_skipped()
-        self.state.write(self.folder, self.digests, self.journal.skipped)
+        self.state.write(self.folder / STATE, self.digests, self.journal.skipped)
 
     def _save_is_due(self, seconds: float) -> bool:
         every = self.options.save_step_frequency

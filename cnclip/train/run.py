@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+from .._files import write_durably
 from ..checkpoints.modelscope import untrained_checkpoint
 from ..datasets import Problems
 from ..datasets.pairs import PairData, open_pairs
@@ -16,7 +18,7 @@ from .journal import Journal
 from .loop import TrainingLoop, TrainReport
 from .options import TrainOptions
 from .process import catch_signals, join_world
-from .run_folder import RunFolder
+from .run_folder import OPTIONS, prepare_folder
 
 
 def finetune(
@@ -65,10 +67,7 @@ def finetune(
         KeyboardInterrupt: Ctrl-C was pressed; the state was saved.
         OSError: the folder cannot be written.
     """
-    unknown = options.keys() - {field.name for field in dataclasses.fields(TrainOptions)}
-    if unknown:
-        raise InvalidInputError(f"no option {min(unknown)!r}")
-    chosen = TrainOptions(**options)
+    chosen = _options(options)
     arguments = {
         "model": model,
         "train": train,
@@ -79,8 +78,14 @@ def finetune(
         "revision": revision,
     }
     _check_types(arguments | {"output": output, "resume": resume})
-    folder = RunFolder(Path(output))
-    return _run(folder, arguments, chosen, resume=resume, show_progress=show_progress)
+    return _run(Path(output), arguments, chosen, resume=resume, show_progress=show_progress)
+
+
+def _options(values: dict[str, Any]) -> TrainOptions:
+    unknown = values.keys() - {field.name for field in dataclasses.fields(TrainOptions)}
+    if unknown:
+        raise InvalidInputError(f"no option {min(unknown)!r}")
+    return TrainOptions(**values)
 
 
 def _check_types(arguments: dict[str, Any]) -> None:
@@ -95,7 +100,7 @@ def _check_types(arguments: dict[str, Any]) -> None:
 
 
 def _run(
-    folder: RunFolder,
+    folder: Path,
     arguments: dict[str, Any],
     options: TrainOptions,
     *,
@@ -109,7 +114,7 @@ def _run(
             raise InvalidInputError(
                 "fp16 requires a GPU; on a CPU use bf16 or fp32", item="precision"
             )
-        journal = Journal(folder.path, world, show_progress=show_progress)
+        journal = Journal(folder, world, show_progress=show_progress)
         if from_scratch:
             start = untrained_checkpoint(model)
         else:
@@ -119,12 +124,14 @@ def _run(
             start, data, validation, options, folder, journal, from_scratch=from_scratch
         )
         if world.is_first:
-            folder.prepare(resume=resume)
+            prepare_folder(folder, resume=resume)
         world.barrier()
         if resume:
             loop.resume()
         if world.is_first:
-            folder.write_options(_absolute(arguments) | dataclasses.asdict(options))
+            recorded = _absolute(arguments) | dataclasses.asdict(options)
+            text = json.dumps(recorded, indent=1, ensure_ascii=False) + "\n"
+            write_durably(folder / OPTIONS, text.encode())
         with catch_signals(loop.interrupts):
             return loop.run()
 

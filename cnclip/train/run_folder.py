@@ -15,89 +15,43 @@ state are removed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from .._files import (
-    directory_replaced_atomically,
-    remove,
-    remove_temporaries,
-    replaced_atomically,
-    write_durably,
-)
-from .._text import first_line
-from ..checkpoints.tensors import write_pickle
-from ..errors import CheckpointError, InvalidInputError
+from .._files import directory_replaced_atomically, remove, remove_temporaries
+from ..errors import InvalidInputError
 
 STATE, OPTIONS, METRICS, SKIPPED = "last.pt", "options.json", "metrics.jsonl", "skipped.jsonl"
 BEST, ARCHIVE, CURVE, TENSORBOARD = "best", "best.cnclip.pt", "curve.png", "tensorboard"
 _PREVIOUS_BEST = ".best.old"
 
 
-class RunFolder:
-    """A run's folder, which `prepare` creates."""
+def prepare_folder(path: Path, *, resume: bool) -> None:
+    """Create a run's folder, or remove temporary files of a run to resume. One process calls.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Raises:
+        InvalidInputError: the folder contains a run, and `resume` is not set.
+        OSError: the folder cannot be created.
+    """
+    names = (STATE, OPTIONS, METRICS, SKIPPED, BEST, ARCHIVE, CURVE)
+    existing = [name for name in names if (path / name).exists()]
+    if not resume and existing:
+        raise InvalidInputError(
+            f"contains a run already ({existing[0]}); resume it, or choose another folder",
+            file=path,
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        remove_temporaries(path / name)
+    previous = path / _PREVIOUS_BEST
+    if previous.exists():  # a run was killed between the two renames of `write_best`
+        if (path / BEST).exists():
+            remove(previous)
+        else:
+            previous.rename(path / BEST)
 
-    def prepare(self, *, resume: bool) -> None:
-        """Create the folder, or remove temporary files of a run to resume. One process calls.
 
-        Raises:
-            InvalidInputError: the folder contains a run, and `resume` is not set.
-            OSError: the folder cannot be created.
-        """
-        path = self.path
-        names = (STATE, OPTIONS, METRICS, SKIPPED, BEST, ARCHIVE, CURVE)
-        existing = [name for name in names if (path / name).exists()]
-        if not resume and existing:
-            raise InvalidInputError(
-                f"contains a run already ({existing[0]}); resume it, or choose another folder",
-                file=path,
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            remove_temporaries(path / name)
-        previous = path / _PREVIOUS_BEST
-        if previous.exists():  # a run was killed between the two renames of `write_best`
-            if (path / BEST).exists():
-                remove(previous)
-            else:
-                previous.rename(path / BEST)
-
-    def read_state(self) -> dict[str, Any] | None:
-        """The newest state, or None if none was written.
-
-        Raises:
-            CheckpointError: it is damaged, or not a state.
-        """
-        path = self.path / STATE
-        if not path.exists():
-            return None
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # on a damaged file torch raises many types
-            raise CheckpointError(f"cannot be read: {first_line(error)}", file=path) from error
-        if not isinstance(state, dict):
-            raise CheckpointError("not the state of a run", file=path)
-        return state
-
-    def write_state(self, state: dict[str, Any]) -> None:
-        """Replace the state."""
-        with replaced_atomically(self.path / STATE, durable=True) as temporary:
-            write_pickle(state, temporary)
-
-    def write_options(self, options: dict[str, Any]) -> None:
-        """Write the options of the run."""
-        text = json.dumps(options, indent=1, ensure_ascii=False) + "\n"
-        write_durably(self.path / OPTIONS, text.encode())
-
-    def write_best(self, write: Callable[[Path], None]) -> None:
-        """Replace the best weights by the files that `write` creates in an empty directory."""
-        best, previous = self.path / BEST, self.path / _PREVIOUS_BEST
-        with directory_replaced_atomically(best, previous=previous) as temporary:
-            write(temporary)
+def write_best(path: Path, write: Callable[[Path], None]) -> None:
+    """Replace a run's best weights by the files that `write` creates in an empty directory."""
+    with directory_replaced_atomically(path / BEST, previous=path / _PREVIOUS_BEST) as temporary:
+        write(temporary)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from .._text import type_and_line
+from .._files import replaced_atomically
+from .._text import first_line, type_and_line
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.tensors import write_pickle
 from ..datasets.pairs import PairData
 from ..errors import CheckpointError, InvalidInputError, ModelRunError
 from ..modeling.clip import ChineseClip
 from .model import AverageModel, make_optimizer
 from .options import TrainOptions
 from .process import World, random_state, set_random_state
-from .run_folder import RunFolder
 from .validate import Recall
 
 # Text to image, image to text.
@@ -68,11 +70,11 @@ class RunState:
                 "the saved state is from an earlier step"
             )
 
-    def write(self, folder: RunFolder, digests: dict[str, str], skipped: int) -> None:
-        """Write the state. All processes call.
+    def write(self, path: Path, digests: dict[str, str], skipped: int) -> None:
+        """Replace the file of the state. All processes call.
 
         Args:
-            folder: The run's folder.
+            path: The file.
             digests: The result of `digests_of`.
             skipped: How many images could not be read.
 
@@ -84,23 +86,23 @@ class RunState:
         random_states = self._world.gather_objects(random_state(self._world.device))
         if not self._world.is_first:
             return
-        folder.write_state(
-            {
-                "options": self._options.fixed(),
-                "of": digests,
-                "processes": self._world.size,
-                "skipped": skipped,
-                "model": self.model.state_dict(),
-                "average": None if self.average is None else self.average.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "random": random_states,
-                "losses": [float(loss) for loss in self.losses],
-            }
-            | {name: getattr(self, name) for name in _PLAIN_FIELDS}
-        )
+        state = {
+            "options": self._options.fixed(),
+            "of": digests,
+            "processes": self._world.size,
+            "skipped": skipped,
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": random_states,
+            "losses": [float(loss) for loss in self.losses],
+        }
+        with replaced_atomically(path, durable=True) as temporary:
+            plain = {name: getattr(self, name) for name in _PLAIN_FIELDS}
+            write_pickle(state | plain, temporary)
 
-    def restore(self, state: dict[str, Any], digests: dict[str, str]) -> int:
+    def restore(self, path: Path, digests: dict[str, str]) -> int:
         """Continue from a state that `write` wrote.
 
         Returns:
@@ -110,6 +112,10 @@ class RunState:
             InvalidInputError: it belongs to a run with other options, data, model or processes.
             CheckpointError: it is damaged.
         """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # on a damaged file torch raises many types
+            raise CheckpointError(f"cannot be read: {first_line(error)}", file=path) from error
         try:
             self._compare(state, digests)
             self.model.load_state_dict(state["model"])
@@ -128,7 +134,7 @@ class RunState:
             raise
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             reason = f"the state of the run is damaged: {type_and_line(error)}"
-            raise CheckpointError(reason) from error
+            raise CheckpointError(reason, file=path) from error
 
     def _compare(self, state: dict[str, Any], digests: dict[str, str]) -> None:
         options = self._options.fixed() | {"processes": self._world.size}
