@@ -1,11 +1,13 @@
-"""Checks of arguments that several modules share."""
+"""Checks of arguments and of installed packages that several modules share."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
-from .errors import InputTypeError, InvalidInputError
+from .errors import InputTypeError, InvalidInputError, MissingExtraError
 
 
 def check_integer(value: Any, name: str, minimum: int = 1, maximum: int | None = None) -> int:
@@ -28,3 +30,17 @@ def check_integer(value: Any, name: str, minimum: int = 1, maximum: int | None =
         bounds = f"{minimum} or more" if maximum is None else f"{minimum} to {maximum}"
         raise InvalidInputError(f"expected {bounds}, got {value}", item=name)
     return number
+
+
+@contextlib.contextmanager
+def requires_extra(extra: str, package: str) -> Iterator[None]:
+    """Raise a MissingExtraError if an import in the block fails.
+
+    Args:
+        extra: The extra of cnclip that installs the package.
+        package: The package.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(extra, package) from error

@@ -72,12 +72,9 @@ def convert(
     path = find_model(source, revision)
     found = None if is_archive(path) else find_checkpoint(path.resolve())
     _check_source(path, found, target, to, hints)
-    if found is None:
-        _write_other(read_archived(path), path, target, to, allow_nonfinite)
-        return target
-    checkpoint = read_files(found, hints)
-    if to != "archive":
-        _write_other(checkpoint, found.path, target, to, allow_nonfinite)
+    checkpoint = read_archived(path) if found is None else read_files(found, hints)
+    if found is None or to != "archive":
+        _write_other(checkpoint, path, target, to, allow_nonfinite)
         return target
     origin = origin_of(found)
     with replaced_atomically(target) as temporary:

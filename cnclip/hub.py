@@ -11,6 +11,7 @@ import logging
 import re
 from pathlib import Path
 
+from ._checks import requires_extra
 from ._text import first_line
 from .cache import remembered_sha256
 from .checkpoints.files import (
@@ -94,10 +95,8 @@ def download(
 
 
 def _from_huggingface(model: str, revision: str | None, local_files_only: bool) -> Path:
-    try:
+    with requires_extra("huggingface", "huggingface_hub"):
         from huggingface_hub import errors, snapshot_download
-    except ImportError as error:
-        raise MissingExtraError("huggingface", "huggingface_hub") from error
     path = Path()
     try:
         for weights in _HUGGINGFACE_WEIGHTS:
@@ -130,10 +129,8 @@ def _check_blobs(path: Path) -> None:
 
 
 def _from_modelscope(model: str, revision: str | None, local_files_only: bool) -> Path:
-    try:
+    with requires_extra("modelscope", "modelscope-hub"):
         from modelscope_hub import HubApi, errors
-    except ImportError as error:
-        raise MissingExtraError("modelscope", "modelscope-hub") from error
 
     def fetch(local_files_only: bool) -> Path:
         return Path(

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import check_integer
+from .._checks import check_integer, requires_extra
 from ..archive import SUFFIX
 from ..cache import cached_archive, remembered_sha256
-from ..errors import CnclipError, InvalidInputError, MissingExtraError
+from ..errors import CnclipError, InvalidInputError
 from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..pipelines.builder import MAX_THREADS
@@ -357,10 +357,8 @@ def _connected(ray: ModuleType) -> Iterator[None]:
 def _ray() -> ModuleType:
     # Otherwise Ray sends statistics to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
+    with requires_extra("ray", "ray[data]"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise MissingExtraError("ray", "ray[data]") from error
     module: ModuleType = ray
     return module

@@ -22,9 +22,9 @@ from ..modeling.config import ClipConfig, TextConfig, VisionConfig
 from .checkpoint import Checkpoint, Hints, Weights
 from .config_file import MAX_LAYERS, MAX_SIZE
 from .files import CheckpointFiles
-from .modelscope import with_pooler, without_pooler
+from .modelscope import without_pooler, write_weights
 from .published_sizes import PUBLISHED_SIZES
-from .tensors import by_name, read_tensors, write_pickle
+from .tensors import by_name, read_tensors
 from .vocabulary import PUBLISHED_VOCABULARY, tokenizer_of
 
 logger = logging.getLogger("cnclip")
@@ -197,8 +197,7 @@ def write_cn_clip(checkpoint: Checkpoint, path: Path) -> None:
         logger.warning(
             "the file does not record all sizes; pass %s to cnclip convert", " ".join(options)
         )
-    weights = {f"module.{name}": value for name, value in with_pooler(checkpoint).items()}
-    write_pickle({"epoch": 0, "step": 0, "name": "cnclip", "state_dict": weights}, path)
+    write_weights(checkpoint, path, epoch=0, step=0, name="cnclip")
 
 
 def _options_to_read(checkpoint: Checkpoint) -> list[str]:

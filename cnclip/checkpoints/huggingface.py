@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from .._checks import requires_extra
 from .._text import first_line
 from ..archive import DEVIATIONS, MAX_RESOLUTION, MEANS
-from ..errors import CheckpointError, MissingExtraError
+from ..errors import CheckpointError
 from ..modeling.config import CLIP_MEAN, CLIP_STD, ClipConfig, VisionConfig
 from .checkpoint import Checkpoint, Weights, check_tensors, empty_model
 from .config_file import MAX_LAYERS, ConfigFile, read_text_config
@@ -284,10 +285,8 @@ def write_huggingface(checkpoint: Checkpoint, directory: Path) -> None:
 
 def _write_shards(weights: Weights, dtype: torch.dtype, directory: Path) -> None:
     """Write tensors as transformers does, with copies of one shard in memory at a time."""
-    try:
+    with requires_extra("huggingface", "huggingface_hub"):
         from huggingface_hub import split_torch_state_dict_into_shards
-    except ImportError as error:
-        raise MissingExtraError("huggingface", "huggingface_hub") from error
     # Without memory, and each by itself: tensors that share memory would be in the same shard.
     sizes = {
         name: torch.empty(value.shape, dtype=dtype, device="meta")

@@ -112,18 +112,28 @@ def write_modelscope(checkpoint: Checkpoint, directory: Path) -> None:
     for name, content in _config_files(checkpoint.config).items():
         (directory / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
     (directory / VOCABULARY).write_bytes(checkpoint.vocabulary)
-    weights = {f"module.{name}": value for name, value in with_pooler(checkpoint).items()}
-    write_pickle({"state_dict": weights}, directory / WEIGHTS)
+    write_weights(checkpoint, directory / WEIGHTS)
 
 
-def with_pooler(checkpoint: Checkpoint) -> Weights:
-    """The weights, and BERT's pooler, which ModelScope requires but does not use."""
+def write_weights(checkpoint: Checkpoint, path: Path, **more: Any) -> None:
+    """Write the weights, and BERT's pooler, which ModelScope requires but does not use.
+
+    Args:
+        checkpoint: The checkpoint.
+        path: The file.
+        more: Other values of the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     width = checkpoint.config.text.width
     dtype = checkpoint.weights["text_projection"].dtype
-    return checkpoint.weights | {
+    weights = checkpoint.weights | {
         POOLER_PREFIX + "dense.weight": torch.zeros(width, width, dtype=dtype),
         POOLER_PREFIX + "dense.bias": torch.zeros(width, dtype=dtype),
     }
+    named = {f"module.{name}": value for name, value in weights.items()}
+    write_pickle(more | {"state_dict": named}, path)
 
 
 def _config_files(config: ClipConfig) -> dict[str, dict[str, Any]]:

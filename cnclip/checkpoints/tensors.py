@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from .._checks import requires_extra
 from .._text import first_line
-from ..errors import CheckpointError, MissingExtraError
+from ..errors import CheckpointError
 from .checkpoint import Weights
 from .files import SAFETENSORS_SUFFIX, ZIP_MAGIC
 from .hostile_pickles import check_pickles
@@ -122,10 +123,8 @@ def by_name(path: Path, tensors: Iterable[tuple[Any, Any]]) -> Weights:
 
 def read_safetensors(path: Path) -> Weights:
     """The tensors of a safetensors file, mapped. The library checks sizes before it uses them."""
-    try:
+    with requires_extra("huggingface", "safetensors"):
         from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise MissingExtraError("huggingface", "safetensors") from error
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
@@ -162,11 +161,9 @@ def write_safetensors(weights: Weights, path: Path) -> None:
         OSError: the file cannot be written.
         MissingExtraError: safetensors is not installed.
     """
-    try:
+    with requires_extra("huggingface", "safetensors"):
         from safetensors import SafetensorError
         from safetensors.torch import save_file
-    except ImportError as error:
-        raise MissingExtraError("huggingface", "safetensors") from error
     try:
         save_file(weights, path, metadata={"format": "pt"})
     except SafetensorError as error:

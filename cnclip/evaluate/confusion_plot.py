@@ -7,17 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from .._checks import requires_extra
 from .._files import replaced_atomically
-from ..errors import MissingExtraError
 from .reports import ZeroShotReport
 
-try:
+with requires_extra("plot", "matplotlib"):
     from matplotlib import font_manager
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-except ImportError as error:
-    raise MissingExtraError("plot", "matplotlib") from error
 
 # Fonts with Chinese characters that systems have.
 CHINESE_FONTS = (

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._checks import requires_extra
 from .._text import first_line, printable
-from ..errors import InvalidInputError, MilvusError, MissingExtraError
+from ..errors import InvalidInputError, MilvusError
 from .collection import Collection
 from .hits import Hit
 
@@ -214,12 +215,9 @@ class MilvusIndex(Collection):
 
 
 def _pymilvus() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import pymilvus
-    except ImportError as error:
-        raise MissingExtraError("milvus", "pymilvus") from error
+    with requires_extra("milvus", "pymilvus"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pymilvus
     return pymilvus
 
 

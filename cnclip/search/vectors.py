@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidInputError, MissingExtraError
+from .._checks import requires_extra
+from ..errors import InvalidInputError
 
 KINDS = ("exact", "hnsw", "ivfpq")
 """From the most exact to the fastest and smallest for many vectors."""
@@ -50,12 +51,9 @@ def import_faiss() -> ModuleType:
     """The module `faiss`; raises MissingExtraError if it is not installed."""
     # It logs the instruction sets that it was built for.
     logging.getLogger("faiss").setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # SWIG's types, on newer Pythons
-            import faiss
-    except ImportError as error:
-        raise MissingExtraError("search", "faiss-cpu") from error
+    with requires_extra("search", "faiss-cpu"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SWIG's types, on newer Pythons
+        import faiss
     module: ModuleType = faiss
     return module
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from .._checks import requires_extra
 from .._text import first_line
-from ..errors import DatasetError, ImageError, MissingExtraError, Where
+from ..errors import DatasetError, ImageError, Where
 from .images import ImageStore, ProcessLock
 from .rows import Id, ProblemKind, Problems, id_of
 from .tsv_files import decode_base64
@@ -25,10 +26,8 @@ class _Database:
     """An LMDB, opened on the first read in each process."""
 
     def __init__(self, path: str) -> None:
-        try:
+        with requires_extra("lmdb", "lmdb"):
             import lmdb
-        except ImportError as error:
-            raise MissingExtraError("lmdb", "lmdb") from error
         self._lmdb = lmdb
         self._path = path
         self._opened: Any = None

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .._checks import requires_extra
 from .._text import first_line
-from ..errors import DatasetError, ImageError, MissingExtraError, Where
+from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import located
 from .images import Content, ImageRef, ImageStore, ProcessLock, located_inside
 from .rows import Chosen, Columns, ProblemKind, Problems, Row
@@ -34,11 +35,9 @@ def pyarrow_modules(extra: str = "parquet") -> tuple[Any, Any]:
     Raises:
         MissingExtraError: pyarrow is not installed.
     """
-    try:
+    with requires_extra(extra, "pyarrow"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError(extra, "pyarrow") from error
     return pyarrow, pyarrow.parquet
 
 

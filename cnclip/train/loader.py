@@ -122,17 +122,14 @@ class Sample:
     Attributes:
         pixels: The input of each model: the student, and perhaps a teacher.
         text: The text.
-        image_key: Equal for images of equal content.
-        text_key: Equal for texts with the same ids.
-        described: Keys of all texts that the data set has for the image.
+        pairs: Keys of the image, of the text, and of all texts that the data set has for the
+            image: of one row.
         skipped: Images that could not be read, which this sample replaces.
     """
 
     pixels: tuple[NDArray[np.float32], ...]
     text: str
-    image_key: int
-    text_key: int
-    described: NDArray[np.int64]
+    pairs: Pairs
     skipped: list[ImageError]
 
 
@@ -213,16 +210,7 @@ class TrainingPairs(Dataset[Sample]):
             pixels.append(torch.from_numpy(stacked))
             # A compiled model needs parts of the same shape.
             ids.append(preprocessing.ids(texts, whole_width=self.options.compile))
-        described = np.array([[sample.text_key] for sample in samples]).repeat(
-            max(len(sample.described) for sample in samples), axis=1
-        )
-        for row, sample in zip(described, samples, strict=True):
-            row[: len(sample.described)] = sample.described
-        pairs = Pairs(
-            torch.tensor([sample.image_key for sample in samples]),
-            torch.tensor([sample.text_key for sample in samples]),
-            torch.from_numpy(described),
-        )
+        pairs = Pairs.cat([sample.pairs for sample in samples])
         teacher = (pixels[1], ids[1]) if len(self._preprocessing) > 1 else None
         return Part(pixels[0], ids[0], pairs, teacher)
 
@@ -246,9 +234,8 @@ class TrainingPairs(Dataset[Sample]):
             opened = augment(opened, self.options.augment, random)
         pixels = tuple(preprocessing.pixels(opened) for preprocessing in self._preprocessing)
         texts = self._texts_of[self._starts[image] : self._starts[image + 1]]
-        return Sample(
-            pixels, self._texts[text], key, int(self._keys[text]), self._keys[texts], skipped
-        )
+        keys = ([key], self._keys[[text]], self._keys[texts][None])
+        return Sample(pixels, self._texts[text], Pairs(*map(torch.as_tensor, keys)), skipped)
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
         """The order in which an epoch visits the data set's pairs, or its images."""

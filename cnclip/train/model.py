@@ -13,10 +13,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from .._checks import requires_extra
 from ..checkpoints.checkpoint import Checkpoint, empty_model
 from ..checkpoints.huggingface import write_huggingface
 from ..checkpoints.modelscope import write_modelscope
-from ..errors import InvalidInputError, MissingExtraError
+from ..errors import InvalidInputError
 from ..modeling.clip import ChineseClip, half_precision_names
 from ..modeling.config import ClipConfig
 from ..modeling.vit import VisionTransformer, checkpoint_name
@@ -181,10 +182,8 @@ class AverageModel(Generic[Model]):
 
 def _add_adapters(model: ChineseClip, options: TrainOptions) -> None:
     """Add adapters to the linear layers; only they and the logit scale are trained."""
-    try:
+    with requires_extra("lora", "peft"):
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise MissingExtraError("lora", "peft") from error
     pattern = "|".join(LORA_TARGETS)
     tower = "bert" if options.freeze_vision else "(visual|bert)"
     config = LoraConfig(

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._checks import requires_extra
 from .._options import check_options, option
 from .._text import first_line
-from ..errors import CnclipError, InvalidInputError, MissingExtraError
+from ..errors import CnclipError, InvalidInputError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 # How to treat further candidates that match a query: see loss.py.
@@ -171,10 +172,8 @@ def _parse(file: Path) -> Any:
 
 
 def _parse_yaml(text: str) -> Any:
-    try:
+    with requires_extra("train", "PyYAML"):
         import yaml
-    except ImportError as error:
-        raise MissingExtraError("train", "PyYAML") from error
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

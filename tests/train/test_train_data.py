@@ -64,7 +64,7 @@ def test_an_epoch_of_images_has_each_once(data: Any) -> None:
     assert pairs.size == 30
     for epoch in range(3):
         samples = [pairs[position] for position in range(30 * epoch, 30 * epoch + 30)]
-        assert len({sample.image_key for sample in samples}) == 30
+        assert len({int(sample.pairs.images) for sample in samples}) == 30
     drawn = Counter(texts_at(pairs, range(30 * 40)))["全部"]
     assert 120 < drawn < 280  # half of 400
     rare = TrainingPairs(data, TrainOptions(sampling="images", rare_texts=2.0), PREPROCESSING)
