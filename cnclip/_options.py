@@ -50,15 +50,15 @@ def check_options(options: Any) -> None:
         object.__setattr__(options, one.name, value)
 
 
-def _converted(value: Any, kind: type, name: str) -> Any:
-    if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+def _converted(value: Any, wanted: type, name: str) -> Any:
+    if wanted is int and isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)  # NumPy's integers as well
-    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+    if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):  # YAML reads 5e-5 as a string
             return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         found = f"{type(value).__name__}: {value!r:.60}"
-        raise InputTypeError(f"expected {kind.__name__}, got {found}", item=name)
+        raise InputTypeError(f"expected {wanted.__name__}, got {found}", item=name)
     return value
 
 

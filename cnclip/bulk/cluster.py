@@ -71,16 +71,12 @@ def ray_embed(
 
     The cluster is the one that `ray.init` was called for, else that of `$RAY_ADDRESS`, else this
     machine. cnclip must be installed on its nodes, and the nodes must see files under the same
-    paths; the model is sent to those that lack it. Only this process writes the folder. The folder
-    is the same as that of `embed`, and each continues the other's. A run also resumes after a node
-    or the whole cluster went down. Embeddings differ by float32's rounding, as with another batch
-    size.
+    paths; the model is sent to those that lack it. Only this process writes the folder, and `embed`
+    can continue it. Embeddings differ by float32's rounding, as with another batch size.
 
     Args:
-        sources: As for `embed`. They are listed here and read on the nodes.
+        sources, output, options: As for `embed`. Sources are listed here and read on the nodes.
         model: A model, as `pipeline` opens it.
-        output: As for `embed`.
-        options: As for `embed`.
         precision: The precision of the model, as for `pipeline`.
         device: 'gpu' for one actor per GPU, if the cluster has GPUs; 'cpu'.
         workers: The number of actors; by default as many as the cluster has resources for now.
@@ -91,10 +87,8 @@ def ray_embed(
 
     Raises:
         MissingExtraError: ray or pyarrow is not installed.
-        InputTypeError: an argument has another type.
-        InvalidInputError: an argument is out of its bounds.
-        CnclipError: an actor could not open the model, or as for `embed`.
-        OSError: as for `embed`.
+        InputTypeError, InvalidInputError: an argument cannot be used; names it.
+        CnclipError, OSError: an actor could not open the model, or as for `embed`.
         ray.exceptions.RayError: the cluster failed beyond what Ray repairs, for example if actors
             died twenty times on the same images.
         KeyboardInterrupt: Ctrl-C. Embeddings that arrived in order are kept.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .._files import ZIP_ERRORS
-from .._text import first_line, is_utf8
+from .._text import first_line
 from ..errors import DatasetError, Where
 from ..sources.images import ImageRef, ImageStore
 from ..sources.lmdb_files import LmdbImages, read_pairs
@@ -29,7 +29,7 @@ from ..sources.rows import Id, ProblemKind, Problems, id_of
 from ..sources.tables import read_objects
 from ..sources.tsv_files import TSV_SUFFIX, TsvImages, decode_base64, read_tsv
 from ..sources.zip_files import open_zip, stored_at, visible_members
-from .retrieval import ImageRow, RetrievalData, TextRow
+from .retrieval import ImageRow, RetrievalData, TextRow, wrong_text
 
 TEXTS = "_texts.jsonl"
 _BUFFER = 1 << 20
@@ -146,12 +146,8 @@ def parse_text(value: dict[str, Any], where: Where, problems: Problems) -> TextR
     kind, reason = ProblemKind.BAD_VALUE, None
     if (known := id_of(text_id)) is None:
         reason = f"text_id: expected an integer or a name, found {text_id!r:.60}"
-    elif not isinstance(text, str):
-        reason = f"text: expected a string, found {text!r:.60}"
-    elif not text.strip():
-        kind, reason = ProblemKind.NO_TEXT, f"text {known} is empty"
-    elif not is_utf8(text):
-        kind, reason = ProblemKind.NOT_UTF8, "the text is not UTF-8"
+    elif wrong := wrong_text(text, f"text {known}"):
+        kind, reason = wrong
     elif not isinstance(image_ids, list):
         reason = f"image_ids: expected a list, found {image_ids!r:.60}"
     else:
@@ -162,7 +158,7 @@ def parse_text(value: dict[str, Any], where: Where, problems: Problems) -> TextR
             if len(ids) < len(image_ids):
                 reason = "image_ids: names an image twice"
                 problems.add(ProblemKind.DUPLICATE, where, reason, skipped=False)
-            return TextRow(known, text, tuple(one for one in ids if one is not None), where)
+            return TextRow(known, str(text), tuple(one for one in ids if one is not None), where)
     problems.add(kind, where, reason)
     return None
 
@@ -206,10 +202,8 @@ class LmdbData(RetrievalData):
         images: dict[Id, dict[Id, None]] = {}
         name = f"{self.split}/pairs"
         for where, image_id, text_id, text in read_pairs(self._pairs, name, problems):
-            if not text.strip():
-                problems.add(ProblemKind.NO_TEXT, where, f"text {text_id} is empty")
-            elif not is_utf8(text):
-                problems.add(ProblemKind.NOT_UTF8, where, "the text is not UTF-8")
+            if wrong := wrong_text(text, f"text {text_id}"):
+                problems.add(wrong[0], where, wrong[1])
             elif texts.setdefault(text_id, text) != text:
                 reason = f"text {text_id} has other words in another pair"
                 problems.add(ProblemKind.DUPLICATE, where, reason)

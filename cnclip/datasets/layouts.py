@@ -25,7 +25,9 @@ _OF_FILES: dict[str, type[RetrievalData]] = {
 }
 
 
-def open_retrieval(path: str | Path, split: str | None = None) -> RetrievalData:
+def open_retrieval(
+    path: str | Path, split: str | None = None, *, preferred: Sequence[str] = ()
+) -> RetrievalData:
     """Open a split of a data set in any layout.
 
     Args:
@@ -36,22 +38,12 @@ def open_retrieval(path: str | Path, split: str | None = None) -> RetrievalData:
             Face's imagefolder), in it or in `{split}/`; such a file itself; tar files as WebDataset
             makes them, or Parquet files: one, a folder of them, or a pattern (`shards/*.tar`,
             `shards/{000..012}.tar`); or `'emoji-cn'`, the bundled images.
-        split: Its name; optional if there is only one.
-
-    Raises:
-        DatasetError: there is no such data set or split.
-        MissingExtraError: lmdb or pyarrow is not installed; raised when it is first used.
-    """
-    return open_split(path, split)
-
-
-def open_split(
-    path: str | Path, split: str | None = None, preferred: Sequence[str] = ()
-) -> RetrievalData:
-    """Open a split as `open_retrieval` does; by default one of the preferred names, the best first.
+        split: Its name; optional if there is only one, or one of the preferred names.
+        preferred: Names of splits, the best first.
 
     Raises:
         DatasetError: there is no such data set or split, or a split must be chosen.
+        MissingExtraError: lmdb or pyarrow is not installed; raised when it is first used.
     """
     bundled = str(path) == "emoji-cn"
     place = asset_path("gallery") if bundled else Path(path).expanduser()

@@ -16,7 +16,7 @@ from ..errors import DatasetError, ImageError, Where
 from ..sources.images import read_content
 from ..sources.parquet_files import GROUPS_KEPT
 from ..sources.rows import Id, Problems
-from .layouts import open_split
+from .layouts import open_retrieval
 from .retrieval import RetrievalData, without_missing_images
 
 Role = Literal["train", "val"]
@@ -128,4 +128,4 @@ def open_pairs(
             compressed zip; or nothing in it can be used.
         MissingExtraError: lmdb or pyarrow is not installed.
     """
-    return PairData(open_split(path, split, _SPLITS_OF[role]), problems)
+    return PairData(open_retrieval(path, split, preferred=_SPLITS_OF[role]), problems)

@@ -86,17 +86,22 @@ def usable_texts(value: Any, owner: str, where: Where, problems: Problems) -> It
     `owner` is the image in messages, `where` the row.
     """
     for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, Exception):
-            problems.add(ProblemKind.NOT_UTF8, where, "the text is not UTF-8")
-        elif not isinstance(text, str):
-            reason = f"text: expected a string, found {text!r:.60}"
-            problems.add(ProblemKind.BAD_VALUE, where, reason)
-        elif not text.strip():
-            problems.add(ProblemKind.NO_TEXT, where, f"the text of {owner} is empty")
-        elif not is_utf8(text):
-            problems.add(ProblemKind.NOT_UTF8, where, "the text is not UTF-8")
+        if wrong := wrong_text(text, f"the text of {owner}"):
+            problems.add(wrong[0], where, wrong[1])
         else:
             yield text
+
+
+def wrong_text(text: Any, name: str) -> tuple[ProblemKind, str] | None:
+    """The problem of a value that is not a text which can be used, and the reason; else None.
+
+    An exception is a text that could not be decoded. `name` is the text's name in messages.
+    """
+    if not isinstance(text, str | Exception):
+        return ProblemKind.BAD_VALUE, f"text: expected a string, found {text!r:.60}"
+    if isinstance(text, Exception) or not is_utf8(text):
+        return ProblemKind.NOT_UTF8, "the text is not UTF-8"
+    return None if text.strip() else (ProblemKind.NO_TEXT, f"{name} is empty")
 
 
 def without_missing_images(

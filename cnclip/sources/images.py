@@ -60,9 +60,9 @@ def image_file(path: str | os.PathLike[str]) -> ImageFile:
 
 def _image_file(path: str, state: os.stat_result) -> ImageFile:
     if not stat.S_ISREG(state.st_mode):
-        kind = next((kind for test, kind in _NOT_FILES if test(state.st_mode)), "a device")
+        found = next((name for test, name in _NOT_FILES if test(state.st_mode)), "a device")
         # Reading would wait for a writer.
-        return ImageFile(path, error=f"{kind}, not a file")
+        return ImageFile(path, error=f"{found}, not a file")
     error = None
     if state.st_size == 0:
         error = "an empty file"

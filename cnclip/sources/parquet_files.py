@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from itertools import accumulate, pairwise, repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,10 @@ PARQUET_SUFFIX = ".parquet"
 # Row groups of images that a process keeps: shuffling more of them at once reads them repeatedly.
 GROUPS_KEPT = 8
 _LARGE_GROUP = 128 << 20
+# pyarrow's types of columns by their names.
+_TEXTS = ("string", "large_string", "string_view")
+_LISTS = ("list", "large_list", "list_view", "large_list_view", "fixed_size_list")
+_CONTENTS = ("binary", "large_binary", "binary_view", "fixed_size_binary")
 # Rows without images that are in memory at once.
 _ROWS_AT_ONCE = 4096
 
@@ -41,16 +46,6 @@ def pyarrow_modules(extra: str = "parquet") -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-class _Place(NamedTuple):
-    """The images of a row group in a file."""
-
-    path: Path
-    name: str  # of the file in messages
-    number: int  # of the row group, from 0
-    column: str
-    first_row: int  # of the row group, from 0
-
-
 class RowGroup(ImageStore):
     """The images of a row group, read when the first is needed, dropped with the last reference.
 
@@ -64,13 +59,14 @@ class RowGroup(ImageStore):
 
         With `inside`, images outside the file's folder are refused.
         """
-        self._place = _Place(path, name, number, column, first_row)
-        self._inside = inside
+        self._path, self._name, self._number = path, name, number
+        self._column, self._first_row, self._inside = column, first_row, inside
         self._lock = ProcessLock()
         self._values: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        place = self._place._replace(path=Path(os.path.abspath(self._place.path)))
+        path = Path(os.path.abspath(self._path))
+        place = (path, self._name, self._number, self._column, self._first_row)
         return RowGroup, (*place, self._inside)
 
     def content(self, number: int) -> Content:
@@ -82,7 +78,7 @@ class RowGroup(ImageStore):
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str) and value:
-            folder = self._place.path.parent
+            folder = self._path.parent
             return located_inside(value, folder) if self._inside else located(value, folder)
         if not isinstance(value, bytes) or not value:
             raise ImageError("the row has no image")
@@ -90,14 +86,13 @@ class RowGroup(ImageStore):
 
     def _read(self) -> Any:
         arrow, _ = pyarrow_modules()
-        place = self._place
         with self._lock:
             if self._values is None:
                 try:
-                    with open_parquet(place.path) as file:
-                        table = file.read_row_group(place.number, [place.column], use_threads=False)
+                    with open_parquet(self._path) as file:
+                        table = file.read_row_group(self._number, [self._column], use_threads=False)
                 except (arrow.ArrowException, OSError) as error:
-                    reason = f"row group {place.number} cannot be read: {first_line(error)}"
+                    reason = f"row group {self._number} cannot be read: {first_line(error)}"
                     raise ImageError(reason) from error
                 self._values = table.column(0)
             return self._values
@@ -109,7 +104,7 @@ class RowGroup(ImageStore):
 
     def where(self, number: int) -> Where:
         """The file and the row, from 1."""
-        return Where(file=self._place.name, line=self._place.first_row + number + 1)
+        return Where(file=self._name, line=self._first_row + number + 1)
 
 
 class RowGroups(ImageStore):
@@ -248,10 +243,14 @@ def _choose(schema: Any, columns: Columns, where: Where) -> tuple[Chosen, bool]:
     types: dict[str, Any] = {}
     for field in schema:  # of several columns of a name, the first is used
         types.setdefault(field.name, field.type)
-    texts = [name for name, kind in types.items() if _is_text(kind)]
-    lists = [name for name, kind in types.items() if _is_list(kind) and _is_text(kind.value_type)]
-    empty = [name for name, kind in types.items() if str(kind) == "null"]
-    contents = [name for name, kind in types.items() if _is_content(kind)]
+    texts = [name for name, column in types.items() if _is_text(column)]
+    lists = [
+        name
+        for name, column in types.items()
+        if _name_of(column) in _LISTS and _is_text(column.value_type)
+    ]
+    empty = [name for name, column in types.items() if _name_of(column) == "null"]
+    contents = [name for name, column in types.items() if _is_content(column)]
     chosen = Chosen(
         columns.choose(contents).image
         or columns.choose(texts).image
@@ -259,35 +258,23 @@ def _choose(schema: Any, columns: Columns, where: Where) -> tuple[Chosen, bool]:
         columns.choose([*texts, *lists]).text or columns.choose(empty).text,
         columns.choose(list(types)).id,
     )
-    columns.check(chosen, [f"{name}: {kind}" for name, kind in types.items()], where)
+    columns.check(chosen, [f"{name}: {column}" for name, column in types.items()], where)
     return chosen, chosen.image in contents
 
 
-def _is_text(kind: Any) -> bool:
-    types = pyarrow_modules()[0].types
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+def _is_text(column: Any) -> bool:
+    return _name_of(column.value_type if _name_of(column) == "dictionary" else column) in _TEXTS
 
 
-def _is_list(kind: Any) -> bool:
-    types = pyarrow_modules()[0].types
-    views = types.is_list_view(kind) or types.is_large_list_view(kind)
-    return bool(
-        views or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    )
+def _is_content(column: Any) -> bool:
+    if _name_of(column) == "struct":
+        return any(column.get_field_index(name) >= 0 for name in ("bytes", "path"))
+    return _name_of(column) in _CONTENTS
 
 
-def _is_content(kind: Any) -> bool:
-    types = pyarrow_modules()[0].types
-    if types.is_struct(kind):
-        return any(kind.get_field_index(name) >= 0 for name in ("bytes", "path"))
-    return bool(
-        types.is_binary(kind)
-        or types.is_large_binary(kind)
-        or types.is_binary_view(kind)
-        or types.is_fixed_size_binary(kind)
-    )
+def _name_of(column: Any) -> str:
+    """The name of a column's type without parameters, such as `list` and `string`."""
+    return re.split(r"\W", str(column))[0]
 
 
 def _read_columns(

@@ -89,14 +89,14 @@ class Columns:
 
     def missing(self, chosen: Chosen, names: Sequence[str]) -> str | None:
         """The reason why a table cannot be used: a wanted column that it lacks."""
-        for kind, wanted, name in (
+        for values, wanted, name in (
             ("images", self.image, chosen.image),
             ("texts", self.text, chosen.text),
             ("ids", self.id if self.id_required else (), chosen.id),
         ):
             if wanted and name is None:
                 found = printable(", ".join(names))
-                return f"no column of {kind} ({', '.join(wanted)}); found {found:.300}"
+                return f"no column of {values} ({', '.join(wanted)}); found {found:.300}"
         return None
 
     def check(self, chosen: Chosen, names: Sequence[str], where: Where, hint: str = "") -> None:

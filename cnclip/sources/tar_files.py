@@ -89,8 +89,8 @@ def _add_member(
     parts = _NAME.fullmatch(member.name)
     if parts is None or not member.isreg() or member.issparse():
         return
-    key, kind = parts[1], parts[2].lower()
-    last = kind.rpartition(".")[2]
+    key, suffix = parts[1], parts[2].lower()
+    last = suffix.rpartition(".")[2]
     is_image = f".{last}" in IMAGE_SUFFIXES
     if not is_image and (descriptor is None or last not in _TEXTS):
         return
@@ -99,17 +99,17 @@ def _add_member(
         problems.add(ProblemKind.BAD_VALUE, where, f"a file of more than {MAX_FILE} bytes")
         return
     sample = samples.setdefault(key, Sample())
-    if is_image and kind == last:
+    if is_image and suffix == last:
         if sample.image is None:
             sample.image = (member.offset_data, member.size)
         else:
             problems.add(ProblemKind.DUPLICATE, where, f"{key} already has another image")
-    elif kind in _TEXTS and descriptor is not None:
+    elif suffix in _TEXTS and descriptor is not None:
         content = _read_text(member, descriptor, where, problems)
         if content is not None:
             sample.texts = sample.texts or {}
-            if sample.texts.setdefault(kind, content) is not content:
-                problems.add(ProblemKind.DUPLICATE, where, f"{key} already has another .{kind}")
+            if sample.texts.setdefault(suffix, content) is not content:
+                problems.add(ProblemKind.DUPLICATE, where, f"{key} already has another .{suffix}")
 
 
 def _read_text(
