@@ -75,14 +75,15 @@ def ray_embed(
     can continue it. Embeddings differ by float32's rounding, as with another batch size.
 
     Args:
-        sources, output, options: As for `embed`. Sources are listed here and read on the nodes.
+        sources: As for `embed`. They are listed here and read on the nodes.
         model: A model, as `pipeline` opens it.
+        output: As for `embed`.
+        options: As for `embed`.
         precision: The precision of the model, as for `pipeline`.
         device: 'gpu' for one actor per GPU, if the cluster has GPUs; 'cpu'.
         workers: The number of actors; by default as many as the cluster has resources for now.
         cpus_per_worker: CPUs of an actor, and threads that decode and, without a GPU, embed. By
-            default a GPU's share of its node; without GPUs the CPUs of the smallest node, at most
-            8.
+            default a GPU's share of its node; without GPUs those of the smallest node, 8 at most.
         show_progress: Print progress on stderr.
 
     Raises:
@@ -110,8 +111,7 @@ def ray_embed(
         store = Store(folder, wanted, retry=options.retry, replace_sources=options.replace)
         task = _Task(_SentModel.of(info.path, ray), precision, actors, options)
         plan = _Plan(opened, task, store.earlier.restore)
-        lists = plan.embedded(ray)
-        report = write_outcomes(store, lists, plan.items, show_progress=show_progress)
+        report = write_outcomes(store, plan.embedded(ray), plan.items, show_progress=show_progress)
     report.left_out = dict(opened.left_out)
     return report
 
