@@ -6,7 +6,7 @@ Engines: ModelScope's pipeline, transformers, ONNX Runtime and OpenVINO, and Hug
 tokenizers for texts to token ids. Each runs in a separate process, with its own interpreter if one
 is given, and with the same weights, inputs and number of threads. In every round each engine
 measures each case once, in turn, while the others wait; medians are printed. An engine that cannot
-run is skipped and printed with the reason. docs/performance.md explains the rows.
+run is skipped and printed with the reason. docs/en/about/benchmarks.md explains the rows.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def embed(
     *,
     show_progress: bool = False,
 ) -> EmbedReport:
-    """Embed images or texts of any number to a folder, see docs/embedding.md.
+    """Embed images or texts of any number to a folder, see docs/en/guide/embedding.md.
 
     Afterwards the folder holds the embeddings of what the sources hold now. An interrupted run
     resumes, and a later one embeds only what is new or changed: files by their size and time, texts

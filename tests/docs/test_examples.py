@@ -1,0 +1,89 @@
+"""Every example of the documentation runs: see tests/support/pages.py for what pages may say."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.pages import ROOT, SETUPS, blocks_of, in_folder, run_page, set_up
+
+PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])
+# Made from parsers and from notebooks, which run elsewhere.
+GENERATED = ("docs/en/notebooks/", "docs/en/reference/commands.md")
+# Pages whose examples take long; `make test-slow` runs them.
+SLOW = {
+    "README.md": "trains, evaluates and measures; also runs with the installed wheel",
+    "README.zh-CN.md": "as README.md",
+}
+# Blocks with `not run`, by page. Each names its reason on the page.
+NOT_RUN: dict[str, int] = {}
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+WRITTEN = [page for page in PAGES if not name_of(page).startswith(GENERATED)]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that pages ask for, made once."""
+    folder = tmp_path_factory.mktemp("files")
+    with in_folder(folder):
+        set_up(" ".join(SETUPS), folder)
+    return folder
+
+
+def copy_setups(page: Path, files: Path, folder: Path) -> None:
+    """Copy the files that a page asks for, with those that they were made from."""
+    names = {
+        name for block in blocks_of(page) for name in block.comments.get("setup", "").split()
+    }
+    while more := {needed for name in names for needed in SETUPS[name][0]} - names:
+        names |= more
+    for name in names:
+        source, copy = files / name, folder / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, copy)
+        else:
+            shutil.copy2(source, copy)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] * (name_of(page) in SLOW))
+        for page in WRITTEN
+        if any(block.is_example for block in blocks_of(page))
+    ],
+)
+def test_examples_run(
+    page: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = dict(os.environ)
+    copy_setups(page, files, tmp_path)
+    try:
+        assert run_page(page, tmp_path) > 0
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def test_few_examples_do_not_run() -> None:
+    counted = {
+        name_of(page): sum("not run" in block.comments for block in blocks_of(page))
+        for page in WRITTEN
+    }
+    assert {name: count for name, count in counted.items() if count} == NOT_RUN
+    reasons = [
+        block.comments["not run"]
+        for page in WRITTEN
+        for block in blocks_of(page)
+        if "not run" in block.comments
+    ]
+    assert all(len(reason) > 5 for reason in reasons)
