@@ -20,12 +20,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -116,11 +118,36 @@ def _cifar10(folder: Path) -> None:
         shutil.copy(asset_path("gallery") / f"{code}.png", folder / "cifar10" / "test" / name)
 
 
+def _shards(folder: Path) -> None:
+    (folder / "shards").mkdir()
+    for number, name in enumerate(("cat", "dog", "car")):
+        with tarfile.open(folder / "shards" / f"{number:03}.tar", "w") as tar:
+            tar.add(folder / "photos" / f"{name}.png", f"{name}.png")
+
+
+def _parquet(folder: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    contents = [(folder / "photos" / f"{name}.png").read_bytes() for name in ("cake", "house")]
+    pyarrow.parquet.write_table(pyarrow.table({"image": contents}), folder / "more.parquet")
+
+
+def _titles(folder: Path) -> None:
+    lines = [json.dumps({"id": n, "title": text}) for n, text in enumerate(("连衣裙", "运动鞋"))]
+    (folder / "titles.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def _convert(source: Path, output: Path, **options: str) -> None:
     from cnclip.convert import convert
 
     output.parent.mkdir(parents=True, exist_ok=True)
     convert(source, output, **options)
+
+
+def _write_cn_clip(output: Path) -> None:
+    # Of a model with the published vocabulary, since the format has none.
+    _convert(ROOT / "tests/data/golden/tiny-vit", output, to="cn_clip")
 
 
 def _emoji_cn() -> Path:
@@ -138,10 +165,8 @@ def _command(*arguments: str) -> None:
 # Each makes the file or folder of its name in the current folder; those of a name it requires exist.
 SETUPS: dict[str, tuple[tuple[str, ...], Callable[[Path], None]]] = {
     "base.cnclip.pt": ((), lambda at: _convert(_emoji_cn(), at / "base.cnclip.pt")),
-    "epoch_latest.pt": (
-        (),
-        lambda at: _convert(_emoji_cn(), at / "epoch_latest.pt", to="cn_clip"),
-    ),
+    "epoch_latest.pt": ((), lambda at: _write_cn_clip(at / "epoch_latest.pt")),
+    "clip_cn_vit-b-16.pt": ((), lambda at: _write_cn_clip(at / "clip_cn_vit-b-16.pt")),
     # A directory of the hub id's name comes before the hub.
     MODELSCOPE: ((), lambda at: _convert(_emoji_cn(), at / MODELSCOPE, to="modelscope")),
     HUGGINGFACE: (
@@ -149,6 +174,9 @@ SETUPS: dict[str, tuple[tuple[str, ...], Callable[[Path], None]]] = {
         lambda at: _convert(ROOT / "tests/data/emoji-vit", at / HUGGINGFACE, to="huggingface"),
     ),
     "photos": ((), _photos),
+    "shards": (("photos",), _shards),
+    "more.parquet": (("photos",), _parquet),
+    "titles.jsonl": ((), _titles),
     "MUGE": ((), _muge),
     "cifar10": ((), _cifar10),
     "photos.embeddings": (
