@@ -50,9 +50,9 @@ def pipeline(
         device: `'gpu'` takes a GPU if there is one, else the CPU, and says so in the log;
             `'gpu:N'` is the same for that GPU; `'cuda:N'` takes that GPU or fails; `'cpu'`.
         precision: `'fp32'`, ModelScope's numbers. Faster and less exact, see
-            docs/en/about/benchmarks.md: `'bf16'`, on processors with AVX-512 BF16 and on GPUs; `'int8'`,
-            weights and activations of linear layers, on processors with AVX-512 VNNI; `'fp16'`, on
-            GPUs.
+            docs/en/about/benchmarks.md: `'bf16'`, on processors with AVX-512 BF16 and on GPUs;
+            `'int8'`, weights and activations of linear layers, on processors with AVX-512 VNNI;
+            `'fp16'`, on GPUs.
         num_threads: CPU threads for each run of the model, and as many for preparing images; by
             default one per core. Ask for no more than the system allows a process: OpenMP ends
             the process if one is refused.

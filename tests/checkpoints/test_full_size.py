@@ -1,6 +1,7 @@
 """The published sizes with random weights: converted and run once, with time and peak memory.
 
-Gigabytes and minutes: `make test-full-size` runs it, and prints the table of docs/en/guide/models.md.
+Gigabytes and minutes: `make test-full-size` runs it, and prints the table of
+docs/en/guide/models.md.
 """
 
 from __future__ import annotations

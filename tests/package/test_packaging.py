@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from cnclip import _core
-from cnclip.assets import asset_path
-from cnclip.datasets import write_split
+from tests.support.pages import blocks_of
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTENSION = Path(_core.__file__)
@@ -217,71 +216,34 @@ def test_another_torch_is_refused(installed: Path, tmp_path: Path) -> None:
 # --- What the READMEs print -----------------------------------------------------------------------
 
 
-def blocks_of(readme: str, language: str) -> list[str]:
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-
-
-def readme_folder(folder: Path) -> Path:
-    """A folder with the files that the READMEs' examples name."""
-    model, gallery = asset_path("emoji-cn"), asset_path("gallery")
-    # A directory of the hub id's name comes before the hub.
-    shutil.copytree(model, folder / "damo" / "multi-modal_clip-vit-base-patch16_zh")
-    (folder / "photos").mkdir()
-    for name, source in {"cat": "1f408", "car": "1f697", "cake": "1f382"}.items():
-        shutil.copy(gallery / f"{source}.png", folder / "photos" / f"{name}.png")
-    cat, car = ((folder / "photos" / name).read_bytes() for name in ("cat.png", "car.png"))
-    write_split(folder / "MUGE", "valid", [(1, cat), (2, car)], [(1, "猫", [1]), (2, "汽车", [2])])
-    for name, content in {"cat": cat, "automobile": car}.items():
-        (folder / "cifar10" / "test" / name).mkdir(parents=True)
-        (folder / "cifar10" / "test" / name / "0.png").write_bytes(content)
-    return folder
-
-
-def run_readme(readme: str, python: Path, folder: Path) -> None:
-    environment = clean_environment(
-        CNCLIP_CACHE=str(folder / "cache"), PATH=f"{python.parent}{os.pathsep}{os.environ['PATH']}"
-    )
-    script = folder / "readme.py"
-    script.write_text("\n".join(blocks_of(readme, "python")), encoding="utf-8")
-    output_of(python, "-W", "error", script.name, cwd=folder, env=environment)
-    commands = [
-        line.removeprefix("$ ")
-        for block in blocks_of(readme, "console")
-        for line in block.splitlines()
-        if line.startswith("$ cnclip ")
-    ]
-    assert len(commands) >= 3
-    for command in commands:
-        output_of("sh", "-c", command, cwd=folder, env=environment)
-
-
-@pytest.mark.parametrize("readme", READMES)
-def test_python_blocks_compile(readme: str) -> None:
-    blocks = blocks_of(readme, "python")
-    assert len(blocks) >= 3
-    for number, block in enumerate(blocks):
-        compile(block, f"{readme}[{number}]", "exec")
-
-
 def test_both_readmes_have_the_same_blocks() -> None:
-    """The Chinese page is held to the same code; comments apart."""
+    """The Chinese page has the same code; comments may differ."""
     for language in ("python", "diff", "console"):
         english, chinese = (
-            [re.sub(r"\s*#.*", "", block) for block in blocks_of(readme, language)]
-            for readme in READMES
+            [
+                re.sub(r"\s*#.*", "", b.code)
+                for b in blocks_of(ROOT / name)
+                if b.language == language
+            ]
+            for name in READMES
         )
-        assert english == chinese
+        assert english and english == chinese
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("readme", READMES)
 def test_readme_runs(readme: str, installed: Path, tmp_path: Path) -> None:
+    """The examples run with the wheel; tests/docs runs all pages with the checkout."""
     pip_install(installed, "faiss-cpu", "pyarrow")  # of the extra `search`
-    run_readme(readme, installed, readme_folder(tmp_path))
+    environment = clean_environment(CNCLIP_CACHE=str(tmp_path / "cache"))
+    pages, folder = ROOT / "tests" / "support" / "pages.py", tmp_path / "files"
+    folder.mkdir()
+    command = [installed, "-P", "-W", "error", pages, ROOT / readme, folder]
+    assert "examples ran" in output_of(*command, cwd=tmp_path, env=environment)
 
 
 def test_relative_links_lead_somewhere() -> None:
+    """Of pages outside the site; MkDocs checks those inside."""
     pages = [*ROOT.glob("*.md"), *ROOT.glob("csrc/*.md"), *ROOT.glob("tests/*.md")]
     assert len(pages) >= 6
     for page in pages:

@@ -9,7 +9,7 @@ HTML comments before a block say what it needs:
 | comment | meaning |
 |---|---|
 | `<!-- setup: NAME ... -->` | make these files first: the names of `SETUPS` |
-| `<!-- not run: REASON -->` | only check the syntax of the next block and the options of its commands |
+| `<!-- not run: REASON -->` | only check the syntax of the next block, and its options |
 | `<!-- requires: PACKAGE ... -->` | the next block runs where these packages can be imported |
 | `<!-- status: N -->` | the commands of the next block end with this exit status |
 | `<!-- output -->` | the next block is what the block before it prints |
@@ -28,6 +28,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ def blocks_of(page: Path, name: str | None = None) -> list[Block]:
     end = 0
     for match in _FENCE.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
-        comments = {kind: value for kind, value in _COMMENT.findall(text, end, match.start())}
+        comments = dict(_COMMENT.findall(text, end, match.start()))
         code = re.sub(rf"^{match[1]}", "", match[4], flags=re.MULTILINE)
         blocks.append(Block(f"{name or page.name}:{line}", match[3], code, comments))
         end = match.end()
@@ -146,8 +147,18 @@ def _convert(source: Path, output: Path, **options: str) -> None:
 
 
 def _write_cn_clip(output: Path) -> None:
-    # Of a model with the published vocabulary, since the format has none.
-    _convert(ROOT / "tests/data/golden/tiny-vit", output, to="cn_clip")
+    # The format has no vocabulary and no width of heads: those of the published models.
+    from tests.support.small_vit import write_directory
+
+    published = (ROOT / "cnclip/checkpoints/vocab.txt").read_text(encoding="utf-8").split("\n")
+    with tempfile.TemporaryDirectory() as folder:
+        directory = write_directory(
+            Path(folder),
+            vision={"vision_width": 64, "vision_head_width": 64},
+            text={"text_hidden_size": 64, "text_num_attention_heads": 1, "vocab_size": 21128},
+            vocabulary=published[:-1],
+        )
+        _convert(directory, output, to="cn_clip")
 
 
 def _emoji_cn() -> Path:
@@ -162,7 +173,7 @@ def _command(*arguments: str) -> None:
     assert main(list(arguments)) == 0, arguments
 
 
-# Each makes the file or folder of its name in the current folder; those of a name it requires exist.
+# What makes the file or folder of each name, and which others must exist before.
 SETUPS: dict[str, tuple[tuple[str, ...], Callable[[Path], None]]] = {
     "base.cnclip.pt": ((), lambda at: _convert(_emoji_cn(), at / "base.cnclip.pt")),
     "epoch_latest.pt": ((), lambda at: _write_cn_clip(at / "epoch_latest.pt")),
@@ -262,8 +273,14 @@ def run_command(command: str, folder: Path) -> int:
         os.environ.update(word.split("=", 1) for word in words[1:])
         return 0
     if words[0] != "cnclip" or _SHELL.search(" ".join(words)):
+        programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        environment = {**os.environ, "PATH": programs}
         done = subprocess.run(
-            ["sh", "-c", command], cwd=folder, capture_output=True, encoding="utf-8"
+            ["sh", "-c", command],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
         )
         print(done.stdout, end="")
         print(done.stderr, end="", file=sys.stderr)

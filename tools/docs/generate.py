@@ -3,8 +3,8 @@
 | page in `docs/en` | made from |
 |---|---|
 | `reference/commands.md` | the parsers of `cnclip.cli` |
-| `reference/api/*.md` | the names in `__all__` of the packages; mkdocstrings adds their docstrings |
-| `notebooks/*.md` and their images | the notebooks that `make notebooks` executed, in `build/notebooks` |
+| `reference/api/*.md` | the names in `__all__` of the packages; mkdocstrings adds docstrings |
+| `notebooks/*.md`, images | the notebooks that `make notebooks` executed, in `build/notebooks` |
 
 A notebook that was not executed is written without its outputs, and the page says so.
 """
