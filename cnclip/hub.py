@@ -15,15 +15,10 @@ from ._checks import requires_extra
 from ._text import first_line
 from .cache import remembered_sha256
 from .checkpoints.files import (
-    CONFIG,
+    HUGGINGFACE_FILES,
+    HUGGINGFACE_WEIGHTS,
     INDEX_SUFFIX,
-    PREPROCESSOR_CONFIG,
-    SAFETENSORS,
-    TEXT_CONFIG,
-    TOKENIZER,
-    VISION_CONFIG,
-    VOCABULARY,
-    WEIGHTS,
+    MODELSCOPE_FILES,
 )
 from .errors import HubError, MissingExtraError, ModelNotFoundError
 
@@ -34,13 +29,6 @@ PREFIXES = {"hf:": "huggingface", "ms:": "modelscope"}
 OWNERS = {"damo": "modelscope", "iic": "modelscope", "ofa-sys": "huggingface"}
 
 _NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
-_MODELSCOPE_FILES = [VISION_CONFIG, TEXT_CONFIG, WEIGHTS, VOCABULARY]
-_HUGGINGFACE_FILES = [CONFIG, PREPROCESSOR_CONFIG, VOCABULARY, TOKENIZER]
-# Tried in this order: the first for which there is a file is used.
-_HUGGINGFACE_WEIGHTS = [
-    [SAFETENSORS, "model-*-of-*.safetensors", SAFETENSORS + INDEX_SUFFIX],
-    [WEIGHTS, "pytorch_model-*-of-*.bin", WEIGHTS + INDEX_SUFFIX],
-]
 
 
 def parse_hub_name(name: str) -> tuple[str, str] | None:
@@ -99,13 +87,15 @@ def _from_huggingface(model: str, revision: str | None, local_files_only: bool) 
         from huggingface_hub import errors, snapshot_download
     path = Path()
     try:
-        for weights in _HUGGINGFACE_WEIGHTS:
+        for file in map(Path, HUGGINGFACE_WEIGHTS):
+            shards = f"{file.stem}-*-of-*{file.suffix}"
+            weights = [file.name, shards, file.name + INDEX_SUFFIX]
             path = Path(
                 snapshot_download(
                     model,
                     revision=revision,
                     local_files_only=local_files_only,
-                    allow_patterns=_HUGGINGFACE_FILES + weights,
+                    allow_patterns=[*HUGGINGFACE_FILES, *weights],
                 )
             )
             if any((path / name).is_file() for name in weights):
@@ -139,7 +129,7 @@ def _from_modelscope(model: str, revision: str | None, local_files_only: bool) -
                 "model",
                 revision=revision,
                 local_files_only=local_files_only,
-                allow_patterns=_MODELSCOPE_FILES,
+                allow_patterns=list(MODELSCOPE_FILES),
             )
         )
 

@@ -54,7 +54,7 @@ def write_archive(
     Args:
         checkpoint: The checkpoint. Its weights are removed from it, so that memory never holds all
             of them in two types.
-        output: The file.
+        output: The file to write.
         file: The checkpoint's file or directory, for messages.
         origin: The result of `origin_of`, which the archive records.
         allow_nonfinite: Accept weights that are NaN or infinite.

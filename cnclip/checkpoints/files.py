@@ -26,7 +26,10 @@ SAFETENSORS = "model" + SAFETENSORS_SUFFIX
 INDEX_SUFFIX = ".index.json"
 # The start of the zips that torch writes; older versions wrote several pickles in a row.
 ZIP_MAGIC = b"PK\x03\x04"
-_MODELSCOPE = (WEIGHTS, VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
+MODELSCOPE_FILES = (WEIGHTS, VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
+HUGGINGFACE_FILES = (CONFIG, VOCABULARY, TOKENIZER, PREPROCESSOR_CONFIG)
+# In the order in which transformers looks for them; each may be whole, or in shards with an index.
+HUGGINGFACE_WEIGHTS = (SAFETENSORS, WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ def _find(path: Path) -> CheckpointFiles:
         if not path.is_file():  # reading a pipe or device may never end
             raise CheckpointError("expected a file or a model directory", file=path)
         return CheckpointFiles("cn_clip", path, (path,), (path,))
-    missing = [name for name in _MODELSCOPE if not (path / name).is_file()]
+    missing = [name for name in MODELSCOPE_FILES if not (path / name).is_file()]
     if not missing:
-        files = tuple(path / name for name in _MODELSCOPE)
+        files = tuple(path / name for name in MODELSCOPE_FILES)
         return CheckpointFiles("modelscope", path, files, (path / WEIGHTS,))
     is_modelscope = not {VISION_CONFIG, TEXT_CONFIG} <= set(missing)
     if (path / CONFIG).is_file() and not is_modelscope:
@@ -90,7 +93,7 @@ def _find_huggingface(path: Path) -> CheckpointFiles:
 
 def _huggingface_weights(path: Path) -> tuple[Path, ...]:
     """The files that transformers loads: safetensors first, whole files before shards."""
-    for name in (SAFETENSORS, WEIGHTS):
+    for name in HUGGINGFACE_WEIGHTS:
         if (path / name).is_file():
             return (path / name,)
         index = path / (name + INDEX_SUFFIX)
