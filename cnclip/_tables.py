@@ -13,12 +13,6 @@ def display_width(text: str) -> int:
     return sum(map(_character_width, text))
 
 
-def pad(text: str, width: int, *, right: bool = False) -> str:
-    """Fill a text with spaces up to `width` columns, on its left side if `right`."""
-    spaces = " " * (width - display_width(text))
-    return spaces + text if right else text + spaces
-
-
 def format_table(
     rows: Sequence[Sequence[str]], right: Sequence[bool], *, underlined: bool = True
 ) -> str:
@@ -33,13 +27,13 @@ def format_table(
         Lines joined by newlines, without trailing spaces.
     """
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        GAP.join(
-            pad(cell, width, right=to_the_right)
-            for cell, width, to_the_right in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = []
+        for cell, width, to_the_right in zip(row, widths, right, strict=True):
+            spaces = " " * (width - display_width(cell))
+            cells.append(spaces + cell if to_the_right else cell + spaces)
+        lines.append(GAP.join(cells).rstrip())
     if underlined:
         lines.insert(1, GAP.join("-" * width for width in widths))
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._text import printable
 from ..errors import CnclipError
@@ -35,8 +35,7 @@ print(json.dumps([image, text, peak]))
 """
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """The start of a new process.
 
     Attributes:

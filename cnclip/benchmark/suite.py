@@ -191,34 +191,23 @@ def _cases_of(
     info = embedder.model.info
     architecture = info.metadata["architecture"]
     configuration: dict[str, Any] = {"precision": precision, "threads": threads}
+
+    def forward(name: str, key: str, items: list[Any], **more: Any) -> Case:
+        count = len(items)
+        row = _row(name, batch_size=count, **configuration, **more)
+        return _timed(row, lambda: embedder.forward({key: items}, batch_size=count), count)
+
     yield _start_case(model, configuration)
     for batch_size in settings.batch_sizes:
-        row = _row(
-            f"image {inputs.WIDTH} x {inputs.HEIGHT}",
-            batch_size=batch_size,
-            flops=image_flops(architecture),
-            **configuration,
-        )
-        yield _forward_case(row, embedder, "img", inputs.make_images(batch_size))
+        images, flops = inputs.make_images(batch_size), image_flops(architecture)
+        yield forward(f"image {inputs.WIDTH} x {inputs.HEIGHT}", "img", images, flops=flops)
     for tokens, batch_size in itertools.product(_text_lengths(info), settings.batch_sizes):
-        row = _row(
-            f"text of {tokens} tokens",
-            batch_size=batch_size,
-            tokens=tokens,
-            flops=text_flops(architecture, tokens),
-            **configuration,
-        )
-        yield _forward_case(row, embedder, "text", inputs.make_texts(batch_size, tokens))
+        texts, flops = inputs.make_texts(batch_size, tokens), text_flops(architecture, tokens)
+        yield forward(f"text of {tokens} tokens", "text", texts, tokens=tokens, flops=flops)
 
 
 def _text_lengths(info: ArchiveInfo) -> list[int]:
     return sorted({min(tokens, info.context_length) for tokens in inputs.TOKENS})
-
-
-def _forward_case(
-    row: Result, embedder: MultiModalEmbeddingPipeline, key: str, items: list[Any]
-) -> Case:
-    return _timed(row, lambda: embedder.forward({key: items}, batch_size=len(items)), len(items))
 
 
 def _start_case(model: str, configuration: dict[str, Any]) -> Case:
@@ -227,14 +216,8 @@ def _start_case(model: str, configuration: dict[str, Any]) -> Case:
         _row("start to first image and text", **configuration),
         _row("peak memory of that process", unit="bytes", **configuration),
     )
-
-    def turn() -> tuple[float, ...]:
-        started = start.run_once(
-            model, configuration["precision"], num_threads=configuration["threads"]
-        )
-        return started.image_seconds, started.text_seconds, float(started.peak_bytes)
-
-    return Case(rows, turn)
+    precision, threads = configuration["precision"], configuration["threads"]
+    return Case(rows, lambda: start.run_once(model, precision, threads))
 
 
 def _row(name: str, *, unit: str = "seconds", **configuration: Any) -> Result:

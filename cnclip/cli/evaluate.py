@@ -23,8 +23,8 @@ SHARED_OPTIONS = ("split", "output", "strict")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    retrieval = kinds.add_parser(
+    tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
+    retrieval = tasks.add_parser(
         "retrieval",
         help="recall of text to image and image to text search: R@1, R@5, R@10, MR",
         description="Recall of text to image and image to text search, as defined by "
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="do not put texts in lower case with straight quotes, as Chinese-CLIP's evaluation "
         "does",
     )
-    zeroshot = kinds.add_parser(
+    zeroshot = tasks.add_parser(
         "zeroshot",
         help="accuracy of zero-shot classification",
         description="Accuracy of classification by class names. Images that cannot be used are "
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     report: RetrievalReport | ZeroShotReport
     data, embedder = arguments.dataset, open_pipeline(arguments)
     options: dict[str, Any] = {name: getattr(arguments, name) for name in SHARED_OPTIONS}
-    if arguments.kind == "retrieval":
+    if arguments.task == "retrieval":
         normalize = not arguments.raw_text
         report = evaluate.retrieval(
             data, embedder, normalize=normalize, **options, show_progress=True

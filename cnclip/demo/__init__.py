@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from .._text import first_line, printable
+from .._text import printable
 from ..assets import asset_path
 from ..errors import ImageError, ImageNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, stream
+from ..preprocessors.image import decoding_errors
 from ..progress import progress
 from ..sources import image_file, walk
 
@@ -93,7 +94,7 @@ def open_image(path: Path) -> Image.Image:
     if error is not None:
         raise ImageError(error, file=path)
     try:
-        with Image.open(path) as opened:
+        with decoding_errors(), Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
@@ -102,12 +103,8 @@ def open_image(path: Path) -> Image.Image:
             if image.mode.startswith("I;16"):
                 return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
             return image.convert("RGB")
-    except MemoryError:
-        raise
-    except UnidentifiedImageError as damage:
-        raise ImageError("not an image that Pillow can read", file=path) from damage
-    except Exception as damage:  # Pillow's plugins raise any exception for a damaged file.
-        raise ImageError(first_line(damage), file=path) from damage
+    except ImageError as damage:
+        raise damage.at(file=path) from damage.__cause__
 
 
 def embed_images(

@@ -147,8 +147,8 @@ def _report(
     )
 
 
-def _nothing(data: RetrievalData, kind: str, problems: Problems) -> DatasetError:
-    return DatasetError(f"no {kind} can be used{problems.hint}", file=data.name, member=data.split)
+def _nothing(data: RetrievalData, noun: str, problems: Problems) -> DatasetError:
+    return DatasetError(f"no {noun} can be used{problems.hint}", file=data.name, member=data.split)
 
 
 def _predictions(ids: list[Id], ranked: Ranked, candidates: list[Id]) -> list[tuple[Id, list[Id]]]:

@@ -77,10 +77,10 @@ class Vectors:
             larger one finds more of the true neighbours and takes longer. 0 for `exact`.
     """
 
-    def __init__(self, faiss_index: Any, kind: str, effort: int = 0, source: Any = None) -> None:
+    def __init__(self, faiss_index: Any, kind: str, effort: int = 0, memory: Any = None) -> None:
         self._index = faiss_index
         # The mapped memory that the index reads: it is read-only and must outlive the index.
-        self._source = source
+        self._memory = memory
         self.kind = kind
         self.dim: int = faiss_index.d
         self.effort = effort or _DEFAULT_EFFORT[kind]
@@ -315,9 +315,9 @@ class Vectors:
 
     def _copy_mapped(self) -> None:
         """Copy mapped vectors: FAISS ends a process that changes them."""
-        if self._source is not None:
-            copied = Vectors.read(self._source, self.kind, self.effort, mapped=False)
-            self._index, self._source = copied._index, None
+        if self._memory is not None:
+            copied = Vectors.read(self._memory, self.kind, self.effort, mapped=False)
+            self._index, self._memory = copied._index, None
 
 
 def _selector(mask: NDArray[np.bool_]) -> Any:
