@@ -15,18 +15,27 @@ from .errors import InputTypeError, InvalidInputError
 
 
 def option(default: Any, help: str, **rules: Any) -> Any:
-    """A field with its help text and rules: `choices`, `min`, `max` and `below` (exclusive)."""
+    """A field with its help text and rules: `choices`, `min`, `max`, `above`, `below`, `many`.
+
+    `above` and `below` are exclusive bounds. `many`: the value is a tuple of at least one value,
+    and the other rules are for each.
+    """
     return field(default=default, metadata={"help": help, **rules})
 
 
 def types_of(options: type) -> dict[str, type]:
-    """The type of each option's values: `int` of `int | None`, `str` of a Literal of strings."""
+    """The type of each option's values: `int` of `int | None` and of `tuple[int, ...]`.
+
+    `str` of a Literal of strings.
+    """
     hints = typing.get_type_hints(options)
     return {one.name: _type_of(hints[one.name]) for one in dataclasses.fields(options)}
 
 
 def _type_of(hint: Any) -> type:
     first = (*typing.get_args(hint), hint)[0]
+    if typing.get_origin(first):
+        return _type_of(first)
     return first if isinstance(first, type) else type(first)
 
 
@@ -44,10 +53,22 @@ def check_options(options: Any) -> None:
         value = getattr(options, one.name)
         if value is None and one.default is None:
             continue
-        value = _converted(value, types[one.name], one.name)
-        if (expected := _violated(one.metadata, value)) is not None:
-            raise InvalidInputError(f"expected {expected}, got {value!r:.60}", item=one.name)
+        if not one.metadata.get("many"):
+            value = _checked(value, types[one.name], one)
+        elif not isinstance(value, tuple):
+            raise InputTypeError(f"expected a tuple, got {type(value).__name__}", item=one.name)
+        elif not value:
+            raise InvalidInputError("expected at least one value", item=one.name)
+        else:
+            value = tuple(_checked(each, types[one.name], one) for each in value)
         object.__setattr__(options, one.name, value)
+
+
+def _checked(value: Any, wanted: type, one: dataclasses.Field[Any]) -> Any:
+    value = _converted(value, wanted, one.name)
+    if (expected := _violated(one.metadata, value)) is not None:
+        raise InvalidInputError(f"expected {expected}, got {value!r:.60}", item=one.name)
+    return value
 
 
 def _converted(value: Any, wanted: type, name: str) -> Any:
@@ -72,6 +93,8 @@ def _violated(rules: Mapping[str, Any], value: Any) -> str | None:
         return f"{rules['min']} or more"
     if "max" in rules and value > rules["max"]:
         return f"{rules['max']} or less"
+    if "above" in rules and value <= rules["above"]:
+        return f"more than {rules['above']}"
     if "below" in rules and value >= rules["below"]:
         return f"less than {rules['below']}"
     return None

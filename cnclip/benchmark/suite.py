@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from .. import _core
-from .._checks import check_integer
+from .._options import check_options, option
 from ..archive import ArchiveInfo
-from ..errors import DeviceError, InputTypeError, InvalidInputError
+from ..errors import DeviceError
 from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..preprocessors.multi_modal import usable_cores
@@ -25,7 +25,6 @@ from .machine import describe_machine, measure_peak
 from .report import BenchmarkReport, Result, spread
 
 PRECISIONS = ("fp32", "bf16", "int8")
-MAX_THREADS, MAX_BATCH, MAX_ROUNDS = 1024, 4096, 10_000
 TITLES = 1000
 # A turn repeats its timed call for this long, so that short calls are timed more than once.
 _TURN_SECONDS = 0.1
@@ -35,48 +34,26 @@ _TURN_SECONDS = 0.1
 class Settings:
     """The measurements of a run, and how often they are repeated.
 
-    Attributes:
-        precisions: Precisions to measure, of PRECISIONS.
-        batch_sizes: Items per call.
-        threads: CPU threads; None for one per core.
-        rounds: Rounds; in each, every case has one turn.
-        seconds: No further round starts after this time; the first is always completed.
+    `cnclip bench --help` describes each option.
+
+    Raises:
+        InputTypeError: a value has another type; names the option.
+        InvalidInputError: a value is not allowed; names the option.
     """
 
-    precisions: tuple[str, ...] = PRECISIONS
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
-    threads: tuple[int, ...] | None = None
-    rounds: int = 7
-    seconds: float = 120.0
+    precisions: tuple[str, ...] = option(
+        PRECISIONS, "precisions to measure", choices=PRECISIONS, many=True
+    )
+    batch_sizes: tuple[int, ...] = option((1, 8, 32), "items per call", min=1, max=4096, many=True)
+    threads: tuple[int, ...] | None = option(
+        None, "CPU threads (default: one per core)", min=1, max=1024, many=True
+    )
+    rounds: int = option(7, "measurements of each case", min=1, max=10_000)
+    seconds: float = option(120.0, "start no further round after this time", above=0)
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            InputTypeError: a value has another type.
-            InvalidInputError: a value is out of range.
-        """
-        bounds = {"batch_sizes": MAX_BATCH, "threads": MAX_THREADS}
-        for name in ("precisions", *bounds):
-            value = getattr(self, name)
-            if value is None and name == "threads":
-                continue
-            if not isinstance(value, tuple):
-                raise InputTypeError(f"expected a tuple, got {type(value).__name__}", item=name)
-            if not value:
-                raise InvalidInputError("expected at least one value", item=name)
-            for number in value if name in bounds else ():
-                check_integer(number, name, maximum=bounds[name])
-        for precision in self.precisions:
-            if precision not in PRECISIONS:
-                known = ", ".join(PRECISIONS)
-                raise InvalidInputError(f"expected {known}, got {precision!r}", item="precisions")
-        check_integer(self.rounds, "rounds", maximum=MAX_ROUNDS)
-        if not isinstance(self.seconds, int | float):
-            found = type(self.seconds).__name__
-            raise InputTypeError(f"expected a number, got {found}", item="seconds")
-        if not self.seconds > 0:
-            raise InvalidInputError(f"expected more than 0, got {self.seconds}", item="seconds")
+        """Check every value."""
+        check_options(self)
 
 
 class Case(NamedTuple):

@@ -9,7 +9,7 @@ import sys
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._options import types_of
 from .._text import printable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..search import Collection
 
 BUNDLED_MODEL = "emoji-cn"
+Options = TypeVar("Options")
 
 
 def add_model_arguments(parser: argparse._ActionsContainer, *, recorded: bool) -> None:
@@ -69,7 +70,9 @@ def add_options(
         if option.name == without:
             continue
         flag = "--" + option.name.replace("_", "-")
-        default = "" if option.default in (None, False) else f" (default: {option.default})"
+        many = option.metadata.get("many")
+        shown = " ".join(map(str, option.default)) if many and option.default else option.default
+        default = "" if shown in (None, False) else f" (default: {shown})"
         text = option.metadata["help"].replace("%", "%%") + default
         kind = types[option.name]
         if kind is bool:
@@ -77,7 +80,23 @@ def add_options(
         else:
             choices = option.metadata.get("choices")
             metavar = None if choices else kind.__name__.upper()
-            parser.add_argument(flag, type=kind, help=text, choices=choices, metavar=metavar)
+            parser.add_argument(
+                flag,
+                type=kind,
+                help=text,
+                choices=choices,
+                metavar=metavar,
+                nargs="+" if many else None,
+            )
+
+
+def options_of(arguments: argparse.Namespace, options: type[Options], **more: Any) -> Options:
+    """The options that the arguments of `add_options`, or `more`, give; the others are defaults."""
+    given = {name: value for name, value in (vars(arguments) | more).items() if value is not None}
+    names = [option.name for option in dataclasses.fields(options) if option.name in given]
+    # Of an option with many values, each counts once.
+    unique = {name: tuple(dict.fromkeys(v)) for name, v in given.items() if isinstance(v, list)}
+    return options(**{name: (given | unique)[name] for name in names})
 
 
 def open_pipeline(

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from ..benchmark import (
-    PRECISIONS,
     BenchmarkReport,
     Settings,
     format_report,
@@ -17,20 +16,19 @@ from ..benchmark import (
     run_benchmark,
 )
 from ..checkpoints.published_sizes import PUBLISHED_SIZES
-from ._arguments import check_output_file
+from ._arguments import BUNDLED_MODEL, add_options, check_output_file, options_of
 
 SUMMARY = "measure how fast this machine embeds"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    defaults = Settings()
     model = parser.add_mutually_exclusive_group()
     model.add_argument(
         "model",
         metavar="MODEL",
         nargs="?",
-        default="emoji-cn",
+        default=BUNDLED_MODEL,
         help="as for --model of embed (default: %(default)s)",
     )
     model.add_argument(
@@ -39,38 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=PUBLISHED_SIZES,
         help=f"a model of a published size with random weights: {', '.join(PUBLISHED_SIZES)}",
     )
-    parser.add_argument(
-        "--precisions",
-        nargs="+",
-        choices=PRECISIONS,
-        default=PRECISIONS,
-        help="precisions to measure (default: all)",
-    )
-    parser.add_argument(
-        "--batch-sizes",
-        nargs="+",
-        type=int,
-        metavar="N",
-        default=defaults.batch_sizes,
-        help=f"items per call (default: {' '.join(map(str, defaults.batch_sizes))})",
-    )
-    parser.add_argument(
-        "--threads", nargs="+", type=int, metavar="N", help="CPU threads (default: one per core)"
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        metavar="N",
-        default=defaults.rounds,
-        help="measurements of each case (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        metavar="S",
-        default=defaults.seconds,
-        help="start no further round after this time (default: %(default)g)",
-    )
+    add_options(parser, Settings)
     parser.add_argument(
         "--json",
         metavar="FILE",
@@ -80,13 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON."""
-    settings = Settings(
-        precisions=tuple(dict.fromkeys(arguments.precisions)),
-        batch_sizes=tuple(dict.fromkeys(arguments.batch_sizes)),
-        threads=tuple(dict.fromkeys(arguments.threads)) if arguments.threads else None,
-        rounds=arguments.rounds,
-        seconds=arguments.seconds,
-    )
+    settings = options_of(arguments, Settings)
     if arguments.json not in (None, "-"):
         check_output_file(Path(arguments.json))  # before minutes of work
     with contextlib.ExitStack() as stack:

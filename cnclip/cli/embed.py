@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
-from ._arguments import add_model_arguments, add_options, open_pipeline, print_failed
+from ._arguments import add_model_arguments, add_options, open_pipeline, options_of, print_failed
 
 if TYPE_CHECKING:
     from ..bulk import EmbedReport
@@ -47,9 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Embed, and report the number of embeddings."""
     from ..bulk import EmbedOptions, embed
 
-    given = vars(arguments) | {"kind": "texts" if arguments.texts else "images"}
-    names = [option.name for option in dataclasses.fields(EmbedOptions)]
-    options = EmbedOptions(**{name: given[name] for name in names if given[name] is not None})
+    options = options_of(arguments, EmbedOptions, kind="texts" if arguments.texts else "images")
     report = embed(
         arguments.sources, open_pipeline(arguments), arguments.output, options, show_progress=True
     )
