@@ -71,7 +71,9 @@ def add_options(
             continue
         flag = "--" + option.name.replace("_", "-")
         many = option.metadata.get("many")
-        shown = " ".join(map(str, option.default)) if many and option.default else option.default
+        shown: Any = option.default
+        if many and shown:
+            shown = " ".join(map(str, shown))
         default = "" if shown in (None, False) else f" (default: {shown})"
         text = option.metadata["help"].replace("%", "%%") + default
         kind = types[option.name]
@@ -93,7 +95,7 @@ def add_options(
 def options_of(arguments: argparse.Namespace, options: type[Options], **more: Any) -> Options:
     """The options that the arguments of `add_options`, or `more`, give; the others are defaults."""
     given = {name: value for name, value in (vars(arguments) | more).items() if value is not None}
-    names = [option.name for option in dataclasses.fields(options) if option.name in given]
+    names = [name for name in types_of(options) if name in given]
     # Of an option with many values, each counts once.
     unique = {name: tuple(dict.fromkeys(v)) for name, v in given.items() if isinstance(v, list)}
     return options(**{name: (given | unique)[name] for name in names})
