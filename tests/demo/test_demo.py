@@ -41,6 +41,16 @@ def run(
     )
 
 
+def run_here(
+    capsys: pytest.CaptureFixture[str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process."""
+    capsys.readouterr()
+    status = main(["demo", *arguments])
+    printed = capsys.readouterr()
+    return subprocess.CompletedProcess(arguments, status, printed.out, printed.err)
+
+
 def rows_below(title: str, output: str) -> dict[str, str]:
     """Rows of the table that follows the line that begins with `title`, by their first word."""
     table = output[output.index(title) :].split("\n\n")[1].splitlines()
@@ -200,8 +210,17 @@ def test_sheet_of_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_demo_finds_what_its_queries_name(name: str, tmp_path: Path) -> None:
-    done = run(COMMANDS[name], "-o", "sheet.png", cwd=tmp_path)
+def test_demo_finds_what_its_queries_name(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name == "module":
+        done = run(COMMANDS[name], "-o", "sheet.png", cwd=tmp_path)
+    else:
+        done = run_here(capsys, "-o", "sheet.png")
     assert done.returncode == 0, done.stderr
     example = rows_below("How likely", done.stdout)
     assert len(example) == len(demo.EXAMPLE_TEXTS)
@@ -239,7 +258,10 @@ def test_installed_command_is_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "cnclip-demo.png").exists()
 
 
-def test_own_folder_names_what_it_leaves_out(tmp_path: Path) -> None:
+def test_own_folder_names_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "mine"
     folder.mkdir()
     for file in ("1f408.png", "1f692.png", "1f332.png"):
@@ -250,9 +272,7 @@ def test_own_folder_names_what_it_leaves_out(tmp_path: Path) -> None:
     (folder / "text.jpg").write_text("no image", encoding="utf-8")
     claims_much = struct.pack(">4sIIBBBBB", b"IHDR", 60000, 60000, 8, 2, 0, 0, 0)
     (folder / "bomb.png").write_bytes(whole[:12] + claims_much + whole[29:])
-    done = run(
-        COMMANDS["command"], "--images", "mine", "-o", "o.png", "猫", "红色的车", cwd=tmp_path
-    )
+    done = run_here(capsys, "--images", "mine", "-o", "o.png", "猫", "红色的车")
     assert done.returncode == 1
     for bad in ("empty.png", "half.png", "text.jpg", "bomb.png"):
         assert f"cnclip demo: {Path('mine', bad)}: " in done.stderr
