@@ -122,29 +122,45 @@ def test_a_closed_iteration_leaves_the_rest() -> None:
 # Images of lists and of iterators
 
 
+Forms = list[tuple[list[Any], dict[str, Any], dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def some(texts: list[str]) -> list[str]:
+    return texts[:50]
+
+
+@pytest.fixture(scope="module")
+def forms(vit: MultiModalEmbeddingPipeline, image_paths: list[Path], some: list[str]) -> Forms:
+    """The images as paths, bytes and objects; each form with its embeddings and arrays."""
+    return [
+        (images, vit.forward({"img": images, "text": some}), vit.preprocess({"img": images}))
+        for images in (
+            list(image_paths),
+            [path.read_bytes() for path in image_paths],
+            [cnclip.load_image(path) for path in image_paths],
+        )
+    ]
+
+
 @pytest.mark.parametrize("batch_size", [None, 1, 3, 8, 100, 10**30])
 def test_iterators_answer_as_lists(
     threaded: MultiModalEmbeddingPipeline,
     vit: MultiModalEmbeddingPipeline,
-    image_paths: list[Path],
-    texts: list[str],
+    forms: Forms,
+    some: list[str],
     batch_size: int | None,
 ) -> None:
-    some = texts[:50]
-    for images in (
-        list(image_paths),
-        [path.read_bytes() for path in image_paths],
-        [cnclip.load_image(path) for path in image_paths],
-    ):
-        expected = vit.forward({"img": images, "text": some})
-        ways: list[Callable[[list[Any]], Any]] = [iter, lambda items: (i for i in items), tuple]
+    ids = vit.preprocess({"text": some})["text"]
+    ways: list[Callable[[list[Any]], Any]] = [iter, lambda items: (i for i in items), tuple]
+    for images, expected, arrays in forms:
         for way in ways:
             found = threaded.forward({"img": way(images), "text": way(some)}, batch_size)
             for key, rows in expected.items():
                 np.testing.assert_allclose(found[key], rows, rtol=0, atol=2e-6)
             pixels = threaded.preprocess({"img": way(images), "text": way(some)})
-            assert np.array_equal(pixels["img"], vit.preprocess({"img": images})["img"])
-            assert np.array_equal(pixels["text"], vit.preprocess({"text": some})["text"])
+            assert np.array_equal(pixels["img"], arrays["img"])
+            assert np.array_equal(pixels["text"], ids)
 
 
 def test_any_iterable(threaded: MultiModalEmbeddingPipeline, image_paths: list[Path]) -> None:
