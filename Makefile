@@ -21,8 +21,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 # --- The development environment -------------------------------------------------------------------
-# First the build requirements of pyproject.toml, with torch of one exact version, so that nothing
-# later downloads another; then the package, editable, with warnings as errors. Each has a stamp file.
+# First torch of one exact version, so that nothing later downloads another, and the build requirements
+# of pyproject.toml; then the package, editable, with warnings as errors. Each has a stamp file.
 
 SOURCES := setup.py $(shell find csrc -name '*.[ch]*' -o -name '*.py' -o -name '*.mk')
 read_pyproject = $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1))')
@@ -32,7 +32,7 @@ $(VENV)/.requirements: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("cnclip needs Python 3.11 or newer: make PYTHON=python3.11")'
 	@echo 'installing torch and the build requirements into $(VENV)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install $(call read_pyproject,["build-system"]["requires"])
+	@$(PIP) install torch==2.13.0 $(call read_pyproject,["build-system"]["requires"])
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
@@ -203,7 +203,7 @@ notebooks: $(VENV)/.notebooks ## execute notebooks/*.ipynb (npm downloads images
 
 clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
-	rm -f cnclip/_core*.so cnclip/_built_with.py
+	rm -f cnclip/_core*.so cnclip/engine/torch-*
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
 .PHONY: help demo test test-slow test-ui test-full-size run-c test-c asan run-fuzz fuzz lint typing format bench notebooks clean

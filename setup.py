@@ -1,4 +1,4 @@
-"""Builds the extension cnclip._core from csrc/ against the installed torch.
+"""Builds the extension cnclip._core from the C files of csrc/.
 
 Everything else about the package is in pyproject.toml.
 """
@@ -24,8 +24,6 @@ SANITIZE = os.environ.get("CNCLIP_SANITIZE", "")
 EXPORTED = "PyInit__core"
 
 COMMON_FLAGS = ["-O2", "-g1", "-fvisibility=hidden", *(["-Werror"] if DEVELOPMENT else [])]
-# libtorch's parallel loops are templates: compiled without OpenMP, they run on one thread.
-OPENMP_FLAGS = ["-fopenmp"] if sys.platform == "linux" else []
 
 
 def is_x86() -> bool:
@@ -49,8 +47,7 @@ FLAGS = read_flags()
 def flags_of(source: str) -> list[str]:
     """Compiler flags for one source file."""
     path = Path(source)
-    is_cpp = path.suffix == ".cpp"
-    flags = [*(FLAGS["FLAGS_cpp"] + OPENMP_FLAGS if is_cpp else FLAGS["FLAGS_c"]), *COMMON_FLAGS]
+    flags = [*FLAGS["FLAGS_c"], *COMMON_FLAGS]
     if SANITIZE:
         flags += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer"]
     if is_x86():
@@ -60,34 +57,20 @@ def flags_of(source: str) -> list[str]:
 
 
 def link_flags(generated: Path) -> list[str]:
-    """Linker flags: torch's libraries by a relative path, one exported symbol."""
+    """Linker flags: one exported symbol."""
     if sys.platform == "darwin":
-        return ["-Wl,-rpath,@loader_path/../torch/lib", f"-Wl,-exported_symbol,_{EXPORTED}"]
+        return [f"-Wl,-exported_symbol,_{EXPORTED}"]
     script = generated / "exports.map"
     script.write_text(f"{{ global: {EXPORTED}; local: *; }};\n", encoding="ascii")
-    return ["-Wl,-rpath,$ORIGIN/../torch/lib", f"-Wl,--version-script={script}"]
-
-
-def openmp_library(directories: list[str]) -> str:
-    """The OpenMP library of torch: the process has only this one, the engine sets its threads."""
-    for pattern in ("libgomp*.so*", "libomp*", "libiomp*"):
-        for directory in directories:
-            for library in sorted(Path(directory).glob(pattern)):
-                return str(library)
-    sys.exit(f"building cnclip: torch has no OpenMP library in {', '.join(directories)}")
+    return [f"-Wl,--version-script={script}"]
 
 
 class BuildCore(build_ext):
-    """Compiles each file with its flags and links to the installed torch by a relative rpath."""
+    """Compiles each file with its flags."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Generate the Unicode tables, then compile and link with torch's paths and ABI."""
-        try:
-            import numpy
-            import torch
-            from torch.utils import cpp_extension
-        except ImportError as error:
-            sys.exit(f"building cnclip needs torch 2.13 and numpy: {error}")
+        """Generate the Unicode tables, then compile and link."""
+        import numpy
 
         generated = Path(self.build_temp) / "generated"
         generated.mkdir(parents=True, exist_ok=True)
@@ -100,16 +83,9 @@ class BuildCore(build_ext):
             check=True,
         )
         ext.include_dirs = [str(CSRC), str(generated)]
-        # Warnings in the headers of other projects are ignored.
-        system = [numpy.get_include(), *cpp_extension.include_paths()]
-        ext.extra_compile_args = [part for path in system for part in ("-isystem", path)]
-        ext.extra_compile_args += [
-            f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
-            "-DNDEBUG",
-        ]
-        ext.library_dirs = cpp_extension.library_paths()
-        ext.libraries = ["torch_cpu", "c10"]
-        ext.extra_link_args = [*link_flags(generated), openmp_library(ext.library_dirs)]
+        # Warnings in NumPy's headers are ignored.
+        ext.extra_compile_args = ["-isystem", numpy.get_include(), "-DNDEBUG"]
+        ext.extra_link_args = link_flags(generated)
         if SANITIZE:
             ext.extra_link_args.append(f"-fsanitize={SANITIZE}")
 
@@ -124,18 +100,6 @@ class BuildCore(build_ext):
         finally:
             self.compiler._compile = compile_one
 
-    def run(self) -> None:
-        """Build, and record the version of torch for the check at import."""
-        super().run()
-        import torch
-
-        major, minor = torch.__version__.split(".")[:2]
-        package = Path("." if self.inplace or self.editable_mode else self.build_lib) / "cnclip"
-        (package / "_built_with.py").write_text(
-            '"""Written by setup.py: the torch version that the extension requires."""\n\n'
-            f'TORCH = "{major}.{minor}"\n'
-        )
-
 
 def files_of(*suffixes: str) -> list[str]:
     """The files of csrc/ with one of the suffixes, sorted."""
@@ -146,8 +110,8 @@ setup(
     ext_modules=[
         Extension(
             "cnclip._core",
-            files_of(".c", ".cpp"),
-            depends=files_of(".h", ".hpp", ".mk"),
+            files_of(".c"),
+            depends=files_of(".h", ".mk"),
         )
     ],
     cmdclass={"build_ext": BuildCore},

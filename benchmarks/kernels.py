@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import torch
 
-from cnclip import _core
+from cnclip.engine import open_engine
 
-assert _core  # its import registers torch.ops.cnclip
+open_engine()  # which registers torch.ops.cnclip
 
 ROWS, WIDTH, HEADS = 197, 768, 12
 # Name, columns of the input, of the output, activation, whether normalized, whether added to x.

@@ -6,19 +6,16 @@
     p.forward({"text": ["戴眼镜的猫"]})["text_embedding"]  # float32 [1, d]
 
 The modules carry ModelScope's names, so that a program moves here by changing `modelscope` to
-`cnclip` in its imports. Importing this package loads libtorch, not Python's torch.
+`cnclip` in its imports. Importing this package loads no torch: the first pipeline loads
+torch's libraries, not Python's torch.
 """
 
-from . import _libtorch
-
-_libtorch.load()
-
-from .errors import CnclipError  # noqa: E402
-from .outputs import OutputKeys  # noqa: E402
-from .pipelines import pipeline  # noqa: E402
-from .preprocessors.image import load_image  # noqa: E402
-from .utils.constant import Tasks  # noqa: E402
-from .version import __version__  # noqa: E402
+from .errors import CnclipError
+from .outputs import OutputKeys
+from .pipelines import pipeline
+from .preprocessors.image import load_image
+from .utils.constant import Tasks
+from .version import __version__
 
 __all__ = [
     "CnclipError",

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-def cuda_count() -> int: ...
 def check_precision(device: str, precision: str, /) -> None: ...
 def measure_peak(precision: str, seconds: float, /) -> float | None: ...
 
@@ -49,9 +48,17 @@ class ImageProcessor:
     def isa(self) -> str: ...
 
 @final
+class Engine:
+    def __new__(cls, path: str | PathLike[str]) -> Engine: ...
+    def device_count(self, type: str, /) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+@final
 class Encoder:
     def __new__(
         cls,
+        engine: Engine,
         path: str | PathLike[str],
         tokenizer: Tokenizer,
         embedding_width: int,

@@ -68,7 +68,7 @@ def cached_archive(name: str, digest: str, write: Callable[[Path], None]) -> Pat
     safe_name = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:80]
     file_name = f"{safe_name}-{digest[:32]}-v{FORMAT_VERSION}{SUFFIX}"
     try:
-        archive = _private_directory("archives") / file_name
+        archive = private_directory("archives") / file_name
         if not _is_intact(archive):
             with replaced_atomically(archive, mode=0o600) as temporary:
                 write(temporary)
@@ -126,7 +126,7 @@ def remembered(file: Path, question: str, compute: Callable[[Path], str]) -> str
     record = None
     # If records cannot be stored, the result is computed each time.
     with contextlib.suppress(OSError):
-        record = _private_directory("records") / f"{question}-{identity}"
+        record = private_directory("records") / f"{question}-{identity}"
         if known := record.read_text(encoding="ascii", errors="replace"):
             return known
     result = compute(file)
@@ -138,7 +138,7 @@ def remembered(file: Path, question: str, compute: Callable[[Path], str]) -> str
     return result
 
 
-def _private_directory(name: str) -> Path:
+def private_directory(name: str) -> Path:
     """A directory of the cache that only this user can access: archives contain code.
 
     Raises:

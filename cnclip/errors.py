@@ -185,8 +185,12 @@ class DeviceError(CnclipError, RuntimeError):
     """The device does not exist on this machine, or does not support the precision."""
 
 
+class EngineError(CnclipError, ImportError):
+    """torch is missing, or no engine fits it and none can be compiled."""
+
+
 class ModelRunError(CnclipError, RuntimeError):
-    """libtorch failed while it ran the model."""
+    """The engine failed while it ran the model."""
 
 
 class ForkedProcessError(CnclipError, RuntimeError):

@@ -16,6 +16,7 @@ from ._text import first_line
 from .archive import ArchiveInfo, is_archive, read_archive
 from .assets import asset_path
 from .checkpoints.files import CheckpointFiles, find_checkpoint
+from .engine.libtorch import find_torch
 from .errors import CheckpointError, InputTypeError, ModelNotFoundError
 from .hub import PREFIXES, download, parse_hub_name
 
@@ -111,9 +112,11 @@ def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     Raises:
         ModelNotFoundError: there is no such model.
         HubError, MissingExtraError: the model cannot be downloaded.
+        EngineError: torch is not installed.
         ArchiveError: the file is not an archive, or is damaged.
         CheckpointError: the checkpoint cannot be used; names the file or tensor.
     """
+    find_torch()
     from .checkpoints.archive import check_weights, read_archived
 
     path = find_model(name, revision)
@@ -129,8 +132,10 @@ def read_files(found: CheckpointFiles, hints: Hints | None = None) -> Checkpoint
     """Read the files of a checkpoint with the reader of its format; only cn_clip's needs hints.
 
     Raises:
+        EngineError: torch is not installed.
         CheckpointError: the checkpoint cannot be used; names the file or tensor.
     """
+    find_torch()
     from .checkpoints.cn_clip import read_cn_clip
     from .checkpoints.huggingface import read_huggingface
     from .checkpoints.modelscope import read_modelscope

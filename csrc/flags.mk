@@ -1,7 +1,6 @@
 # Compiler flags of the core. Makefile includes this file and setup.py reads it: each line is
 # NAME := flags, where $(NAME) repeats the flags of a line above.
 FLAGS_c := -std=c11 -Wall -Wextra -Wstrict-prototypes -Wshadow -ffp-contract=off
-FLAGS_cpp := -std=c++20 -Wall -Wextra -ffp-contract=off
 
 # On x86-64. A file whose name ends in _avx2 is compiled with FLAGS_avx2 and so on, all others with
 # FLAGS_baseline.

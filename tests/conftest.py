@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-# Before cnclip is imported, and inherited by subprocesses: no test touches the user's own cache.
+from cnclip.engine import compiled_engine, included_engines
+from cnclip.engine.libtorch import find_torch
+
+# Both are inherited by subprocesses. Where the package includes no engine, the one in the user's
+# cache is used, whose name contains a digest of its sources: it is compiled when they change.
+if find_torch().minor not in included_engines():
+    os.environ.setdefault("CNCLIP_ENGINE", str(compiled_engine(find_torch())))
+# No test touches the rest of that cache.
 _CACHE = tempfile.mkdtemp(prefix="cnclip-tests-")
 os.environ["CNCLIP_CACHE"] = _CACHE
 # The language of reports and pages.
@@ -27,7 +34,6 @@ import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline  # noqa: E402
-from tests.support.fork_server import ForkServer  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
@@ -109,14 +115,6 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         return done
 
     return run
-
-
-@pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
-    """Runs code in new processes that need not import torch again."""
-    server = ForkServer()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def ray_embed(
     sources: SourcePaths,
     model: str | Path,
     output: str | os.PathLike[str],
-    options: EmbedOptions = EmbedOptions(),  # noqa: B008 (it is frozen)
+    options: EmbedOptions = EmbedOptions(),
     *,
     precision: str = "fp32",
     device: str = "gpu",

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,11 @@ from ..archive import (
     check_archive,
     read_archive,
 )
+from ..engine import open_engine
 from ..errors import ArchiveError, CheckpointError
 from ..modeling.clip import ChineseClip, half_precision_names
 from ..modeling.config import ClipConfig, TextConfig, VisionConfig
-from ..modeling.lower import OPERATORS, lower
+from ..modeling.lower import OPERATORS, lower, torchscript
 from ..version import __version__
 from .checkpoint import Checkpoint, Weights, check_tensors, empty_model
 from .config_file import ConfigFile, read_text_config, read_vision_config
@@ -182,8 +182,8 @@ def read_archived(path: Path) -> Checkpoint:
         config = _config(
             ConfigFile(path, info.metadata["architecture"], f"{METADATA}: architecture")
         )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
+        open_engine()  # which registers the operators of its graph
+        with torchscript():
             module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
         weights = dict(module.state_dict())
     except MemoryError:

@@ -12,21 +12,21 @@ Tensors keep their types and the checkpoint's names. After an archive is loaded,
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import _core
+from ..engine import open_engine
 from . import vit
 from .bert import LAYER_NORM_EPSILON, Bert, Layer
 from .clip import ChineseClip
 from .resnet import AttentionPool, Bottleneck, ModifiedResNet
 from .vit import VisionTransformer, checkpoint_name
-
-assert _core  # its import registers torch.ops.cnclip
 
 OPERATORS = ("cnclip::attention", "cnclip::linear", "cnclip::pack_linear")
 
@@ -37,9 +37,9 @@ def lower(model: ChineseClip) -> torch.jit.ScriptModule:
     Args:
         model: The model, which must not be used afterwards: the graph takes its tensors.
     """
+    open_engine()  # which registers torch.ops.cnclip
     sources = _prepare_sources(model)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
+    with torchscript():
         scripted: torch.jit.ScriptModule = torch.jit.script(LoweredClip(model).eval())
         modules: dict[str, Any] = dict(scripted.named_modules())
         for name, source in sources:
@@ -48,6 +48,20 @@ def lower(model: ChineseClip) -> torch.jit.ScriptModule:
                 # `define` resolves names such as `float32` in this module.
                 modules[name].define(source)
     return scripted
+
+
+@contextlib.contextmanager
+def torchscript() -> Iterator[None]:
+    """Silence torch's warnings that TorchScript is deprecated.
+
+    They are DeprecationWarnings up to torch 2.13 and FutureWarnings in 2.14. An archive is
+    TorchScript because libtorch loads it without Python, in a tenth of a second; a model that
+    `torch.export` compiles is bound to the version of torch and to the machine.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*torch\.jit.* is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", r".*torch\.jit.* is deprecated", FutureWarning)
+        yield
 
 
 # Operators

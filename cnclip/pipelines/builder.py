@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from .. import _core, _libtorch
+from .. import _core
 from .._checks import check_integer
+from ..engine import cuda_count, open_engine
 from ..errors import DeviceError, InvalidInputError
 from ..models import open_archive
 from ..preprocessors.multi_modal import CLIPPreprocessor
@@ -65,6 +66,7 @@ def pipeline(
         ModelNotFoundError: there is no such model.
         HubError: it cannot be fetched from its hub. MissingExtraError: the hub's client is missing.
         CheckpointError, ArchiveError: the model is damaged or of another kind.
+        EngineError: torch is missing, or no engine fits it.
         DeviceError: the GPU asked for does not exist, or the device does not compute in the
             precision.
         InvalidInputError, InputTypeError: another argument is not one of those above.
@@ -84,9 +86,11 @@ def pipeline(
         check_integer(num_threads, "num_threads", maximum=MAX_THREADS)
     where = choose_device(device)
     _core.check_precision(where, precision)  # before the work of converting
+    engine = open_engine()  # before converting, which needs torch as well
     info = open_archive(model, model_revision, local_files_only=local_files_only)
     preprocessor = CLIPPreprocessor(info, num_threads)
     encoder = _core.Encoder(
+        engine,
         info.path,
         preprocessor.tokenizer,
         info.embed_dim,
@@ -111,7 +115,7 @@ def choose_device(device: str) -> str:
     match = _GPU.fullmatch(device) if isinstance(device, str) else None
     if match is None:
         raise InvalidInputError(f"expected 'cpu', 'gpu' or 'cuda:N', got {device!r}", item="device")
-    available = _core.cuda_count() if _libtorch.load_cuda() else 0
+    available = cuda_count()
     kind, number = match.groups()
     if number is None and kind == "gpu":
         # Launchers start one process per GPU; ModelScope reads the same variable.

@@ -9,6 +9,7 @@ the layers below them.
 
 from typing import TYPE_CHECKING, Any
 
+from ..engine.libtorch import find_torch
 from .options import TrainOptions
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = ["TrainOptions", "TrainReport", "finetune"]
 def __getattr__(name: str) -> Any:
     """Import on first use the modules that import torch."""
     if name in ("finetune", "TrainReport"):
+        find_torch()
         from . import run
 
         return getattr(run, name)

@@ -17,8 +17,9 @@ typedef enum {
   CNCLIP_ERROR_VOCABULARY,  /* the vocabulary's text is not usable */
   CNCLIP_ERROR_ARCHIVE,     /* the model file is not an archive of ours, or is damaged */
   CNCLIP_ERROR_DEVICE,      /* the device does not exist here */
-  CNCLIP_ERROR_MODEL,       /* libtorch failed while it ran the model */
-  CNCLIP_ERROR_FORKED,      /* called in a child of the process that started libtorch's threads */
+  CNCLIP_ERROR_ENGINE,      /* the engine's file cannot be used */
+  CNCLIP_ERROR_MODEL,       /* the engine failed while it ran the model */
+  CNCLIP_ERROR_FORKED,      /* called in a child of the process that started the engine's threads */
   CNCLIP_ERROR_INTERRUPTED, /* the caller's interrupt function asked to stop */
 } cnclip_status;
 

@@ -3,11 +3,12 @@
 
 #include <limits.h>
 
+#include "kernels/precision.h"
 #include "python/py_borrow.h"
 
 /* The constructor's arguments. `path` is a new reference to bytes. */
 typedef struct {
-  PyObject *path, *tokenizer;
+  PyObject *path, *engine, *tokenizer;
   const char *device, *precision;
   Py_ssize_t embedding_width, context_length;
   int num_threads;
@@ -15,13 +16,15 @@ typedef struct {
 
 static bool parse_arguments(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
                             encoder_arguments *parsed) {
-  static char *names[] = {"path",   "tokenizer", "embedding_width", "context_length",
-                          "device", "precision", "num_threads",     NULL};
+  static char *names[] = {"engine",          "path",           "tokenizer",
+                          "embedding_width", "context_length", "device",
+                          "precision",       "num_threads",    NULL};
   *parsed = (encoder_arguments){.device = "cpu", .precision = "fp32"};
-  if (!PyArg_ParseTupleAndKeywords(
-          arguments, keywords, "O&O!nn|ssi:Encoder", names, PyUnicode_FSConverter, &parsed->path,
-          state->tokenizer_type, &parsed->tokenizer, &parsed->embedding_width,
-          &parsed->context_length, &parsed->device, &parsed->precision, &parsed->num_threads)) {
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O&O!nn|ssi:Encoder", names,
+                                   state->engine_type, &parsed->engine, PyUnicode_FSConverter,
+                                   &parsed->path, state->tokenizer_type, &parsed->tokenizer,
+                                   &parsed->embedding_width, &parsed->context_length,
+                                   &parsed->device, &parsed->precision, &parsed->num_threads)) {
     return false;
   }
   if (parsed->embedding_width < 1 || parsed->context_length < 2 ||
@@ -35,33 +38,59 @@ static bool parse_arguments(const cnclip_state *state, PyObject *arguments, PyOb
   return true;
 }
 
+/* A model that is ready to run; NULL after an error. */
+static cnclip_status open_model(const cnclip_engine *engine, const encoder_arguments *parsed,
+                                cnclip_model **ret_model, cnclip_error *error) {
+  cnclip_model_options options = {
+      .path = PyBytes_AS_STRING(parsed->path),
+      .device = parsed->device,
+      .num_threads = parsed->num_threads,
+  };
+  const bool is_cpu = strncmp(parsed->device, "cpu", 3) == 0;
+  cnclip_model *model = NULL;
+  cnclip_status status = cnclip_isa_choose(&options.isa, error);
+  if (status == CNCLIP_OK) {
+    status = cnclip_precision_check(parsed->precision, is_cpu, options.isa, error);
+  }
+  if (status == CNCLIP_OK) status = engine->load(&options, &model, error);
+  if (status == CNCLIP_OK) status = engine->prepare(model, parsed->precision, error);
+  if (status != CNCLIP_OK) {
+    engine->free(model);
+    model = NULL;
+  }
+  *ret_model = model;
+  return status;
+}
+
 static PyObject *encoder_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
   const cnclip_state *state = cnclip_state_of(type);
+  const cnclip_engine *engine;
   cnclip_py_encoder *self = NULL;
-  cnclip_torch_model *model = NULL;
+  cnclip_model *model = NULL;
   encoder_arguments parsed;
   cnclip_status status;
   cnclip_error error;
 
   if (!parse_arguments(state, arguments, keywords, &parsed)) goto exit;
+  engine = ((cnclip_py_engine *)parsed.engine)->engine;
   self = (cnclip_py_encoder *)type->tp_alloc(type, 0);
   if (self == NULL) goto exit;
   self->tokenizer = Py_NewRef(parsed.tokenizer);
 
   Py_BEGIN_ALLOW_THREADS
-  status = cnclip_torch_model_load(PyBytes_AS_STRING(parsed.path), parsed.device, parsed.precision,
-                                   parsed.num_threads, &model, &error);
+  status = open_model(engine, &parsed, &model, &error);
   Py_END_ALLOW_THREADS
   if (status != CNCLIP_OK) {
-    if (status == CNCLIP_ERROR_FORKED || status == CNCLIP_ERROR_DEVICE) {
-      cnclip_raise(state, &error);
-    } else {
+    if (status == CNCLIP_ERROR_ARCHIVE || status == CNCLIP_ERROR_MODEL) {
       cnclip_raise_file(state, &error, PyBytes_AS_STRING(parsed.path));
+    } else {
+      cnclip_raise(state, &error);
     }
     Py_CLEAR(self);
     goto exit;
   }
   self->encoder = (cnclip_text_encoder){
+      .engine = engine,
       .model = model,
       .vocab = ((cnclip_py_tokenizer *)parsed.tokenizer)->vocab,
       .context_length = (size_t)parsed.context_length,
@@ -83,7 +112,7 @@ static void encoder_dealloc(PyObject *object) {
   PyTypeObject *type = Py_TYPE(object);
   PyObject_GC_UnTrack(object);
   cnclip_py_encoder *self = (cnclip_py_encoder *)object;
-  cnclip_torch_model_free(self->encoder.model);
+  if (self->encoder.model != NULL) self->encoder.engine->free(self->encoder.model);
   Py_XDECREF(self->tokenizer);
   type->tp_free(object);
   Py_DECREF(type);
@@ -119,9 +148,9 @@ static PyObject *encode_pixels(PyObject *object, PyObject *argument) {
   if (result == NULL || pixels.count == 0) goto exit;
 
   Py_BEGIN_ALLOW_THREADS
-  status = cnclip_torch_model_encode_image(encoder->model, pixels.data, (size_t)pixels.count,
-                                           (size_t)pixels.resolution, embeddings,
-                                           encoder->embedding_width, &error);
+  status = encoder->engine->encode_image(encoder->model, pixels.data, (size_t)pixels.count,
+                                         (size_t)pixels.resolution, embeddings,
+                                         encoder->embedding_width, &error);
   Py_END_ALLOW_THREADS
   if (status != CNCLIP_OK) {
     cnclip_raise(state, &error);
@@ -185,8 +214,8 @@ exit:
 
 static PyObject *get_num_threads(PyObject *object, void *closure) {
   (void)closure;
-  return PyLong_FromLong(
-      cnclip_torch_model_num_threads(((cnclip_py_encoder *)object)->encoder.model));
+  const cnclip_text_encoder *encoder = &((cnclip_py_encoder *)object)->encoder;
+  return PyLong_FromLong(encoder->engine->num_threads(encoder->model));
 }
 
 static PyGetSetDef getters[] = {
@@ -203,9 +232,9 @@ static PyMethodDef methods[] = {
 
 static PyType_Slot slots[] = {
     {Py_tp_doc,
-     "Encoder(path, tokenizer, embedding_width, context_length, device='cpu', precision='fp32', "
-     "num_threads=0)\n--\n\n"
-     "The two towers of a TorchScript archive, and the tokenizer of the text tower."},
+     "Encoder(engine, path, tokenizer, embedding_width, context_length, device='cpu', "
+     "precision='fp32', num_threads=0)\n--\n\n"
+     "The two towers of an archive, and the tokenizer of the text tower."},
     {Py_tp_new, encoder_new},
     {Py_tp_dealloc, encoder_dealloc},
     {Py_tp_methods, methods},

@@ -1,8 +1,8 @@
 /* The extension module cnclip._core: state, errors, types. */
 #include <math.h>
 
-#include "engine/torch/torch_shim.h"
 #include "kernels/peak.h"
+#include "kernels/precision.h"
 #include "python/py_borrow.h"
 
 cnclip_state *cnclip_state_of(PyTypeObject *type) {
@@ -69,7 +69,8 @@ static bool load_exceptions(cnclip_state *state) {
   } classes[] = {
       {CNCLIP_ERROR_ARGUMENT, "InvalidInputError"}, {CNCLIP_ERROR_VOCABULARY, "VocabularyError"},
       {CNCLIP_ERROR_ARCHIVE, "ArchiveError"},       {CNCLIP_ERROR_DEVICE, "DeviceError"},
-      {CNCLIP_ERROR_MODEL, "ModelRunError"},        {CNCLIP_ERROR_FORKED, "ForkedProcessError"},
+      {CNCLIP_ERROR_ENGINE, "EngineError"},         {CNCLIP_ERROR_MODEL, "ModelRunError"},
+      {CNCLIP_ERROR_FORKED, "ForkedProcessError"},
   };
   PyObject *errors = PyImport_ImportModule("cnclip.errors");
   if (errors == NULL) return false;
@@ -94,6 +95,7 @@ static int module_exec(PyObject *module) {
   if (!cnclip_import_numpy() || !load_exceptions(state)) return -1;
   if (!add_type(module, &cnclip_tokenizer_spec, &state->tokenizer_type)) return -1;
   if (!add_type(module, &cnclip_image_processor_spec, &state->image_processor_type)) return -1;
+  if (!add_type(module, &cnclip_engine_spec, &state->engine_type)) return -1;
   if (!add_type(module, &cnclip_encoder_spec, &state->encoder_type)) return -1;
   return 0;
 }
@@ -102,6 +104,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
   cnclip_state *state = PyModule_GetState(module);
   Py_VISIT(state->tokenizer_type);
   Py_VISIT(state->image_processor_type);
+  Py_VISIT(state->engine_type);
   Py_VISIT(state->encoder_type);
   Py_VISIT(state->input_type_error);
   for (size_t i = 0; i < sizeof state->exceptions / sizeof state->exceptions[0]; i++) {
@@ -114,6 +117,7 @@ static int module_clear(PyObject *module) {
   cnclip_state *state = PyModule_GetState(module);
   Py_CLEAR(state->tokenizer_type);
   Py_CLEAR(state->image_processor_type);
+  Py_CLEAR(state->engine_type);
   Py_CLEAR(state->encoder_type);
   Py_CLEAR(state->input_type_error);
   for (size_t i = 0; i < sizeof state->exceptions / sizeof state->exceptions[0]; i++) {
@@ -122,17 +126,16 @@ static int module_clear(PyObject *module) {
   return 0;
 }
 
-static PyObject *cuda_count(PyObject *module, PyObject *unused) {
-  (void)module;
-  (void)unused;
-  return PyLong_FromLong(cnclip_torch_cuda_count());
-}
-
 static PyObject *check_precision(PyObject *module, PyObject *arguments) {
   const char *device, *precision;
   cnclip_error error;
+  cnclip_isa isa;
   if (!PyArg_ParseTuple(arguments, "ss:check_precision", &device, &precision)) return NULL;
-  if (cnclip_torch_check_precision(device, precision, &error) == CNCLIP_OK) Py_RETURN_NONE;
+  const bool is_cpu = strncmp(device, "cpu", 3) == 0;
+  if (cnclip_isa_choose(&isa, &error) == CNCLIP_OK &&
+      cnclip_precision_check(precision, is_cpu, isa, &error) == CNCLIP_OK) {
+    Py_RETURN_NONE;
+  }
   cnclip_raise(PyModule_GetState(module), &error);
   return NULL;
 }
@@ -162,9 +165,6 @@ static PyObject *measure_peak(PyObject *module, PyObject *arguments) {
 }
 
 static PyMethodDef module_methods[] = {
-    {"cuda_count", cuda_count, METH_NOARGS,
-     "cuda_count()\n--\n\nCUDA devices that libtorch sees; 0 where its CUDA library is not "
-     "loaded."},
     {"check_precision", check_precision, METH_VARARGS,
      "check_precision(device, precision, /)\n--\n\nRaises DeviceError where the device does not "
      "compute in the precision."},

@@ -1,7 +1,7 @@
 /* The module's state and the conversion of errors, shared by the files of this folder.
  *
- * One file per type (py_tokenizer.c, py_image.c, py_encoder.c), each with a spec of which
- * py_module.c makes a heap type. Only this folder includes Python.h. */
+ * One file per type (py_tokenizer.c, py_image.c, py_engine.c, py_encoder.c), each with a spec of
+ * which py_module.c makes a heap type. Only this folder includes Python.h. */
 #ifndef CNCLIP_PY_STATE_H
 #define CNCLIP_PY_STATE_H
 
@@ -13,6 +13,7 @@
 typedef struct {
   PyTypeObject *tokenizer_type;
   PyTypeObject *image_processor_type;
+  PyTypeObject *engine_type;
   PyTypeObject *encoder_type;
   /* Classes of cnclip.errors by status; NULL where a built-in is raised. */
   PyObject *exceptions[CNCLIP_ERROR_INTERRUPTED + 1];
@@ -21,9 +22,10 @@ typedef struct {
 
 extern PyType_Spec cnclip_tokenizer_spec;
 extern PyType_Spec cnclip_image_processor_spec;
+extern PyType_Spec cnclip_engine_spec;
 extern PyType_Spec cnclip_encoder_spec;
 
-/* The state of the module that `type`, one of the three, belongs to. Borrowed. */
+/* The state of the module that `type`, one of the four, belongs to. Borrowed. */
 cnclip_state *cnclip_state_of(PyTypeObject *type);
 
 /* tp_traverse of an object that refers to its type and no other Python object. */

@@ -1,4 +1,4 @@
-/* The objects of the three types. A type with a fixed attribute stores it in the object. */
+/* The objects of the four types. A type with a fixed attribute stores it in the object. */
 #ifndef CNCLIP_PY_TYPES_H
 #define CNCLIP_PY_TYPES_H
 
@@ -18,6 +18,12 @@ typedef struct {
   int resolution;
   const char *isa;
 } cnclip_py_image_processor;
+
+typedef struct {
+  PyObject_HEAD
+  const cnclip_engine *engine; /* stays loaded, so an encoder holds no reference to this object */
+  const char *name;
+} cnclip_py_engine;
 
 typedef struct {
   PyObject_HEAD

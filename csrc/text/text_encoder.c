@@ -118,8 +118,8 @@ static cnclip_status encode_batch(const cnclip_text_encoder *encoder, const toke
     memcpy(memory->ids + i * columns, tokens->ids + order[i] * encoder->context_length,
            columns * sizeof *memory->ids);
   }
-  const cnclip_status status = cnclip_torch_model_encode_text(encoder->model, memory->ids, size,
-                                                              columns, memory->rows, width, error);
+  const cnclip_status status = encoder->engine->encode_text(encoder->model, memory->ids, size,
+                                                            columns, memory->rows, width, error);
   if (status != CNCLIP_OK) return status;
   for (size_t i = 0; i < size; i++) {
     memcpy(embeddings + order[i] * width, memory->rows + i * width, width * sizeof(float));
@@ -133,7 +133,7 @@ static cnclip_status encode_one(const cnclip_text_encoder *encoder, cnclip_text 
   int64_t *ids = cnclip_alloc_array(encoder->context_length, sizeof *ids);
   if (ids == NULL) return cnclip_error_memory(error, "the token ids");
   const size_t length = tokenize(encoder, text, ids);
-  const cnclip_status status = cnclip_torch_model_encode_text(
+  const cnclip_status status = encoder->engine->encode_text(
       encoder->model, ids, 1, length, embedding, encoder->embedding_width, error);
   free(ids);
   return status;

@@ -7,14 +7,15 @@
 #include <stddef.h>
 
 #include "base/status.h"
-#include "engine/torch/torch_shim.h"
+#include "engine/engine.h"
 #include "text/tokenizer.h"
 #include "text/vocab.h"
 
 /* What an encoder is made of; all borrowed, and to outlive the calls that use them. Nothing in it
  * is written to, so threads may share one. */
 typedef struct {
-  cnclip_torch_model *model;
+  const cnclip_engine *engine;
+  cnclip_model *model; /* of the engine */
   const cnclip_vocab *vocab;
   size_t context_length;  /* columns of the ids, at least 2 */
   size_t embedding_width; /* columns of the embeddings */

@@ -14,9 +14,9 @@ static size_t batches, largest_batch, shortest_row, ids_seen;
 static bool fails;
 
 /* A row's embedding is its number of ids that are not 0, and its last such id but [SEP]. */
-cnclip_status cnclip_torch_model_encode_text(cnclip_torch_model *model, const int64_t *ids,
-                                             size_t count, size_t length, float *embeddings,
-                                             size_t width, cnclip_error *error) {
+static cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t count,
+                                 size_t length, float *embeddings, size_t width,
+                                 cnclip_error *error) {
   CHECK(model == NULL && width == WIDTH && length >= 2 && length <= CONTEXT_LENGTH);
   CHECK(count * length <= MAX_IDS);
   CHECK(length >= shortest_row);
@@ -128,8 +128,11 @@ static void test_ends(const cnclip_text_encoder *encoder) {
 int main(void) {
   cnclip_vocab *vocab = NULL;
   CHECK(cnclip_vocab_new(vocabulary, sizeof vocabulary - 1, &vocab, NULL) == CNCLIP_OK);
-  const cnclip_text_encoder encoder = {
-      .vocab = vocab, .context_length = CONTEXT_LENGTH, .embedding_width = WIDTH};
+  const cnclip_engine engine = {.encode_text = encode_text};
+  const cnclip_text_encoder encoder = {.engine = &engine,
+                                       .vocab = vocab,
+                                       .context_length = CONTEXT_LENGTH,
+                                       .embedding_width = WIDTH};
   test_full_batches(&encoder);
   test_ends(&encoder);
   for (int i = 0; i < 50; i++) {

@@ -15,6 +15,7 @@ from PIL import Image
 import cnclip
 from cnclip import _core, pipeline
 from cnclip.archive import FORMAT_VERSION, METADATA, VOCABULARY, read_archive
+from cnclip.engine import open_engine
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 
@@ -235,12 +236,12 @@ def test_the_core_alone(archive: Path, tmp_path: Path) -> None:
     tokenizer = _core.Tokenizer(info.vocabulary)
     for name in ("nowhere.pt", ".", "a\udcff.pt"):
         with pytest.raises(cnclip.errors.ArchiveError, match="reading the TorchScript archive"):
-            _core.Encoder(tmp_path / name, tokenizer, 64, 52)
+            _core.Encoder(open_engine(), tmp_path / name, tokenizer, 64, 52)
     with pytest.raises(ValueError, match="null"):
-        _core.Encoder("a\0b", tokenizer, 64, 52)
+        _core.Encoder(open_engine(), "a\0b", tokenizer, 64, 52)
     surrogates = tmp_path / "a\udcff.pt"
     surrogates.write_bytes(archive.read_bytes())
-    encoder = _core.Encoder(surrogates, tokenizer, 64, 52)
+    encoder = _core.Encoder(open_engine(), surrogates, tokenizer, 64, 52)
     assert encoder.encode_texts(["猫"], 1).shape == (1, 64)
     assert pipeline(model=surrogates, device="cpu").model.info.path == surrogates
 

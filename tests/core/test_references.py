@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cnclip import _core
+from cnclip.engine import open_engine
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 pytestmark = pytest.mark.skipif(
@@ -27,6 +28,8 @@ import numpy as np, psutil
 from PIL import Image
 import cnclip
 from cnclip import _core
+from cnclip.engine import find_engine, open_engine
+from cnclip.engine.libtorch import find_torch
 
 golden, calls_of = Path(sys.argv[1]), json.loads(sys.argv[2])
 vocabulary = b"[PAD]\\n[UNK]\\n[CLS]\\n[SEP]\\na\\n##b\\n\\xe7\\x8c\\xab\\n"
@@ -38,6 +41,7 @@ large = Image.new("RGB", (4100, 1030))  # in several blocks
 pixels = np.asarray(image)
 pipeline = cnclip.pipeline(model=golden / "tiny-vit", device="cpu", num_threads=1)
 encoder, info = pipeline.model.encoder, pipeline.model.info
+engine = open_engine()
 tensors, output = np.zeros((2, 3, 32, 32), np.float32), np.zeros((2, 3, 16, 16), np.float32)
 stream = io.BytesIO()
 image.save(stream, "PNG")
@@ -70,14 +74,16 @@ entries = {
     "ImageProcessor.process refused": lambda: expect(
         TypeError, lambda: processor.process([image, 1])
     ),
+    "Engine": lambda: _core.Engine(find_engine(find_torch())),
+    "Engine refused": lambda: expect(ImportError, lambda: _core.Engine("/no-such-file")),
     "Encoder": lambda: _core.Encoder(
-        info.path, pipeline.preprocessor.tokenizer, info.embed_dim, info.context_length,
+        engine, info.path, pipeline.preprocessor.tokenizer, info.embed_dim, info.context_length,
         num_threads=1,
     ),
     "Encoder refused": lambda: expect(
         ValueError,
         lambda: _core.Encoder(
-            golden / "tiny-vit" / "vocab.txt", tokenizer, 64, 52, num_threads=1
+            engine, golden / "tiny-vit" / "vocab.txt", tokenizer, 64, 52, num_threads=1
         ),
     ),
     "Encoder.encode_texts": lambda: encoder.encode_texts(texts(), 2),
@@ -185,7 +191,7 @@ def test_an_encoder_owns_what_it_is_made_of(vit: MultiModalEmbeddingPipeline) ->
     tokenizer = _core.Tokenizer(info.vocabulary)
     before = sys.getrefcount(tokenizer)
     encoder = _core.Encoder(
-        info.path, tokenizer, info.embed_dim, info.context_length, num_threads=1
+        open_engine(), info.path, tokenizer, info.embed_dim, info.context_length, num_threads=1
     )
     assert sys.getrefcount(tokenizer) == before + 1
     del tokenizer
@@ -195,5 +201,5 @@ def test_an_encoder_owns_what_it_is_made_of(vit: MultiModalEmbeddingPipeline) ->
     tokenizer = _core.Tokenizer(info.vocabulary)
     before = sys.getrefcount(tokenizer)
     with pytest.raises(ValueError, match="no-such-file"):
-        _core.Encoder("/no-such-file", tokenizer, 1, 2)
+        _core.Encoder(open_engine(), "/no-such-file", tokenizer, 1, 2)
     assert sys.getrefcount(tokenizer) == before

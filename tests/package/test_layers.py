@@ -16,9 +16,8 @@ from cnclip.errors import MissingExtraError
 PACKAGE = Path(cnclip.__file__).parent
 # A module may import its own layer and those above it in this list.
 LAYERS = (
-    "errors _checks _options _text _tables _html _locale _libtorch _core _built_with version"
-    " outputs utils assets",
-    "progress _files archive cache modeling checkpoints",
+    "errors _checks _options _text _tables _html _locale _core version outputs utils assets",
+    "progress _files archive cache engine modeling checkpoints",
     "hub models convert",
     "preprocessors",
     "pipelines",

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import cnclip
-from cnclip import _core, errors
+from cnclip import errors
+from cnclip.engine import cuda_count
 from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline
 from cnclip.pipelines.builder import choose_device
 from cnclip.utils.constant import Tasks
@@ -60,7 +61,7 @@ def test_wrong_options(
     assert isinstance(raised.value, error)
 
 
-@pytest.mark.skipif(_core.cuda_count() > 0, reason="this machine has a GPU")
+@pytest.mark.skipif(cuda_count() > 0, reason="this machine has a GPU")
 def test_without_a_gpu(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="cnclip"):
         fallen_back = pipeline(model=archive)
@@ -75,8 +76,7 @@ def test_without_a_gpu(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_devices_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnclip._libtorch.load_cuda", lambda: True)
-    monkeypatch.setattr("cnclip.pipelines.builder._core", FakeCore)
+    monkeypatch.setattr("cnclip.pipelines.builder.cuda_count", lambda: 2)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     expected = {"gpu": "cuda:0", "gpu:1": "cuda:1", "cuda": "cuda:0", "cuda:1": "cuda:1"}
     assert {device: choose_device(device) for device in expected} == expected
@@ -89,12 +89,6 @@ def test_devices_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("gpu:2") == "cpu"
     with pytest.raises(errors.DeviceError, match="no device 'cuda:2': torch finds 2 GPUs"):
         choose_device("cuda:2")
-
-
-class FakeCore:
-    @staticmethod
-    def cuda_count() -> int:
-        return 2
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])

@@ -38,7 +38,10 @@ def tokenize(model: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def use_core(vocabulary: bytes, path: Path) -> NDArray[np.float32]:
     tokenizer = core.Tokenizer(vocabulary)
     processor = core.ImageProcessor(224)
-    encoder = core.Encoder(path, tokenizer, 512, 52, device="cpu", num_threads=1)
+    engine = core.Engine("torch-2.13.so")
+    if engine.device_count("cuda"):
+        print(engine.name)
+    encoder = core.Encoder(engine, path, tokenizer, 512, 52, device="cpu", num_threads=1)
     threads: int = encoder.num_threads + tokenizer.pad_id + processor.resolution
     pixels: NDArray[np.float32] = processor.process([np.zeros((4, 4, 3), np.uint8)])
     processor.process([Image.new("RGB", (4, 4))], out=pixels)

@@ -14,16 +14,18 @@
 
 #include <unistd.h>
 
-#include "base/cpu.h"
-#include "base/status.h"
+#include "engine/engine.h"
 
-/* Of the OpenMP library that libtorch brings and the build links to; omp.h may be another's. */
+/* Of the OpenMP library that libtorch needs; omp.h may be another's. */
 extern "C" {
 int omp_get_max_threads(void);
 void omp_set_num_threads(int count);
 }
 
 namespace cnclip_torch {
+
+/* What the core lends, from the engine's start on. */
+inline const cnclip_engine_core *core;
 
 /* The process that loaded this library. Its forked children have no OpenMP workers, and the first
  * parallel loop on a thread that had some before the fork would wait for them for ever. */
@@ -36,10 +38,10 @@ inline cnclip_status check_not_forked(cnclip_error *error) {
   pid_t nobody = 0;
   const pid_t self = getpid();
   if (!first_user.compare_exchange_strong(nobody, self) && nobody != self) {
-    return cnclip_error_set(error, CNCLIP_ERROR_FORKED,
-                            "this process was forked from one that had already used cnclip, whose "
-                            "threads do not survive a fork; start workers with the 'spawn' or "
-                            "'forkserver' method, or open the first pipeline after the fork");
+    return core->error_set(error, CNCLIP_ERROR_FORKED,
+                           "this process was forked from one that had already used cnclip, whose "
+                           "threads do not survive a fork; start workers with the 'spawn' or "
+                           "'forkserver' method, or open the first pipeline after the fork");
   }
   return CNCLIP_OK;
 }
@@ -62,23 +64,27 @@ inline bool is_out_of_memory(const std::string &message) {
   return message.find("DefaultCPUAllocator") != std::string::npos;
 }
 
+inline cnclip_status out_of_memory(cnclip_error *error, const char *doing) {
+  return core->error_set(error, CNCLIP_ERROR_MEMORY, "out of memory for %s", doing);
+}
+
 /* Runs `body`, which returns a status, and turns every exception into `code`. */
 template <typename Body>
 cnclip_status guarded(cnclip_status code, const char *doing, cnclip_error *error, Body body) {
   try {
     return body();
   } catch (const std::bad_alloc &) {
-    return cnclip_error_memory(error, doing);
+    return out_of_memory(error, doing);
   } catch (const c10::OutOfMemoryError &) {
-    return cnclip_error_memory(error, doing);
+    return out_of_memory(error, doing);
   } catch (const std::exception &caught) {
     const auto *from_torch = dynamic_cast<const c10::Error *>(&caught);
     const std::string message =
         without_stack(from_torch != nullptr ? from_torch->what_without_backtrace() : caught.what());
-    if (is_out_of_memory(message)) return cnclip_error_memory(error, doing);
-    return cnclip_error_set(error, code, "%s: %s", doing, message.c_str());
+    if (is_out_of_memory(message)) return out_of_memory(error, doing);
+    return core->error_set(error, code, "%s: %s", doing, message.c_str());
   } catch (...) {
-    return cnclip_error_set(error, code, "%s: an exception of an unknown type", doing);
+    return core->error_set(error, code, "%s: an exception of an unknown type", doing);
   }
 }
 
@@ -113,7 +119,7 @@ class ThreadCount {
 
 inline cnclip_isa best_isa() {
   int isa = CNCLIP_ISA_COUNT - 1;
-  while (!cnclip_isa_supported(static_cast<cnclip_isa>(isa))) isa--;
+  while (!core->isa_supported(static_cast<cnclip_isa>(isa))) isa--;
   return static_cast<cnclip_isa>(isa);
 }
 
@@ -131,6 +137,9 @@ class IsaChoice {
  private:
   cnclip_isa before_;
 };
+
+/* Registers the operators of torch_ops.cpp, which torch::Library allows once per process. */
+void register_operators();
 
 }  // namespace cnclip_torch
 

@@ -18,9 +18,8 @@
 #include <string_view>
 
 #include "engine/torch/torch_guard.hpp"
-#include "kernels/attention.h"
-#include "kernels/linear.h"
 
+using cnclip_torch::core;
 using cnclip_torch::current_isa;
 
 namespace {
@@ -86,18 +85,18 @@ at::Tensor pack_linear(const at::Tensor &weight, std::string_view precision) {
                     : precision == "int8" ? CNCLIP_LINEAR_INT8
                     : is_f16              ? CNCLIP_LINEAR_F16
                                           : CNCLIP_LINEAR_F32;
-  const cnclip_linear_kernels *kernels = cnclip_linear_kernels_get(type, current_isa);
+  const cnclip_linear_kernels *kernels = core->linear_kernels_get(type, current_isa);
   const size_t in = to_size(weight.size(1)), out = to_size(weight.size(0));
-  if (!weight.is_cpu() || !cnclip_linear_fits(in, out) || kernels == nullptr) {
+  if (!weight.is_cpu() || !core->linear_fits(in, out) || kernels == nullptr) {
     return weight.to(precision == "bf16"   ? at::kBFloat16
                      : precision == "fp16" ? at::kHalf
                                            : at::kFloat);
   }
   const at::Tensor source = (is_f16 ? weight : weight.to(at::kFloat)).contiguous();
   const at::ScalarType dtype = dtype_of(type);
-  const auto bytes = static_cast<int64_t>(cnclip_linear_packed_bytes(type, in, out));
+  const auto bytes = static_cast<int64_t>(core->linear_packed_bytes(type, in, out));
   const bool in_place =
-      cnclip_linear_packs_in_place(type, is_f16, out) && source.storage().use_count() == 1 &&
+      core->linear_packs_in_place(type, is_f16, out) && source.storage().use_count() == 1 &&
       reinterpret_cast<uintptr_t>(source.const_data_ptr()) % CNCLIP_LINEAR_ALIGNMENT == 0;
   const at::Tensor packed = in_place
                                 ? source.view({-1}).view(dtype)
@@ -105,8 +104,8 @@ at::Tensor pack_linear(const at::Tensor &weight, std::string_view precision) {
                                             at::TensorOptions().dtype(dtype));
   const cnclip_linear_packing packing{
       type, in, out, source.const_data_ptr(), is_f16, packed.data_ptr()};
-  const auto panels = static_cast<int64_t>(cnclip_linear_panel_count(out));
-  const size_t scratch_bytes = cnclip_linear_pack_scratch_bytes(type, in);
+  const auto panels = static_cast<int64_t>(core->linear_panel_count(out));
+  const size_t scratch_bytes = core->linear_pack_scratch_bytes(type, in);
   at::parallel_for(0, panels, 1, [&](int64_t first, int64_t last) {
     const at::Tensor scratch = empty_bytes(scratch_bytes);
     kernels->pack(&packing, to_size(first), to_size(last), scratch.data_ptr());
@@ -209,9 +208,9 @@ int64_t packed_columns(const at::Tensor &weight, cnclip_linear_type type, int64_
       weight.is_cpu() && weight.is_contiguous() &&
           reinterpret_cast<uintptr_t>(weight.const_data_ptr()) % CNCLIP_LINEAR_ALIGNMENT == 0,
       "linear: expected a packed weight from pack_linear");
-  TORCH_CHECK(cnclip_linear_fits(to_size(input_width), CNCLIP_LINEAR_PANEL),
+  TORCH_CHECK(core->linear_fits(to_size(input_width), CNCLIP_LINEAR_PANEL),
               "linear: a packed weight does not allow an input of ", input_width, " columns");
-  const size_t panel = cnclip_linear_packed_bytes(type, to_size(input_width), CNCLIP_LINEAR_PANEL);
+  const size_t panel = core->linear_packed_bytes(type, to_size(input_width), CNCLIP_LINEAR_PANEL);
   TORCH_CHECK(weight.nbytes() % panel == 0,
               "linear: the packed weight's width is not the input's, ", input_width);
   return static_cast<int64_t>(weight.nbytes() / panel * CNCLIP_LINEAR_PANEL);
@@ -221,7 +220,7 @@ int64_t packed_columns(const at::Tensor &weight, cnclip_linear_type type, int64_
 bool gives_bf16(cnclip_linear_type type, bool has_residual) {
   const bool is_narrow = type == CNCLIP_LINEAR_BF16 || type == CNCLIP_LINEAR_INT8;
   return is_narrow && !has_residual &&
-         cnclip_attention_kernel_get(CNCLIP_ATTENTION_BF16, current_isa) != nullptr;
+         core->attention_kernel_get(CNCLIP_ATTENTION_BF16, current_isa) != nullptr;
 }
 
 /* The kernels' job for columns panel..call.last of the output, except its operand. The tensors
@@ -256,7 +255,7 @@ cnclip_linear_job linear_job(const LinearCall &call, cnclip_linear_type type, in
 
 void run_linear(cnclip_linear_job *job, const cnclip_linear_kernels *kernels) {
   at::Tensor operand;
-  if (const size_t bytes = cnclip_linear_operand_bytes(job); bytes > 0) {
+  if (const size_t bytes = core->linear_operand_bytes(job); bytes > 0) {
     operand = empty_bytes(bytes);
     job->operand = operand.data_ptr();
     at::parallel_for(0, static_cast<int64_t>(job->rows), 16, [&](int64_t begin, int64_t end) {
@@ -266,7 +265,7 @@ void run_linear(cnclip_linear_job *job, const cnclip_linear_kernels *kernels) {
   /* With few rows, reading the weights dominates; that is fastest in one contiguous piece per
    * thread. */
   const size_t parts_per_thread = job->rows < 64 ? 1 : 8;
-  parallel_parts(cnclip_linear_unit_count(job), parts_per_thread,
+  parallel_parts(core->linear_unit_count(job), parts_per_thread,
                  [&](size_t begin, size_t end) { kernels->units(job, begin, end); });
 }
 
@@ -275,7 +274,7 @@ at::Tensor packed_linear(const LinearCall &call) {
   TORCH_CHECK(!(at::GradMode::is_enabled() && call.x.requires_grad()),
               "linear: packed weights have no gradients");
   const cnclip_linear_type type = type_of(call.weight.scalar_type());
-  const cnclip_linear_kernels *kernels = cnclip_linear_kernels_get(type, current_isa);
+  const cnclip_linear_kernels *kernels = core->linear_kernels_get(type, current_isa);
   TORCH_CHECK(kernels != nullptr, "linear: the weight is packed for another machine");
   const int64_t first = call.first, last = call.last;
   const int64_t out = packed_columns(call.weight, type, call.x.size(1));
@@ -419,7 +418,7 @@ cnclip_attention_kernel *kernel_for(const AttentionCall &call, cnclip_attention_
       (query.requires_grad() || key.requires_grad() || value.requires_grad())) {
     return nullptr;
   }
-  return cnclip_attention_kernel_get(*ret_type, current_isa);
+  return core->attention_kernel_get(*ret_type, current_isa);
 }
 
 /* The kernel's job, except its output. The tensors outlive it. */
@@ -455,12 +454,12 @@ at::Tensor attention(const at::Tensor &query, const at::Tensor &key, const at::T
   const at::Tensor queries = as_rows(query, true), keys = as_rows(key, true),
                    values = as_rows(value, true);
   cnclip_attention_job job = attention_job(call, type, queries, keys, values);
-  if (!cnclip_attention_fits(&job)) return plain_attention(call);
+  if (!core->attention_fits(&job)) return plain_attention(call);
 
   const at::Tensor output = at::empty(query.sizes(), query.options());
   job.output = output.data_ptr();
   job.output_stride = to_size(output.stride(0));
-  const size_t scratch_bytes = cnclip_attention_scratch_bytes(&job);
+  const size_t scratch_bytes = core->attention_scratch_bytes(&job);
   const auto units = static_cast<int64_t>(job.items * job.heads);
   at::parallel_for(0, units, 1, [&](int64_t first, int64_t last) {
     const at::Tensor scratch = empty_bytes(scratch_bytes);
@@ -471,7 +470,8 @@ at::Tensor attention(const at::Tensor &query, const at::Tensor &key, const at::T
 
 }  // namespace
 
-TORCH_LIBRARY(cnclip, library) {
+void cnclip_torch::register_operators() {
+  static torch::Library library(torch::Library::DEF, "cnclip", std::nullopt, __FILE__, __LINE__);
   library.def("pack_linear(Tensor(a!) weight, str precision) -> Tensor(a!)", &pack_linear);
   library.def(
       "linear(Tensor x, Tensor weight, Tensor? bias, int first, int last, Tensor? norm_weight, "

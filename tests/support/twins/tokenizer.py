@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from collections.abc import Iterator
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 MAX_WORD = 200
@@ -29,9 +30,9 @@ CJK = frozenset(chr(code) for first, last in CJK_BLOCKS for code in range(first,
 
 def is_dropped(character: str) -> bool:
     """Whether the character is removed from the text."""
-    if unicodedata.category(character) in ("Cc", "Cf"):
-        return character not in "\t\n\r"
-    return character == "\ufffd"
+    if character in "\t\n\r":
+        return False
+    return character in "\0\ufffd" or unicodedata.category(character) in ("Cc", "Cf")
 
 
 def is_punctuation(character: str) -> bool:
@@ -43,22 +44,21 @@ def is_punctuation(character: str) -> bool:
 
 def spaced_words(text: str) -> list[str]:
     """The words between white space; a Chinese character is a separate word."""
-    return "".join(f" {c} " if c in CJK else c for c in text if not is_dropped(c)).split()
+    kept = (character for character in text if not is_dropped(character))
+    return "".join(f" {c} " if c in CJK else c for c in kept).split()
 
 
-def without_accents(words: str) -> str:
-    """Lower case (with the final sigma of each word), decomposed, without non-spacing marks.
-
-    White space separates the words. No step looks past it.
-    """
-    decomposed = unicodedata.normalize("NFD", words.lower())
+def without_accents(word: str) -> str:
+    """Lower case (with the final sigma of this word), decomposed, without non-spacing marks."""
+    decomposed = unicodedata.normalize("NFD", word.lower())
     return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
 
 
-def words(text: str) -> list[str]:
+def words(text: str) -> Iterator[str]:
     """The words that WordPiece splits."""
-    folded = without_accents(" ".join(spaced_words(text)))
-    return "".join(f" {c} " if is_punctuation(c) else c for c in folded).split()
+    for word in spaced_words(text):
+        folded = without_accents(word)
+        yield from "".join(f" {c} " if is_punctuation(c) else c for c in folded).split()
 
 
 def read_vocabulary(vocabulary: bytes) -> dict[str, int]:

@@ -1,0 +1,148 @@
+"""Compiles the engine for one version of torch: `build.py --torch DIRECTORY --output FILE`.
+
+Wheels include engines that this file compiled, and `opening.py` compiles one at its first use. It
+needs only a C++ compiler and the standard library, so it also runs where cnclip is not built yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# Installed packages have a copy of the sources, a checkout has the folder itself.
+SOURCES = HERE / "csrc" if (HERE / "csrc").is_dir() else HERE.parent.parent / "csrc"
+COMPILED = ("engine/torch/torch_engine.cpp", "engine/torch/torch_ops.cpp")
+
+# -fopenmp: libtorch's parallel loops are templates; without OpenMP they run on one thread.
+COMPILE = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DNDEBUG"]
+COMPILE += ["-Wall", "-Wextra", *(["-fopenmp"] if sys.platform == "linux" else [])]
+EXPORTED = "cnclip_engine_get"
+
+
+class CompilerError(Exception):
+    """There is no compiler, or it failed.
+
+    Attributes:
+        reason: Which compiler, and why.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def find_compiler() -> str:
+    """The C++ compiler: `$CXX`, or the first of g++, c++ and clang++.
+
+    Raises:
+        CompilerError: there is none.
+    """
+    wanted = os.environ.get("CXX")
+    for name in [wanted] if wanted else ["g++", "c++", "clang++"]:
+        if path := shutil.which(name):
+            return path
+    raise CompilerError(f"no C++ compiler: {wanted or 'g++'} is not installed")
+
+
+def source_files() -> list[Path]:
+    """Every file that the engine is made of, sorted: its sources and the headers they include."""
+    files = [SOURCES / name for name in COMPILED]
+    for pattern in ("base/*.h", "engine/*.h", "engine/torch/*.hpp", "kernels/*.h"):
+        files += SOURCES.glob(pattern)
+    return sorted(files)
+
+
+def compile_engine(torch: Path, output: Path, options: Sequence[str] = ()) -> None:
+    """Compile and link the engine.
+
+    The engine needs torch's libraries by name and finds OpenMP's functions in the OpenMP library
+    that these need: it links to no OpenMP library, so that the process has one.
+
+    Args:
+        torch: torch's package, with include/ and lib/.
+        output: The shared object to write.
+        options: More options for compiling and linking.
+
+    Raises:
+        CompilerError: there is no compiler, or it failed.
+    """
+    compiler = find_compiler()
+    include = torch / "include"
+    paths = [include, include / "torch" / "csrc" / "api" / "include"]
+    flags = [*COMPILE, *options, f"-I{SOURCES}", *(f"-isystem{path}" for path in paths)]
+    with tempfile.TemporaryDirectory(prefix="cnclip-engine-") as folder:
+        objects = [Path(folder) / f"{Path(name).stem}.o" for name in COMPILED]
+        commands = [
+            [compiler, *flags, "-c", str(SOURCES / name), "-o", str(path)]
+            for name, path in zip(COMPILED, objects, strict=True)
+        ]
+        _run_at_once(commands)
+        link = ["-shared", *_export_flags(Path(folder)), *options, "-o", str(output)]
+        libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+        _run_at_once([[compiler, *map(str, objects), *link, *libraries]])
+
+
+def _export_flags(folder: Path) -> list[str]:
+    """Linker flags that hide all symbols but one, such as weak C++ symbols of torch's headers."""
+    if sys.platform == "darwin":
+        return [f"-Wl,-exported_symbol,_{EXPORTED}", "-undefined", "dynamic_lookup"]
+    script = folder / "exports.map"
+    script.write_text(f"{{ global: {EXPORTED}; local: *; }};\n", encoding="ascii")
+    return [f"-Wl,--version-script={script}"]
+
+
+def _run_at_once(commands: list[list[str]]) -> None:
+    """Run commands at the same time.
+
+    Raises:
+        CompilerError: one failed; its errors, or how it ended.
+    """
+    with contextlib.ExitStack() as running:
+        processes = []
+        for command in commands:
+            try:
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+                )
+            except OSError as error:
+                reason = f"{command[0]} cannot be run: {error.strerror}"
+                raise CompilerError(reason) from error
+            running.enter_context(process)
+            running.callback(process.kill)
+            processes.append(process)
+        for process in processes:
+            printed = process.communicate()[0].decode(errors="replace")
+            if process.returncode != 0:
+                lines = [line for line in printed.splitlines() if "error" in line] or [printed]
+                status = f"failed with status {process.returncode}"
+                raise CompilerError(f"{commands[0][0]} {status}: {lines[0].strip()}")
+            sys.stderr.write(printed)  # warnings
+
+
+def main() -> None:
+    """Compile as the command line says."""
+    parser = argparse.ArgumentParser(description="compile the engine for one version of torch")
+    parser.add_argument("--torch", type=Path, required=True, help="directory of torch's package")
+    parser.add_argument("--output", type=Path, required=True, help="shared object to write")
+    parser.add_argument("--werror", action="store_true", help="treat warnings as errors")
+    parser.add_argument("--sanitize", metavar="NAMES", help="compile with -fsanitize=NAMES")
+    arguments = parser.parse_args()
+    options = ["-Werror"] if arguments.werror else []
+    if arguments.sanitize:
+        options += [f"-fsanitize={arguments.sanitize}", "-fno-omit-frame-pointer", "-g1"]
+    try:
+        compile_engine(arguments.torch, arguments.output, options)
+    except CompilerError as error:
+        sys.exit(f"build.py: {error.reason}")
+
+
+if __name__ == "__main__":
+    main()

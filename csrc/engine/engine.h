@@ -1,0 +1,112 @@
+/* The C interface to an engine: whatever loads a model and runs its two towers.
+ *
+ * An engine is a shared object that exports one function, cnclip_engine_get. It is opened at run
+ * time by its path, so the core links to no engine. engine/torch/ is the only one so far. */
+#ifndef CNCLIP_ENGINE_H
+#define CNCLIP_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cpu.h"
+#include "base/status.h"
+#include "kernels/attention.h"
+#include "kernels/linear.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The version of everything that this header declares or includes. Raise it with each change: an
+ * engine of another version is refused. */
+enum { CNCLIP_ENGINE_API = 1 };
+
+/* What the core lends to an engine: functions of the headers above, under the names they have
+ * there without the prefix cnclip_. Static memory. */
+typedef struct {
+  cnclip_status (*error_set)(cnclip_error *error, cnclip_status code, const char *format, ...);
+  bool (*isa_supported)(cnclip_isa isa);
+
+  const cnclip_linear_kernels *(*linear_kernels_get)(cnclip_linear_type type, cnclip_isa isa);
+  bool (*linear_fits)(size_t input_width, size_t output_width);
+  size_t (*linear_packed_bytes)(cnclip_linear_type type, size_t input_width, size_t output_width);
+  size_t (*linear_panel_count)(size_t output_width);
+  size_t (*linear_pack_scratch_bytes)(cnclip_linear_type type, size_t input_width);
+  bool (*linear_packs_in_place)(cnclip_linear_type type, bool weight_is_f16, size_t output_width);
+  size_t (*linear_operand_bytes)(const cnclip_linear_job *job);
+  size_t (*linear_unit_count)(const cnclip_linear_job *job);
+
+  cnclip_attention_kernel *(*attention_kernel_get)(cnclip_attention_type type, cnclip_isa isa);
+  bool (*attention_fits)(const cnclip_attention_job *job);
+  size_t (*attention_scratch_bytes)(const cnclip_attention_job *job);
+} cnclip_engine_core;
+
+typedef struct cnclip_model cnclip_model; /* the engine's; opaque */
+
+typedef struct {
+  const char *path;   /* of the archive: UTF-8, or the file system's bytes */
+  const char *device; /* "cpu", "cuda:0" */
+  int num_threads;    /* for this model's runs; 0: the engine's default */
+  cnclip_isa isa;     /* of the kernels that the model uses */
+} cnclip_model_options;
+
+/* No C++ exception leaves a function; each returns a status and fills `error` as status.h says. */
+typedef struct {
+  int api; /* CNCLIP_ENGINE_API of the headers that the engine was compiled with; stays first */
+
+  const char *name; /* "torch 2.13.0": the software that runs models. Static. */
+
+  /* Called before any other function; calling it again changes nothing.
+   * CNCLIP_ERROR_ENGINE: it cannot start, for example because another engine has. */
+  cnclip_status (*start)(const cnclip_engine_core *core, cnclip_error *error);
+
+  /* Number of devices of a type, "cuda"; 0 for an unknown type. */
+  int (*device_count)(const char *type);
+
+  /* Loads the archive onto the device and checks that it has the two towers. New object in
+   * *ret_model, freed with `free`; NULL after an error.
+   * CNCLIP_ERROR_ARCHIVE: unreadable, truncated, of another kind, or without a tower.
+   * CNCLIP_ERROR_DEVICE: no such device. CNCLIP_ERROR_FORKED. */
+  cnclip_status (*load)(const cnclip_model_options *options, cnclip_model **ret_model,
+                        cnclip_error *error);
+
+  /* Brings the weights into the form that runs in `precision` need. Called once per model.
+   * CNCLIP_ERROR_MODEL. */
+  cnclip_status (*prepare)(cnclip_model *model, const char *precision, cnclip_error *error);
+
+  /* pixels: the caller's float32 [count, 3, resolution, resolution]; embeddings: the caller's
+   * memory for float32 [count, width], filled with rows of unit length.
+   * Thread-safe: threads may run one model at once.
+   * CNCLIP_ERROR_MODEL: the run failed, or the tower's result has another shape or type.
+   * CNCLIP_ERROR_FORKED: the engine's threads belong to the parent process. */
+  cnclip_status (*encode_image)(cnclip_model *model, const float *pixels, size_t count,
+                                size_t resolution, float *embeddings, size_t width,
+                                cnclip_error *error);
+
+  /* ids: the caller's int64 [count, length]. Otherwise as encode_image. */
+  cnclip_status (*encode_text)(cnclip_model *model, const int64_t *ids, size_t count, size_t length,
+                               float *embeddings, size_t width, cnclip_error *error);
+
+  /* Number of threads that a run of `model` on this thread uses. */
+  int (*num_threads)(const cnclip_model *model);
+
+  void (*free)(cnclip_model *model); /* NULL is allowed */
+} cnclip_engine;
+
+/* The function that an engine exports. Borrowed, static. */
+typedef const cnclip_engine *cnclip_engine_get_function(void);
+#define CNCLIP_ENGINE_SYMBOL "cnclip_engine_get"
+
+/* Opens the engine at `path` (the file system's bytes), checks its version and starts it. The
+ * libraries that it needs must be loaded already. It stays loaded until the process ends.
+ * *ret_engine: borrowed, static.
+ * CNCLIP_ERROR_ENGINE: not an engine, of another version, or a library or symbol is missing. */
+cnclip_status cnclip_engine_open(const char *path, const cnclip_engine **ret_engine,
+                                 cnclip_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,214 @@
+/* The engine that runs TorchScript archives by libtorch. */
+
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/csrc/jit/serialization/import.h>
+#include <torch/version.h>
+
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/torch/torch_guard.hpp"
+
+using namespace cnclip_torch;
+
+struct cnclip_model {
+  torch::jit::Module module;
+  c10::Device device;
+  cnclip_isa isa; /* of the kernels that its operators use */
+  int num_threads;
+  std::optional<torch::jit::Method> encode_image, encode_text;
+
+  cnclip_model(torch::jit::Module loaded, c10::Device where, cnclip_isa kernels, int threads)
+      : module(std::move(loaded)), device(where), isa(kernels), num_threads(threads) {}
+};
+
+namespace {
+
+/* The profiling executor would spend the first runs on each new shape recording and recompiling. */
+void choose_executor_once() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    torch::jit::getExecutorMode() = false;
+    torch::jit::getProfilingMode() = false;
+    /* Its passes take a tenth of a second per tower, and find nothing to optimize in graphs of a
+     * few large operators. */
+    torch::jit::setGraphExecutorOptimize(false);
+  });
+}
+
+std::optional<torch::jit::Method> find_method(const torch::jit::Module &module, const char *name) {
+  auto found = module.find_method(name);
+  if (!found.has_value()) return std::nullopt;
+  return std::optional<torch::jit::Method>(std::move(*found));
+}
+
+cnclip_status run(cnclip_model *model, const torch::jit::Method &method, at::Tensor input,
+                  size_t count, size_t width, float *embeddings, cnclip_error *error) {
+  const cnclip_status status = check_not_forked(error);
+  if (status != CNCLIP_OK) return status;
+  return guarded_parallel(CNCLIP_ERROR_MODEL, "running the model", error, [&]() -> cnclip_status {
+    const c10::InferenceMode inference;
+    const ThreadCount threads(model->num_threads);
+    const IsaChoice kernels(model->isa);
+    std::vector<c10::IValue> stack{input.to(model->device)};
+    const at::Tensor rows = method(std::move(stack)).toTensor().to(at::kCPU).contiguous();
+    if (rows.scalar_type() != at::kFloat || rows.dim() != 2 ||
+        rows.size(0) != static_cast<int64_t>(count) ||
+        rows.size(1) != static_cast<int64_t>(width)) {
+      return core->error_set(error, CNCLIP_ERROR_MODEL,
+                             "the model returned a tensor of another shape or type than float32 "
+                             "[%zu, %zu]",
+                             count, width);
+    }
+    std::memcpy(embeddings, rows.const_data_ptr<float>(), count * width * sizeof(float));
+    return CNCLIP_OK;
+  });
+}
+
+int device_count(const char *type);
+
+cnclip_status choose_device(const char *name, std::optional<c10::Device> *ret_device,
+                            cnclip_error *error) {
+  return guarded(CNCLIP_ERROR_DEVICE, "choosing the device", error, [&]() -> cnclip_status {
+    try {
+      ret_device->emplace(std::string(name));
+    } catch (const c10::Error &) { /* its message lists every device that torch knows */
+      return core->error_set(error, CNCLIP_ERROR_DEVICE, "%s is not the name of a device", name);
+    }
+    if ((*ret_device)->is_cuda() && (*ret_device)->index() >= device_count("cuda")) {
+      return core->error_set(error, CNCLIP_ERROR_DEVICE,
+                             "no device %s: libtorch sees %d CUDA devices", name,
+                             device_count("cuda"));
+    }
+    return CNCLIP_OK;
+  });
+}
+
+/* Loads the archive and finds its methods. *ret_model is set even where one is missing. */
+cnclip_status load_archive(const cnclip_model_options *options, c10::Device device,
+                           cnclip_model **ret_model, cnclip_error *error) {
+  return guarded_parallel(
+      CNCLIP_ERROR_ARCHIVE, "reading the TorchScript archive", error, [&]() -> cnclip_status {
+        choose_executor_once();
+        auto *model = new cnclip_model(torch::jit::load(std::string(options->path), device), device,
+                                       options->isa, options->num_threads);
+        *ret_model = model;
+        model->module.eval();
+        model->encode_image = find_method(model->module, "encode_image");
+        model->encode_text = find_method(model->module, "encode_text");
+        const char *missing = !model->encode_image                     ? "encode_image"
+                              : !model->encode_text                    ? "encode_text"
+                              : !find_method(model->module, "prepare") ? "prepare"
+                                                                       : nullptr;
+        if (missing == nullptr) return CNCLIP_OK;
+        return core->error_set(error, CNCLIP_ERROR_ARCHIVE,
+                               "the TorchScript archive has no method %s", missing);
+      });
+}
+
+// The functions of the table.
+
+cnclip_status start(const cnclip_engine_core *lent, cnclip_error *error) {
+  core = lent;
+  return guarded(CNCLIP_ERROR_ENGINE, "registering the operators", error, []() -> cnclip_status {
+    static std::once_flag once;
+    std::call_once(once, register_operators);
+    return CNCLIP_OK;
+  });
+}
+
+int device_count(const char *type) {
+  try {
+    if (std::strcmp(type, "cuda") != 0 || !at::hasCUDA()) return 0;
+    return static_cast<int>(at::detail::getCUDAHooks().deviceCount());
+  } catch (...) {
+    return 0;
+  }
+}
+
+void free_model(cnclip_model *model) {
+  try {
+    delete model;
+  } catch (...) {
+    /* There is no way to report an error of a destructor. */
+  }
+}
+
+cnclip_status load(const cnclip_model_options *options, cnclip_model **ret_model,
+                   cnclip_error *error) {
+  cnclip_model *model = nullptr;
+  std::optional<c10::Device> device;
+  *ret_model = nullptr;
+  cnclip_status status = check_not_forked(error);
+  if (status == CNCLIP_OK) status = choose_device(options->device, &device, error);
+  if (status == CNCLIP_OK) status = load_archive(options, *device, &model, error);
+  if (status == CNCLIP_OK) {
+    *ret_model = model;
+  } else {
+    free_model(model);
+  }
+  return status;
+}
+
+cnclip_status prepare(cnclip_model *model, const char *precision, cnclip_error *error) {
+  return guarded_parallel(CNCLIP_ERROR_MODEL, "preparing the model", error, [&]() -> cnclip_status {
+    const c10::InferenceMode inference;
+    const ThreadCount threads(model->num_threads);
+    const IsaChoice kernels(model->isa);
+    model->module.get_method("prepare")({std::string(precision)});
+    return CNCLIP_OK;
+  });
+}
+
+cnclip_status encode_image(cnclip_model *model, const float *pixels, size_t count,
+                           size_t resolution, float *embeddings, size_t width,
+                           cnclip_error *error) {
+  return guarded(CNCLIP_ERROR_MODEL, "wrapping the pixels", error, [&]() -> cnclip_status {
+    const auto side = static_cast<int64_t>(resolution);
+    /* from_blob takes no const pointer; the towers do not write to their input. */
+    at::Tensor input = at::from_blob(const_cast<float *>(pixels),
+                                     {static_cast<int64_t>(count), 3, side, side}, at::kFloat);
+    return run(model, *model->encode_image, std::move(input), count, width, embeddings, error);
+  });
+}
+
+cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t count, size_t length,
+                          float *embeddings, size_t width, cnclip_error *error) {
+  return guarded(CNCLIP_ERROR_MODEL, "wrapping the token ids", error, [&]() -> cnclip_status {
+    at::Tensor input =
+        at::from_blob(const_cast<int64_t *>(ids),
+                      {static_cast<int64_t>(count), static_cast<int64_t>(length)}, at::kLong);
+    return run(model, *model->encode_text, std::move(input), count, width, embeddings, error);
+  });
+}
+
+int num_threads(const cnclip_model *model) {
+  return model->num_threads > 0 ? model->num_threads : at::get_num_threads();
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) const cnclip_engine *cnclip_engine_get(void) {
+  static const cnclip_engine engine = {
+      .api = CNCLIP_ENGINE_API,
+      .name = "torch " TORCH_VERSION,
+      .start = start,
+      .device_count = device_count,
+      .load = load,
+      .prepare = prepare,
+      .encode_image = encode_image,
+      .encode_text = encode_text,
+      .num_threads = num_threads,
+      .free = free_model,
+  };
+  return &engine;
+}
