@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 
 def asset_path(name: Literal["emoji-cn", "gallery", "fonts"]) -> Path:
     """The directory of a bundled model, gallery or font."""
-    return Path(str(resources.files(__name__) / name))
+    return Path(__file__).parent / name

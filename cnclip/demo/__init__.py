@@ -20,7 +20,7 @@ from .._text import printable
 from ..assets import asset_path
 from ..errors import ImageError, ImageNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, stream
-from ..preprocessors.image import decoding_errors
+from ..preprocessors.image import DecodingErrors
 from ..progress import progress
 from ..sources import image_file, walk
 
@@ -94,7 +94,7 @@ def open_image(path: Path) -> Image.Image:
     if error is not None:
         raise ImageError(error, file=path)
     try:
-        with decoding_errors(), Image.open(path) as opened:
+        with DecodingErrors(), Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.has_transparency_data:
                 image = image.convert("RGBA")

@@ -123,7 +123,7 @@ class MultiModalEmbeddingPipeline:
         batches = embed_images(
             self,
             preprocessor.settled(images),
-            preprocessor.open_input,
+            preprocessor.prepare_input,
             batch_size=IMAGE_BATCH if batch_size is None else int(batch_size),
             strict=True,
         )

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sized
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +35,7 @@ class Embedder(Protocol):
     preprocessor: CLIPPreprocessor
 
 
-@dataclass(frozen=True)
-class Batch(Generic[T]):
+class Batch(NamedTuple, Generic[T]):
     """Consecutive items that went through the model together.
 
     Attributes:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -85,7 +83,7 @@ def decode_image(file: bytes | IO[bytes], *, turned: bool = True) -> Image.Image
     Raises:
         ImageError: it cannot be decoded. The error has a reason and no place.
     """
-    with decoding_errors():
+    with DecodingErrors():
         image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
         if turned:
             return ImageOps.exif_transpose(image).convert("RGB")
@@ -93,18 +91,21 @@ def decode_image(file: bytes | IO[bytes], *, turned: bool = True) -> Image.Image
         return image
 
 
-@contextlib.contextmanager
-def decoding_errors() -> Iterator[None]:
-    """Raise an ImageError for every exception that Pillow raises on a damaged file."""
-    try:
-        yield
-    except (CnclipError, MemoryError):
-        raise
-    except UnidentifiedImageError as error:
-        reason = "cannot be read as an image: of no format that Pillow knows"
-        raise ImageError(reason) from error
-    except Exception as error:  # Pillow's plugins raise any exception
-        raise ImageError(f"cannot be read as an image: {first_line(error)}") from error
+class DecodingErrors:
+    """Raises an ImageError for every exception that Pillow raises on a damaged file.
+
+    A class, since a generator of contextlib takes a microsecond for each image.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, CnclipError | MemoryError):
+            return
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no format that Pillow knows" if unknown else first_line(error)
+        raise ImageError(f"cannot be read as an image: {reason}") from error
 
 
 def fetch(url: str, timeout: float = TIMEOUT_SECONDS, max_bytes: int = MAX_DOWNLOAD_BYTES) -> bytes:

@@ -6,7 +6,6 @@ import io
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -29,8 +28,7 @@ class Preprocessed(NamedTuple):
     tensor: NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class InputImage:
+class InputImage(NamedTuple):
     """An image of a call.
 
     Attributes:
@@ -42,7 +40,7 @@ class InputImage:
 
     name: str
     image: ImageInput | Preprocessed
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock
 
 
 # A list has been checked as a whole; an iterator checks each item as it comes.
@@ -98,7 +96,10 @@ def split_input(
 
 def _named(images: list[ImageInput] | Iterator[ImageInput], name: str) -> InputImages:
     if not isinstance(images, list):
-        return (InputImage(f"{name}[{index}]", image) for index, image in enumerate(images))
+        return (
+            InputImage(f"{name}[{index}]", image, threading.Lock())
+            for index, image in enumerate(images)
+        )
     locks = {id(image): threading.Lock() for image in images}
     return [
         InputImage(f"{name}[{index}]", image, locks[id(image)])

@@ -16,7 +16,7 @@ from .. import _core
 from ..archive import ArchiveInfo, read_archive
 from ..errors import CnclipError, InvalidInputError
 from ._prefetch import map_ahead
-from .image import decoding_errors, load_image
+from .image import DecodingErrors, load_image
 from .inputs import ImageInput, InputImage, InputImages, Preprocessed, split_input
 
 Pixels: TypeAlias = Image.Image | NDArray[np.uint8]
@@ -114,7 +114,7 @@ class CLIPPreprocessor:
     def _process_images(self, images: InputImages) -> NDArray[np.float32]:
         """Images to float32 [n, 3, r, r]."""
         side = self.image_resolution
-        tensors = self.tensors(self.settled(images), self.open_input, _AHEAD, strict=True)
+        tensors = self.tensors(self.settled(images), self.prepare_input, _AHEAD, strict=True)
         parts = [tensor for _, tensor in tensors if isinstance(tensor, np.ndarray)]
         return np.concatenate([np.empty((0, 3, side, side), np.float32), *parts])
 
@@ -162,17 +162,19 @@ class CLIPPreprocessor:
             return image.tensor
         return self.image_processor.process([open_pixels(image, self.image_resolution)])
 
-    def open_input(self, given: InputImage) -> ImageInput | Preprocessed:
-        """Open an image of a call.
+    def prepare_input(self, given: InputImage) -> Preprocessed:
+        """Open and preprocess an image of a call.
 
         Raises:
             InvalidInputError, ImageError: the image cannot be used; names it.
         """
-        if isinstance(given.image, Preprocessed):
-            return given.image
+        image = given.image
+        if isinstance(image, Preprocessed):
+            return image
         try:
             with given.lock:
-                return open_pixels(given.image, self.image_resolution)
+                pixels = open_pixels(image, self.image_resolution)
+            return Preprocessed(self.image_processor.process([pixels]))
         except CnclipError as error:
             raise error.at(item=given.name) from error
 
@@ -188,10 +190,9 @@ class CLIPPreprocessor:
     def _settle(self, given: InputImage) -> InputImage:
         image = given.image
         if isinstance(image, bytearray | memoryview):
-            return InputImage(given.name, bytes(image))
+            return given._replace(image=bytes(image))
         if isinstance(image, Image.Image | np.ndarray):
-            tensor = self.process_image(self.open_input(given))
-            return InputImage(given.name, Preprocessed(tensor))
+            return given._replace(image=self.prepare_input(given))
         return given
 
 
@@ -206,7 +207,7 @@ def open_pixels(image: ImageInput, resolution: int) -> Pixels:
         InvalidInputError: an array of another type or shape, or an image without pixels.
         ImageError: the image cannot be fetched, read or decoded.
     """
-    with decoding_errors():
+    with DecodingErrors():
         if isinstance(image, np.ndarray):
             return _check_array(image)
         return to_rgb(image if isinstance(image, Image.Image) else load_image(image), resolution)

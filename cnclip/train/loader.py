@@ -26,7 +26,7 @@ from .._text import first_line
 from ..datasets.pairs import PairData
 from ..errors import CnclipError, DatasetError, ImageError
 from ..pipelines.stream import MAX_TEXTS
-from ..preprocessors.image import decode_image, decoding_errors
+from ..preprocessors.image import DecodingErrors, decode_image
 from ..preprocessors.multi_modal import to_rgb
 from ..preprocessors.text import normalize_text
 from ..sources.images import read_inner
@@ -67,7 +67,7 @@ class Preprocessing:
             ImageError: the image is damaged.
         """
         processor = _processor(self.resolution, self.mean, self.std)
-        with decoding_errors():
+        with DecodingErrors():
             tensor: NDArray[np.float32] = processor.process([to_rgb(image, self.resolution)])[0]
         return tensor
 
@@ -230,7 +230,7 @@ class TrainingPairs(Dataset[Sample]):
         self, image: int, text: int, random: np.random.Generator, skipped: list[ImageError]
     ) -> Sample:
         opened, key = read_image(self._data, image)
-        with decoding_errors():
+        with DecodingErrors():
             opened = augment(opened, self.options.augment, random)
         pixels = tuple(preprocessing.pixels(opened) for preprocessing in self._preprocessing)
         texts = self._texts_of[self._starts[image] : self._starts[image + 1]]
