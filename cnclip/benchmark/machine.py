@@ -5,10 +5,9 @@ from __future__ import annotations
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from pathlib import Path
 
 from .. import _core
-from ..preprocessors.multi_modal import usable_cores
+from ..environment import describe_processor
 
 _PEAK_SECONDS = 0.1
 
@@ -41,21 +40,9 @@ def measure_peak(precision: str, num_threads: int, seconds: float = _PEAK_SECOND
 
 def describe_machine() -> dict[str, str | int]:
     """Return the processor's name, its cores, the system, and versions of the libraries."""
-    names = ("torch", "numpy", "pillow")
     return {
-        "processor": _processor_name(),
-        "cores": usable_cores(),
-        "isa": _core.ImageProcessor(224).isa,
+        **describe_processor(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
+        **{name: metadata.version(name) for name in ("torch", "numpy", "pillow")},
     }
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""`cnclip info ARCHIVE`."""
+"""`cnclip info ARCHIVE` and `cnclip info --environment`."""
 
 from __future__ import annotations
 
@@ -10,27 +10,38 @@ from typing import Any
 from .._tables import format_table
 from .._text import printable
 from ..archive import is_archive, read_archive
+from ..environment import describe_environment
 from ..models import find_model, open_archive
 
-SUMMARY = "print the metadata of an archive or checkpoint"
+SUMMARY = "print the metadata of an archive or checkpoint, or the environment"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "archive", metavar="ARCHIVE", help="an archive; a checkpoint is converted first"
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument(
+        "archive", metavar="ARCHIVE", nargs="?", help="an archive; a checkpoint is converted first"
     )
-    parser.add_argument("--json", action="store_true", help="print the metadata as JSON")
+    subject.add_argument(
+        "--environment",
+        action="store_true",
+        help="print versions, processor, torch, engine and extras: include it in a bug report",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line per field. Runs no code of the archive."""
-    path = find_model(arguments.archive)
-    info = read_archive(path) if is_archive(path) else open_archive(path)
+    if arguments.environment:
+        fields = values = describe_environment()
+    else:
+        path = find_model(arguments.archive)
+        info = read_archive(path) if is_archive(path) else open_archive(path)
+        fields = info.metadata
+        values = {"archive": str(info.path), "bytes": info.path.stat().st_size} | fields
     if arguments.json:
-        print(json.dumps(info.metadata, indent=1))
+        print(json.dumps(fields, indent=1))
         return 0
-    values = {"archive": str(info.path), "bytes": info.path.stat().st_size} | info.metadata
     rows = [(printable(name), printable(str(value))) for name, value in _flattened(values)]
     print(format_table(rows, [False, False], underlined=False))
     return 0
@@ -40,5 +51,7 @@ def _flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flattened(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and prefix == "":
+            yield name, ", ".join(map(str, value)) or "none"
         else:
             yield prefix + name, value

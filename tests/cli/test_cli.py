@@ -52,7 +52,10 @@ def test_version_and_help(cnclip: Command) -> None:
     assert "record, else the bundled emoji-cn" in " ".join(out.split())
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["convert"], ["info"], ["info", "a", "b"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["nonsense"], ["convert"], ["info"], ["info", "a", "b"], ["info", "a", "--environment"]],
+)
 def test_bad_usage(cnclip: Command, arguments: list[str]) -> None:
     status, out, err = cnclip(*arguments)
     assert (status, out) == (2, "")

@@ -19,7 +19,7 @@ LAYERS = (
     "errors _checks _options _text _tables _html _locale _core version outputs utils assets",
     "progress _files archive cache engine modeling checkpoints",
     "hub models convert",
-    "preprocessors",
+    "preprocessors environment",
     "pipelines",
     "sources datasets",
     "bulk",
