@@ -113,13 +113,12 @@ def described(parser: argparse.ArgumentParser, heading: str) -> Iterator[str]:
 
 def spelling(action: argparse.Action) -> str:
     """Write an argument as the user types it."""
-    value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else None)
+    choices = "|".join(map(str, action.choices or ()))
+    value = str(action.metavar or choices or action.dest.upper())
     if not action.option_strings:
-        return f"`{value or action.dest.upper()}`"
-    takes_value = action.nargs != 0
-    parts = action.option_strings + ([str(value or action.dest.upper())] if takes_value else [])
-    text = ", ".join(action.option_strings) + (f" {parts[-1]}" if takes_value else "")
-    return f"`{text}`".replace("|", "\\|")
+        return f"`{value}`"
+    flags = ", ".join(action.option_strings)
+    return f"`{flags}`" if action.nargs == 0 else f"`{flags} {value}`"
 
 
 def meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
@@ -130,8 +129,8 @@ def meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 def cell(text: str) -> str:
     """Escape a text for Markdown, in a table too."""
     parts = re.split(r"(`[^`]*`)", text)
-    escaped = (p if p.startswith("`") else re.sub(r"([<>*_\[\]{}])", r"\\\1", p) for p in parts)
-    return "".join(escaped).replace("|", "\\|")
+    escaped = (p if p.startswith("`") else re.sub(r"([<>|*_\[\]{}])", r"\\\1", p) for p in parts)
+    return "".join(escaped)
 
 
 # --- The API --------------------------------------------------------------------------------------
