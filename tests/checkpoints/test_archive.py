@@ -18,6 +18,7 @@ import cnclip
 from cnclip import pipeline
 from cnclip.archive import FORMAT_VERSION, METADATA, VOCABULARY, check_archive
 from cnclip.convert import convert
+from cnclip.modeling.lower import torchscript
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 Entries = dict[str, bytes]
@@ -91,7 +92,8 @@ def test_something_that_is_no_file(tmp_path: Path) -> None:
 
 def test_torchscript_of_others(tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
-    torch.jit.script(torch.nn.Linear(2, 2)).save(path)  # type: ignore[no-untyped-call]
+    with torchscript():
+        torch.jit.script(torch.nn.Linear(2, 2)).save(path)  # type: ignore[no-untyped-call]
     refused(path, "it holds no extra file cnclip.json")
 
 

@@ -16,6 +16,7 @@ import cnclip
 from cnclip import _core, pipeline
 from cnclip.archive import FORMAT_VERSION, METADATA, VOCABULARY, read_archive
 from cnclip.engine import open_engine
+from cnclip.modeling.lower import torchscript
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 
@@ -146,13 +147,9 @@ def open_script(tmp_path: Path) -> Open:
         towers = {"embed_dim": 8, "vision": {"resolution": 4}, "text": {"max_positions": 5}}
         metadata["architecture"] = towers
         path = tmp_path / "script.cnclip.pt"
-        torch.jit.script(module).save(  # type: ignore[no-untyped-call]
-            str(path),
-            _extra_files={
-                METADATA: json.dumps(metadata),
-                VOCABULARY: b"[PAD]\n[UNK]\n[CLS]\n[SEP]",
-            },
-        )
+        files = {METADATA: json.dumps(metadata), VOCABULARY: b"[PAD]\n[UNK]\n[CLS]\n[SEP]"}
+        with torchscript():
+            torch.jit.script(module).save(str(path), _extra_files=files)  # type: ignore[no-untyped-call]
         return pipeline(model=path, device="cpu")
 
     return open_it
