@@ -53,7 +53,8 @@ def find_torch() -> Torch:
         spec = importlib.util.find_spec("torch")
     except (ImportError, ValueError):  # a finder refuses it; sys.modules has None for it
         spec = None
-    if spec is None or not spec.submodule_search_locations:
+    # Without __init__.py it is a folder that an uninstalled torch left.
+    if spec is None or spec.origin is None or not spec.submodule_search_locations:
         raise EngineError(f"torch is not installed: pip install 'torch>={oldest}'")
     directory = Path(next(iter(spec.submodule_search_locations)))
     file = directory / "version.py"

@@ -108,6 +108,17 @@ def test_a_damaged_torch_is_reported(
     assert message in last
 
 
+def test_what_an_uninstalled_torch_leaves_is_no_torch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Files that pip does not know stay in the folder, which is a namespace package then."""
+    (tmp_path / "torch" / "lib").mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with pytest.raises(errors.EngineError, match="^torch is not installed: pip install 'torch>="):
+        find_torch()
+
+
 def test_a_torch_without_cuda_has_no_cuda(tmp_path: Path) -> None:
     torch = torch_of(tmp_path, "2.13.0")
     (tmp_path / "lib").mkdir()
@@ -252,6 +263,38 @@ def test_two_processes_compile_once(
     assert len(printed) == 1 and Path(printed.pop().strip()).is_file()
     assert quick_compiler.read_text().split() == ["object", "object", "engine"]
     assert not list((unchosen / "engines").glob(".*"))
+
+
+def test_environments_share_a_cache(
+    run_python: Run, unchosen: Path, quick_compiler: Path, tmp_path: Path
+) -> None:
+    """One engine for the same build of torch, wherever it is, and another for another build."""
+    installed = find_torch()
+    builds = {"same": installed.description, "other": installed.description + "cuda = '0.0'\n"}
+    for name, description in builds.items():
+        package = tmp_path / name / "torch"
+        package.mkdir(parents=True)
+        for file in ("__init__.py", "include", "lib"):
+            (package / file).symlink_to(installed.directory / file)
+        (package / "version.py").write_text(description, encoding="utf-8")
+    code = (
+        "from cnclip import _core\n"
+        "from cnclip.engine import compiled_engine\n"
+        "from cnclip.engine.libtorch import find_torch, load_libraries\n"
+        "torch = find_torch()\n"
+        "load_libraries(torch)\n"
+        "path = compiled_engine(torch)\n"
+        "assert _core.Engine(path).name\n"
+        "print(torch.directory, path)\n"
+    )
+    found = {}
+    for name in ("same", "other"):
+        done = run_python(code, PYTHONPATH=str(tmp_path / name))
+        directory, found[name] = map(Path, done.stdout.split())
+        assert directory == tmp_path / name / "torch"
+    assert found["same"] == engine.compiled_engine(installed) != found["other"]
+    assert set((unchosen / "engines").glob("*.so")) == set(found.values())
+    assert quick_compiler.read_text().split().count("engine") == 2
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, unchosen: Path) -> None:
