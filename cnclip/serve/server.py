@@ -29,7 +29,7 @@ def check_gradio() -> None:
         MissingExtraError: Gradio is not installed.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise MissingExtraError("ui", "gradio")
+        raise MissingExtraError("serve", "gradio")
 
 
 def listen(host: str, port: int) -> socket.socket:

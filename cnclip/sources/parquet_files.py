@@ -31,7 +31,7 @@ _CONTENTS = ("binary", "large_binary", "binary_view", "fixed_size_binary")
 _ROWS_AT_ONCE = 4096
 
 
-def pyarrow_modules(extra: str = "parquet") -> tuple[Any, Any]:
+def pyarrow_modules(extra: str = "bulk") -> tuple[Any, Any]:
     """`pyarrow` and `pyarrow.parquet`.
 
     Args:

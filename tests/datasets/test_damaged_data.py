@@ -348,6 +348,6 @@ def test_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     lmdb = make_lmdb(tmp_path / "lmdb")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    for place, extra in ((parquet, "parquet"), (lmdb, "lmdb")):
+    for place, extra in ((parquet, "bulk"), (lmdb, "lmdb")):
         with pytest.raises(MissingExtraError, match=rf"cnclip\[{extra}\]"):
             opened(place)

@@ -399,7 +399,7 @@ def test_without_pyarrow_embeddings_are_not_kept(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail() -> None:
-        raise MissingExtraError("parquet", "pyarrow")
+        raise MissingExtraError("bulk", "pyarrow")
 
     monkeypatch.setattr(embeddings, "pyarrow_modules", fail)
     assert retrieval(data, model, output=tmp_path / "out").images == 40

@@ -17,7 +17,7 @@ ERRORS = [kind for kind in CLASSES if issubclass(kind, CnclipError)]
 
 def make(kind: type[CnclipError]) -> CnclipError:
     if issubclass(kind, MissingExtraError):
-        return kind("parquet", "pyarrow").at(file="a.parquet", line=3)
+        return kind("bulk", "pyarrow").at(file="a.parquet", line=3)
     return kind("damaged", file="a.parquet", line=3)
 
 

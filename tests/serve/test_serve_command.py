@@ -72,7 +72,7 @@ def test_missing_gradio_is_named(
     )
     assert main([command, "--ui"]) == 2
     assert last_line(capsys) == (
-        f"cnclip {command}: gradio is not installed: pip install 'cnclip[ui]'"
+        f"cnclip {command}: gradio is not installed: pip install 'cnclip[serve]'"
     )
 
 
