@@ -130,11 +130,17 @@ def _run_at_once(commands: list[list[str]]) -> None:
 def main() -> None:
     """Compile as the command line says."""
     parser = argparse.ArgumentParser(description="compile the engine for one version of torch")
-    parser.add_argument("--torch", type=Path, required=True, help="directory of torch's package")
-    parser.add_argument("--output", type=Path, required=True, help="shared object to write")
+    parser.add_argument("--torch", type=Path, help="directory of torch's package")
+    parser.add_argument("--output", type=Path, help="shared object to write")
     parser.add_argument("--werror", action="store_true", help="treat warnings as errors")
     parser.add_argument("--sanitize", metavar="NAMES", help="compile with -fsanitize=NAMES")
+    parser.add_argument("--sources", action="store_true", help="only list the engine's sources")
     arguments = parser.parse_args()
+    if arguments.sources:
+        print(*(path.relative_to(SOURCES) for path in source_files()), sep="\n")
+        return
+    if arguments.torch is None or arguments.output is None:
+        parser.error("--torch and --output are required")
     options = ["-Werror"] if arguments.werror else []
     if arguments.sanitize:
         options += [f"-fsanitize={arguments.sanitize}", "-fno-omit-frame-pointer", "-g1"]

@@ -15,6 +15,7 @@ import pytest
 
 from cnclip import _core
 from cnclip.engine import find_engine
+from cnclip.engine.build import source_files
 from cnclip.engine.libtorch import find_torch
 from tests.support.pages import blocks_of
 
@@ -118,34 +119,74 @@ def package_files() -> set[str]:
     return {path.relative_to(package.parent).as_posix() for path in files}
 
 
+def engine_files() -> set[str]:
+    """The sources of the engine, by their paths in csrc/."""
+    return {path.relative_to(ROOT / "csrc").as_posix() for path in source_files()}
+
+
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source distribution, made from a copy of the checkout with litter in it."""
-    folder = tmp_path_factory.mktemp("sdist")
-    checkout = folder / "checkout"
-    ignored = shutil.ignore_patterns(".git", ".*cache", ".venv*", "build", "*.egg-info", "*.so")
-    shutil.copytree(ROOT, checkout, ignore=ignored)
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, committed to a repository, with litter in it."""
+    folder = tmp_path_factory.mktemp("checkout")
+    listing = output_of("git", "-C", ROOT, "ls-files", "-zco", "--exclude-standard")
+    for name in filter(None, listing.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("docs/", "notebooks/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    git = ("git", "-C", folder, "-c", "user.name=cnclip", "-c", "user.email=cnclip@localhost")
+    output_of("git", "init", "--quiet", folder)
+    output_of(*git, "add", "--all")
+    output_of(*git, "commit", "--quiet", "--message", "A copy")
     for name in LITTER:
-        (checkout / name).parent.mkdir(exist_ok=True)
-        (checkout / name).write_text("")
-    code = "from setuptools import build_meta; build_meta.build_sdist('../dist')"
-    (folder / "dist").mkdir()
-    output_of(sys.executable, "-c", code, cwd=checkout, env=clean_environment())
-    (archive,) = (folder / "dist").iterdir()
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def build_sdist(checkout: Path, directory: Path) -> Path:
+    directory.mkdir()
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    code = f"import mesonpy; mesonpy.build_sdist({str(directory)!r})"
+    output_of(sys.executable, "-c", code, cwd=checkout, env=clean_environment(PATH=tools))
+    (archive,) = directory.iterdir()
     return archive
 
 
+@pytest.fixture(scope="module")
+def sdist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source distribution of the copy."""
+    return build_sdist(checkout, tmp_path_factory.mktemp("sdist") / "dist")
+
+
+@pytest.mark.slow
 def test_sdist_holds_the_sources_and_nothing_else(sdist: Path) -> None:
     with tarfile.open(sdist) as file:
         names = {m.name.partition("/")[2] for m in file.getmembers() if m.isfile()}
     sources = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "csrc").rglob("*")
-        if path.suffix in {".c", ".cpp", ".h", ".hpp", ".md", ".mk", ".py"}
+        if path.suffix in {".c", ".cpp", ".h", ".hpp", ".md", ".py"} or path.name == "meson.build"
     }
-    top = {"pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "CHANGELOG.md", *READMES}
-    made = {name for name in names if name in {"PKG-INFO", "setup.cfg"} or ".egg-info/" in name}
-    assert names - made == package_files() | sources | top
+    top = {"pyproject.toml", "meson.build", "meson.options", "LICENSE", "CHANGELOG.md", *READMES}
+    assert names - {"PKG-INFO"} == package_files() | sources | top
+
+
+@pytest.mark.slow
+def test_sdist_is_reproducible(sdist: Path, checkout: Path, tmp_path: Path) -> None:
+    again = build_sdist(checkout, tmp_path / "dist")
+    assert again.name == sdist.name and again.read_bytes() == sdist.read_bytes()
+
+
+def test_every_c_file_is_compiled() -> None:
+    """csrc/meson.build lists the files by their names, unlike the package's Python files."""
+    listed = set(re.findall(r"'(\w+/\w+\.c)'", (ROOT / "csrc" / "meson.build").read_text()))
+    assert listed == {
+        path.relative_to(ROOT / "csrc").as_posix() for path in (ROOT / "csrc").glob("*/*.c")
+    }
+    for folder, prefix in (("c", "test_"), ("fuzz", "fuzz_")):
+        tests = ROOT / "tests" / folder
+        named = set(re.findall(r"'([a-z_]+)'", (tests / "meson.build").read_text()))
+        assert {path.stem.removeprefix(prefix) for path in tests.glob("*.c")} <= named
 
 
 def isolated_environment(folder: Path) -> Path:
@@ -162,14 +203,18 @@ def pip_install(python: Path, *what: str) -> None:
     output_of(python, "-m", "pip", "install", *flags, *what, env=environment, cwd=python.parent)
 
 
+def build_wheel(source: Path, directory: Path) -> Path:
+    """A wheel, built in an environment of pip's own."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-input", source]
+    output_of(*command, cwd=directory, env=clean_environment())
+    (built,) = directory.glob("*.whl")
+    return built
+
+
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel, built from the source distribution in an environment of pip's own."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-input", sdist]
-    output_of(*command, cwd=folder, env=clean_environment())
-    (built,) = folder.glob("*.whl")
-    return built
+    """A wheel of the source distribution."""
+    return build_wheel(sdist, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -181,13 +226,21 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+@pytest.mark.parametrize("source", ["sdist", "checkout"])
+def test_wheel_holds_the_package_and_nothing_else(
+    source: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if source == "sdist":
+        wheel = request.getfixturevalue("wheel")
+    else:
+        wheel = build_wheel(request.getfixturevalue("checkout"), tmp_path)
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
         licences = {Path(name).name for name in file.namelist() if ".dist-info/licenses/" in name}
     extensions = {name for name in names if name.endswith(".so")}
     assert len(extensions) == 1
-    assert names - extensions == package_files()
+    engine = {f"cnclip/engine/csrc/{name}" for name in engine_files()}
+    assert names - extensions == package_files() | engine
     assert licences == {"LICENSE", "OFL.txt"}
 
 
