@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from . import _core
+from ._cores import usable_cores
 from ._text import first_line
 from .cache import cache_directory
 from .engine import cuda_count, find_engine, included_engines
 from .engine.build import CompilerError, find_compiler
 from .engine.libtorch import find_torch
 from .errors import CnclipError
-from .preprocessors.multi_modal import usable_cores
 from .version import __version__
 
 # Environment variables that change what cnclip does.

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from .. import _core
+from .._cores import usable_cores
 from .._options import check_options, option
 from ..archive import ArchiveInfo
 from ..errors import DeviceError
 from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
-from ..preprocessors.multi_modal import usable_cores
 from ..version import __version__
 from . import inputs, start
 from .flops import image_flops, text_flops

@@ -2,17 +2,15 @@
 
 Wheels include engines that this file compiled, and `opening.py` compiles one at its first use. It
 needs only a C++ compiler and the standard library, so it also runs where cnclip is not built yet.
+What only compiling needs is imported then: the names of cached engines are computed at each start.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,6 +72,8 @@ def compile_engine(torch: Path, output: Path, options: Sequence[str] = ()) -> No
     Raises:
         CompilerError: there is no compiler, or it failed.
     """
+    import tempfile
+
     compiler = find_compiler()
     include = torch / "include"
     paths = [include, include / "torch" / "csrc" / "api" / "include"]
@@ -105,6 +105,8 @@ def _run_at_once(commands: list[list[str]]) -> None:
     Raises:
         CompilerError: one failed; its errors, or how it ended.
     """
+    import subprocess
+
     with contextlib.ExitStack() as running:
         processes = []
         for command in commands:
@@ -129,6 +131,8 @@ def _run_at_once(commands: list[list[str]]) -> None:
 
 def main() -> None:
     """Compile as the command line says."""
+    import argparse
+
     parser = argparse.ArgumentParser(description="compile the engine for one version of torch")
     parser.add_argument("--torch", type=Path, help="directory of torch's package")
     parser.add_argument("--output", type=Path, help="shared object to write")

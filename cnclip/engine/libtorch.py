@@ -6,10 +6,13 @@ of the time. Importing torch before or after is fine; the process has one copy e
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
+import os
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,8 @@ from ..errors import EngineError
 LIBRARY_SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 # Versions of torch that the tests were run with, and those between them.
 OLDEST, NEWEST = (2, 9), (2, 14)
+# Turns of a waiting loop before a thread sleeps; some tens of microseconds.
+SPINS = 1000
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,31 @@ def load_libraries(torch: Torch) -> None:
     Raises:
         EngineError: a library is missing or cannot be loaded.
     """
-    for name in ("libc10", "libtorch_cpu"):
-        library = torch.directory / "lib" / (name + LIBRARY_SUFFIX)
-        try:
-            ctypes.CDLL(str(library))
-        except OSError as error:
-            reason = f"a library of torch cannot be loaded: {first_line(error)}"
-            raise EngineError(reason, file=library) from error
+    with _bounded_waiting():
+        for name in ("libc10", "libtorch_cpu"):
+            library = torch.directory / "lib" / (name + LIBRARY_SUFFIX)
+            try:
+                ctypes.CDLL(str(library))
+            except OSError as error:
+                reason = f"a library of torch cannot be loaded: {first_line(error)}"
+                raise EngineError(reason, file=library) from error
+
+
+@contextlib.contextmanager
+def _bounded_waiting() -> Iterator[None]:
+    """Have libgomp, if it is loaded in the block, put threads to sleep that wait for long.
+
+    By default they spin for milliseconds at each barrier, and take the core that the thread they
+    wait for needs where other processes run. It reads the setting once, when it is loaded.
+    """
+    if os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = str(SPINS)
+    try:
+        yield
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]
 
 
 def load_cuda(torch: Torch) -> bool:

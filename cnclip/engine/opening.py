@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import hashlib
@@ -10,9 +9,7 @@ import logging
 import os
 import platform
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,11 +95,17 @@ def compiled_engine(torch: Torch) -> Path:
         logger.warning("torch %s is newer than %s, the newest tested", torch.version, newest)
     try:
         engine = private_directory("engines") / _file_name(torch)
+        if engine.is_file():
+            return engine
         with _locked(engine.with_suffix(".lock")):
-            if not engine.is_file():
+            if not engine.is_file():  # another process may have compiled it meanwhile
                 with replaced_atomically(engine, mode=0o700) as temporary:
                     _compile(torch, temporary)
     except OSError as error:
+        import atexit
+        import shutil
+        import tempfile
+
         logger.warning("the cache directory cannot be used: %s", first_line(error))
         directory = tempfile.mkdtemp(prefix="cnclip-")
         atexit.register(shutil.rmtree, directory, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from .. import _core
 from .._checks import check_integer
+from .._cores import model_threads
 from ..engine import cuda_count, open_engine
 from ..errors import DeviceError, InvalidInputError
 from ..models import open_archive
@@ -55,7 +56,8 @@ def pipeline(
             `'int8'`, weights and activations of linear layers, on processors with AVX-512 VNNI;
             `'fp16'`, on GPUs.
         num_threads: CPU threads for each run of the model, and as many for preparing images; by
-            default one per core. Ask for no more than the system allows a process: OpenMP ends
+            default one per core that the process may use by its affinity and CPU quota, or
+            `$OMP_NUM_THREADS`. Ask for no more than the system allows a process: OpenMP ends
             the process if one is refused.
         return_tensors: `'np'` for NumPy arrays, `'pt'` for torch tensors that share their memory.
         model_revision: Branch, tag or commit of a model on a hub. Models on disk have none.
@@ -97,7 +99,7 @@ def pipeline(
         info.context_length,
         device=where,
         precision=precision,
-        num_threads=int(num_threads or 0),
+        num_threads=int(num_threads or model_threads()),
     )
     opened = EmbeddingModel(info, encoder, where, precision, return_tensors)
     return MultiModalEmbeddingPipeline(opened, preprocessor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, overload
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import _core
+from .._cores import usable_cores
 from ..archive import ArchiveInfo, read_archive
 from ..errors import CnclipError, InvalidInputError
 from ._prefetch import map_ahead
@@ -242,10 +242,3 @@ def _check_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.size == 0 or max(array.shape) > MAX_SIDE:
         raise InvalidInputError(f"expected 1 to {MAX_SIDE} pixels a side, got {list(array.shape)}")
     return array
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .._cores import usable_cores
 from ..checkpoints.checkpoint import Checkpoint
 from ..convert import convert
 from ..datasets.pairs import PairData
 from ..errors import ModelRunError
 from ..modeling.clip import MAX_LOGIT_SCALE
-from ..preprocessors.multi_modal import usable_cores
 from .journal import Journal
 from .loader import TrainingPairs, training_parts
 from .model import (
