@@ -28,6 +28,12 @@ NOT_RUN = {
     "docs/en/guide/training.md": 1,
     "docs/en/howto/search-photos.md": 1,
     "docs/en/howto/serve.md": 3,
+    "docs/zh/bulk.md": 1,
+    "docs/zh/deployment.md": 2,
+    "docs/zh/faq.md": 1,
+    "docs/zh/fine-tuning.md": 1,
+    "docs/zh/installation.md": 3,
+    "docs/zh/search.md": 2,
 }
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from markdown.extensions.toc import slugify
+from pymdownx.slugs import slugify
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "en"
@@ -188,7 +188,7 @@ def write_notebook(notebook: Path) -> None:
 
 def anchor(heading: str) -> str:
     """The anchor of a heading in the site, from the one that Jupyter gives it."""
-    return slugify(heading.replace("-", " "), "-")
+    return slugify(case="lower")(heading.replace("-", " "), "-")
 
 
 def shown(output: dict[str, Any], page: Path, name: str) -> str:
