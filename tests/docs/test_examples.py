@@ -17,6 +17,7 @@ GENERATED = ("docs/en/notebooks/", "docs/en/reference/commands.md")
 SLOW = {
     "README.md": "trains, evaluates and measures; also runs with the installed wheel",
     "README.zh-CN.md": "as README.md",
+    "docs/en/about/benchmarks.md": "measures",
     "docs/en/guide/training.md": "trains twice",
 }
 # Blocks with `not run`, by page. Each names its reason on the page.
