@@ -27,7 +27,9 @@ help: ## list the targets
 # First torch of one version and the tools that build the package, then the package, editable, with
 # warnings as errors: importing it compiles what has changed in csrc/. Each step has a stamp file.
 
-read_pyproject = $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1))')
+# A requirement with a marker has spaces, which would make it several words.
+read_pyproject = $$($(BIN)/python -c 'import tomllib; \
+  print(*(each.replace(" ", "") for each in tomllib.load(open("pyproject.toml", "rb"))$(1)))')
 extra = $(call read_pyproject,["project"]["optional-dependencies"]["$(1)"])
 group = $(call read_pyproject,["dependency-groups"]["$(1)"])
 
@@ -44,7 +46,7 @@ $(VENV)/.installed: $(VENV)/.requirements
 	@$(BIN)/python -m compileall -q cnclip # Python writes no bytecode of an editable package
 	@touch $@
 
-$(VENV)/.lint $(VENV)/.notebooks $(VENV)/.wheel: $(VENV)/.%: $(VENV)/.installed
+$(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel: $(VENV)/.%: $(VENV)/.installed
 	@echo 'installing the tools of `make $*` into $(VENV)'
 	@$(PIP) install $(call group,$*)
 	@touch $@
@@ -172,8 +174,14 @@ bench: $(VENV)/.installed ## the scripts of benchmarks/, then `cnclip bench` (BE
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-notebooks: $(VENV)/.notebooks ## execute notebooks/*.ipynb (npm downloads images for one); changes nothing
-	@set -e; for notebook in $(NOTEBOOKS); do echo "$$notebook"; $(BIN)/jupyter execute $$notebook; done
+notebooks: $(VENV)/.notebooks ## execute notebooks/*.ipynb into build/notebooks (npm downloads images for one)
+	@mkdir -p build/notebooks
+	@set -e; for notebook in $(NOTEBOOKS); do echo "$$notebook"; \
+	  $(BIN)/jupyter execute --output=$(CURDIR)/build/$${notebook%.ipynb} $$notebook; done
+
+docs: $(VENV)/.docs ## the site in build/site, with the outputs of `make notebooks`; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo build/site/index.html
 
 wheel: $(VENV)/.wheel ## wheels and the sdist into dist/, for each Python found (WHEEL_OPTIONS)
 	$(BIN)/python tools/wheels.py $(WHEEL_OPTIONS)
@@ -183,4 +191,4 @@ clean: ## remove .venv, build/ and every cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
 .PHONY: help demo test test-slow test-ui test-full-size test-c asan install-asan fuzz lint typing format \
-  bench notebooks wheel clean
+  bench notebooks docs wheel clean

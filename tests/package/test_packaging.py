@@ -295,5 +295,5 @@ def test_relative_links_lead_somewhere() -> None:
 def test_makefile_says_what_each_target_does() -> None:
     printed = output_of("make", "-s", "-C", ROOT, "help")
     targets = ("demo", "test", "test-slow", "lint", "format", "typing", "asan", "fuzz", "bench")
-    for target in (*targets, "notebooks"):
+    for target in (*targets, "notebooks", "docs"):
         assert re.search(rf"^ +make {target} +\S", printed, re.MULTILINE), target
