@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +16,7 @@ def usable_cores() -> int:
 
     These are the cores of its affinity, or fewer where a control group limits its CPU time.
     """
-    return _openmp_threads() or min(_affine_cores(), _cores_of_quota())
+    return _openmp_threads() or min(_affine_cores(), _cores_of_quota() or sys.maxsize)
 
 
 def model_threads() -> int:
@@ -25,9 +26,10 @@ def model_threads() -> int:
     the limits of control groups: threads beyond the quota wait at each barrier for one that the
     system has stopped.
     """
-    if _openmp_threads() is not None or _cores_of_quota() >= _affine_cores():
+    cores = _cores_of_quota()
+    if _openmp_threads() is not None or cores is None or cores >= _affine_cores():
         return 0
-    return int(_cores_of_quota())
+    return cores
 
 
 def _openmp_threads() -> int | None:
@@ -42,10 +44,10 @@ def _affine_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cores_of_quota() -> float:
+def _cores_of_quota() -> int | None:
     """The cores that the CPU quotas of this process's control groups allow, rounded up."""
     quotas = [quota for group in _control_groups() if (quota := _quota_of(group)) is not None]
-    return max(1, math.ceil(min(quotas, default=math.inf) - 1e-6)) if quotas else math.inf
+    return math.ceil(min(quotas)) if quotas else None
 
 
 def _control_groups() -> Iterator[Path]:

@@ -2,8 +2,9 @@
 
 #include <dlfcn.h>
 #include <string.h>
+#include <unistd.h>
 
-static const cnclip_engine_core core = {
+static cnclip_engine_core core = {
     .error_set = cnclip_error_set,
     .isa_supported = cnclip_isa_supported,
     .linear_kernels_get = cnclip_linear_kernels_get,
@@ -18,6 +19,10 @@ static const cnclip_engine_core core = {
     .attention_fits = cnclip_attention_fits,
     .attention_scratch_bytes = cnclip_attention_scratch_bytes,
 };
+
+void cnclip_engine_note_process(void) {
+  if (core.process == 0) core.process = (long)getpid();
+}
 
 /* NULL where the library does not export the function. */
 static cnclip_engine_get_function *find_function(void *library) {

@@ -25,6 +25,7 @@ enum { CNCLIP_ENGINE_API = 1 };
 /* What the core lends to an engine: functions of the headers above, under the names they have
  * there without the prefix cnclip_. Static memory. */
 typedef struct {
+  long process; /* id of the process that loaded the core; another one was forked from it */
   cnclip_status (*error_set)(cnclip_error *error, cnclip_status code, const char *format, ...);
   bool (*isa_supported)(cnclip_isa isa);
 
@@ -97,6 +98,9 @@ typedef struct {
 /* The function that an engine exports. Borrowed, static. */
 typedef const cnclip_engine *cnclip_engine_get_function(void);
 #define CNCLIP_ENGINE_SYMBOL "cnclip_engine_get"
+
+/* Notes the id of this process, at the first call. To be called when the core is loaded. */
+void cnclip_engine_note_process(void);
 
 /* Opens the engine at `path` (the file system's bytes), checks its version and starts it. The
  * libraries that it needs must be loaded already. It stays loaded until the process ends.

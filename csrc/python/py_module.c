@@ -1,6 +1,7 @@
 /* The extension module cnclip._core: state, errors, types. */
 #include <math.h>
 
+#include "engine/engine.h"
 #include "kernels/peak.h"
 #include "kernels/precision.h"
 #include "python/py_borrow.h"
@@ -92,6 +93,7 @@ static bool add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_typ
 
 static int module_exec(PyObject *module) {
   cnclip_state *state = PyModule_GetState(module);
+  cnclip_engine_note_process();
   if (!cnclip_import_numpy() || !load_exceptions(state)) return -1;
   if (!add_type(module, &cnclip_tokenizer_spec, &state->tokenizer_type)) return -1;
   if (!add_type(module, &cnclip_image_processor_spec, &state->image_processor_type)) return -1;

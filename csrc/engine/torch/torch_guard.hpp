@@ -27,10 +27,6 @@ namespace cnclip_torch {
 /* What the core lends, from the engine's start on. */
 inline const cnclip_engine_core *core;
 
-/* The process that loaded this library. Its forked children have no OpenMP workers, and the first
- * parallel loop on a thread that had some before the fork would wait for them for ever. */
-inline const pid_t loaded_in = getpid();
-
 /* Fails in a forked child of the process that first used this library: a fork while another thread
  * was in libtorch leaves libtorch's locks held, which cannot be detected. */
 inline cnclip_status check_not_forked(cnclip_error *error) {
@@ -88,11 +84,13 @@ cnclip_status guarded(cnclip_status code, const char *doing, cnclip_error *error
   }
 }
 
-/* `guarded`; in a forked process, on a new thread, which has never had OpenMP workers. */
+/* `guarded`; in a process that was forked after the core was loaded, on a new thread. The child has
+ * no OpenMP workers, and the first parallel loop on a thread that had some before the fork, for
+ * example in Python's torch, would wait for them for ever. */
 template <typename Body>
 cnclip_status guarded_parallel(cnclip_status code, const char *doing, cnclip_error *error,
                                Body body) {
-  if (getpid() == loaded_in) return guarded(code, doing, error, body);
+  if (getpid() == core->process) return guarded(code, doing, error, body);
   return guarded(code, doing, error, [&]() -> cnclip_status {
     cnclip_status status = CNCLIP_OK;
     std::thread([&] { status = guarded(code, doing, error, body); }).join();
