@@ -14,13 +14,14 @@ from PIL import Image
 from cnclip import pipeline
 from cnclip.checkpoints.checkpoint import Checkpoint, Weights
 from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
+from cnclip.checkpoints.vocabulary import PUBLISHED_VOCABULARY
 from cnclip.modeling.clip import ChineseClip
 from cnclip.modeling.config import ClipConfig
 
 pytest.importorskip("safetensors")
 
 TEXTS = ["", "猫", "一个在逛公园的女孩", "abc 狗 x", "猫" * 80]
-WORDS = Path(__file__).parents[2] / "cnclip" / "checkpoints" / "vocab.txt"
+WORDS = PUBLISHED_VOCABULARY
 
 
 def smaller(name: str) -> ClipConfig:
