@@ -9,6 +9,7 @@ FUZZ_SECONDS ?= 60
 PYTEST_OPTIONS ?=
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
+MATRIX_OPTIONS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -64,6 +65,9 @@ test-slow: $(VENV)/.installed ## tests that take minutes: wheel and sdist in fre
 
 test-full-size: $(VENV)/.installed ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
 	$(BIN)/python -m pytest -m full_size $(PYTEST_OPTIONS)
+
+test-matrix: wheel ## the wheels with other versions of Python and torch: 8 GB of disk (MATRIX_OPTIONS)
+	$(BIN)/python tools/test_matrix.py --table docs/tested-versions.inc $(MATRIX_OPTIONS)
 
 # The application's tests have a separate environment, whose packages come before those of .venv:
 # Gradio requires an older Pillow than the other tests, which compare with the newest to the bit.
@@ -190,5 +194,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-slow test-ui test-full-size test-c asan install-asan fuzz lint typing format \
-  bench notebooks docs wheel clean
+.PHONY: help demo test test-slow test-full-size test-matrix test-ui test-c asan install-asan fuzz lint typing \
+  format bench notebooks docs wheel clean
