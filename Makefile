@@ -28,28 +28,27 @@ help: ## list the targets
 # First torch of one version and the tools that build the package, then the package, editable, with
 # warnings as errors: importing it compiles what has changed in csrc/. Each step has a stamp file.
 
-# A requirement with a marker has spaces, which would make it several words.
-read_pyproject = $$($(BIN)/python -c 'import tomllib; \
-  print(*(each.replace(" ", "") for each in tomllib.load(open("pyproject.toml", "rb"))$(1)))')
-extra = $(call read_pyproject,["project"]["optional-dependencies"]["$(1)"])
-group = $(call read_pyproject,["dependency-groups"]["$(1)"])
+requirements = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
+extra = $(call requirements,["project"]["optional-dependencies"]["$(1)"])
+group = $(call requirements,["dependency-groups"]["$(1)"])
 
 $(VENV)/.requirements: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("cnclip needs Python 3.11 or newer: make PYTHON=python3.11")'
 	@echo 'installing $(TORCH) and the build requirements into $(VENV)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install $(TORCH) $(call group,build)
+	@$(call group,build) | $(PIP) install $(TORCH) --requirement /dev/stdin
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.requirements
 	@echo 'building the package, installing it and its test requirements into $(VENV)'
-	@$(PIP) install --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable . $(call group,test)
+	@$(call group,test) | $(PIP) install --requirement /dev/stdin \
+	  --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable .
 	@$(BIN)/python -m compileall -q cnclip # Python writes no bytecode of an editable package
 	@touch $@
 
 $(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel: $(VENV)/.%: $(VENV)/.installed
 	@echo 'installing the tools of `make $*` into $(VENV)'
-	@$(PIP) install $(call group,$*)
+	@$(call group,$*) | $(PIP) install --requirement /dev/stdin
 	@touch $@
 
 # --- Running and testing ---------------------------------------------------------------------------
@@ -79,7 +78,8 @@ $(UI)/.installed: $(VENV)/.installed
 	@echo 'installing the application'"'"'s packages into $(UI)'
 	@$(BIN)/python -m venv $(UI)
 	@echo "import site; site.addsitedir('$(call site_packages,$(VENV))')" > $(call site_packages,$(UI))/below.pth
-	@$(UI)/bin/python -m pip $(PIP_OPTIONS) install $(call extra,serve) $(call group,browser) 'pillow>=12,<13'
+	@{ $(call extra,serve); $(call group,browser); } \
+	  | $(UI)/bin/python -m pip $(PIP_OPTIONS) install --requirement /dev/stdin 'pillow>=12,<13'
 	@touch $@
 
 test-ui: $(UI)/.installed ## the application in headless Chromium, and the images' tests with Pillow 12 (PYTEST_OPTIONS)
@@ -92,7 +92,7 @@ CLANG ?= $(firstword $(foreach name,clang clang-19 clang-18 clang-17 clang-16 cl
 SANITIZERS := address,undefined
 MESON_OPTIONS := -Doptimization=1 -Dwerror=true
 setup = test -f $(1)/build.ninja || { rm -rf $(1); $(3) meson setup $(1) $(MESON_OPTIONS) $(2) > /dev/null; }
-test_core = meson test --print-errorlogs --quiet -C $(1)
+test_core = ninja --quiet -C $(1) meson-test-prereq && meson test --no-rebuild --print-errorlogs -C $(1)
 
 test-c: $(VENV)/.requirements ## the C unit tests
 	@$(call setup,build/c,-Dtests=true)
