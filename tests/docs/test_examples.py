@@ -36,7 +36,7 @@ NOT_RUN = {
     "docs/zh/deployment.md": 2,
     "docs/zh/faq.md": 1,
     "docs/zh/fine-tuning.md": 1,
-    "docs/zh/installation.md": 3,
+    "docs/zh/installation.md": 4,
     "docs/zh/search.md": 2,
 }
 
