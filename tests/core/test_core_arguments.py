@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cnclip import _core, errors
+from cnclip.engine import open_engine
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 EMPTY = np.zeros((0, 1, 3), np.uint8)
@@ -39,7 +41,7 @@ BAD_CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("encoder: oblong", lambda p: p.model.encoder.encode_pixels(OBLONG)),
     ("encoder: one", lambda p: p.model.encoder.encode_pixels(OBLONG[0])),
     ("encoder: None", lambda p: p.model.encoder.encode_texts([None], 1)),
-    ("encoder: new", lambda p: type(p.model.encoder)("path", None, 1, 2)),
+    ("encoder: new", lambda p: _core.Encoder(open_engine(), "path", None, 1, 2)),
 ]  # fmt: skip
 
 
@@ -52,7 +54,7 @@ def test_the_core_refuses_what_it_cannot_take(
 
 
 def test_encoder_arguments_out_of_range(archive: Path, vit: MultiModalEmbeddingPipeline) -> None:
-    make = type(vit.model.encoder)
+    make = functools.partial(_core.Encoder, open_engine())
     tokenizer = vit.preprocessor.tokenizer
     for width, length, threads in [(0, 52, 0), (64, 1, 0), (64, 52, -1), (2**40, 52, 0)]:
         with pytest.raises(errors.InvalidInputError):
