@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 MAX_REASON = 300
 _WIDE_SPACE = "\u3000"  # the space of Chinese texts
+# Categories of characters that BERT's tokenizer drops or splits at.
+_INVISIBLE = frozenset({"Cc", "Cf", "Mn", "Zl", "Zp", "Zs"})
 _TERMINAL_CODES = re.compile(r"\x1b\[[\d;]*m")
 
 
@@ -42,3 +45,13 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text is left for a model: BERT drops all of its characters.
+
+    These are spaces, control and format characters such as U+200B, combining marks and U+FFFD.
+    """
+    return all(
+        character == "\ufffd" or unicodedata.category(character) in _INVISIBLE for character in text
+    )

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, Self
 from numpy.typing import NDArray
 from PIL import Image
 
-from .._text import MAX_REASON, first_line, is_utf8, printable
+from .._text import MAX_REASON, first_line, is_blank, is_utf8, printable
 from ..datasets.chinese_clip import TsvData
 from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError
 from ..preprocessors.image import decode_image, is_url, located
@@ -35,9 +35,17 @@ from ..sources.images import (
     walk,
 )
 from ..sources.parquet_files import PARQUET_SUFFIX
-from ..sources.rows import IMAGE_SUFFIXES, Columns, Problem, Problems, Row, with_problems
-from ..sources.tables import TABLE_SUFFIXES, read_list, read_table
-from ..sources.tar_files import TAR_SUFFIX, read_tar
+from ..sources.rows import (
+    IMAGE_SUFFIXES,
+    Columns,
+    Problem,
+    ProblemKind,
+    Problems,
+    Row,
+    with_problems,
+)
+from ..sources.tables import TABLE_SUFFIXES, TextFormat, checked_encoding, read_list, read_table
+from ..sources.tar_files import TAR_SUFFIX, is_compressed, read_images, read_tar
 from ..sources.tsv_files import TSV_SUFFIX, TsvImages
 from ..sources.zip_files import ZIP_SUFFIX, ZipImages
 
@@ -119,11 +127,15 @@ class OpenedSources:
     """Sources, in order: a reader for each, by the name that is recorded.
 
     `left_out` counts the files of folders without the suffix of an image, by their suffixes.
+    `remarks` has what is to be known of sources that are read, such as their encoding, once each.
     """
 
     kind: ItemKind
+    columns: Columns
+    format: TextFormat = TextFormat()
     readers: dict[str, _Reader] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    remarks: dict[Problem, None] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -183,30 +195,36 @@ def open_sources(
     *,
     column: str | None = None,
     id_column: str | None = None,
+    encoding: str | None = None,
+    null: bool = False,
 ) -> OpenedSources:
     """Find the kind of each source.
 
     Args:
         sources: One path, or several. Of images: a folder, which is read with its subfolders; an
-            image or its URL; a list (.txt) of paths or URLs, or `-` for stdin; a .jsonl, .csv,
-            .tsv or Parquet file with a column of them; Chinese-CLIP's `SPLIT_imgs.tsv`; a tar file
-            as WebDataset makes them; a zip. Of texts: .txt, `-`, .jsonl, .csv, .tsv or Parquet.
+            image or its URL; a list (.txt) of paths or URLs, or `-` for stdin; a .jsonl, .json,
+            .csv, .tsv or Parquet file with a column of them; Chinese-CLIP's `SPLIT_imgs.tsv`; a tar
+            file as WebDataset makes them, also compressed; a zip. Of texts: .txt, `-`, .jsonl,
+            .json, .csv, .tsv or Parquet.
             A pattern names several: `shards/*.tar` or `shards/{000..012}.tar`.
         kind: The kind of the items.
         column: The tables' column; by default the first with a usual name.
         id_column: The tables' column of ids; by default `id`, `image_id` or `text_id`.
+        encoding: The encoding of text files, and of names in archives that do not record theirs; by
+            default UTF-8, UTF-16, UTF-32 or GB18030, as each file is.
+        null: Entries of lists end in NUL bytes.
 
     Raises:
         DatasetError: there is no such file, or it is of unknown kind.
-        InvalidInputError: no source.
+        InvalidInputError: no source, or an unknown encoding.
     """
-    columns = Columns.of(kind, column, id_column)
-    found = OpenedSources(kind)
+    format = TextFormat(checked_encoding(encoding), null)
+    found = OpenedSources(kind, Columns.of(kind, column, id_column), format)
     for one in [sources] if isinstance(sources, str | os.PathLike) else sources:
         path = os.fspath(one)
         if path == STDIN:
             content = sys.stdin.buffer.read()
-            found.readers.setdefault(STDIN, partial(_stdin_items, content, columns))
+            found.readers.setdefault(STDIN, partial(_stdin_items, content, found))
         elif kind == "images" and is_url(path):
             found.readers.setdefault(image_item(path).path, partial(map, image_item, [path]))
         else:
@@ -214,20 +232,20 @@ def open_sources(
             pattern = is_pattern(path) and not os.path.exists(path)
             for file in expand(path) if pattern else [path]:
                 absolute = os.path.abspath(file)
-                found.readers.setdefault(spelled(absolute), _reader(absolute, found, columns))
+                found.readers.setdefault(spelled(absolute), _reader(absolute, found))
     if not found.readers:
         raise InvalidInputError("expected at least one", item="sources")
     return found
 
 
-def _reader(path: str, found: OpenedSources, columns: Columns) -> _Reader:
+def _reader(path: str, found: OpenedSources) -> _Reader:
     suffix = os.path.splitext(path)[1].lower()
     if not os.path.lexists(path):
         raise DatasetError("no such file or folder", file=spelled(path))
     is_table = suffix in TABLE_SUFFIXES and os.path.isfile(path)
     if found.kind == "texts":
         if is_table:
-            return partial(_table_items, path, columns)
+            return partial(_table_items, path, found)
         reason = f"expected a file of texts: {_joined(TABLE_SUFFIXES)}"
         raise DatasetError(reason, file=spelled(path))
     if os.path.isdir(path):
@@ -237,9 +255,11 @@ def _reader(path: str, found: OpenedSources, columns: Columns) -> _Reader:
     if os.path.basename(path).endswith(TSV_SUFFIX):
         return partial(_tsv_items, path)
     if suffix in _ARCHIVES:
-        return partial(_ARCHIVES[suffix], path)
+        return partial(_ARCHIVES[suffix], path, found.format.encoding)
+    if is_compressed(path):
+        return partial(_compressed_tar_items, path, found.format.encoding)
     if is_table:
-        return partial(_table_items, path, columns)
+        return partial(_table_items, path, found)
     suffixes = _joined({*TABLE_SUFFIXES, *_ARCHIVES})
     reason = f"unknown kind of file; expected an image, a folder, SPLIT_imgs.tsv, {suffixes}"
     raise DatasetError(reason, file=spelled(path))
@@ -312,15 +332,28 @@ def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
     return Item(name if id is None else id, name, image=ImageRef(value))
 
 
-def _tar_items(path: str) -> Iterator[Item]:
+def _tar_items(path: str, encoding: str | None) -> Iterator[Item]:
     """The images of a tar file, as WebDataset makes them. Ids are `PATH:SAMPLE`."""
     container, problems = Container.of(path), Problems()
     images = Slices([Path(path)], [container.path])
-    for key, sample in read_tar(Path(path), container.path, problems, texts=False).items():
+    samples = read_tar(Path(path), container.path, problems, texts=False, encoding=encoding)
+    for key, sample in samples.items():
         if sample.image is not None:
             images.add(key, *sample.image)
     yield from container.images(images, named=True)
     yield from container.skipped(problems.found)
+
+
+def _compressed_tar_items(path: str, encoding: str | None) -> Iterator[Item]:
+    """The images of a compressed tar file, which is read from its beginning. Ids as of others."""
+    container = Container.of(path)
+    read = partial(read_images, Path(path), container.path, encoding=encoding)
+    for image in with_problems(read):
+        if isinstance(image, Problem):
+            yield from container.skipped([image])
+        else:
+            key, content = image
+            yield container.image(f"{container.path}:{spelled_id(key)}", ImageRef(content))
 
 
 def _tsv_items(path: str) -> Iterator[Item]:
@@ -332,41 +365,55 @@ def _tsv_items(path: str) -> Iterator[Item]:
     yield from container.skipped(problems.found)
 
 
-def _zip_items(path: str) -> Iterator[Item]:
+def _zip_items(path: str, encoding: str | None) -> Iterator[Item]:
     """The images of a zip, `PATH:NAME`; of Chinese-CLIP's TSV files in one, by their ids."""
     container = Container.of(path)
     splits = TsvData.splits(Path(path))
     for split in splits:
-        for row in with_problems(TsvData(Path(path), split, split).images):
+        for row in with_problems(TsvData(Path(path), split, split, encoding).images):
             if isinstance(row, Problem):
                 yield from container.skipped([row])
             else:
                 yield container.image(spelled_id(row.image_id), row.image)
     if not splits:
-        yield from container.images(ZipImages.of(Path(path), container.path), named=True)
+        images = ZipImages.of(Path(path), container.path, encoding)
+        yield from container.images(images, named=True)
 
 
 _ARCHIVES = {TAR_SUFFIX: _tar_items, ZIP_SUFFIX: _zip_items}
 
 
-def _table_items(path: str, columns: Columns) -> Iterator[Item]:
+def _table_items(path: str, sources: OpenedSources) -> Iterator[Item]:
     """The items of a list or table. The default id is an image's path or URL, or `PATH:ROW`."""
     container = Container.of(path)
-    read = partial(read_table, Path(path), container.path, columns)
-    return _row_items(read, container, os.path.dirname(path))
+
+    def read(problems: Problems) -> Iterator[Row]:
+        columns, format = sources.columns, sources.format
+        return read_table(Path(path), container.path, columns, problems, format)
+
+    return _row_items(read, container, os.path.dirname(path), sources.remarks)
 
 
-def _stdin_items(content: bytes, columns: Columns) -> Iterator[Item]:
+def _stdin_items(content: bytes, sources: OpenedSources) -> Iterator[Item]:
     """The items of a list from stdin; paths are relative to the current folder."""
-    read = partial(read_list, io.BytesIO(content), "stdin", columns)
-    return _row_items(read, Container("stdin", 0, 0), "")
+
+    def read(problems: Problems) -> Iterator[Row]:
+        columns, format = sources.columns, sources.format
+        return read_list(io.BytesIO(content), "stdin", columns, problems, format)
+
+    return _row_items(read, Container("stdin", 0, 0), "", sources.remarks)
 
 
 def _row_items(
-    read: Callable[[Problems], Iterator[Row]], container: Container, folder: str
+    read: Callable[[Problems], Iterator[Row]],
+    container: Container,
+    folder: str,
+    remarks: dict[Problem, None],
 ) -> Iterator[Item]:
     for row in with_problems(read):
         if isinstance(row, Problem):
+            if row.kind is ProblemKind.ENCODING:
+                remarks[row] = None
             yield from container.skipped([row])
             continue
         # A value that cannot be read is an exception.
@@ -392,7 +439,7 @@ def _value_item(
         return container.image(name, value)
     if isinstance(value, Exception):
         return container.failed(name, "the text is not UTF-8")
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or is_blank(value):
         found = "nothing" if value is None or isinstance(value, str) else f"{value!r:.60}"
         return container.failed(name, f"expected a string, found {found}")
     if row.image is not None:

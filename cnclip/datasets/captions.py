@@ -1,7 +1,7 @@
 """Data sets in which each image has its texts: tables with image files, tar and Parquet files.
 
-A table (JSON Lines or CSV, `metadata.jsonl` as Hugging Face's imagefolder) has a column of file
-names and one of texts; an image's id is its file name. A sample of a tar file has a `.txt`, or a
+A table (JSON Lines, JSON or CSV, `metadata.jsonl` as Hugging Face's imagefolder) has a column of
+file names and one of texts; an image's id is its file name. A sample of a tar file has a `.txt`, or a
 `.json` with such a column; its id is its name. A Parquet file has a column of images and one of
 texts; an image's id is the number of its row. A text's id is its number.
 """
@@ -19,7 +19,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .._text import is_utf8
+from .._encoding import decode
+from .._text import first_line, is_utf8
 from ..errors import ImageError, Where
 from ..sources.images import Content, ImageStore, Slices, expand, located_inside
 from ..sources.parquet_files import (
@@ -30,7 +31,7 @@ from ..sources.parquet_files import (
     RowGroups,
 )
 from ..sources.rows import IMAGE_COLUMNS, TEXT_COLUMNS, Columns, Id, ProblemKind, Problems
-from ..sources.tables import BYTE_ORDER_MARK, parse_object, read_table
+from ..sources.tables import TextFormat, parse_object, read_table
 from ..sources.tar_files import TAR_SUFFIX, Sample, read_tar, refuse_compressed
 from .retrieval import RetrievalData, TextRow, usable_texts
 
@@ -40,7 +41,9 @@ _NUMBERED = re.compile(r"(.+?)-\d{5}-of-\d{5}")
 _NAMED = re.compile(
     r"(train|training|val|valid|validation|dev|eval|test|testing)(?![a-z])", re.IGNORECASE
 )
-_COLUMNS = Columns(image=IMAGE_COLUMNS, text=TEXT_COLUMNS)
+_COLUMNS = Columns(
+    image=IMAGE_COLUMNS, text=TEXT_COLUMNS, hint="; rename the columns to file_name and text"
+)
 
 
 class CaptionedData(RetrievalData):
@@ -51,8 +54,8 @@ class CaptionedData(RetrievalData):
 
     turns_images = True
 
-    def __init__(self, place: Path, name: str, split: str) -> None:
-        super().__init__(place, name, split or "all")
+    def __init__(self, place: Path, name: str, split: str, encoding: str | None = None) -> None:
+        super().__init__(place, name, split or "all", encoding)
         self._files = self._find_files(split)
         self._found: tuple[ImageStore, Problems] | None = None
         self._texts: list[str] = []
@@ -100,7 +103,7 @@ def _table(place: Path) -> Path | None:
     for name in METADATA:
         if (place / name).is_file():
             return place / name
-    for kind in ("*.jsonl", "*.csv"):
+    for kind in ("*.jsonl", "*.csv", "*.json"):
         files = list(place.glob(kind))
         if len(files) == 1:
             return files[0]
@@ -128,7 +131,8 @@ class FolderData(CaptionedData):
         lines = array("q")
         # None for a file that does not exist.
         numbers: dict[str, int | None] = {}
-        for row in read_table(table, table.name, _COLUMNS, problems):
+        format = TextFormat(self.encoding)
+        for row in read_table(table, table.name, _COLUMNS, problems, format):
             where = Where(file=table.name, line=row.number)
             name = row.image
             if not isinstance(name, str) or not name or "\0" in name or not is_utf8(name):
@@ -254,9 +258,12 @@ class TarData(ShardedData):
         names = _short_names(self._files)
         images = Slices(self._files, names)
         for number, (path, name) in enumerate(zip(self._files, names, strict=True)):
-            for key, sample in read_tar(path, name, problems, texts=True).items():
+            samples = read_tar(path, name, problems, texts=True, encoding=self.encoding)
+            for key, sample in samples.items():
+                if sample.texts is None and _belongs_to_another(key, samples):
+                    continue
                 where = Where(file=name, member=key)
-                texts = list(_sample_texts(sample, key, where, problems))
+                texts = list(_sample_texts(sample, key, where, problems, self.encoding))
                 if sample.image is None:
                     reason = f"no image with the text: {key}.jpg or the like"
                     problems.add(ProblemKind.NO_IMAGE, where, reason)
@@ -266,18 +273,35 @@ class TarData(ShardedData):
         return images
 
 
-def _sample_texts(sample: Sample, key: str, where: Where, problems: Problems) -> Iterator[str]:
+def _belongs_to_another(key: str, samples: dict[str, Sample]) -> bool:
+    """Whether an image without a text is a part of a sample, as `7.depth.png` of `7.jpg`."""
+    while "." in key.rpartition("/")[2]:
+        key = key.rpartition(".")[0]
+        if key in samples and samples[key].image is not None:
+            return True
+    return False
+
+
+def _sample_texts(
+    sample: Sample, key: str, where: Where, problems: Problems, encoding: str | None
+) -> Iterator[str]:
     contents = sample.texts or {}
-    if "txt" in contents:
+    for suffix in ("txt", "json"):
+        if suffix not in contents:
+            continue
         try:
-            text = contents["txt"].decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            reason = f"the text is not UTF-8: byte {error.start + 1}"
-            problems.add(ProblemKind.NOT_UTF8, where, reason)
+            text, found = decode(contents[suffix], encoding)
+        except UnicodeError as error:
+            problems.add(ProblemKind.NOT_UTF8, where, f"the text is {first_line(error)}")
             return
+        if found.remark is not None:  # once for all texts of the file
+            archive = Where(file=where.file)
+            problems.add(ProblemKind.ENCODING, archive, f"texts: {found.remark}", skipped=False)
+        break
+    if "txt" in contents:
         yield from usable_texts(text.strip(), key, where, problems)
     elif "json" in contents:
-        value = parse_object(contents["json"].removeprefix(BYTE_ORDER_MARK))
+        value = parse_object(text.encode())
         if isinstance(value, dict):
             column = _COLUMNS.choose(value).text
             found = None if column is None else value[column]

@@ -26,7 +26,7 @@ from ..errors import DatasetError, Where
 from ..sources.images import ImageRef, ImageStore
 from ..sources.lmdb_files import LmdbImages, read_pairs
 from ..sources.rows import Id, ProblemKind, Problems, id_of
-from ..sources.tables import read_objects
+from ..sources.tables import TextFormat, open_text, read_objects
 from ..sources.tsv_files import TSV_SUFFIX, TsvImages, decode_base64, read_tsv
 from ..sources.zip_files import open_zip, stored_at, visible_members
 from .retrieval import ImageRow, RetrievalData, TextRow, wrong_text
@@ -52,7 +52,7 @@ class TsvData(RetrievalData):
     def texts(self, problems: Problems) -> Iterator[TextRow]:
         """The texts of `{split}_texts.jsonl`."""
         with self._open(TEXTS) as (file, _):
-            yield from read_texts(file, self.split + TEXTS, problems)
+            yield from read_texts(file, self.split + TEXTS, problems, self.encoding)
 
     def images(self, problems: Problems) -> Iterator[ImageRow]:
         """The images of `{split}_imgs.tsv`. If it is compressed, each is read here."""
@@ -108,7 +108,8 @@ class TsvData(RetrievalData):
             raise DatasetError(reason, file=self._place) from error
 
     def _member(self, archive: zipfile.ZipFile, wanted: str) -> zipfile.ZipInfo:
-        members = [m for m in visible_members(archive) if _base(m.filename) == wanted]
+        visible = visible_members(archive, self.encoding)
+        members = [member for member in visible if _base(member.filename) == wanted]
         if len(members) > 1:
             names = " and ".join(member.filename for member in members)
             raise DatasetError(f"has {names}", file=self._place)
@@ -125,10 +126,13 @@ def _base(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def read_texts(file: IO[bytes], name: str, problems: Problems) -> Iterator[TextRow]:
-    """The texts of a `_texts.jsonl`."""
+def read_texts(
+    file: IO[bytes], name: str, problems: Problems, encoding: str | None = None
+) -> Iterator[TextRow]:
+    """The texts of a `_texts.jsonl`, see `open_text`."""
     seen: set[Id] = set()
-    for line, value in read_objects(file, name, problems):
+    text_file = open_text(file, name, problems, TextFormat(encoding))
+    for line, value in read_objects(text_file, name, problems):
         where = Where(file=name, line=line)
         text = parse_text(value, where, problems)
         if text is None:
@@ -186,8 +190,8 @@ class LmdbData(RetrievalData):
             return [place.name]
         return sorted(path.name for path in _lmdb_home(place).glob("*") if is_lmdb_split(path))
 
-    def __init__(self, place: Path, name: str, split: str) -> None:
-        super().__init__(place, name, split)
+    def __init__(self, place: Path, name: str, split: str, encoding: str | None = None) -> None:
+        super().__init__(place, name, split, encoding)
         home = _lmdb_home(place)
         self._images, self._pairs = home / split / "imgs", home / split / "pairs"
         self._texts = home.parent / (split + TEXTS)
@@ -196,7 +200,7 @@ class LmdbData(RetrievalData):
         """The texts of the JSON Lines file, or of the pairs."""
         if self._texts.is_file():
             with self._texts.open("rb") as file:
-                yield from read_texts(file, self._texts.name, problems)
+                yield from read_texts(file, self._texts.name, problems, self.encoding)
             return
         texts: dict[Id, str] = {}
         images: dict[Id, dict[Id, None]] = {}

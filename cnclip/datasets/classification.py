@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._encoding import read_text
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import located
 from ..sources.images import ImageRef, walk
+from ..sources.names import find_name
 from ..sources.rows import ProblemKind, Problems
-from ..sources.tables import read_lines
+from ..sources.tables import TextFormat, checked_encoding, open_text, read_lines
 from ..sources.zip_files import ZipImages
 from .retrieval import ImageRow
 
@@ -38,7 +40,9 @@ class ClassificationData:
         chinese: The Chinese names in `label_cn.txt`, one per class; empty if there is none.
     """
 
-    def __init__(self, path: str | Path, split: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, split: str | None = None, encoding: str | None = None
+    ) -> None:
         """Open a data set.
 
         Args:
@@ -47,17 +51,21 @@ class ClassificationData:
                 image's path or URL, white space and its class's number or name on each line, paths
                 relative to the file's folder; an image in a zip is `FILE.zip@MEMBER`.
             split: A folder in it, such as `test`.
+            encoding: As for `open_retrieval`.
 
         Raises:
             DatasetError: there is no such data set, or it has no classes.
+            InvalidInputError: the encoding is unknown.
         """
+        self._encoding = checked_encoding(encoding)
         place = Path(path).expanduser()
         self._list = place if place.is_file() else None
         if not place.exists():
             raise DatasetError("no such data set", file=path)
         self.name = Path(os.path.abspath(place)).name
         self.keys: list[str] = []
-        self.chinese = _read_names(place.parent if self._list else place)
+        self._remark: str | None = None
+        self.chinese = self._read_names(place.parent if self._list else place)
         if self._list is not None:
             return
         folder = place / split if split else place
@@ -73,8 +81,22 @@ class ClassificationData:
         if split:
             self.name = f"{self.name}, {split}"
 
+    def _read_names(self, folder: Path) -> list[str]:
+        try:
+            text, found = read_text(folder / CHINESE_LABELS, self._encoding)
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeError) as error:
+            reason = f"cannot be read: {first_line(error)}"
+            raise DatasetError(reason, file=folder / CHINESE_LABELS) from error
+        self._remark = found.remark
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
     def images(self, keys: list[str], problems: Problems) -> Iterator[ClassifiedImage]:
         """The images of the classes, whose names are in the order of their indices."""
+        if self._remark is not None:
+            where = Where(file=CHINESE_LABELS)
+            problems.add(ProblemKind.ENCODING, where, self._remark, skipped=False)
         index_of = {key: index for index, key in enumerate(keys)}
         if self._list is not None:
             yield from self._listed(self._list, index_of, problems)
@@ -97,7 +119,8 @@ class ClassificationData:
     ) -> Iterator[ClassifiedImage]:
         zips: dict[str, dict[str, ImageRef]] = {}
         try:
-            with listing.open("rb") as file:
+            with listing.open("rb") as raw:
+                file = open_text(raw, listing.name, problems, TextFormat(self._encoding))
                 for line in read_lines(file, listing.name, problems):
                     where = Where(file=listing.name, line=line.number)
                     text = os.fsdecode(line.content).strip()
@@ -113,7 +136,7 @@ class ClassificationData:
                         problems.add(ProblemKind.BAD_VALUE, where, reason)
                         continue
                     try:
-                        image = _image(listing.parent, name, zips)
+                        image = _image(listing.parent, name, zips, self._encoding)
                     except (DatasetError, ImageError) as error:
                         reason = f"{name}: {error.reason}"
                         problems.add(ProblemKind.NO_IMAGE, where, reason)
@@ -123,7 +146,9 @@ class ClassificationData:
             raise DatasetError(f"cannot be read: {first_line(error)}", file=listing) from error
 
 
-def _image(folder: Path, name: str, zips: dict[str, dict[str, ImageRef]]) -> ImageRef:
+def _image(
+    folder: Path, name: str, zips: dict[str, dict[str, ImageRef]], encoding: str | None
+) -> ImageRef:
     """The image that a list names.
 
     Raises:
@@ -134,19 +159,9 @@ def _image(folder: Path, name: str, zips: dict[str, dict[str, ImageRef]]) -> Ima
     if not at:
         return ImageRef(located(name, folder))
     if archive not in zips:
-        store = ZipImages.of(folder / f"{archive}.zip", f"{archive}.zip")
+        store = ZipImages.of(folder / f"{archive}.zip", f"{archive}.zip", encoding)
         zips[archive] = {str(id): ImageRef(store, n) for n, id in enumerate(store.ids)}
-    if member not in zips[archive]:
+    image = find_name(zips[archive], member)
+    if image is None:
         raise DatasetError("the zip has no such image")
-    return zips[archive][member]
-
-
-def _read_names(folder: Path) -> list[str]:
-    try:
-        text = (folder / CHINESE_LABELS).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        reason = f"cannot be read: {first_line(error)}"
-        raise DatasetError(reason, file=folder / CHINESE_LABELS) from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return image

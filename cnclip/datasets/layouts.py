@@ -9,6 +9,7 @@ from pathlib import Path
 from ..assets import asset_path
 from ..errors import DatasetError
 from ..sources.images import is_pattern
+from ..sources.tables import checked_encoding
 from ..sources.tar_files import refuse_compressed
 from .captions import METADATA, FolderData, ParquetData, TarData
 from .chinese_clip import LmdbData, TsvData, is_half, is_lmdb_split
@@ -18,6 +19,7 @@ from .retrieval import RetrievalData
 _OF_FOLDERS: tuple[type[RetrievalData], ...] = (TsvData, LmdbData, FolderData, TarData, ParquetData)
 _OF_FILES: dict[str, type[RetrievalData]] = {
     ".jsonl": FolderData,
+    ".json": FolderData,
     ".csv": FolderData,
     ".tsv": FolderData,
     TarData.suffix: TarData,
@@ -26,7 +28,11 @@ _OF_FILES: dict[str, type[RetrievalData]] = {
 
 
 def open_retrieval(
-    path: str | Path, split: str | None = None, *, preferred: Sequence[str] = ()
+    path: str | Path,
+    split: str | None = None,
+    *,
+    preferred: Sequence[str] = (),
+    encoding: str | None = None,
 ) -> RetrievalData:
     """Open a split of a data set in any layout.
 
@@ -34,15 +40,19 @@ def open_retrieval(
         path: A folder with Chinese-CLIP's `{split}_imgs.tsv` and `{split}_texts.jsonl`, or with the
             LMDB made from them, `lmdb/{split}/imgs` (or `lmdb/{split}` itself, as in cn_clip's
             options); a zip of the former, as the data sets are published; a folder of images with
-            a JSON Lines or CSV file that has `file_name` and `text` (`metadata.jsonl`, as Hugging
-            Face's imagefolder), in it or in `{split}/`; such a file itself; tar files as WebDataset
+            a JSON Lines, JSON or CSV file that has `file_name` and `text` (`metadata.jsonl`, as
+            Hugging Face's imagefolder; or COCO's captions), in it or in `{split}/`; such a file
+            itself; tar files as WebDataset
             makes them, or Parquet files: one, a folder of them, or a pattern (`shards/*.tar`,
             `shards/{000..012}.tar`); or `'emoji-cn'`, the bundled images.
         split: Its name; optional if there is only one, or one of the preferred names.
         preferred: Names of splits, the best first.
+        encoding: The encoding of text files, and of names in archives that do not record theirs; by
+            default UTF-8, UTF-16, UTF-32 or GB18030, as each file is.
 
     Raises:
         DatasetError: there is no such data set or split, or a split must be chosen.
+        InvalidInputError: the encoding is unknown.
         MissingExtraError: lmdb or pyarrow is not installed; raised when it is first used.
     """
     bundled = str(path) == "emoji-cn"
@@ -50,7 +60,8 @@ def open_retrieval(
     for layout in _possible_layouts(place, path):
         if splits := layout.splits(place):
             name = "emoji-cn" if bundled else _name_of(place)
-            return layout(place, name, _choose(splits, split, preferred, path))
+            chosen = _choose(splits, split, preferred, path)
+            return layout(place, name, chosen, checked_encoding(encoding))
     raise DatasetError(
         "of no known layout: neither SPLIT_imgs.tsv with SPLIT_texts.jsonl (also in a zip), nor "
         "lmdb/SPLIT/imgs, nor images with a metadata.jsonl or metadata.csv, nor .tar or .parquet "

@@ -112,7 +112,12 @@ def _joined(strings: Sequence[Id]) -> Iterator[bytes]:
 
 
 def open_pairs(
-    path: str | Path, split: str | None = None, *, role: Role = "train", problems: Problems
+    path: str | Path,
+    split: str | None = None,
+    *,
+    role: Role = "train",
+    problems: Problems,
+    encoding: str | None = None,
 ) -> PairData:
     """Open a split of a data set in any layout for random access.
 
@@ -122,10 +127,12 @@ def open_pairs(
             `valid`, `val`, `validation`, `dev` or else `test`.
         role: The purpose.
         problems: Gets the rows that cannot be used, which are left out.
+        encoding: As for `open_retrieval`.
 
     Raises:
         DatasetError: there is no such data set or split; it cannot be read in any order, as in a
             compressed zip; or nothing in it can be used.
         MissingExtraError: lmdb or pyarrow is not installed.
     """
-    return PairData(open_retrieval(path, split, preferred=_SPLITS_OF[role]), problems)
+    data = open_retrieval(path, split, preferred=_SPLITS_OF[role], encoding=encoding)
+    return PairData(data, problems)

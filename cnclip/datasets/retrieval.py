@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .._text import is_utf8
+from .._text import is_blank, is_utf8
 from ..errors import Where
 from ..sources.images import ImageRef, ImageStore
 from ..sources.rows import Id, ProblemKind, Problems
@@ -41,12 +41,14 @@ class RetrievalData(ABC):
         split: The split's name.
         turns_images: Whether images are turned as their EXIF orientation says. Those of
             Chinese-CLIP's own layouts are not, as in its evaluation.
+        encoding: The encoding of text files, and of names in archives that do not record theirs;
+            None for the one that each has.
     """
 
     turns_images = False
 
-    def __init__(self, place: Path, name: str, split: str) -> None:
-        self._place, self.name, self.split = place, name, split
+    def __init__(self, place: Path, name: str, split: str, encoding: str | None = None) -> None:
+        self._place, self.name, self.split, self.encoding = place, name, split, encoding
 
     @staticmethod
     @abstractmethod
@@ -101,7 +103,7 @@ def wrong_text(text: Any, name: str) -> tuple[ProblemKind, str] | None:
         return ProblemKind.BAD_VALUE, f"text: expected a string, found {text!r:.60}"
     if isinstance(text, Exception) or not is_utf8(text):
         return ProblemKind.NOT_UTF8, "the text is not UTF-8"
-    return None if text.strip() else (ProblemKind.NO_TEXT, f"{name} is empty")
+    return (ProblemKind.NO_TEXT, f"{name} is empty") if is_blank(text) else None
 
 
 def without_missing_images(

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from .._text import first_line, is_utf8, printable
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import fetch, is_url, located, shown_name
+from .names import find_path, with_slashes
 from .rows import IMAGE_SUFFIXES, Id
 
 # Far above any file whose image Pillow accepts.
@@ -48,12 +49,19 @@ class ImageFile(NamedTuple):
 
 
 def image_file(path: str | os.PathLike[str]) -> ImageFile:
-    """Look at an image file. A path that is not a file, or an empty file, has an error."""
+    """Look at an image file. A path that is not a file, or an empty file, has an error.
+
+    A path that does not exist may be another spelling of one that does, see `find_path`.
+    """
     name = os.path.abspath(path)
     try:
-        return _image_file(name, os.stat(name))
-    except FileNotFoundError:
-        return ImageFile(name, error="no such file")
+        try:
+            return _image_file(name, os.stat(name))
+        except FileNotFoundError:
+            found = find_path(name)
+            if found is None or found == name:
+                return ImageFile(name, error="no such file")
+            return _image_file(found, os.stat(found))
     except (OSError, ValueError) as error:
         return ImageFile(name, error=first_line(error))
 
@@ -225,10 +233,11 @@ def read_content(content: Content) -> bytes:
         return content
     if isinstance(content, str):
         return fetch(content)
-    if (reason := image_file(content).error) is not None:
-        raise ImageError(reason)
+    file = image_file(content)
+    if file.error is not None:
+        raise ImageError(file.error)
     try:
-        return content.read_bytes()
+        return Path(file.path).read_bytes()
     except OSError as error:
         raise ImageError(first_line(error)) from error
 
@@ -248,6 +257,8 @@ def read_inner(content: Content) -> bytes:
 def located_inside(value: str, folder: Path) -> Path | str:
     """What a path or URL in a data set refers to: a file in the data set's folder, or a data: URL.
 
+    A path that does not exist may be another spelling of one that does, see `find_path`.
+
     Raises:
         ImageError: it refers to something else, which a foreign data set should not make us read.
     """
@@ -258,9 +269,13 @@ def located_inside(value: str, folder: Path) -> Path | str:
         raise ImageError(f"{value!r:.60} would have to be downloaded; download it first")
     if is_url(value) and place.is_relative_to(folder.absolute()):
         value = str(place.relative_to(folder.absolute()))
-    if Path(value).is_absolute() or ".." in Path(value).parts:
+    # Backslashes may separate folders, see `find_path`.
+    if Path(value).is_absolute() or ".." in with_slashes(value).split("/"):
         raise ImageError(f"{value!r:.60} is outside the data set's folder")
-    return Path(folder, value)
+    path = Path(folder, value)
+    if os.path.lexists(path):
+        return path
+    return Path(find_path(str(path)) or path)
 
 
 class ProcessLock:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Any, NamedTuple, Self, TypeVar
 
 from .._text import printable
@@ -17,12 +19,28 @@ IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga"}
     | {".tif", ".tiff", ".webp"}
 )
-# The first of these names that a table has is its column of images, texts or ids.
-IMAGE_COLUMNS = ("file_name", "image", "path", "file", "filepath", "img", "图片")
-TEXT_COLUMNS = ("text", "texts", "caption", "captions", "label", "title", "文本")
+# The first of these names that a table has is its column of images, texts or ids. Upper and lower
+# case, spaces, dashes and underscores make no difference: `Image Path` is `image_path`.
+IMAGE_COLUMNS = (
+    *("file_name", "image", "path", "file", "file_path", "img", "图片"),
+    *("image_path", "img_path", "image_file", "img_file", "image_name", "img_name", "images"),
+    *("picture", "photo", "jpg", "jpeg", "png", "webp", "图像", "图片路径", "图像路径", "图片名"),
+    *("文件名", "文件", "路径", "照片", "image_url", "img_url", "pic_url", "url", "图片链接"),
+    *("图片地址", "链接"),
+)
+TEXT_COLUMNS = (
+    *("text", "texts", "caption", "captions", "label", "title", "文本"),
+    *("description", "desc", "sentence", "sentences", "prompt", "query", "content", "raw"),
+    *("raw_text", "txt", "alt", "alt_text", "标题", "描述", "文字", "内容", "句子", "说明", "标签"),
+    *("查询",),
+)
 ID_COLUMNS = ("id", "image_id", "text_id")
 
+# Names of columns that a message shows.
+_NAMES_SHOWN = 7
+
 Id = int | str
+_SEPARATORS = re.compile(r"[\s_-]+")
 _INTEGER = re.compile(r"-?[1-9][0-9]{0,17}|0")
 
 
@@ -59,13 +77,15 @@ class Row(NamedTuple):
 class Columns:
     """The possible names of each column, the best first; none for a column that is not wanted.
 
-    A table without ids is an error if `id_required`.
+    A table without ids is an error if `id_required`. `exact` names are compared as they are.
     """
 
-    image: Sequence[str] = ()
-    text: Sequence[str] = ()
-    id: Sequence[str] = ()
+    image: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    id: tuple[str, ...] = ()
     id_required: bool = False
+    exact: frozenset[str] = frozenset()
+    hint: str = ""  # of messages: what to do where a column is missing
 
     @classmethod
     def of(cls, kind: str, column: str | None = None, id_column: str | None = None) -> Self:
@@ -77,15 +97,13 @@ class Columns:
             text=() if kind == "images" else names,
             id=ID_COLUMNS if id_column is None else (id_column,),
             id_required=id_column is not None,
+            exact=frozenset(name for name in (column, id_column) if name is not None),
+            hint="; name the column with --column",
         )
 
-    def choose(self, names: Collection[str]) -> Chosen:
-        """The first of the wanted names that a table has, for each column."""
-        return Chosen(
-            next((name for name in self.image if name in names), None),
-            next((name for name in self.text if name in names), None),
-            next((name for name in self.id if name in names), None),
-        )
+    def choose(self, names: Iterable[str]) -> Chosen:
+        """The first of the wanted names that a table has, for each column, as the table has it."""
+        return _choose(self, tuple(names))
 
     def missing(self, chosen: Chosen, names: Sequence[str]) -> str | None:
         """The reason why a table cannot be used: a wanted column that it lacks."""
@@ -96,7 +114,9 @@ class Columns:
         ):
             if wanted and name is None:
                 found = printable(", ".join(names))
-                return f"no column of {values} ({', '.join(wanted)}); found {found:.300}"
+                usual = ", ".join(wanted[:_NAMES_SHOWN])
+                more = ", ..." if len(wanted) > _NAMES_SHOWN else ""
+                return f"no column of {values} ({usual}{more}); found {found:.300}{self.hint}"
         return None
 
     def check(self, chosen: Chosen, names: Sequence[str], where: Where, hint: str = "") -> None:
@@ -107,6 +127,28 @@ class Columns:
         """
         if reason := self.missing(chosen, names):
             raise DatasetError(reason + hint, where)
+
+
+@lru_cache(1024)  # the objects of a JSON Lines file mostly have the same names
+def _choose(columns: Columns, names: tuple[str, ...]) -> Chosen:
+    known: dict[str, str] = {}
+    for name in names:
+        known.setdefault(_simplified(name), name)
+
+    def first(wanted: tuple[str, ...]) -> str | None:
+        for name in wanted:
+            if name in names:
+                return name
+            if name not in columns.exact and (found := known.get(_simplified(name))) is not None:
+                return found
+        return None
+
+    return Chosen(first(columns.image), first(columns.text), first(columns.id))
+
+
+def _simplified(name: str) -> str:
+    """The name of a column without what writers of tables vary."""
+    return _SEPARATORS.sub("", unicodedata.normalize("NFKC", str(name)).casefold())
 
 
 class ProblemKind(Enum):
@@ -120,6 +162,7 @@ class ProblemKind(Enum):
     NO_TEXT = "there is no text"
     UNKNOWN_ID = "the row refers to an image or class that does not exist"
     UNREADABLE_IMAGE = "the image cannot be read or decoded"
+    ENCODING = "a text file is not UTF-8, and is read nonetheless"
     FORMAT = "an unusual format, which is read nonetheless"
 
 

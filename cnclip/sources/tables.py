@@ -1,7 +1,8 @@
-"""Lists and tables as rows: .txt, .csv, .tsv, .jsonl and Parquet files.
+"""Lists and tables as rows: .txt, .csv, .tsv, .jsonl, .json and Parquet files.
 
 A list has a path, a URL or a text on each line. Of a table some columns are read. The first line of
-a CSV file has the names of the columns; each object of a JSON Lines file may have its own.
+a CSV file has the names of the columns; each object of a JSON file may have its own. A JSON file
+has an object on each line, an array of objects, or COCO's images and annotations.
 """
 
 from __future__ import annotations
@@ -14,20 +15,47 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from .._encoding import known_encoding, utf8_file
 from .._text import first_line
-from ..errors import DatasetError, Where
+from ..errors import DatasetError, InvalidInputError, Where
 from .parquet_files import PARQUET_SUFFIX, ParquetTable
 from .rows import Columns, ProblemKind, Problems, Row
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-TABLE_SUFFIXES = frozenset({".txt", ".jsonl", PARQUET_SUFFIX, *_DELIMITERS})
+TABLE_SUFFIXES = frozenset({".txt", ".jsonl", ".json", PARQUET_SUFFIX, *_DELIMITERS})
 _BUFFER = 1 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # An image of a data set, in base64, has a few hundred kB.
 MAX_LINE = 256 << 20
+# A JSON file that is not JSON Lines is in memory as a whole, with several times its size.
+MAX_JSON = 1 << 30
 
 
-def read_table(path: Path, name: str, columns: Columns, problems: Problems) -> Iterator[Row]:
+class TextFormat(NamedTuple):
+    """How text files are written."""
+
+    encoding: str | None = None  # by default as found, see `_encoding.py`
+    nul: bool = False  # entries of lists end in NUL bytes, as `find -print0` writes them
+
+
+AS_FOUND = TextFormat()
+
+
+def checked_encoding(name: str | None) -> str | None:
+    """The name of an encoding as Python has it, or None.
+
+    Raises:
+        InvalidInputError: there is no such encoding of texts.
+    """
+    try:
+        return None if name is None else known_encoding(name)
+    except UnicodeError as error:
+        raise InvalidInputError(first_line(error), item="encoding") from error
+
+
+def read_table(
+    path: Path, name: str, columns: Columns, problems: Problems, format: TextFormat = AS_FOUND
+) -> Iterator[Row]:
     """The rows of a list or table. Values are as the file has them: of any type, or None.
 
     Raises:
@@ -39,25 +67,63 @@ def read_table(path: Path, name: str, columns: Columns, problems: Problems) -> I
         yield from ParquetTable(path, name, columns).read(problems)
         return
     try:
-        with path.open("rb", _BUFFER) as file:
+        with path.open("rb", _BUFFER) as raw:
+            if suffix == ".txt":
+                yield from read_list(raw, name, columns, problems, format)
+                return
+            file = open_text(raw, name, problems, format)
             if suffix in _DELIMITERS:
                 yield from _csv_rows(file, _DELIMITERS[suffix], name, columns, problems)
-            elif suffix == ".txt":
-                yield from read_list(file, name, columns, problems)
             else:
-                yield from _object_rows(file, name, columns, problems)
+                yield from _json_rows(file, name, columns, problems, is_lines=suffix == ".jsonl")
     except OSError as error:
         raise DatasetError(f"cannot be read: {first_line(error)}", file=name) from error
 
 
-def read_list(file: IO[bytes], name: str, columns: Columns, problems: Problems) -> Iterator[Row]:
-    """The lines of a list: images if columns of images are wanted, otherwise texts."""
-    for line in read_lines(file, name, problems):
-        if columns.image:
+def open_text(
+    file: IO[bytes], name: str, problems: Problems, format: TextFormat = AS_FOUND
+) -> IO[bytes]:
+    """The content of a text file in UTF-8. Another encoding is a remark in `problems`.
+
+    Args:
+        file: Seekable, at its beginning.
+        name: Its name in messages.
+        problems: Gets the remark.
+        format: How it is written.
+
+    Raises:
+        DatasetError: its encoding is unknown.
+    """
+    try:
+        found, encoding = utf8_file(file, format.encoding, nul=format.nul)
+    except UnicodeError as error:
+        raise DatasetError(f"cannot be read: {first_line(error)}", file=name) from error
+    if encoding.remark is not None:
+        where = Where(file=name)
+        problems.add(ProblemKind.ENCODING, where, encoding.remark, skipped=False)
+    return found
+
+
+def read_list(
+    file: IO[bytes],
+    name: str,
+    columns: Columns,
+    problems: Problems,
+    format: TextFormat = AS_FOUND,
+) -> Iterator[Row]:
+    """The entries of a list: images if columns of images are wanted, otherwise texts.
+
+    `file` is as for `open_text`.
+    """
+    text = open_text(file, name, problems, format)
+    for line in _entries(text) if format.nul else read_lines(text, name, problems):
+        if b"\0" in line.content:
+            where = Where(file=name, line=line.number)
+            problems.add(ProblemKind.DAMAGED, where, "has a NUL byte")
+        elif columns.image:
             yield Row(line.number, os.fsdecode(line.content), None, None)
         else:
-            text = line.content.decode("utf-8", "surrogateescape")
-            yield Row(line.number, None, text, None)
+            yield Row(line.number, None, line.content.decode("utf-8", "surrogateescape"), None)
 
 
 def _csv_rows(
@@ -82,9 +148,12 @@ def _csv_rows(
             if not names:
                 names = [value.strip() for value in values]
                 chosen = columns.choose(names)
-                hint = "; the first line must have the names of the columns, in UTF-8"
+                hint = "; the first line must have the names of the columns"
                 columns.check(chosen, names, Where(file=name, line=reader.line_num), hint)
                 places = [None if one is None else names.index(one) for one in chosen]
+            elif any("\0" in value for value in values):
+                where = Where(file=name, line=reader.line_num)
+                problems.add(ProblemKind.DAMAGED, where, "has a NUL byte")
             elif len(values) == len(names):
                 yield _row(reader.line_num, places, values)
             else:
@@ -93,8 +162,100 @@ def _csv_rows(
                 problems.add(ProblemKind.DAMAGED, where, reason)
 
 
-def _object_rows(file: IO[bytes], name: str, columns: Columns, problems: Problems) -> Iterator[Row]:
-    for number, value in read_objects(file, name, problems):
+def _json_rows(
+    file: IO[bytes], name: str, columns: Columns, problems: Problems, *, is_lines: bool
+) -> Iterator[Row]:
+    """The rows of a JSON file, whose name says `is_lines`, and whose beginning may say otherwise.
+
+    Raises:
+        DatasetError: the file is not JSON, is too large, or has no objects that could be rows.
+    """
+    head = file.peek(_BUFFER).removeprefix(BYTE_ORDER_MARK).lstrip()  # type: ignore[attr-defined]
+    if not head.startswith(b"[") and (is_lines or _begins_with_a_row(head)):
+        yield from _object_rows(read_objects(file, name, problems), name, columns, problems)
+        return
+    content = file.read(MAX_JSON + 1)
+    if len(content) > MAX_JSON:
+        reason = f"JSON of more than {MAX_JSON} bytes; write an object on each line instead"
+        raise DatasetError(reason, file=name)
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        if not is_lines:
+            raise DatasetError(f"not JSON: {first_line(error)}", file=name) from error
+        lines = read_objects(io.BytesIO(content), name, problems)
+        yield from _object_rows(lines, name, columns, problems)
+        return
+    objects = _objects_in(value, name, columns, problems)
+    yield from _object_rows(objects, name, columns, problems)
+
+
+def _begins_with_a_row(head: bytes) -> bool:
+    """Whether the first line of a file is an object by itself, and not the whole of COCO's."""
+    first, _, rest = head.partition(b"\n")
+    value = parse_object(first)
+    return isinstance(value, dict) and bool(rest.strip() or not _rows_in(value))
+
+
+def _rows_in(value: dict[str, Any]) -> list[str]:
+    """The keys of an object under which there are lists of objects."""
+    return [
+        key
+        for key, rows in value.items()
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
+    ]
+
+
+def _objects_in(
+    value: Any, name: str, columns: Columns, problems: Problems
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of an array, or of a file with one list of them, or COCO's images; numbered."""
+    rows = value
+    if isinstance(value, dict):
+        keys = _rows_in(value)
+        if "images" in keys and "annotations" in keys:
+            rows = _coco_images(value["images"], value["annotations"], name, columns, problems)
+        elif len(keys) == 1:
+            rows = value[keys[0]]
+        else:
+            found = ", ".join(map(str, value))
+            expected = "an array of objects, or COCO's images and annotations"
+            reason = f"expected {expected}; found {found:.300}"
+            raise DatasetError(reason, file=name)
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            reason = f"expected a JSON object, found {type(row).__name__}"
+            problems.add(ProblemKind.BAD_VALUE, Where(file=name, line=number), reason)
+
+
+def _coco_images(
+    images: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    name: str,
+    columns: Columns,
+    problems: Problems,
+) -> list[dict[str, Any]]:
+    """COCO's images, each with a list of its texts."""
+    texts: dict[str, dict[str, list[Any]]] = {str(image.get("id")): {} for image in images}
+    for annotation in annotations:
+        column = columns.choose(annotation).text
+        if column is None:
+            continue  # an annotation that is not a text
+        of_image = texts.get(str(annotation.get("image_id")))
+        if of_image is None:
+            reason = f"annotation of an image that does not exist: {annotation.get('image_id')}"
+            problems.add(ProblemKind.UNKNOWN_ID, Where(file=name), reason)
+        else:
+            of_image.setdefault(column, []).append(annotation[column])
+    return [image | texts[str(image.get("id"))] for image in images]
+
+
+def _object_rows(
+    objects: Iterable[tuple[int, dict[str, Any]]], name: str, columns: Columns, problems: Problems
+) -> Iterator[Row]:
+    for number, value in objects:
         chosen = columns.choose(value)
         # A row with an image and no text is used for the image.
         main = chosen.image if columns.image else chosen.text
@@ -154,6 +315,20 @@ def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]
         line = line.rstrip(b"\r\n")
         if line.strip():
             yield Line(line, number, start)
+
+
+def _entries(file: IO[bytes]) -> Iterator[Line]:
+    """The entries of a list that end in NUL bytes, without empty ones."""
+    number = 0
+    rest = b""
+    while chunk := file.read(_BUFFER):
+        *entries, rest = (rest + chunk).split(b"\0")
+        for entry in entries:
+            number += 1
+            if entry.strip():
+                yield Line(entry, number, 0)
+    if rest.strip():
+        yield Line(rest, number + 1, 0)
 
 
 def _remark(problems: Problems, name: str, number: int, reason: str) -> None:

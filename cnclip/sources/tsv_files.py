@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from .._text import first_line
-from ..errors import ImageError, Where
+from ..errors import DatasetError, ImageError, Where
 from .images import Slices
 from .rows import Id, ProblemKind, Problems, id_of
 from .tables import Line, read_lines
@@ -20,9 +20,18 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def read_tsv(file: IO[bytes], name: str, problems: Problems) -> Iterator[tuple[Line, Id, bytes]]:
-    """The lines of a file that have an image: the line, the id and the base64."""
+    """The lines of a file that have an image: the line, the id and the base64.
+
+    Lines are bytes of the file itself, which images are read from later: its encoding must be an
+    extension of ASCII.
+
+    Raises:
+        DatasetError: the file is UTF-16 or UTF-32.
+    """
     seen: set[Id] = set()
     for line in read_lines(file, name, problems):
+        if line.number == 1 and b"\0" in line.content:
+            raise DatasetError("has NUL bytes, as UTF-16 has; save it as UTF-8", file=name)
         row = _read_line(line, name, problems)
         if row is None:
             continue

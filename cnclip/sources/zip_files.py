@@ -6,18 +6,23 @@ import contextlib
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from .._encoding import decode_names
 from .._files import ZIP_ERRORS
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
 from .images import MAX_FILE, ImageStore
+from .names import with_slashes
 from .rows import IMAGE_SUFFIXES, Id
 
 ZIP_SUFFIX = ".zip"
 _ENCRYPTED = 1
+_UTF8 = 1 << 11  # the flag of a name in UTF-8
+_UNICODE_PATH = 0x7075
 _MAX_OPEN_ZIPS = 8
 _READ_ERRORS = (OSError, *ZIP_ERRORS)
 
@@ -39,14 +44,46 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def visible_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """The members of a zip without hidden files, and without those that macOS adds."""
+def visible_members(archive: zipfile.ZipFile, encoding: str | None = None) -> list[zipfile.ZipInfo]:
+    """The members of a zip without hidden files, and without those that macOS adds.
+
+    Names that the zip does not mark as UTF-8 are in the given encoding, by default in UTF-8 or else
+    in GB18030, where all of them can be; otherwise in the zip format's own, cp437. Folders are
+    separated by slashes.
+
+    Raises:
+        UnicodeError: the encoding is unknown.
+    """
+    members = archive.infolist()
+    unmarked = [member for member in members if not member.flag_bits & _UTF8]
+    raw = [member.orig_filename.encode("cp437", "surrogateescape") for member in unmarked]
+    names = decode_names(raw, encoding)
+    for member, name in zip(unmarked, names or (), strict=False):
+        member.filename = name
+    for member in members:
+        member.filename = with_slashes(_unicode_path(member) or member.filename)
     return [
         member
-        for member in archive.infolist()
+        for member in members
         if not member.filename.startswith("__MACOSX/")
         and not any(part.startswith(".") for part in member.filename.split("/"))
     ]
+
+
+def _unicode_path(member: zipfile.ZipInfo) -> str | None:
+    """The name in UTF-8 that Info-ZIP and WinRAR write in an extra field, if it is of this name."""
+    extra = member.extra
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind != _UNICODE_PATH or len(field) < 5 or member.flag_bits & _UTF8:
+            continue
+        version, checksum = struct.unpack_from("<BL", field)
+        raw = member.orig_filename.encode("cp437", "surrogateescape")
+        if version == 1 and checksum == zlib.crc32(raw):
+            with contextlib.suppress(UnicodeDecodeError):
+                return field[5:].decode()
+    return None
 
 
 def stored_at(path: Path, member: zipfile.ZipInfo) -> int:
@@ -80,14 +117,14 @@ class ZipImages(ImageStore):
         self._path, self._name, self._members = path, name, members
 
     @classmethod
-    def of(cls, path: Path, name: str) -> ZipImages:
-        """All images of a zip, by the suffixes of their names.
+    def of(cls, path: Path, name: str, encoding: str | None = None) -> ZipImages:
+        """All images of a zip, by the suffixes of their names; see `visible_members`.
 
         Raises:
             DatasetError: the file cannot be read, or is not a zip.
         """
         with open_zip(path) as archive:
-            members = visible_members(archive)
+            members = visible_members(archive, encoding)
         suffixes = (os.path.splitext(member.filename)[1].lower() for member in members)
         images = [m for m, s in zip(members, suffixes, strict=True) if s in IMAGE_SUFFIXES]
         return cls(path, name, images)
