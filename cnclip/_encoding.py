@@ -92,7 +92,8 @@ def utf8_file(
 
     Args:
         file: Seekable, at its beginning.
-        encoding, nul: As for `find_encoding`.
+        encoding: As for `find_encoding`.
+        nul: As for `find_encoding`.
 
     Returns:
         The file itself if it is UTF-8, with the byte order mark that it may have. Bytes that

@@ -17,8 +17,8 @@ from .errors import InputTypeError, InvalidInputError
 def option(default: Any, help: str, **rules: Any) -> Any:
     """A field with its help text and rules: `choices`, `min`, `max`, `above`, `below`, `many`.
 
-    `above` and `below` are exclusive bounds. `many`: the value is a tuple of at least one value,
-    and the other rules are for each.
+    `short` is another name on the command line. `above` and `below` are exclusive bounds. `many`:
+    the value is a tuple of at least one value, and the other rules are for each.
     """
     return field(default=default, metadata={"help": help, **rules})
 

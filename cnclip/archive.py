@@ -68,6 +68,14 @@ class ArchiveInfo:
     vocabulary: bytes
     metadata: dict[str, Any]
 
+    @property
+    def normalizes_texts(self) -> bool:
+        """Whether the model's description says that it was trained on normalised texts.
+
+        See `cnclip.preprocessors.text.normalize_text`.
+        """
+        return self.metadata.get("normalized_texts") is True
+
 
 def is_archive(path: Path) -> bool:
     """Whether a path is read as an archive. That includes damaged and unknown files.

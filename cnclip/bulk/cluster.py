@@ -29,6 +29,7 @@ from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..pipelines.builder import MAX_THREADS
 from ..pipelines.model import max_image_batch
 from ..preprocessors._prefetch import map_ahead
+from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..sources import ImageRef, pyarrow_modules
 from .embed import (
     TEXTS_PER_LIST,
@@ -107,12 +108,15 @@ def ray_embed(
         actors = _actors(ray, device, workers, cpus_per_worker)
         options.check_batch_size(max_image_batch("cuda" if actors.gpus else "cpu"))
         info = open_archive(model)
+        options = options.for_model(info)
         wanted = options.manifest(archive_identity(info), precision, opened.names)
         store = Store(folder, wanted, retry=options.retry, replace_sources=options.replace)
         task = _Task(_SentModel.of(info.path, ray), precision, actors, options)
         plan = _Plan(opened, task, store.earlier.restore)
-        report = write_outcomes(store, plan.embedded(ray), plan.items, show_progress=show_progress)
-    report.left_out = dict(opened.left_out)
+        lists = plan.embedded(ray)
+        preprocessor = CLIPPreprocessor(info)
+        report = write_outcomes(store, lists, plan.items, preprocessor, show_progress=show_progress)
+    report.describe(opened)
     return report
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,11 @@ from PIL import Image
 
 from .._checks import check_integer
 from .._options import check_options, option
+from ..archive import ArchiveInfo
 from ..errors import Where
 from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_texts
 from ..pipelines.stream import IMAGE_BATCH
+from ..preprocessors.text import TextCounts, TextInput, normalize_text
 from ..progress import progress
 from ..sources import ProblemKind, Problems, pyarrow_modules
 from .folder import DTYPES, Manifest, model_identity
@@ -58,6 +60,19 @@ class EmbedOptions:
     )
     column: str | None = option(None, "of tables: the column of images or texts")
     id_column: str | None = option(None, "of tables: the column of ids")
+    encoding: str | None = option(
+        None,
+        "encoding of text files and of names in zip and tar files; by default UTF-8, UTF-16 or "
+        "GB18030, as found",
+    )
+    null: bool = option(
+        False, "entries of lists end in NUL bytes, as find -print0 writes them", short="-0"
+    )
+    normalize: bool | None = option(
+        None,
+        "of texts: lower case and straight quotes, as Chinese-CLIP was trained; by default if the "
+        "model's description says that it was trained so",
+    )
     batch_size: int = option(IMAGE_BATCH, "images that go through the model together", min=1)
     shard_items: int = option(8192, "items of a shard", min=1, max=MAX_SHARD_ITEMS)
     retry: bool = option(False, "try items again that failed in an earlier run")
@@ -78,11 +93,27 @@ class EmbedOptions:
 
     def open(self, sources: SourcePaths) -> OpenedSources:
         """Find the kind of each source, see `open_sources`."""
-        return open_sources(sources, self.kind, column=self.column, id_column=self.id_column)
+        return open_sources(
+            sources,
+            self.kind,
+            column=self.column,
+            id_column=self.id_column,
+            encoding=self.encoding,
+            null=self.null,
+        )
+
+    def for_model(self, info: ArchiveInfo) -> EmbedOptions:
+        """These options, with the defaults that depend on the model."""
+        if self.normalize is not None:
+            return self
+        return replace(self, normalize=self.kind == "texts" and info.normalizes_texts)
 
     def manifest(self, model: dict[str, Any], precision: str, sources: list[str]) -> Manifest:
-        """The manifest of a run, without shards."""
-        return Manifest(self.kind, model, precision, self.dtype, sources, self.shard_items)
+        """The manifest of a run, without shards. The options must be those for the model."""
+        normalized = bool(self.normalize) and self.kind == "texts"
+        return Manifest(
+            self.kind, model, precision, self.dtype, sources, self.shard_items, normalized
+        )
 
 
 @dataclass
@@ -91,7 +122,8 @@ class EmbedReport:
 
     Items that could not be embedded are counted, including those of earlier runs; (id, error) of
     the first of them is in `first_failed`. `left_out` counts the files of folders without the
-    suffix of an image, by their suffixes.
+    suffix of an image, by their suffixes. `remarks` are messages on sources that were read in an
+    unusual way. `texts` counts the texts of which the model sees only a part.
     """
 
     output: Path
@@ -104,6 +136,13 @@ class EmbedReport:
     failed: int = 0
     first_failed: list[tuple[str, str]] = field(default_factory=list, repr=False)
     left_out: dict[str, int] = field(default_factory=dict, repr=False)
+    remarks: list[str] = field(default_factory=list, repr=False)
+    texts: TextCounts = field(default_factory=TextCounts, repr=False)
+
+    def describe(self, opened: OpenedSources) -> None:
+        """Add what is known of the sources when all of them have been read."""
+        self.left_out = dict(opened.left_out)
+        self.remarks = [f"{problem.where}: {problem.reason}" for problem in opened.remarks]
 
     def add(self, outcomes: list[Outcome]) -> None:
         """Count outcomes."""
@@ -156,6 +195,7 @@ def embed(
     pyarrow_modules()  # raises before any work
     options.check_batch_size(pipeline.model.max_image_batch)
     opened = options.open(sources)
+    options = options.for_model(pipeline.model.info)
     model, precision = model_identity(pipeline), pipeline.model.precision
     wanted = options.manifest(model, precision, opened.names)
     with locked(Path(output)) as folder:
@@ -163,8 +203,10 @@ def embed(
         total = _count(opened) if show_progress else None
         outcomes = outcomes_of(opened.items(), store.earlier.restore)
         lists = embed_outcomes(pipeline, outcomes, options)
-        report = write_outcomes(store, lists, total, show_progress=show_progress)
-    report.left_out = dict(opened.left_out)
+        report = write_outcomes(
+            store, lists, total, pipeline.preprocessor, show_progress=show_progress
+        )
+    report.describe(opened)
     return report
 
 
@@ -194,7 +236,7 @@ def iter_embeddings(
     """
     options.check_batch_size(pipeline.model.max_image_batch)
     opened = options.open(sources)
-    return _embeddings(opened, pipeline, options, problems)
+    return _embeddings(opened, pipeline, options.for_model(pipeline.model.info), problems)
 
 
 def _embeddings(
@@ -253,7 +295,8 @@ def embed_outcomes(
     batches: Generator[Batch[Outcome], None, None]
     cut, size = options.shard_items, options.batch_size
     if options.kind == "texts":
-        batches = embed_texts(pipeline, outcomes, _text, max_texts=TEXTS_PER_LIST, cut_every=cut)
+        text_of = _normalized_text if options.normalize else _text
+        batches = embed_texts(pipeline, outcomes, text_of, max_texts=TEXTS_PER_LIST, cut_every=cut)
     else:
         batches = embed_images(pipeline, outcomes, _open, batch_size=size, cut_every=cut)
     with contextlib.closing(batches):
@@ -269,6 +312,11 @@ def _text(outcome: Outcome) -> str | None:
     return None if outcome.done else outcome.item.text
 
 
+def _normalized_text(outcome: Outcome) -> str | None:
+    text = _text(outcome)
+    return None if text is None else normalize_text(text)
+
+
 def _open(outcome: Outcome) -> Image.Image | None:
     try:
         return None if outcome.done else outcome.open_image()
@@ -280,12 +328,18 @@ def write_outcomes(
     store: Store,
     lists: Generator[list[Outcome], None, None],
     total: int | None,
+    preprocessor: TextInput,
     *,
     show_progress: bool,
 ) -> EmbedReport:
     """Write outcomes, all done, to a folder, and end the run. Closes `lists`.
 
-    No list extends beyond the end of a shard. `total` is the number of items, if it is known.
+    Args:
+        store: The folder.
+        lists: The outcomes. No list extends beyond the end of a shard.
+        total: The number of items, if it is known.
+        preprocessor: The model's, which counts texts that are too long.
+        show_progress: Print progress on stderr.
     """
     wanted = store.wanted
     report = EmbedReport(store.folder, wanted.kind, wanted.model["embed_dim"])
@@ -296,6 +350,8 @@ def write_outcomes(
         try:
             for outcomes in lists:
                 report.add(outcomes)
+                if wanted.kind == "texts":
+                    report.texts.add(preprocessor, _embedded_texts(outcomes, wanted))
                 advance(outcomes)
                 store.add(outcomes)
         except KeyboardInterrupt:
@@ -303,6 +359,11 @@ def write_outcomes(
             raise
     store.finish()
     return report
+
+
+def _embedded_texts(outcomes: list[Outcome], manifest: Manifest) -> list[str]:
+    texts = [one.item.text for one in outcomes if one.error is None and one.item.text is not None]
+    return [normalize_text(text) for text in texts] if manifest.normalized else texts
 
 
 def _count(sources: OpenedSources) -> int:

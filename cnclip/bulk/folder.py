@@ -81,6 +81,7 @@ class Manifest:
     dtype: str  # of the stored embeddings
     sources: list[str]  # absolute paths
     shard_items: int  # the last shard may have fewer
+    normalized: bool = False  # texts were put in lower case with straight quotes
     shards: list[Shard] = field(default_factory=list)
 
     @property
@@ -96,7 +97,7 @@ class Manifest:
     def differences(self, other: Manifest) -> list[str]:
         """The reasons not to mix the embeddings with those of another manifest, as messages."""
         found = []
-        for name in ("kind", "model", "precision", "dtype"):
+        for name in ("kind", "model", "precision", "dtype", "normalized"):
             mine, yours = getattr(self, name), getattr(other, name)
             same = mine == yours
             if name == "model":
@@ -171,6 +172,7 @@ def _manifest_of(value: dict[str, Any]) -> Manifest:
         value["dtype"],
         [_text(source) for source in value["sources"]],
         _count(value["shard_items"]),
+        value.get("normalized") is True,
         shards,
     )
 

@@ -44,7 +44,14 @@ from ..sources.rows import (
     Row,
     with_problems,
 )
-from ..sources.tables import TABLE_SUFFIXES, TextFormat, checked_encoding, read_list, read_table
+from ..sources.tables import (
+    AS_FOUND,
+    TABLE_SUFFIXES,
+    TextFormat,
+    checked_encoding,
+    read_list,
+    read_table,
+)
 from ..sources.tar_files import TAR_SUFFIX, is_compressed, read_images, read_tar
 from ..sources.tsv_files import TSV_SUFFIX, TsvImages
 from ..sources.zip_files import ZIP_SUFFIX, ZipImages
@@ -132,7 +139,7 @@ class OpenedSources:
 
     kind: ItemKind
     columns: Columns
-    format: TextFormat = TextFormat()
+    format: TextFormat = AS_FOUND
     readers: dict[str, _Reader] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     remarks: dict[Problem, None] = field(default_factory=dict)

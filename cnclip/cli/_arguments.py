@@ -69,7 +69,9 @@ def add_options(
     for option in dataclasses.fields(options):
         if option.name == without:
             continue
-        flag = "--" + option.name.replace("_", "-")
+        flags = ["--" + option.name.replace("_", "-")]
+        if short := option.metadata.get("short"):
+            flags.insert(0, short)
         many = option.metadata.get("many")
         shown: Any = option.default
         if many and shown:
@@ -78,12 +80,12 @@ def add_options(
         text = option.metadata["help"].replace("%", "%%") + default
         kind = types[option.name]
         if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+            parser.add_argument(*flags, action=argparse.BooleanOptionalAction, help=text)
         else:
             choices = option.metadata.get("choices")
             metavar = None if choices else kind.__name__.upper()
             parser.add_argument(
-                flag,
+                *flags,
                 type=kind,
                 help=text,
                 choices=choices,

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from .. import demo
 from .._tables import format_table
+from .._text import is_blank
 from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..pipelines.scores import probabilities
+from ..preprocessors.text import count_texts
 from ._arguments import (
     BUNDLED_MODEL,
     add_model_arguments,
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..demo.contact_sheet import draw_contact_sheet
 
     queries: list[str] = arguments.queries or list(demo.QUERIES)
-    if not all(query.strip() for query in queries):
+    if any(is_blank(query) for query in queries):
         raise InvalidInputError("TEXT: expected a text, got an empty one")
     output: Path = arguments.output
     check_output_file(output)
@@ -90,6 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
     count = len(batch.embedded)
     if count == 0:
         raise InvalidInputError("none of its images can be read", file=arguments.images)
+    for message in count_texts(embedder.preprocessor, queries).messages():
+        print_message("demo", message)
     texts = embedder.forward({"text": queries})["text_embedding"]
     answers = demo.find_matches(texts, batch.embedded, batch.vectors, arguments.k or SHEET_COUNT)
     _print_matches(queries, answers, count, arguments.k or TABLE_COUNT)

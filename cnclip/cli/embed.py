@@ -6,7 +6,14 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from ._arguments import add_model_arguments, add_options, open_pipeline, options_of, print_failed
+from ._arguments import (
+    add_model_arguments,
+    add_options,
+    open_pipeline,
+    options_of,
+    print_failed,
+    print_message,
+)
 
 if TYPE_CHECKING:
     from ..bulk import EmbedReport
@@ -28,15 +35,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         nargs="+",
         help="a folder, with its subfolders; a list of paths or URLs (.txt, or - for "
-        "stdin); .jsonl, .csv, .tsv or .parquet with a column of images; Chinese-CLIP's "
-        "SPLIT_imgs.tsv; a .tar as WebDataset makes it; a .zip; an image or its "
+        "stdin); .jsonl, .json, .csv, .tsv or .parquet with a column of images; Chinese-CLIP's "
+        "SPLIT_imgs.tsv; a .tar as WebDataset makes it, or .tar.gz; a .zip; an image or its "
         "URL; a pattern of files",
     )
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder")
     parser.add_argument(
         "--texts",
         action="store_true",
-        help="the sources hold texts: .txt or - (one on each line), .jsonl, .csv, .tsv, .parquet",
+        help="the sources hold texts: .txt or - (one on each line), .jsonl, .json, .csv, .tsv, "
+        ".parquet",
     )
     add_model_arguments(parser, recorded=False)
     add_options(parser, EmbedOptions, without="kind")
@@ -60,6 +68,8 @@ def _print(report: EmbedReport) -> None:
     print_failed(
         "embed", report.first_failed, report.failed, "all are in the Parquet files, column `error`"
     )
+    for remark in [*report.remarks, *report.texts.messages()]:
+        print_message("embed", remark)
     if report.left_out:
         kinds = (f"{n} {end or 'without a suffix'}" for end, n in sorted(report.left_out.items()))
         print(f"skipped, not image files by their names: {', '.join(kinds)}", file=sys.stderr)

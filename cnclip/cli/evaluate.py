@@ -18,7 +18,7 @@ SUMMARY = "evaluate retrieval or zero-shot classification on a data set"
 
 # Problems that are printed on stderr; report.json has all of them.
 MAX_PROBLEMS = 1000
-SHARED_OPTIONS = ("split", "output", "strict")
+SHARED_OPTIONS = ("split", "output", "encoding", "strict")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +75,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         command.add_argument(
             "-o", "--output", metavar="DIR", help="write the report and its files to this folder"
         )
+        command.add_argument(
+            "--encoding",
+            help="of text files and of names in zip and tar files (default: UTF-8, UTF-16 or "
+            "GB18030, as found)",
+        )
         command.add_argument("--strict", action="store_true", help="stop at the first unusable row")
 
 
@@ -124,6 +129,8 @@ def _retrieval_table(report: RetrievalReport) -> str:
         notes.append(f"published: {report.published['model']} on {report.published['data_set']}")
     skipped = f", {report.skipped} rows skipped" if report.skipped else ""
     truncated = f", {report.truncated} truncated" if report.truncated else ""
+    if report.unknown:
+        truncated += f", {report.unknown} of unknown characters only"
     heading = [
         f"{report.dataset}, {report.split}: {report.texts} texts, {report.images} images{skipped}",
         f"model {report.model}, {report.precision}; texts: "

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 from .._tables import format_table
 from .._text import printable
 from ..errors import InvalidInputError
-from ._arguments import add_model_arguments, integer, open_browser, open_model_of
+from ..preprocessors.text import count_texts
+from ._arguments import (
+    add_model_arguments,
+    integer,
+    open_browser,
+    open_model_of,
+    print_message,
+)
 
 if TYPE_CHECKING:
     from ..search import Collection, Hit
@@ -55,6 +62,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="drop results below this cosine; auto: the suggested threshold",
     )
+    parser.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="put TEXT in lower case with straight quotes, as Chinese-CLIP was trained (default: "
+        "if the model's description says that it was trained so)",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--json", action="store_true", help='print a list of {"path", "score"}, best first'
@@ -67,6 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Search, and print or show what was found."""
     from ..search import Index, open_collection
+    from ..search.collection import query_text
 
     if arguments.query is None and arguments.image is None:
         raise InvalidInputError("expected TEXT, --image FILE, or both")
@@ -77,8 +91,17 @@ def run(arguments: argparse.Namespace) -> int:
     if isinstance(index, Index) and arguments.query and "text" not in index.thresholds:
         index.prepare(embedder)
     answer = index.find(
-        embedder, arguments.query, arguments.image, k=arguments.k, weight=arguments.weight
+        embedder,
+        arguments.query,
+        arguments.image,
+        k=arguments.k,
+        weight=arguments.weight,
+        normalize=arguments.normalize,
     )
+    if arguments.query is not None:
+        text = query_text(embedder, arguments.query, arguments.normalize)
+        for message in count_texts(embedder.preprocessor, [text]).messages():
+            print_message("search", message)
     threshold = arguments.threshold
     if threshold == "auto":
         threshold = answer.suggested

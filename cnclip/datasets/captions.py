@@ -1,8 +1,8 @@
 """Data sets in which each image has its texts: tables with image files, tar and Parquet files.
 
 A table (JSON Lines, JSON or CSV, `metadata.jsonl` as Hugging Face's imagefolder) has a column of
-file names and one of texts; an image's id is its file name. A sample of a tar file has a `.txt`, or a
-`.json` with such a column; its id is its name. A Parquet file has a column of images and one of
+file names and one of texts; an image's id is its file name. A sample of a tar file has a `.txt`, or
+a `.json` with such a column; its id is its name. A Parquet file has a column of images and one of
 texts; an image's id is the number of its row. A text's id is its number.
 """
 
@@ -290,13 +290,13 @@ def _sample_texts(
         if suffix not in contents:
             continue
         try:
-            text, found = decode(contents[suffix], encoding)
+            text, decoded = decode(contents[suffix], encoding)
         except UnicodeError as error:
             problems.add(ProblemKind.NOT_UTF8, where, f"the text is {first_line(error)}")
             return
-        if found.remark is not None:  # once for all texts of the file
+        if decoded.remark is not None:  # once for all texts of the file
             archive = Where(file=where.file)
-            problems.add(ProblemKind.ENCODING, archive, f"texts: {found.remark}", skipped=False)
+            problems.add(ProblemKind.ENCODING, archive, f"texts: {decoded.remark}", skipped=False)
         break
     if "txt" in contents:
         yield from usable_texts(text.strip(), key, where, problems)

@@ -102,7 +102,8 @@ class SplitEmbedder:
         self, kind: ItemKind, items: Iterator[Item], total: int | None, collect: Collect
     ) -> None:
         """Embed items that are not in the folder yet, and pass all outcomes on in order."""
-        options = EmbedOptions(kind, dtype="float32", shard_items=SHARD_ITEMS)
+        # Texts are normalised already, where they are to be.
+        options = EmbedOptions(kind, dtype="float32", shard_items=SHARD_ITEMS, normalize=False)
         restore: Callable[[Outcome], None] | None = None
 
         def lists() -> Generator[list[Outcome], None, None]:
@@ -121,7 +122,8 @@ class SplitEmbedder:
         with locked(self._folder / kind) as folder:
             store = Store(folder, wanted, rebuild=True)
             restore = store.earlier.restore
-            write_outcomes(store, lists(), total, show_progress=self._show_progress)
+            preprocessor = self._pipeline.preprocessor
+            write_outcomes(store, lists(), total, preprocessor, show_progress=self._show_progress)
 
     def _matrix(self, vectors: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         if not vectors:

@@ -79,6 +79,7 @@ class RetrievalReport(Report):
         queries: {"text_to_image", "image_to_text"}: number of queries that have a relevant
             candidate.
         truncated: Number of texts that are longer than the model's context, and were truncated.
+        unknown: Number of texts of unknown characters only, which the model cannot tell apart.
         normalized: Whether texts were put in lower case with straight quotes.
         published: The authors' figures for this data set and size of model, or None.
         predictions: (text id, image ids) of each text, best first, at most 10.
@@ -91,6 +92,7 @@ class RetrievalReport(Report):
     texts: int
     queries: dict[str, int]
     truncated: int
+    unknown: int
     normalized: bool
     published: dict[str, Any] | None
     predictions: list[tuple[Id, list[Id]]] = field(repr=False)
@@ -121,6 +123,7 @@ class RetrievalReport(Report):
         del values["predictions"], values["predictions_of_images"]
         values["normalized_texts"] = values.pop("normalized")
         values["truncated_texts"] = values.pop("truncated")
+        values["unknown_texts"] = values.pop("unknown")
         return values
 
 

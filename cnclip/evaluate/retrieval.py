@@ -11,7 +11,7 @@ from ..datasets import Problems, RetrievalData, TextRow, open_retrieval
 from ..datasets.retrieval import without_missing_images
 from ..errors import DatasetError
 from ..pipelines import MultiModalEmbeddingPipeline
-from ..preprocessors.text import normalize_text
+from ..preprocessors.text import count_texts, normalize_text
 from ..progress import progress
 from ..sources import Id
 from .embeddings import SplitEmbedder
@@ -32,6 +32,7 @@ def retrieval(
     split: str | None = None,
     output: str | Path | None = None,
     normalize: bool = True,
+    encoding: str | None = None,
     strict: bool = False,
     show_progress: bool = False,
 ) -> RetrievalReport:
@@ -48,6 +49,7 @@ def retrieval(
             predictions, in MUGE's format), `report.html` and the embeddings, which are used again
             while neither model nor data set change. By default nothing is written.
         normalize: Apply `normalize_text`.
+        encoding: The encoding of text files, and of names in archives; by default as found.
         strict: Raise the first problem of a row instead of skipping the row.
         show_progress: Show progress on stderr.
 
@@ -55,7 +57,10 @@ def retrieval(
         DatasetError: there is no such data set, or no text or no image in it can be used.
         OSError: the folder cannot be written.
     """
-    data = dataset if isinstance(dataset, RetrievalData) else open_retrieval(dataset, split)
+    if isinstance(dataset, RetrievalData):
+        data = dataset
+    else:
+        data = open_retrieval(dataset, split, encoding=encoding)
     problems = Problems(strict)
     folder = None if output is None else Path(output)
     embedded = _embed_split(data, pipeline, folder, problems, normalize, show_progress)
@@ -127,7 +132,7 @@ def _report(
         for image_id in named:
             of_image.setdefault(image_id, []).append(text_id)
     info = pipeline.model.info
-    _, lengths = pipeline.preprocessor.tokenize(_query_texts(texts, normalize), return_lengths=True)
+    counts = count_texts(pipeline.preprocessor, _query_texts(texts, normalize))
     return RetrievalReport(
         dataset=data.name,
         split=data.split,
@@ -138,7 +143,8 @@ def _report(
         texts=len(texts),
         images=len(image_ids),
         queries={"text_to_image": len(of_text), "image_to_text": len(of_image)},
-        truncated=int((lengths > info.context_length).sum()),
+        truncated=counts.cut,
+        unknown=counts.unknown,
         normalized=normalize,
         published=published_results(data.name, data.split, info),
         problems=problems.found,

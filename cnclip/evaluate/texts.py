@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from .._text import first_line
+from .._encoding import read_text
+from .._text import first_line, is_blank
 from ..errors import InvalidInputError
+
+logger = logging.getLogger("cnclip")
 
 LABELS = ("cifar10", "cifar100", "caltech101", "imagenet")
 TEMPLATES = ("generic", "photo", "small", "plain")
@@ -26,13 +30,19 @@ def bundled_labels(name: str) -> dict[str, str]:
     return names
 
 
-def read_labels(path: str | Path) -> dict[str, str] | list[str]:
+def read_labels(path: str | Path, encoding: str | None = None) -> dict[str, str] | list[str]:
     """Read class names from a file with `folder TAB name`, or a name, on each line.
+
+    The log says so if the file is not UTF-8.
+
+    Args:
+        path: The file.
+        encoding: Its encoding; by default UTF-8, UTF-16, UTF-32 or GB18030, as it is.
 
     Raises:
         InvalidInputError: the file cannot be read, is empty, or has a line of another form.
     """
-    lines = _lines(path)
+    lines = _lines(path, encoding)
     if not any("\t" in line for line in lines):
         return lines
     rows = [line.split("\t") for line in lines]
@@ -45,8 +55,10 @@ def read_labels(path: str | Path) -> dict[str, str] | list[str]:
     return names
 
 
-def read_templates(templates: str | Path | Sequence[str]) -> list[str]:
+def read_templates(templates: str | Path | Sequence[str], encoding: str | None = None) -> list[str]:
     """Return the templates of a bundled name, of a file with one on each line, or of a list.
+
+    `encoding` is as for `read_labels`.
 
     Raises:
         InvalidInputError: there are no templates, or one does not have exactly one `{}`.
@@ -58,7 +70,7 @@ def read_templates(templates: str | Path | Sequence[str]) -> list[str]:
         elif isinstance(templates, str) and "{}" in templates:
             found = [templates]
         else:
-            found = _lines(templates)
+            found = _lines(templates, encoding)
     else:
         found = list(templates)
     for template in found:
@@ -69,14 +81,20 @@ def read_templates(templates: str | Path | Sequence[str]) -> list[str]:
     return found
 
 
-def _lines(path: str | Path) -> list[str]:
+def _lines(path: str | Path, encoding: str | None) -> list[str]:
     """The lines of a file that are not blank."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text, found = read_text(Path(path).expanduser(), encoding)
+    except (OSError, UnicodeError) as error:
         reason = f"neither a bundled name nor a readable file: {first_line(error)}"
         raise InvalidInputError(reason, file=path) from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if found.remark is not None:
+        logger.warning("%s: %s", path, found.remark)
+    lines = [line.strip() for line in text.splitlines()]
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise InvalidInputError("has a NUL byte", file=path, line=number)
+    lines = [line for line in lines if not is_blank(line)]
     if not lines:
         raise InvalidInputError("is empty", file=path)
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._text import is_blank
 from ..datasets import ProblemKind, Problems
 from ..datasets.classification import ClassificationData, ClassifiedImage
 from ..errors import DatasetError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, embed_images
 from ..pipelines.scores import probabilities
 from ..preprocessors.image import decode_image
-from ..preprocessors.text import normalize_text
+from ..preprocessors.text import count_texts, normalize_text
 from ..progress import progress
+from ..sources.names import find_name
 from .reports import ZeroShotReport, model_name
 from .texts import LABELS, TEMPLATES_OF, bundled_labels, read_labels, read_templates
+
+logger = logging.getLogger("cnclip")
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,9 @@ class ZeroShotClassifier:
         others: Sequence[str] = (),
         min_cosine: float | None = None,
         normalize: bool = True,
+        encoding: str | None = None,
     ) -> None:
-        """Embed the classes.
+        """Embed the classes. The log names labels that the model cannot tell apart.
 
         Args:
             labels: Chinese names of the classes, all different.
@@ -80,6 +86,7 @@ class ZeroShotClassifier:
             others: Names of alternatives to the classes, which get the same templates.
             min_cosine: An image whose best class has a lower cosine belongs to none of them.
             normalize: Apply `normalize_text`, as Chinese-CLIP's evaluation does.
+            encoding: The encoding of a file of templates, as for `read_labels`.
 
         Raises:
             InvalidInputError: there are no labels, a label is empty or a duplicate, or the
@@ -91,8 +98,10 @@ class ZeroShotClassifier:
             raise InvalidInputError("expected at least one label", item="labels")
         if both := set(self.labels) & set(self.others):
             raise InvalidInputError(f"{min(both)!r} is among the labels", item="others")
-        self.templates = read_templates(templates)
+        self.templates = read_templates(templates, encoding)
         self.pipeline = pipeline
+        for message in count_texts(pipeline.preprocessor, self.labels, "label").messages():
+            logger.warning("%s", message)
         self._min_cosine = min_cosine
         texts = [t.replace("{}", n) for n in self.labels + self.others for t in self.templates]
         if normalize:
@@ -162,7 +171,7 @@ def _checked_names(names: Sequence[str], parameter: str) -> list[str]:
         raise InvalidInputError("expected a list of texts, got one text", item=parameter)
     found = list(names)
     for index, name in enumerate(found):
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or is_blank(name):
             raise InvalidInputError(f"expected a text, got {name!r}", item=f"{parameter}[{index}]")
     if len(set(found)) != len(found):
         duplicate = next(name for name in found if found.count(name) > 1)
@@ -178,6 +187,7 @@ def zeroshot(
     labels: str | Path | Sequence[str] | None = None,
     templates: str | Path | Sequence[str] | None = None,
     output: str | Path | None = None,
+    encoding: str | None = None,
     strict: bool = False,
     show_progress: bool = False,
 ) -> ZeroShotReport:
@@ -193,6 +203,7 @@ def zeroshot(
             the names of its folders.
         templates: As for `ZeroShotClassifier`; by default those that suit the labels.
         output: A folder for `report.json` and `confusion.png`.
+        encoding: The encoding of text files, and of names in zips; by default as found.
         strict: Raise the error of the first image that cannot be used instead of skipping it.
         show_progress: Show progress on stderr.
 
@@ -205,11 +216,11 @@ def zeroshot(
     """
     if output is not None:
         from .confusion_plot import draw_confusion  # fails before the work if matplotlib is missing
-    data = ClassificationData(dataset, split)
-    keys, names = _classes(data, labels)
+    data = ClassificationData(dataset, split, encoding)
+    keys, names = _classes(data, labels, encoding)
     if templates is None:
         templates = TEMPLATES_OF.get(str(labels), "generic")
-    classifier = ZeroShotClassifier(names, pipeline, templates)
+    classifier = ZeroShotClassifier(names, pipeline, templates, encoding=encoding)
     problems = Problems(strict)
     matrix, among_five = _classify(
         classifier, data.images(keys, problems), problems, show_progress=show_progress
@@ -284,7 +295,7 @@ def _report(
 
 
 def _classes(
-    data: ClassificationData, labels: str | Path | Sequence[str] | None
+    data: ClassificationData, labels: str | Path | Sequence[str] | None, encoding: str | None
 ) -> tuple[list[str], list[str]]:
     """The data set's own names of its classes, and their Chinese names, in the order of indices."""
     found: dict[str, str] | Iterable[str]
@@ -293,15 +304,17 @@ def _classes(
         if not found:
             raise DatasetError("a list of images requires labels", file=data.name)
     elif isinstance(labels, str | Path):
-        found = bundled_labels(str(labels)) if str(labels) in LABELS else read_labels(labels)
+        bundled = str(labels) in LABELS
+        found = bundled_labels(str(labels)) if bundled else read_labels(labels, encoding)
     else:
         found = list(labels)
     if isinstance(found, dict):
         if data.keys:  # the folders that exist: a part of ImageNet is a data set too
-            missing = [key for key in data.keys if key not in found]
-            if missing:
-                raise DatasetError(f"no label for the folder {missing[0]!r}", file=data.name)
-            return data.keys, [found[key] for key in data.keys]
+            chinese = [find_name(found, key) for key in data.keys]
+            if None in chinese:
+                missing = data.keys[chinese.index(None)]
+                raise DatasetError(f"no label for the folder {missing!r}", file=data.name)
+            return data.keys, [name for name in chinese if name is not None]
         return list(found), list(found.values())
     names = list(found)
     if data.keys and len(names) != len(data.keys):

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import check_integer
+from .._text import is_blank
 from ..bulk import model_identity
 from ..errors import InvalidInputError, ModelMismatchError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..pipelines.scores import probabilities
 from ..preprocessors.inputs import ImageInput
+from ..preprocessors.text import normalize_text
 from .answer import Answer
 from .hits import Hit
 
@@ -143,6 +145,7 @@ class Collection(ABC):
         k: int = 10,
         weight: float = 0.5,
         threshold: float | None = None,
+        normalize: bool | None = None,
     ) -> Answer:
         """Find the images or texts that are most similar to a text, an image, or both.
 
@@ -153,6 +156,8 @@ class Collection(ABC):
             k: The maximum number of hits.
             weight: The weight of the text in a query of text and image, from 0 to 1.
             threshold: Drop hits with a lower score. Probabilities are computed before.
+            normalize: Apply `normalize_text` to the text; by default if the model's description
+                says that it was trained so.
 
         Raises:
             ModelMismatchError: the pipeline has another model.
@@ -167,6 +172,8 @@ class Collection(ABC):
                 self.precision,
                 pipeline.model.precision,
             )
+        if text is not None:
+            text = query_text(pipeline, text, normalize)
         query = _embed_query(pipeline, text, image, weight)
         temperature = float(pipeline.model.temperature)
         hits = with_probabilities(self.search(query, k)[0], temperature)
@@ -206,6 +213,15 @@ class Collection(ABC):
         return matrix
 
 
+def query_text(
+    pipeline: MultiModalEmbeddingPipeline, text: str, normalize: bool | None = None
+) -> str:
+    """The text of a query as it is embedded; `normalize` as for `Collection.find`."""
+    if normalize is None:
+        normalize = pipeline.model.info.normalizes_texts
+    return normalize_text(text) if normalize else text
+
+
 def _embed_query(
     pipeline: MultiModalEmbeddingPipeline,
     text: str | None,
@@ -220,7 +236,7 @@ def _embed_query(
     """
     if text is None and image is None:
         raise InvalidInputError("expected a text, an image, or both, got neither", item="query")
-    if text is not None and not text.strip():
+    if text is not None and is_blank(text):
         raise InvalidInputError("expected a text, got an empty one", item="query")
     if not 0 <= weight <= 1:
         raise InvalidInputError(f"expected a number from 0 to 1, got {weight}", item="weight")

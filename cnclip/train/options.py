@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from .._checks import requires_extra
+from .._encoding import read_text
 from .._options import check_options, option
 from .._text import first_line
 from ..errors import CnclipError, InvalidInputError
+
+logger = logging.getLogger("cnclip")
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 # How to treat further candidates that match a query: see loss.py.
@@ -162,13 +166,16 @@ class TrainOptions:
 
 
 def _parse(file: Path) -> Any:
-    if file.suffix.lower() == ".toml":
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    if file.suffix.lower() == ".json":
-        return json.loads(file.read_text(encoding="utf-8"))
-    if file.suffix.lower() in (".yaml", ".yml"):
-        return _parse_yaml(file.read_text(encoding="utf-8"))
-    raise InvalidInputError("cannot be read: expected a name that ends in .toml, .yaml or .json")
+    suffix = file.suffix.lower()
+    if suffix not in (".toml", ".json", ".yaml", ".yml"):
+        expected = "a name that ends in .toml, .yaml or .json"
+        raise InvalidInputError(f"cannot be read: expected {expected}")
+    text, encoding = read_text(file)
+    if encoding.remark is not None:
+        logger.warning("%s: %s", file, encoding.remark)
+    if suffix == ".toml":
+        return tomllib.loads(text)
+    return json.loads(text) if suffix == ".json" else _parse_yaml(text)
 
 
 def _parse_yaml(text: str) -> Any:
