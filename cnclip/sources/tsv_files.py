@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -26,12 +27,12 @@ def read_tsv(file: IO[bytes], name: str, problems: Problems) -> Iterator[tuple[L
     extension of ASCII.
 
     Raises:
-        DatasetError: the file is UTF-16 or UTF-32.
+        DatasetError: the file begins with the byte order mark of UTF-16.
     """
     seen: set[Id] = set()
     for line in read_lines(file, name, problems):
-        if line.number == 1 and b"\0" in line.content:
-            raise DatasetError("has NUL bytes, as UTF-16 has; save it as UTF-8", file=name)
+        if line.number == 1 and line.content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+            raise DatasetError("is UTF-16; save it as UTF-8", file=name)
         row = _read_line(line, name, problems)
         if row is None:
             continue

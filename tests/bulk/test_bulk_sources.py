@@ -172,12 +172,14 @@ def test_texts_are_known_by_their_words(embed: Embed, tmp_path: Path) -> None:
 
 def test_columns(embed: Embed, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text("标题,code\n猫,k1\n狗,k2\n")
-    with pytest.raises(DatasetError, match=r"no column of texts \(text, .*; found 标题, code"):
+    path.write_text("动物,code\n猫,k1\n狗,k2\n")
+    with pytest.raises(
+        DatasetError, match=r"no column of texts \(text, .*; found 动物, code; name"
+    ):
         embed(path, kind="texts")
     with pytest.raises(DatasetError, match=r"no column of ids \(number\); found"):
-        embed(path, kind="texts", column="标题", id_column="number")
-    assert list(vectors_of(embed(path, kind="texts", column="标题", id_column="code").output)) == [
+        embed(path, kind="texts", column="动物", id_column="number")
+    assert list(vectors_of(embed(path, kind="texts", column="动物", id_column="code").output)) == [
         "k1",
         "k2",
     ]
