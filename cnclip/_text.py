@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 
 MAX_REASON = 300
+HIDDEN = "***"
 _WIDE_SPACE = "\u3000"  # the space of Chinese texts
 # Categories of characters that BERT's tokenizer drops or splits at.
 _INVISIBLE = frozenset({"Cc", "Cf", "Mn", "Zl", "Zp", "Zs"})
 _TERMINAL_CODES = re.compile(r"\x1b\[[\d;]*m")
+# The user and password of a URL end at the last @ before the path. A password with an unescaped
+# slash reaches beyond that: no number follows the colon, as it does in HOST:PORT.
+USER_OF_URL = re.compile(
+    r"(?<=://)(?:[^/?#\s]*|(?!\[)[^/?#:@\s]*:(?!\d*(?:[/?#\s]|$))[^@\s]*)(?=@)"
+)
+_SECRET_OF_URL = re.compile(
+    r"""([?&;\#](?:
+          [\w.-]*(?:token|secret|passw|signature|credential|api[_-]?key|access[_-]?key|auth[_-]?key)
+          [\w.-]*
+        | (?:[\w.-]*[_.-])?(?:auth|authorization|hmac|jwt|pass|pwd|session|sessionid|sig|sign)
+        | key(?==[\w-]{20,}(?:[&\#\s]|$))
+        )=)([^&\#\s"'<>]+)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# Shorter secrets could be found from their digest by trying.
+_MIN_DIGESTED = 16
 
 
 def printable(text: str) -> str:
@@ -22,15 +40,33 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def hide_secrets(text: str) -> str:
+    """A URL, or a text with URLs, with `***` for users, passwords and the values of access keys.
+
+    A long access key is followed by eight digits of its SHA-256, so that URLs which differ in it
+    stay different.
+    """
+    if "://" not in text and "=" not in text:
+        return text
+    return _SECRET_OF_URL.sub(_hidden, USER_OF_URL.sub(HIDDEN, text))
+
+
+def _hidden(match: re.Match[str]) -> str:
+    value = match[2].encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(value).hexdigest()[:8] if len(value) >= _MIN_DIGESTED else ""
+    # A text may be hidden a second time.
+    return match[0] if match[2].startswith(HIDDEN) else f"{match[1]}{HIDDEN}{digest}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a foreign exception's message, printable, at most MAX_REASON characters.
 
     An OSError gives its reason without the path. An exception without a message gives its type.
-    For exceptions of cnclip use `error.reason`.
+    Secrets in URLs are hidden. For exceptions of cnclip use `error.reason`.
     """
     text = getattr(error, "strerror", None) or str(error)
     lines = [line.strip() for line in _TERMINAL_CODES.sub("", str(text)).splitlines()]
-    return printable(next(filter(None, lines), type(error).__name__))[:MAX_REASON]
+    return printable(hide_secrets(next(filter(None, lines), type(error).__name__)))[:MAX_REASON]
 
 
 def type_and_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, Self
 from numpy.typing import NDArray
 from PIL import Image
 
-from .._text import MAX_REASON, first_line, is_blank, is_utf8, printable
+from .._text import MAX_REASON, first_line, hide_secrets, is_blank, is_utf8, printable
 from ..datasets.chinese_clip import TsvData
 from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError
 from ..preprocessors.image import decode_image, is_url, located
@@ -326,17 +326,21 @@ def _file_item(file: ImageFile, id: str | None = None) -> Item:
 
 
 def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
-    """The item of a path, relative to a folder, or of a URL, which is also the default id."""
+    """The item of a path, relative to a folder, or of a URL, which is also the default id.
+
+    A URL is recorded without its secrets.
+    """
     if not is_url(value):
         return _file_item(image_file(os.path.join(folder, value)), id)
-    name = spelled_id(value)
+    value = value.strip()
+    name = spelled_id(hide_secrets(value))
     try:
         place = located(value)
     except ImageError as error:
         return Item(name if id is None else id, name, error=error.reason)
     if isinstance(place, Path):
         return _file_item(image_file(place), id)
-    return Item(name if id is None else id, name, image=ImageRef(value))
+    return Item(name if id is None else id, name, image=ImageRef(place))
 
 
 def _tar_items(path: str, encoding: str | None) -> Iterator[Item]:
@@ -425,7 +429,7 @@ def _row_items(
             continue
         # A value that cannot be read is an exception.
         nameless = row.id is None or row.id == "" or isinstance(row.id, Exception)
-        id = None if nameless else spelled_id(row.id)
+        id = None if nameless else spelled_id(hide_secrets(str(row.id)))
         place = f"{container.path}:{row.number}"
         value = row.text if row.image is None else row.image
         if isinstance(value, list) and len(value) < 2:

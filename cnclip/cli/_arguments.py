@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._options import types_of
-from .._text import printable
+from .._text import first_line, printable
 from ..errors import InvalidInputError, ModelNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
+from ..preprocessors import download_settings
 
 if TYPE_CHECKING:
     from ..search import Collection
@@ -53,6 +54,68 @@ def add_model_arguments(parser: argparse._ActionsContainer, *, recorded: bool) -
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (default: one per core)"
     )
+
+
+class _Variable(argparse.Action):
+    """Stores a value in a variable of the environment, where downloads find it in any process."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the value; those of a repeated --header are the lines of one variable."""
+        variable, earlier = str(self.const), getattr(namespace, self.dest)
+        several = variable == download_settings.HEADERS and earlier is not None
+        value = f"{earlier}\n{values}" if several else str(values)
+        setattr(namespace, self.dest, value)
+        os.environ[variable] = value
+
+
+def add_download_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add --header, --user-agent and --timeout: how images are fetched from URLs."""
+    variables = download_settings
+    parser.add_argument(
+        "--header",
+        action=_Variable,
+        const=variables.HEADERS,
+        type=_checked(lambda text: variables.parse_headers(text.replace("\n", " "))),
+        metavar="'NAME: VALUE'",
+        help="sent to the servers of images' URLs; may be repeated (default: the lines of "
+        f"${variables.HEADERS})",
+    )
+    parser.add_argument(
+        "--user-agent",
+        action=_Variable,
+        const=variables.USER_AGENT,
+        metavar="TEXT",
+        help="name of the program that servers of images' URLs see (default: "
+        f"${variables.USER_AGENT}, else {variables.DEFAULT_USER_AGENT})",
+    )
+    parser.add_argument(
+        "--timeout",
+        action=_Variable,
+        const=variables.TIMEOUT,
+        type=_checked(variables.parse_timeout),
+        metavar="SECONDS",
+        help="for an image's download, with all tries (default: "
+        f"${variables.TIMEOUT}, else {variables.TIMEOUT_SECONDS:g})",
+    )
+
+
+def _checked(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """An argparse type: a string that a function parses. Messages do not show it."""
+
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(first_line(error)) from error
+        return text
+
+    return check
 
 
 def add_options(

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ._arguments import (
+    add_download_arguments,
     add_model_arguments,
     add_options,
     open_pipeline,
@@ -48,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser, recorded=False)
     add_options(parser, EmbedOptions, without="kind")
+    add_download_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

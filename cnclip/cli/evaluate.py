@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._tables import format_table
-from ._arguments import add_model_arguments, open_pipeline
+from ._arguments import add_download_arguments, add_model_arguments, open_pipeline
 
 if TYPE_CHECKING:
     from ..datasets import Problem
@@ -81,6 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             "GB18030, as found)",
         )
         command.add_argument("--strict", action="store_true", help="stop at the first unusable row")
+    add_download_arguments(zeroshot)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._tables import format_table
-from .._text import printable
+from .._text import hide_secrets, printable
 from ..errors import InvalidInputError
 from ..preprocessors.text import count_texts
 from ._arguments import (
+    add_download_arguments,
     add_model_arguments,
     integer,
     open_browser,
@@ -75,6 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--html", metavar="FILE", type=Path, help="write a page with thumbnails")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     add_model_arguments(parser, recorded=True)
+    add_download_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -137,8 +139,8 @@ def _page(
     if path is None:
         with tempfile.NamedTemporaryFile(prefix="cnclip-", suffix=".html", delete=False) as file:
             path = Path(file.name)  # not removed, since the browser reads it later
-    parts = filter(None, (arguments.query, arguments.image))
-    query = " + ".join(map(printable, parts))
+    parts = (arguments.query, hide_secrets(arguments.image or ""))
+    query = " + ".join(map(printable, filter(None, parts)))
     subtitle = f"{printable(index.name)} · {len(index)} {index.contents}"
     write_page(path, query, hits, subtitle, suggested)
     print(path)

@@ -11,6 +11,7 @@ from .._text import printable
 from ..errors import InvalidInputError
 from ._arguments import (
     BUNDLED_MODEL,
+    add_download_arguments,
     add_model_arguments,
     integer,
     open_browser,
@@ -46,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ui", action="store_true", help="serve the application (required)")
     add_server_arguments(parser)
     add_model_arguments(parser, recorded=True)
+    add_download_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

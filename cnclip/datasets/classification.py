@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._encoding import read_text
-from .._text import first_line
+from .._text import first_line, hide_secrets
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import located
 from ..sources.images import ImageRef, walk
@@ -138,10 +138,10 @@ class ClassificationData:
                     try:
                         image = _image(listing.parent, name, zips, self._encoding)
                     except (DatasetError, ImageError) as error:
-                        reason = f"{name}: {error.reason}"
+                        reason = f"{hide_secrets(name)}: {error.reason}"
                         problems.add(ProblemKind.NO_IMAGE, where, reason)
                     else:
-                        yield ClassifiedImage(ImageRow(name, image, where), label)
+                        yield ClassifiedImage(ImageRow(hide_secrets(name), image, where), label)
         except OSError as error:
             raise DatasetError(f"cannot be read: {first_line(error)}", file=listing) from error
 

@@ -11,31 +11,31 @@ from typing import IO, TypeAlias
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .._text import first_line
+from .._text import first_line, hide_secrets
 from ..errors import CnclipError, ImageError, ImageNotFoundError, InputTypeError
-from ._download import download
+from ._urls import INVISIBLE, stripped
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 
-TIMEOUT_SECONDS = 10.0
 MAX_DOWNLOAD_BYTES = 64 << 20
 # Messages show no more than the beginning of longer names, such as data URLs.
 MAX_SHOWN_NAME = 200
 
-_URL = re.compile(r"(https?|file|data):", re.IGNORECASE)
+_URL = re.compile(rf"[\s{INVISIBLE}]*(https?|file|data):", re.IGNORECASE)
 
 
 def load_image(
     source: ImageSource,
     *,
-    timeout: float = TIMEOUT_SECONDS,
+    timeout: float | None = None,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
 ) -> Image.Image:
     """Open an image, turn it as its EXIF orientation says, convert it to RGB.
 
     Args:
         source: A path; an http, https, file or data URL; or the bytes of an image file.
-        timeout: Seconds that a download may take, connecting included.
+        timeout: Seconds that a download may take, with all tries; by default the value of the
+            environment variable CNCLIP_TIMEOUT, or 10.
         max_bytes: Size above which a download is stopped.
 
     Returns:
@@ -61,7 +61,7 @@ def load_image(
         if isinstance(source, str) and is_url(source):
             place = located(source)
             if isinstance(place, str):
-                return decode_image(fetch(name, timeout, max_bytes))
+                return decode_image(fetch(place, timeout, max_bytes))
             name = os.fspath(place)
         with Path(name).open("rb") as file:
             return decode_image(file)
@@ -108,15 +108,22 @@ class DecodingErrors:
         raise ImageError(f"cannot be read as an image: {reason}") from error
 
 
-def fetch(url: str, timeout: float = TIMEOUT_SECONDS, max_bytes: int = MAX_DOWNLOAD_BYTES) -> bytes:
+def fetch(url: str, timeout: float | None = None, max_bytes: int = MAX_DOWNLOAD_BYTES) -> bytes:
     """Download the content of an http, https or data URL.
+
+    Args:
+        url: The URL.
+        timeout: As for `load_image`.
+        max_bytes: Size above which the download is stopped.
 
     Raises:
         ImageError: it cannot be fetched. The error does not name the URL.
     """
+    from ._download import download  # which imports HTTP, TLS and more
+
     try:
         return download(url, timeout, max_bytes)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ImageError(f"cannot be fetched: {first_line(error)}") from error
 
 
@@ -134,6 +141,7 @@ def located(value: str, folder: str | os.PathLike[str] = "") -> Path | str:
     scheme = _URL.match(value)
     if scheme is None:
         return Path(folder, value)
+    value = stripped(value)
     if scheme[1].lower() != "file":
         return value
     try:
@@ -144,5 +152,6 @@ def located(value: str, folder: str | os.PathLike[str] = "") -> Path | str:
 
 
 def shown_name(name: str) -> str:
-    """A name for messages: of a long one, such as a data URL, the beginning."""
+    """A name for messages: of a long one, such as a data URL, the beginning; without secrets."""
+    name = hide_secrets(name) if is_url(name) and name.lstrip()[:5].lower() != "data:" else name
     return (name if len(name) <= MAX_SHOWN_NAME else name[:60] + "...") or "''"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._checks import requires_extra
-from .._text import first_line, printable
+from .._text import first_line, hide_secrets, printable
 from ..errors import InvalidInputError, MilvusError
 from .collection import Collection
 from .hits import Hit
@@ -65,7 +65,7 @@ def connect(
         return index
     if dim is None:
         reason = f"has no collection {collection!r}; pass dim to create it"
-        raise InvalidInputError(reason, file=uri)
+        raise InvalidInputError(reason, file=hide_secrets(uri))
     index.dim, index.model = dim, None if model is None else dict(model)
     index.precision, index.contents = precision, contents
     index._create()
@@ -82,7 +82,7 @@ class MilvusIndex(Collection):
     def __init__(self, client: Any, uri: str, collection: str) -> None:
         """Use `connect`."""
         self._client = client
-        self.uri = uri
+        self.uri = hide_secrets(uri)
         self.collection = collection
         self.thresholds = {}
 
@@ -229,9 +229,10 @@ def _milvus_errors(uri: str, collection: str | None = None) -> Iterator[None]:
         yield
     except (milvus.MilvusException, ConnectionError, ImportError, ValueError) as error:
         # ImportError: Milvus Lite is not installed. ValueError: the URI is invalid.
-        reason = printable(getattr(error, "message", "")) or first_line(error)
+        message = hide_secrets(getattr(error, "message", ""))
+        reason = printable(message) or first_line(error)
         item = None if collection is None else f"collection {collection}"
-        raise MilvusError(reason, item=item, file=uri) from error
+        raise MilvusError(reason, item=item, file=hide_secrets(uri)) from error
 
 
 def _check_string(value: str, name: str) -> None:

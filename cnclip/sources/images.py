@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._text import first_line, is_utf8, printable
+from .._text import first_line, hide_secrets, is_utf8, printable
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import fetch, is_url, located, shown_name
 from .names import find_path, with_slashes
@@ -266,7 +266,9 @@ def located_inside(value: str, folder: Path) -> Path | str:
     if isinstance(place, str):
         if place[:5].lower() == "data:":
             return place
-        raise ImageError(f"{value!r:.60} would have to be downloaded; download it first")
+        raise ImageError(
+            f"{hide_secrets(value)!r:.60} would have to be downloaded; download it first"
+        )
     if is_url(value) and place.is_relative_to(folder.absolute()):
         value = str(place.relative_to(folder.absolute()))
     # Backslashes may separate folders, see `find_path`.

@@ -22,8 +22,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from cnclip import errors, load_image
+from cnclip.preprocessors import _download
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_download, "FIRST_WAIT", 0.0)
 
 
 @pytest.fixture

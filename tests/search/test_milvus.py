@@ -74,3 +74,9 @@ def test_milvus_that_does_not_answer_is_named(milvus: str) -> None:
     with pytest.raises(MilvusError, match=r"http://127\.0\.0\.1:9: ") as raised:
         connect("http://127.0.0.1:9", timeout=1)
     assert isinstance(raised.value, ConnectionError)
+
+
+def test_the_password_of_the_address_is_hidden() -> None:
+    with pytest.raises(MilvusError) as raised:
+        connect("http://user:SECRET@127.0.0.1:9", timeout=1)
+    assert "SECRET" not in str(raised.value) and "***@127.0.0.1:9" in str(raised.value)
