@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -12,6 +14,11 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
+
+from ._text import first_line
+
+logger = logging.getLogger("cnclip")
 
 # zipfile raises these for a damaged or hostile zip.
 ZIP_ERRORS = (
@@ -79,6 +86,52 @@ def directory_replaced_atomically(path: Path, previous: Path | None = None) -> I
             remove(previous)
     finally:
         remove(temporary)
+
+
+class FolderLock(contextlib.AbstractContextManager[None]):
+    """A lock on a folder, held until the block ends or the process does."""
+
+    # Descriptors of the locks that this process holds. A child of a fork closes its copies:
+    # otherwise, the workers of a killed process would hold its locks.
+    _held: ClassVar[set[int]] = set()
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._held.add(descriptor)
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor in self._held:
+            self._held.remove(self._descriptor)
+            os.close(self._descriptor)
+
+    @classmethod
+    def close_copies(cls) -> None:
+        """Close the locks that a forked process inherited; its parent still holds them."""
+        while cls._held:
+            os.close(cls._held.pop())
+
+
+os.register_at_fork(after_in_child=FolderLock.close_copies)
+
+
+def lock_folder(folder: Path) -> FolderLock:
+    """Create a folder if it does not exist, and lock it for this process.
+
+    Raises:
+        BlockingIOError: another run holds the lock.
+        OSError: the folder cannot be created.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError as error:
+        # Some network file systems have no locks.
+        logger.warning("%s cannot be locked: %s", folder, first_line(error))
+    return FolderLock(descriptor)
 
 
 def temporary_name(path: Path) -> Path:

@@ -11,12 +11,10 @@ At the end the manifest is replaced, and files that it does not name are removed
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import itertools
 import logging
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,8 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import write_durably
-from .._text import first_line
+from .._files import lock_folder, write_durably
 from ..errors import EmbeddingsError
 from ..sources import pyarrow_modules
 from .folder import (
@@ -351,16 +348,9 @@ def locked(folder: Path) -> Iterator[Path]:
         EmbeddingsError: another run writes to it.
         OSError: it cannot be created; names it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EmbeddingsError("another run writes to it", file=folder) from error
-        except OSError as error:
-            # Some network file systems have no locks.
-            logger.warning("%s cannot be locked: %s", folder, first_line(error))
+        lock = lock_folder(folder)
+    except BlockingIOError as error:
+        raise EmbeddingsError("another run writes to it", file=folder) from error
+    with lock:
         yield folder
-    finally:
-        os.close(descriptor)

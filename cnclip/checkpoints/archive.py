@@ -35,7 +35,6 @@ from .checkpoint import Checkpoint, Weights, check_tensors, empty_model
 from .config_file import ConfigFile, read_text_config, read_vision_config
 from .vocabulary import check_ids
 
-CONTEXT_LENGTH = 52
 # Bounds on the parts of an archive other than tensors: a header for each, and the code.
 _MAX_HEADER = 1 << 10
 _MAX_CODE = 1 << 20
@@ -135,7 +134,7 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, file: Path) -> dict[st
         "torch": torch.__version__,
         "embed_dim": config.embed_dim,
         "image_resolution": config.vision.resolution,
-        "context_length": min(CONTEXT_LENGTH, config.text.max_positions),
+        "context_length": checkpoint.context_length,
         "temperature": _temperature(model.state_dict(), file),
         "mean": checkpoint.mean,
         "std": checkpoint.std,
@@ -199,6 +198,7 @@ def read_archived(path: Path) -> Checkpoint:
         rounds_to_half=False,
         mean=info.mean,
         std=info.std,
+        max_text_ids=info.context_length,
     )
 
 

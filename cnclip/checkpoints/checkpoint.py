@@ -10,7 +10,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..modeling.clip import ChineseClip
-from ..modeling.config import CLIP_MEAN, CLIP_STD, ClipConfig
+from ..modeling.config import CLIP_MEAN, CLIP_STD, CONTEXT_LENGTH, ClipConfig
 
 Weights = dict[str, torch.Tensor]
 
@@ -29,6 +29,19 @@ class Checkpoint:
     # Of red, green and blue, in the normalisation of pixels scaled to 0..1.
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+    # Ids at which texts are cut, [CLS] and [SEP] included, where the text tower has as many
+    # positions.
+    max_text_ids: int = CONTEXT_LENGTH
+
+    @property
+    def context_length(self) -> int:
+        """Ids at which texts are cut, [CLS] and [SEP] included."""
+        return min(self.max_text_ids, self.config.text.max_positions)
+
+    @property
+    def has_usual_context_length(self) -> bool:
+        """Whether texts are cut where the published models cut them."""
+        return self.context_length == min(CONTEXT_LENGTH, self.config.text.max_positions)
 
     def check_normalisation(self, format: str) -> None:
         """Raise a CheckpointError if it is not CLIP's, for a format that cannot store another."""

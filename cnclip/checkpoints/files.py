@@ -10,13 +10,14 @@ from pathlib import Path
 from .._files import ZIP_ERRORS
 from .._text import first_line, type_and_line
 from ..errors import CheckpointError
-from .config_file import ConfigFile
+from .config_file import ConfigFile, read_small
 
 WEIGHTS = "pytorch_model.bin"
 VOCABULARY = "vocab.txt"
 # Files of ModelScope.
 VISION_CONFIG = "vision_model_config.json"
 TEXT_CONFIG = "text_model_config.json"
+PIPELINE_CONFIG, OWN_ENTRY = "configuration.json", "cnclip"  # may be missing
 # Files of Hugging Face.
 CONFIG = "config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
@@ -65,7 +66,8 @@ def _find(path: Path) -> CheckpointFiles:
         return CheckpointFiles("cn_clip", path, (path,), (path,))
     missing = [name for name in MODELSCOPE_FILES if not (path / name).is_file()]
     if not missing:
-        files = tuple(path / name for name in MODELSCOPE_FILES)
+        more = () if own_settings(path) is None else (PIPELINE_CONFIG,)
+        files = tuple(path / name for name in (*MODELSCOPE_FILES, *more))
         return CheckpointFiles("modelscope", path, files, (path / WEIGHTS,))
     is_modelscope = not {VISION_CONFIG, TEXT_CONFIG} <= set(missing)
     if (path / CONFIG).is_file() and not is_modelscope:
@@ -79,6 +81,14 @@ def _find(path: Path) -> CheckpointFiles:
         "(Hugging Face)",
         file=path,
     )
+
+
+def own_settings(directory: Path) -> ConfigFile | None:
+    """Our entry of a ModelScope directory's configuration.json; None if there is none."""
+    path = directory / PIPELINE_CONFIG
+    if not path.is_file() or f'"{OWN_ENTRY}"'.encode() not in read_small(path, 1 << 20):
+        return None
+    return ConfigFile(path).part(OWN_ENTRY)
 
 
 def _find_huggingface(path: Path) -> CheckpointFiles:

@@ -18,7 +18,7 @@ from .._checks import requires_extra
 from .._text import first_line
 from ..archive import DEVIATIONS, MAX_RESOLUTION, MEANS
 from ..errors import CheckpointError
-from ..modeling.config import CLIP_MEAN, CLIP_STD, ClipConfig, VisionConfig
+from ..modeling.config import CLIP_MEAN, CLIP_STD, CONTEXT_LENGTH, ClipConfig, VisionConfig
 from .checkpoint import Checkpoint, Weights, check_tensors, empty_model
 from .config_file import MAX_LAYERS, ConfigFile, read_text_config
 from .files import (
@@ -51,6 +51,8 @@ _TEXT_KEYS = {
     "type_vocab_size": "type_vocab_size",
     "activation": "hidden_act",
 }
+# Our key in text_config, which transformers keeps and does not use.
+_CONTEXT_LENGTH = "context_length"
 # transformers' values of missing keys.
 _DEFAULTS = {
     "hidden_size": 768,
@@ -112,7 +114,16 @@ def read_huggingface(found: CheckpointFiles) -> Checkpoint:
     config = _read_config(found.path / CONFIG, pad_id)
     mean, std = _read_preprocessor(found.path / PREPROCESSOR_CONFIG, config.vision.resolution)
     weights = _from_huggingface(read_tensors(found.weights), config, found.path)
-    return Checkpoint(config, weights, vocabulary, rounds_to_half=False, mean=mean, std=std)
+    text = ConfigFile(found.path / CONFIG).part("text_config", {_CONTEXT_LENGTH: CONTEXT_LENGTH})
+    return Checkpoint(
+        config,
+        weights,
+        vocabulary,
+        rounds_to_half=False,
+        mean=mean,
+        std=std,
+        max_text_ids=text.size(_CONTEXT_LENGTH, at_least=3),
+    )
 
 
 def _read_config(path: Path, pad_id: int) -> ClipConfig:
@@ -310,6 +321,12 @@ def _write_json(content: Mapping[str, Any], path: Path) -> None:
 
 def _config_files(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str, Any]]:
     vision, text = checkpoint.config.vision, checkpoint.config.text
+    text_config = {
+        "model_type": "chinese_clip_text_model",
+        "pad_token_id": checkpoint.config.pad_id,
+        **{key: getattr(text, field) for field, key in _TEXT_KEYS.items()},
+        **_TEXT_SETTINGS,
+    }
     config = {
         "architectures": ["ChineseCLIPModel"],
         "model_type": "chinese_clip",
@@ -323,12 +340,7 @@ def _config_files(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str, Any
             **{key: getattr(vision, field) for field, key in _VISION_KEYS.items()},
             **_VISION_SETTINGS,
         },
-        "text_config": {
-            "model_type": "chinese_clip_text_model",
-            "pad_token_id": checkpoint.config.pad_id,
-            **{key: getattr(text, field) for field, key in _TEXT_KEYS.items()},
-            **_TEXT_SETTINGS,
-        },
+        "text_config": text_config,
     }
     preprocessor = {
         "image_processor_type": "ChineseCLIPImageProcessor",
@@ -340,7 +352,10 @@ def _config_files(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str, Any
         "image_std": list(checkpoint.std),
         **_IMAGE_SETTINGS,
     }
-    tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    tokenizer: dict[str, Any] = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    if not checkpoint.has_usual_context_length:
+        text_config[_CONTEXT_LENGTH] = checkpoint.context_length
+        tokenizer["model_max_length"] = checkpoint.context_length
     return {
         CONFIG: config,
         PREPROCESSOR_CONFIG: preprocessor,

@@ -13,16 +13,26 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from ..modeling.config import ClipConfig
+from ..modeling.config import CONTEXT_LENGTH, ClipConfig
 from .checkpoint import Checkpoint, Weights
 from .config_file import ConfigFile, read_text_config, read_vision_config
-from .files import TEXT_CONFIG, VISION_CONFIG, VOCABULARY, WEIGHTS, CheckpointFiles
+from .files import (
+    OWN_ENTRY,
+    PIPELINE_CONFIG,
+    TEXT_CONFIG,
+    VISION_CONFIG,
+    VOCABULARY,
+    WEIGHTS,
+    CheckpointFiles,
+    own_settings,
+)
 from .published_sizes import PUBLISHED_SIZES
 from .tensors import read_tensors, write_pickle
 from .vocabulary import PUBLISHED_VOCABULARY, check_ids, read_vocabulary, tokenizer_of
 
 # Chinese-CLIP uses the hidden state of [CLS], and not BERT's pooler.
 POOLER_PREFIX = "bert.pooler."
+_CONTEXT_LENGTH = "context_length"  # in our entry of configuration.json
 # Keys of the configuration files, by the fields of VisionConfig and TextConfig.
 _VISION_KEYS = {
     "resolution": "image_resolution",
@@ -53,7 +63,14 @@ def read_modelscope(found: CheckpointFiles) -> Checkpoint:
     vocabulary = read_vocabulary(found.path / VOCABULARY)
     pad_id = tokenizer_of(vocabulary, found.path / VOCABULARY).pad_id
     weights = without_pooler(read_tensors(found.weights))
-    return Checkpoint(_read_config(found.path, pad_id), weights, vocabulary, rounds_to_half=True)
+    config = _read_config(found.path, pad_id)
+    return Checkpoint(
+        config,
+        weights,
+        vocabulary,
+        rounds_to_half=True,
+        max_text_ids=_read_context_length(found.path, config),
+    )
 
 
 def untrained_checkpoint(model: str | Path) -> Checkpoint:
@@ -69,6 +86,7 @@ def untrained_checkpoint(model: str | Path) -> Checkpoint:
     """
     if str(model) in PUBLISHED_SIZES:
         config, vocabulary = PUBLISHED_SIZES[str(model)], PUBLISHED_VOCABULARY.read_bytes()
+        context_length = CONTEXT_LENGTH
     else:
         directory = Path(model).expanduser()
         names = (VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
@@ -83,7 +101,8 @@ def untrained_checkpoint(model: str | Path) -> Checkpoint:
         tokenizer = tokenizer_of(vocabulary, directory / VOCABULARY)
         config = _read_config(directory, tokenizer.pad_id)
         check_ids(tokenizer, config.text.vocab_size, directory)
-    return Checkpoint(config, {}, vocabulary, rounds_to_half=True)
+        context_length = _read_context_length(directory, config)
+    return Checkpoint(config, {}, vocabulary, rounds_to_half=True, max_text_ids=context_length)
 
 
 def without_pooler(weights: Weights) -> Weights:
@@ -101,6 +120,18 @@ def _read_config(directory: Path, pad_id: int) -> ClipConfig:
     )
 
 
+def _read_context_length(directory: Path, config: ClipConfig) -> int:
+    """Ids at which texts are cut: an entry of ours in configuration.json, else the usual ones.
+
+    ModelScope passes all values of text_model_config.json to its model, which refuses unknown ones,
+    and always cuts texts at 52 ids.
+    """
+    ours = own_settings(directory)
+    if ours is None:
+        return CONTEXT_LENGTH
+    return ours.size(_CONTEXT_LENGTH, at_least=3, at_most=config.text.max_positions)
+
+
 def write_modelscope(checkpoint: Checkpoint, directory: Path) -> None:
     """Write a checkpoint to an empty directory, as ModelScope publishes its models.
 
@@ -109,7 +140,7 @@ def write_modelscope(checkpoint: Checkpoint, directory: Path) -> None:
         OSError: a file cannot be written.
     """
     checkpoint.check_normalisation("ModelScope")
-    for name, content in _config_files(checkpoint.config).items():
+    for name, content in _config_files(checkpoint).items():
         (directory / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
     (directory / VOCABULARY).write_bytes(checkpoint.vocabulary)
     write_weights(checkpoint, directory / WEIGHTS)
@@ -136,8 +167,9 @@ def write_weights(checkpoint: Checkpoint, path: Path, **more: Any) -> None:
     write_pickle(more | {"state_dict": named}, path)
 
 
-def _config_files(config: ClipConfig) -> dict[str, dict[str, Any]]:
+def _config_files(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     """The contents of a ModelScope directory's configuration files, by file name."""
+    config = checkpoint.config
     vision = {key: getattr(config.vision, field) for field, key in _VISION_KEYS.items()}
     text = {key: getattr(config.text, field) for field, key in _TEXT_KEYS.items()}
     text |= {
@@ -145,14 +177,16 @@ def _config_files(config: ClipConfig) -> dict[str, dict[str, Any]]:
         "text_hidden_dropout_prob": 0.1,
         "text_initializer_range": 0.02,
     }
-    pipeline = {
+    pipeline: dict[str, Any] = {
         "framework": "pytorch",
         "task": "multi-modal-embedding",
         "pipeline": {"type": "multi-modal-embedding"},
         "model": {"type": "clip-multi-modal-embedding"},
     }
+    if not checkpoint.has_usual_context_length:
+        pipeline[OWN_ENTRY] = {_CONTEXT_LENGTH: checkpoint.context_length}
     return {
         VISION_CONFIG: {"embed_dim": config.embed_dim} | vision,
         TEXT_CONFIG: text,
-        "configuration.json": pipeline,
+        PIPELINE_CONFIG: pipeline,
     }

@@ -23,7 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Contrastive training on pairs of images and Chinese texts. Options have cn_clip's "
         "names where it has them. Several processes: torchrun --nproc-per-node N -m cnclip train "
-        "... Images that cannot be read are reported and skipped; the exit status is then 1."
+        "... Rows and images that cannot be read are reported and skipped; the exit status is then "
+        "1."
     )
     # The default of every option is None, "not given": its value then comes from a file, or is
     # the default of TrainOptions.
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(report.path / "best")
     # torchrun would treat exit status 1 as a crash and restart the processes.
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    return 1 if report.skipped and alone else 0
+    return 1 if (report.skipped or report.left_out) and alone else 0
 
 
 def _values(arguments: argparse.Namespace) -> dict[str, Any]:

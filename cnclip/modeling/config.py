@@ -7,6 +7,8 @@ from dataclasses import dataclass
 # Mean and standard deviation of red, green and blue in CLIP's images, scaled to 0..1.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Ids at which the published models cut texts, [CLS] and [SEP] included.
+CONTEXT_LENGTH = 52
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "swish")
 
 

@@ -28,6 +28,7 @@ from .model import (
     make_teacher,
     merged_weights,
     preprocessing_of,
+    with_context_length,
     wrap_model,
     write_checkpoint,
 )
@@ -55,6 +56,7 @@ class TrainReport:
         best: Recall of the best weights; None without a validation set.
         best_step: The step after which the weights were best.
         skipped: How many times an image could not be read.
+        left_out: Rows of the data sets that could not be used.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class TrainReport:
     best: Recalls | None
     best_step: int
     skipped: int
+    left_out: int = 0
 
 
 class _StopRequested(Exception):
@@ -95,13 +98,14 @@ class TrainingLoop:
         self.options, self.journal, self.interrupts = options, journal, Interrupts()
         self.world, self.folder = journal.world, folder
         world = self.world
-        self.initial, self.data, self.from_scratch = initial, data, from_scratch
+        self.data, self.from_scratch = data, from_scratch
+        self.initial = initial = with_context_length(initial, options.context_length)
         self.digests = digests_of(initial, data, validation)
         model = make_model(initial, options, from_scratch=from_scratch).to(world.device)
         self.state = RunState(model, options, world)
         self.model = wrap_model(model, options, world)
         teacher, of_teacher = make_teacher(options, world, self.autocast)
-        preprocessing = (preprocessing_of(initial, options.context_length), *of_teacher)
+        preprocessing = (preprocessing_of(initial), *of_teacher)
         self.pairs = TrainingPairs(data, options, preprocessing)
         self.stepper = Stepper(self.model, world, self.autocast, options.duplicates, teacher)
         self.pairs_per_step = options.batch_size * options.accum_freq * world.size
@@ -181,6 +185,11 @@ class TrainingLoop:
             f"{parameters / 1e6:.1f} M trained parameters; "
             f"{self.world.size} x {self.world.device}"
         )
+        if self.pairs_per_step > self.pairs.size:
+            self.journal.print(
+                f"batch_size: each batch has some of the {self.pairs.size} pairs more than once; "
+                f"choose {self.pairs.size} or less"
+            )
         if options.warmup >= self.steps:
             self.journal.print(
                 f"warmup: {options.warmup} of {self.steps} steps: the learning rate does not "
@@ -275,6 +284,8 @@ class TrainingLoop:
         self.journal.report_skipped()
         scale = math.exp(float(state.model.logit_scale.detach()))
         epoch = state.step * self.pairs_per_step / self.pairs.size
+        if self.options.max_steps is None:
+            epoch = min(epoch, self.options.max_epochs)  # the last batch may begin another epoch
         speed = self.pairs_per_step / seconds_per_step
         self.journal.add_metrics(
             {

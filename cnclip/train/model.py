@@ -38,15 +38,30 @@ LORA_TARGETS = (
 _ADAPTER = "default"
 
 
-def preprocessing_of(checkpoint: Checkpoint, context_length: int) -> Preprocessing:
-    """A model's preprocessing; texts are cut at the model's maximum length at the latest."""
+def with_context_length(checkpoint: Checkpoint, context_length: int | None) -> Checkpoint:
+    """The checkpoint with the option `context_length`; None keeps its own.
+
+    Raises:
+        InvalidInputError: the model has fewer positions.
+    """
+    if context_length is None:
+        return checkpoint
+    positions = checkpoint.config.text.max_positions
+    if context_length > positions:
+        reason = f"{context_length} ids, but the model has {positions} positions"
+        raise InvalidInputError(reason, item="context_length")
+    return dataclasses.replace(checkpoint, max_text_ids=context_length)
+
+
+def preprocessing_of(checkpoint: Checkpoint) -> Preprocessing:
+    """A model's preprocessing."""
     config = checkpoint.config
     return Preprocessing(
         config.vision.resolution,
         checkpoint.mean,
         checkpoint.std,
         checkpoint.vocabulary,
-        min(context_length, config.text.max_positions),
+        checkpoint.context_length,
     )
 
 
@@ -114,6 +129,10 @@ def make_teacher(
     if options.teacher_model_name is None:
         return None, ()
     checkpoint = read_checkpoint(options.teacher_model_name)
+    positions = checkpoint.config.text.max_positions
+    if options.context_length is not None:
+        length = min(options.context_length, positions)
+        checkpoint = with_context_length(checkpoint, length)
     model = new_model(checkpoint.config)
     model.load_weights(checkpoint.weights)
     model.eval().requires_grad_(False).to(world.device)
@@ -124,7 +143,7 @@ def make_teacher(
             computed: Rows = model(*part.teacher)
         return computed
 
-    preprocessing = preprocessing_of(checkpoint, options.context_length)
+    preprocessing = preprocessing_of(checkpoint)
     return Teacher(rows, options.kd_loss_weight), (preprocessing,)
 
 

@@ -73,8 +73,11 @@ class TrainOptions:
         min=0,
         max=10,
     )
-    context_length: int = option(
-        52, "number of ids at which texts are cut, including [CLS] and [SEP]", min=3
+    context_length: int | None = option(
+        None,
+        "number of ids at which texts are cut, including [CLS] and [SEP]; the trained model keeps "
+        "it; by default that of the initial model, 52 of the published ones",
+        min=3,
     )
     raw_text: bool = option(
         False, "use texts unchanged, instead of lowercased with straight quotes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -60,7 +61,9 @@ def finetune(
         The result of the run.
 
     Raises:
-        InvalidInputError, InputTypeError: an option cannot be used, alone or in this run.
+        InvalidInputError, InputTypeError: an option cannot be used, alone or in this run; the data
+            sets for training and validation are the same, and `val_split` does not ask for it; or
+            another run writes to the folder.
         DatasetError: a data set cannot be used.
         CheckpointError, ModelNotFoundError, ...: See `pipeline`.
         ModelRunError: the loss is no longer finite.
@@ -109,7 +112,7 @@ def _run(
 ) -> TrainReport:
     """Start or resume a run, whose folder records its arguments and options."""
     model, from_scratch = arguments["model"], arguments["from_scratch"]
-    with join_world(options.device) as world:
+    with join_world(options.device) as world, contextlib.ExitStack() as stack:
         if options.precision == "fp16" and world.device.type != "cuda":
             raise InvalidInputError(
                 "fp16 requires a GPU; on a CPU use bf16 or fp32", item="precision"
@@ -119,12 +122,15 @@ def _run(
             start = untrained_checkpoint(model)
         else:
             start = read_checkpoint(model, arguments["revision"])
-        data, validation = _open_data(arguments, journal)
+        problems = Problems()
+        data, validation = _open_data(arguments, problems)
+        for problem in problems.found:
+            journal.print(str(problem))
         loop = TrainingLoop(
             start, data, validation, options, folder, journal, from_scratch=from_scratch
         )
         if world.is_first:
-            prepare_folder(folder, resume=resume)
+            stack.enter_context(prepare_folder(folder, resume=resume))
         world.barrier()
         if resume:
             loop.resume()
@@ -133,18 +139,28 @@ def _run(
             text = json.dumps(recorded, indent=1, ensure_ascii=False) + "\n"
             write_durably(folder / OPTIONS, text.encode())
         with catch_signals(loop.interrupts):
-            return loop.run()
+            report = loop.run()
+        left_out = sum(problem.skipped for problem in problems.found)
+        return dataclasses.replace(report, left_out=left_out)
 
 
-def _open_data(arguments: dict[str, Any], journal: Journal) -> tuple[PairData, PairData | None]:
-    """The data sets for training and validation; prints the rows that cannot be used."""
-    train, val, problems = arguments["train"], arguments["val"], Problems()
+def _open_data(arguments: dict[str, Any], problems: Problems) -> tuple[PairData, PairData | None]:
+    """The data sets for training and validation.
+
+    Raises:
+        InvalidInputError: they are the same, and `val_split` does not ask for it.
+    """
+    train, val = arguments["train"], arguments["val"]
     data = open_pairs(train, arguments["train_split"], role="train", problems=problems)
     validation = None
     if val is not None:
         validation = open_pairs(val, arguments["val_split"], role="val", problems=problems)
-    for problem in problems.found:
-        journal.print(str(problem))
+        if arguments["val_split"] is None and validation.fingerprint == data.fingerprint:
+            raise InvalidInputError(
+                f"has the same pairs as train (split {validation.split!r}): choose other data or "
+                f"another split, or set val_split to {validation.split!r} to validate on them",
+                item="val",
+            )
     return data, validation
 
 

@@ -15,10 +15,17 @@ state are removed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from .._files import directory_replaced_atomically, remove, remove_temporaries
+from .._files import (
+    FolderLock,
+    directory_replaced_atomically,
+    lock_folder,
+    remove,
+    remove_temporaries,
+)
 from ..errors import InvalidInputError
 
 STATE, OPTIONS, METRICS, SKIPPED = "last.pt", "options.json", "metrics.jsonl", "skipped.jsonl"
@@ -26,13 +33,29 @@ BEST, ARCHIVE, CURVE, TENSORBOARD = "best", "best.cnclip.pt", "curve.png", "tens
 _PREVIOUS_BEST = ".best.old"
 
 
-def prepare_folder(path: Path, *, resume: bool) -> None:
+def prepare_folder(path: Path, *, resume: bool) -> FolderLock:
     """Create a run's folder, or remove temporary files of a run to resume. One process calls.
 
+    Returns:
+        The lock that keeps other runs out of the folder.
+
     Raises:
-        InvalidInputError: the folder contains a run, and `resume` is not set.
+        InvalidInputError: the folder contains a run, and `resume` is not set; or another run writes
+            to it.
         OSError: the folder cannot be created.
     """
+    try:
+        lock = lock_folder(path)
+    except BlockingIOError as error:
+        raise InvalidInputError("another run writes to it", file=path) from error
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock)
+        _prepare(path, resume=resume)
+        stack.pop_all()
+    return lock
+
+
+def _prepare(path: Path, *, resume: bool) -> None:
     names = (STATE, OPTIONS, METRICS, SKIPPED, BEST, ARCHIVE, CURVE)
     existing = [name for name in names if (path / name).exists()]
     if not resume and existing:
@@ -40,7 +63,6 @@ def prepare_folder(path: Path, *, resume: bool) -> None:
             f"contains a run already ({existing[0]}); resume it, or choose another folder",
             file=path,
         )
-    path.mkdir(parents=True, exist_ok=True)
     for name in names:
         remove_temporaries(path / name)
     previous = path / _PREVIOUS_BEST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cnclip.cli import main  # noqa: E402
-from cnclip.errors import (  # noqa: E402
-    CnclipError,
-)
+from cnclip.datasets import write_split  # noqa: E402
+from cnclip.errors import CnclipError, InvalidInputError  # noqa: E402
 from cnclip.train import TrainOptions, finetune  # noqa: E402
+from tests.support.training import SMALL, WORDS, png, write_pairs  # noqa: E402
 
 
 def test_options_from_files(sizes: Path, data: Path, tmp_path: Path) -> None:
@@ -76,3 +77,60 @@ def test_command_names_missing_arguments(
     ):
         assert main(["train", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_training_and_validation_on_the_same_pairs_has_to_be_asked_for(
+    sizes: Path, tmp_path: Path
+) -> None:
+    write_pairs(tmp_path / "data", "train", 8)
+    options = SMALL | {"max_steps": 1, "from_scratch": True, "show_progress": False}
+    folder, run = tmp_path / "data", tmp_path / "run"
+    with pytest.raises(InvalidInputError, match="^val: has the same pairs as train") as error:
+        finetune(sizes, folder, run, val=folder, **options)
+    assert "set val_split to 'train'" in error.value.reason
+    assert not run.exists()
+    # A copy is the same data, too.
+    shutil.copytree(folder, tmp_path / "copy")
+    with pytest.raises(InvalidInputError, match="^val: has the same pairs as train"):
+        finetune(sizes, folder, run, val=tmp_path / "copy", **options)
+    finetune(sizes, folder, run, val=folder, val_split="train", **options)
+
+
+def test_data_without_names_of_splits_may_be_asked_for_too(sizes: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    rows = [{"file_name": f"{number}.png", "text": WORDS[number]} for number in range(4)]
+    file = tmp_path / "metadata.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = SMALL | {"max_steps": 1, "from_scratch": True, "show_progress": False}
+    with pytest.raises(InvalidInputError, match="^val: has the same pairs as train") as error:
+        finetune(sizes, tmp_path, tmp_path / "run", val=tmp_path, **options)
+    split = error.value.reason.partition("set val_split to '")[2].partition("'")[0]
+    finetune(sizes, tmp_path, tmp_path / "run", val=tmp_path, val_split=split, **options)
+
+
+def test_rows_that_were_left_out_give_exit_status_1(
+    sizes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [(i, png(i)) for i in range(4)]
+    texts = [(i, WORDS[i], [i]) for i in range(4)]
+    write_split(tmp_path / "data", "train", images, [*texts, (9, "没有图片", [77])])
+    write_split(tmp_path / "whole", "train", images, texts)
+    for name, status in (("data", 1), ("whole", 0)):
+        arguments = ["--model", str(sizes), "--train", str(tmp_path / name), "--max-steps", "1"]
+        arguments += ["--from-scratch", "--batch-size", "4", "--num-workers", "0"]
+        run = ["-o", str(tmp_path / f"run-{name}"), "--device", "cpu"]
+        assert main(["train", *arguments, *run]) == status
+        err = capsys.readouterr().err
+        assert ("77" in err) == (status == 1), err
+
+
+def test_no_epoch_after_the_last(
+    sizes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pairs(tmp_path / "data", "train", 1)
+    options = SMALL | {"max_epochs": 1, "from_scratch": True, "batch_size": 64}
+    finetune(sizes, tmp_path / "data", tmp_path / "run", **options)
+    err = capsys.readouterr().err
+    assert "epoch 1.00:" in err
+    assert "batch_size: each batch has some of the 1 pairs more than once; choose 1 or less" in err

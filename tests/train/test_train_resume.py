@@ -14,6 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from cnclip._files import lock_folder  # noqa: E402
 from cnclip.datasets import write_split  # noqa: E402
 from cnclip.errors import (  # noqa: E402
     CheckpointError,
@@ -284,3 +285,42 @@ def test_counts_of_skipped_images_continue_when_resumed(sizes: Path, tmp_path: P
     second = finetune(sizes, tmp_path / "data", run, **options, max_steps=4, resume=True)
     assert 0 < first.skipped < second.skipped
     assert len((run / "skipped.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_run_that_still_trains_is_not_resumed(
+    sizes: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, refused = tmp_path / "run", []
+    options = SMALL | {"max_steps": 1, "from_scratch": True, "show_progress": False}
+    measure = Validator.measure
+
+    def resume_meanwhile(*arguments: Any, **named: Any) -> Any:
+        with pytest.raises(InvalidInputError, match="run: another run writes to it") as error:
+            finetune(sizes, data, run, resume=True, **options)
+        refused.append(error.value)
+        return measure(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Validator, "measure", resume_meanwhile)
+        finetune(sizes, data, run, val=data, **options)
+    assert refused
+    # The lock ended with the run.
+    finetune(sizes, data, run, val=data, resume=True, **options | {"max_steps": 2})
+
+
+def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    lock = lock_folder(tmp_path)
+    worker = os.fork()
+    if worker == 0:
+        os.close(write)
+        os.read(read, 1)  # until the parent closes its end
+        os._exit(0)
+    os.close(read)
+    with lock, pytest.raises(BlockingIOError):
+        lock_folder(tmp_path)
+        # As if this process were killed: its descriptor is closed, and nothing is unlocked.
+    with lock_folder(tmp_path):
+        pass
+    os.close(write)
+    os.waitpid(worker, 0)
