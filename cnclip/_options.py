@@ -18,7 +18,8 @@ def option(default: Any, help: str, **rules: Any) -> Any:
     """A field with its help text and rules: `choices`, `min`, `max`, `above`, `below`, `many`.
 
     `short` is another name on the command line. `above` and `below` are exclusive bounds. `many`:
-    the value is a tuple of at least one value, and the other rules are for each.
+    the value is a tuple of at least one value, and the other rules are for each. `repeated`: the
+    command line gives each of many values by the option's name.
     """
     return field(default=default, metadata={"help": help, **rules})
 

@@ -103,7 +103,9 @@ def ray_embed(
         workers = check_integer(workers, "workers", maximum=MAX_THREADS)
     if cpus_per_worker is not None:
         cpus_per_worker = check_integer(cpus_per_worker, "cpus_per_worker", maximum=MAX_THREADS)
+    options = options.for_folder(Path(output))
     opened = options.open(sources)
+    opened.check_output(output)
     with locked(Path(output)) as folder, _connected(ray):
         actors = _actors(ray, device, workers, cpus_per_worker)
         options.check_batch_size(max_image_batch("cuda" if actors.gpus else "cpu"))

@@ -22,7 +22,8 @@ from ..pipelines.stream import IMAGE_BATCH
 from ..preprocessors.text import TextCounts, TextInput, normalize_text
 from ..progress import progress
 from ..sources import ProblemKind, Problems, pyarrow_modules
-from .folder import DTYPES, Manifest, model_identity
+from ..sources.exclusions import Exclusions
+from .folder import DTYPES, MANIFEST, UNFINISHED, Manifest, model_identity
 from .items import (
     ITEM_KINDS,
     Item,
@@ -73,6 +74,20 @@ class EmbedOptions:
         "of texts: lower case and straight quotes, as Chinese-CLIP was trained; by default if the "
         "model's description says that it was trained so",
     )
+    exclude: tuple[str, ...] | None = option(
+        None,
+        "of folders: leave out files and folders whose name, or path where PATTERN has a slash, "
+        "matches; repeat it for several; by default the patterns of the last run to OUT, '' for "
+        "none",
+        many=True,
+        repeated=True,
+    )
+    default_excludes: bool | None = option(
+        None,
+        "of folders: leave out hidden files and folders, @eaDir, #recycle, $RECYCLE.BIN, "
+        "lost+found, __MACOSX, node_modules and the like; by default as in the last run to OUT, "
+        "else yes",
+    )
     batch_size: int = option(IMAGE_BATCH, "images that go through the model together", min=1)
     shard_items: int = option(8192, "items of a shard", min=1, max=MAX_SHARD_ITEMS)
     retry: bool = option(False, "try items again that failed in an earlier run")
@@ -100,6 +115,28 @@ class EmbedOptions:
             id_column=self.id_column,
             encoding=self.encoding,
             null=self.null,
+            exclusions=Exclusions(self.exclude or (), defaults=self.default_excludes is not False),
+        )
+
+    def for_folder(self, folder: Path) -> EmbedOptions:
+        """These options; those that are not given are as in the last run to a folder.
+
+        Raises:
+            EmbeddingsError: its manifest is damaged.
+            OSError: its manifest cannot be read.
+        """
+        earlier = None
+        if folder.is_dir():
+            earlier = Manifest.read(folder / MANIFEST) or Manifest.read(folder / UNFINISHED)
+        if earlier is None:
+            return self
+        given = self.exclude
+        return replace(
+            self,
+            exclude=(earlier.exclude or None) if given is None else given,
+            default_excludes=(
+                earlier.default_excludes if self.default_excludes is None else self.default_excludes
+            ),
         )
 
     def for_model(self, info: ArchiveInfo) -> EmbedOptions:
@@ -112,7 +149,15 @@ class EmbedOptions:
         """The manifest of a run, without shards. The options must be those for the model."""
         normalized = bool(self.normalize) and self.kind == "texts"
         return Manifest(
-            self.kind, model, precision, self.dtype, sources, self.shard_items, normalized
+            self.kind,
+            model,
+            precision,
+            self.dtype,
+            sources,
+            self.shard_items,
+            normalized,
+            tuple(pattern for pattern in self.exclude or () if pattern),
+            self.default_excludes is not False,
         )
 
 
@@ -122,8 +167,9 @@ class EmbedReport:
 
     Items that could not be embedded are counted, including those of earlier runs; (id, error) of
     the first of them is in `first_failed`. `left_out` counts the files of folders without the
-    suffix of an image, by their suffixes. `remarks` are messages on sources that were read in an
-    unusual way. `texts` counts the texts of which the model sees only a part.
+    suffix of an image, by their suffixes; `excluded` counts the files and folders that patterns
+    left out, by the patterns, hidden ones not counted. `remarks` are messages on sources that were
+    read in an unusual way. `texts` counts the texts of which the model sees only a part.
     """
 
     output: Path
@@ -136,12 +182,14 @@ class EmbedReport:
     failed: int = 0
     first_failed: list[tuple[str, str]] = field(default_factory=list, repr=False)
     left_out: dict[str, int] = field(default_factory=dict, repr=False)
+    excluded: dict[str, int] = field(default_factory=dict, repr=False)
     remarks: list[str] = field(default_factory=list, repr=False)
     texts: TextCounts = field(default_factory=TextCounts, repr=False)
 
     def describe(self, opened: OpenedSources) -> None:
         """Add what is known of the sources when all of them have been read."""
         self.left_out = dict(opened.left_out)
+        self.excluded = dict(opened.exclusions.counts)
         self.remarks = [f"{problem.where}: {problem.reason}" for problem in opened.remarks]
 
     def add(self, outcomes: list[Outcome]) -> None:
@@ -185,7 +233,7 @@ def embed(
 
     Raises:
         DatasetError: a source is missing, of unknown kind, or empty.
-        InvalidInputError: the batch size is too large for the device.
+        InvalidInputError: the batch size is too large for the device, or the folder is a source.
         EmbeddingsError: the folder holds something else, or another run writes to it.
         OSError: the folder cannot be written, for example because the disk is full. Embeddings
             that were made are kept.
@@ -194,8 +242,9 @@ def embed(
     """
     pyarrow_modules()  # raises before any work
     options.check_batch_size(pipeline.model.max_image_batch)
+    options = options.for_folder(Path(output)).for_model(pipeline.model.info)
     opened = options.open(sources)
-    options = options.for_model(pipeline.model.info)
+    opened.check_output(output)
     model, precision = model_identity(pipeline), pipeline.model.precision
     wanted = options.manifest(model, precision, opened.names)
     with locked(Path(output)) as folder:

@@ -82,6 +82,8 @@ class Manifest:
     sources: list[str]  # absolute paths
     shard_items: int  # the last shard may have fewer
     normalized: bool = False  # texts were put in lower case with straight quotes
+    exclude: tuple[str, ...] = ()  # patterns, see Exclusions
+    default_excludes: bool = True
     shards: list[Shard] = field(default_factory=list)
 
     @property
@@ -173,6 +175,8 @@ def _manifest_of(value: dict[str, Any]) -> Manifest:
         [_text(source) for source in value["sources"]],
         _count(value["shard_items"]),
         value.get("normalized") is True,
+        tuple(_text(one) for one in value.get("exclude", ())),
+        value.get("default_excludes", True) is True,
         shards,
     )
 

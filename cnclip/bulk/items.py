@@ -23,6 +23,7 @@ from .._text import MAX_REASON, first_line, hide_secrets, is_blank, is_utf8, pri
 from ..datasets.chinese_clip import TsvData
 from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError
 from ..preprocessors.image import decode_image, is_url, located
+from ..sources.exclusions import Exclusions
 from ..sources.images import (
     ImageFile,
     ImageRef,
@@ -134,6 +135,7 @@ class OpenedSources:
     """Sources, in order: a reader for each, by the name that is recorded.
 
     `left_out` counts the files of folders without the suffix of an image, by their suffixes.
+    `exclusions` decides which files and folders are left out before.
     `remarks` has what is to be known of sources that are read, such as their encoding, once each.
     """
 
@@ -142,12 +144,25 @@ class OpenedSources:
     format: TextFormat = AS_FOUND
     readers: dict[str, _Reader] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    exclusions: Exclusions = field(default_factory=Exclusions)
     remarks: dict[Problem, None] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         """The sources' names."""
         return list(self.readers)
+
+    def check_output(self, output: str | os.PathLike[str]) -> None:
+        """Refuse an output folder that is one of the sources.
+
+        Raises:
+            InvalidInputError: it is.
+        """
+        place = os.path.realpath(output)
+        for name in self.readers:
+            if os.path.isdir(name) and os.path.realpath(name) == place:
+                reason = "is a source as well; write the embeddings to another folder"
+                raise InvalidInputError(reason, file=name)
 
     def items(self) -> Iterator[Item]:
         """All items. A path that is repeated is left out; another item with the same id fails.
@@ -159,6 +174,7 @@ class OpenedSources:
                 That is more likely a mistake than intended, and would drop all its embeddings.
         """
         self.left_out.clear()
+        self.exclusions.counts.clear()
         seen: set[int] = set()
         for name, read in self.readers.items():
             for item in self._items_of(name, read):
@@ -204,6 +220,7 @@ def open_sources(
     id_column: str | None = None,
     encoding: str | None = None,
     null: bool = False,
+    exclusions: Exclusions | None = None,
 ) -> OpenedSources:
     """Find the kind of each source.
 
@@ -220,13 +237,16 @@ def open_sources(
         encoding: The encoding of text files, and of names in archives that do not record theirs; by
             default UTF-8, UTF-16, UTF-32 or GB18030, as each file is.
         null: Entries of lists end in NUL bytes.
+        exclusions: Files and folders that are left out of folders; by default the default ones.
 
     Raises:
         DatasetError: there is no such file, or it is of unknown kind.
         InvalidInputError: no source, or an unknown encoding.
     """
     format = TextFormat(checked_encoding(encoding), null)
-    found = OpenedSources(kind, Columns.of(kind, column, id_column), format)
+    exclusions = Exclusions() if exclusions is None else exclusions
+    columns = Columns.of(kind, column, id_column)
+    found = OpenedSources(kind, columns, format, exclusions=exclusions)
     for one in [sources] if isinstance(sources, str | os.PathLike) else sources:
         path = os.fspath(one)
         if path == STDIN:
@@ -256,7 +276,7 @@ def _reader(path: str, found: OpenedSources) -> _Reader:
         reason = f"expected a file of texts: {_joined(TABLE_SUFFIXES)}"
         raise DatasetError(reason, file=spelled(path))
     if os.path.isdir(path):
-        return lambda: map(_file_item, walk(path, found.left_out))
+        return lambda: map(_file_item, walk(path, found.left_out, found.exclusions))
     if suffix in IMAGE_SUFFIXES or not os.path.isfile(path):
         return lambda: iter([_file_item(image_file(path))])
     if os.path.basename(path).endswith(TSV_SUFFIX):

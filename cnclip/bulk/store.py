@@ -100,11 +100,15 @@ class Store:
         self._last_manifest = read(folder / MANIFEST)
         unfinished = read(folder / UNFINISHED)
         manifests = [one for one in (self._last_manifest, unfinished) if one is not None]
-        for one in manifests:
-            if one.items > 0:
-                self._check_earlier(one, replace_sources=replace_sources)
         shards = [shard for one in manifests for shard in one.shards]
-        self.earlier = EarlierItems(folder, wanted, shards, retry=retry)
+        if not manifests:
+            self._check_other_files()
+        # Failures alone are no reason to refuse anything, and are tried again.
+        manifests = [one for one in manifests if one.rows > 0]
+        for one in manifests:
+            self._check_earlier(one, replace_sources=replace_sources)
+        known = [shard for one in manifests for shard in one.shards]
+        self.earlier = EarlierItems(folder, wanted, known, retry=retry)
         # Shards of an interrupted run, which the next run finds too if this one is interrupted.
         self._interrupted = [] if unfinished is None else unfinished.shards
         self._shards: list[Shard] = []
@@ -128,6 +132,13 @@ class Store:
                 return found
         path.unlink()
         return None
+
+    def _check_other_files(self) -> None:
+        """Refuse a folder of other files, which is more likely a mistake than intended."""
+        for path in sorted(self.folder.iterdir()):
+            if not path.name.startswith(".") and not _RUN_FILES.fullmatch(path.name):
+                reason = f"holds other files, such as {path.name}; name a new or an empty folder"
+                raise EmbeddingsError(reason, file=self.folder)
 
     def _check_earlier(self, earlier: Manifest, *, replace_sources: bool) -> None:
         if differences := earlier.differences(self.wanted):
@@ -344,13 +355,30 @@ def _lines_of(table: Any) -> Iterator[tuple[Any, ...]]:
 def locked(folder: Path) -> Iterator[Path]:
     """Create a folder if it does not exist, and lock it for this process.
 
+    If nothing was recorded when the block ends, because it failed, the folder is as before.
+
     Raises:
         EmbeddingsError: another run writes to it.
         OSError: it cannot be created; names it.
     """
+    existed = folder.exists()
     try:
         lock = lock_folder(folder)
     except BlockingIOError as error:
         raise EmbeddingsError("another run writes to it", file=folder) from error
     with lock:
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            _remove_empty(folder, existed=existed)
+            raise
+
+
+def _remove_empty(folder: Path, *, existed: bool) -> None:
+    """Remove the traces of a run that recorded nothing."""
+    with contextlib.suppress(EmbeddingsError, OSError):
+        unfinished = Manifest.read(folder / UNFINISHED)
+        if unfinished is not None and not unfinished.shards:
+            (folder / UNFINISHED).unlink()
+        if not existed:
+            folder.rmdir()  # unless it holds files

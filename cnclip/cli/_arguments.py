@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -153,8 +153,15 @@ def add_options(
                 help=text,
                 choices=choices,
                 metavar=metavar,
-                nargs="+" if many else None,
+                **_repetition(option.metadata),
             )
+
+
+def _repetition(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """How argparse takes many values."""
+    if rules.get("repeated"):
+        return {"action": "append"}
+    return {"nargs": "+"} if rules.get("many") else {}
 
 
 def options_of(arguments: argparse.Namespace, options: type[Options], **more: Any) -> Options:

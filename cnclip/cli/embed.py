@@ -75,6 +75,9 @@ def _print(report: EmbedReport) -> None:
     if report.left_out:
         kinds = (f"{n} {end or 'without a suffix'}" for end, n in sorted(report.left_out.items()))
         print(f"skipped, not image files by their names: {', '.join(kinds)}", file=sys.stderr)
+    if report.excluded:
+        kinds = (f"{n} {pattern}" for pattern, n in sorted(report.excluded.items()))
+        print(f"excluded by patterns: {', '.join(kinds)}", file=sys.stderr)
     print(
         f"{report.output}: {report.rows} {report.kind} of {report.dim} columns: {report.embedded} "
         f"embedded, {report.kept} kept, {report.failed} failed"

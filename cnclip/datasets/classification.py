@@ -11,6 +11,7 @@ from .._encoding import read_text
 from .._text import first_line, hide_secrets
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import located
+from ..sources.exclusions import Exclusions
 from ..sources.images import ImageRef, walk
 from ..sources.names import find_name
 from ..sources.rows import ProblemKind, Problems
@@ -72,7 +73,9 @@ class ClassificationData:
         if not folder.is_dir():
             raise DatasetError(f"has no folder {split!r}", file=path)
         self._folder = folder
-        self.keys = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        exclusions = Exclusions()
+        names = (entry.name for entry in folder.iterdir() if entry.is_dir())
+        self.keys = sorted(name for name in names if not exclusions.exclude(name, is_folder=True))
         if not self.keys:
             raise DatasetError("has no folders, one for each class", file=folder)
         splits = {"train", "test", "val", "valid", "validation"}

@@ -3,6 +3,7 @@
 | file | reads |
 |---|---|
 | `images.py` | folders of images, patterns of paths |
+| `exclusions.py` | files and folders that are left out of folders |
 | `tables.py`, `parquet_files.py` | lists and tables: `.txt`, CSV, JSON Lines, Parquet |
 | `tar_files.py`, `zip_files.py` | tar files as WebDataset makes them, zips |
 | `tsv_files.py`, `lmdb_files.py` | Chinese-CLIP's TSV files and LMDB |

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from .._text import first_line, hide_secrets, is_utf8, printable
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import fetch, is_url, located, shown_name
+from .exclusions import Exclusions
 from .names import find_path, with_slashes
 from .rows import IMAGE_SUFFIXES, Id
 
@@ -80,16 +81,19 @@ def _image_file(path: str, state: os.stat_result) -> ImageFile:
 
 
 def walk(
-    folder: str | os.PathLike[str], left_out: Counter[str] | None = None
+    folder: str | os.PathLike[str],
+    left_out: Counter[str] | None = None,
+    exclusions: Exclusions | None = None,
 ) -> Iterator[ImageFile]:
     """The files in a folder, and in its folders, with the suffix of an image.
 
     Links are followed; a folder that was seen already, as where links lead in a circle, is not
-    entered again. Hidden files and folders are left out.
+    entered again.
 
     Args:
         folder: Where to begin.
         left_out: Counts the other files by their suffixes.
+        exclusions: Files and folders that are left out; by default the default ones.
 
     Yields:
         Files sorted by name, folders among files. One that cannot be used has an error, including
@@ -97,15 +101,22 @@ def walk(
     """
     seen: set[tuple[int, int]] = set()
     # Names that are to be visited, the next one last.
-    waiting = [os.path.abspath(folder)]
+    root = os.path.abspath(folder)
+    exclusions = Exclusions() if exclusions is None else exclusions
+    waiting = [root]
     while waiting:
         path = waiting.pop()
+        inner = path[len(root) :].lstrip("/")
         try:
             state = os.stat(path)
         except OSError:
-            yield image_file(path)
+            if not (inner and exclusions.exclude(inner, is_folder=False)):
+                yield image_file(path)
             continue
-        if stat.S_ISDIR(state.st_mode):
+        is_folder = stat.S_ISDIR(state.st_mode)
+        if inner and exclusions.exclude(inner, is_folder=is_folder):
+            continue
+        if is_folder:
             if (state.st_dev, state.st_ino) in seen:
                 continue
             seen.add((state.st_dev, state.st_ino))
@@ -114,7 +125,7 @@ def walk(
             except OSError as error:
                 yield ImageFile(path, error=f"cannot be listed: {first_line(error)}")
                 continue
-            waiting += [os.path.join(path, name) for name in names if not name.startswith(".")]
+            waiting += [os.path.join(path, name) for name in names]
             continue
         suffix = os.path.splitext(path)[1].lower()
         if suffix in IMAGE_SUFFIXES or not stat.S_ISREG(state.st_mode):

@@ -1,0 +1,75 @@
+"""Files and folders that a folder's images are found without."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from fnmatch import translate
+
+# Hidden files, and folders that other programs make: copies of images in other sizes, deleted
+# files, snapshots, metadata.
+HIDDEN = ".*"
+DEFAULT_EXCLUDES = (
+    HIDDEN,
+    "@eaDir/",  # Synology
+    "#recycle/",
+    "#snapshot/",
+    "@Recycle/",  # QNAP
+    "@Recently-Snapshot/",
+    "$RECYCLE.BIN/",  # Windows
+    "RECYCLER/",
+    "System Volume Information/",
+    "lost+found/",  # Linux
+    "__MACOSX/",  # zip files that macOS makes
+    "iPod Photo Cache/",
+    "node_modules/",
+    "__pycache__/",
+)
+
+
+class Exclusions:
+    """Patterns of files and folders that are left out.
+
+    A pattern is compared with names; one that has a slash is compared with paths relative to the
+    folder that is searched. A pattern that ends in a slash is for folders alone. `*`, `?` and
+    `[...]` are as in a shell, `*` also matches slashes. Upper and lower case are equal.
+
+    Attributes:
+        counts: The number of files and folders that each pattern left out, hidden ones not counted.
+    """
+
+    def __init__(self, patterns: Iterable[str] = (), *, defaults: bool = True) -> None:
+        """Take patterns, in addition to the defaults unless `defaults` is false."""
+        self.counts: Counter[str] = Counter()
+        wanted = [*(DEFAULT_EXCLUDES if defaults else ()), *patterns]
+        self._patterns = [_Pattern(pattern) for pattern in dict.fromkeys(wanted) if pattern]
+
+    def exclude(self, path: str, *, is_folder: bool) -> bool:
+        """Whether a file or folder is left out, which is then counted.
+
+        Args:
+            path: Its path, relative to the folder that is searched.
+            is_folder: Whether it is a folder.
+        """
+        name = path.rpartition("/")[2]
+        for pattern in self._patterns:
+            if pattern.matches(path, name, is_folder):
+                if pattern.text != HIDDEN:
+                    self.counts[pattern.text] += 1
+                return True
+        return False
+
+
+class _Pattern:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        inner = text.rstrip("/")
+        self._folders_only = inner != text
+        self._of_paths = "/" in inner
+        self._expression = re.compile(translate(inner.removeprefix("/")), re.IGNORECASE)
+
+    def matches(self, path: str, name: str, is_folder: bool) -> bool:
+        if self._folders_only and not is_folder:
+            return False
+        return self._expression.match(path if self._of_paths else name) is not None
