@@ -91,7 +91,8 @@ test-ui: $(UI)/.installed ## the application in headless Chromium, and the image
 CLANG ?= $(firstword $(foreach name,clang clang-19 clang-18 clang-17 clang-16 clang-15 clang-14,$(shell command -v $(name))))
 SANITIZERS := address,undefined
 MESON_OPTIONS := -Doptimization=1 -Dwerror=true
-setup = test -f $(1)/build.ninja || { rm -rf $(1); $(3) meson setup $(1) $(MESON_OPTIONS) $(2) > /dev/null; }
+setup = test -f $(1)/build.ninja || { rm -rf $(1); mkdir -p build; \
+  $(3) meson setup $(1) $(MESON_OPTIONS) $(2) > $(1).log 2>&1 || { cat $(1).log; exit 1; }; }
 test_core = ninja --quiet -C $(1) meson-test-prereq && meson test --no-rebuild --print-errorlogs -C $(1)
 
 test-c: $(VENV)/.requirements ## the C unit tests
