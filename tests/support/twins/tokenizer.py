@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import unicodedata
-from collections.abc import Iterator
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 MAX_WORD = 200
@@ -30,9 +29,9 @@ CJK = frozenset(chr(code) for first, last in CJK_BLOCKS for code in range(first,
 
 def is_dropped(character: str) -> bool:
     """Whether the character is removed from the text."""
-    if character in "\t\n\r":
-        return False
-    return character in "\0\ufffd" or unicodedata.category(character) in ("Cc", "Cf")
+    if unicodedata.category(character) in ("Cc", "Cf"):
+        return character not in "\t\n\r"
+    return character == "\ufffd"
 
 
 def is_punctuation(character: str) -> bool:
@@ -44,21 +43,22 @@ def is_punctuation(character: str) -> bool:
 
 def spaced_words(text: str) -> list[str]:
     """The words between white space; a Chinese character is a separate word."""
-    kept = (character for character in text if not is_dropped(character))
-    return "".join(f" {c} " if c in CJK else c for c in kept).split()
+    return "".join(f" {c} " if c in CJK else c for c in text if not is_dropped(c)).split()
 
 
-def without_accents(word: str) -> str:
-    """Lower case (with the final sigma of this word), decomposed, without non-spacing marks."""
-    decomposed = unicodedata.normalize("NFD", word.lower())
+def without_accents(words: str) -> str:
+    """Lower case (with the final sigma of each word), decomposed, without non-spacing marks.
+
+    White space separates the words. No step looks past it.
+    """
+    decomposed = unicodedata.normalize("NFD", words.lower())
     return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
 
 
-def words(text: str) -> Iterator[str]:
+def words(text: str) -> list[str]:
     """The words that WordPiece splits."""
-    for word in spaced_words(text):
-        folded = without_accents(word)
-        yield from "".join(f" {c} " if is_punctuation(c) else c for c in folded).split()
+    folded = without_accents(" ".join(spaced_words(text)))
+    return "".join(f" {c} " if is_punctuation(c) else c for c in folded).split()
 
 
 def read_vocabulary(vocabulary: bytes) -> dict[str, int]:
