@@ -34,6 +34,7 @@ import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline  # noqa: E402
+from tests.support.fork_server import ForkServer  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
@@ -115,6 +116,14 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Runs code in new processes that need not import torch again."""
+    server = ForkServer()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

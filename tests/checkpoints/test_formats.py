@@ -42,12 +42,12 @@ def image() -> Image.Image:
     return Image.fromarray(random.integers(0, 256, (50, 70, 3), np.uint8))
 
 
-@pytest.fixture
-def modelscope(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A ModelScope directory of the smaller family named by the parameter."""
+@pytest.fixture(scope="module")
+def modelscope(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ModelScope directory of the smaller family named by the parameter. Read-only."""
     from cnclip.checkpoints.modelscope import write_modelscope
 
-    directory = tmp_path / "modelscope"
+    directory = tmp_path_factory.mktemp("models") / "modelscope"
     directory.mkdir()
     write_modelscope(checkpoint_of(smaller(request.param)), directory)
     return directory

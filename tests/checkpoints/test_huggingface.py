@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,14 +40,19 @@ def image() -> Image.Image:
     return Image.fromarray(random.integers(0, 256, (50, 70, 3), np.uint8))
 
 
-@pytest.fixture
-def huggingface(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from cnclip.checkpoints.huggingface import write_huggingface
 
-    directory = tmp_path / "huggingface"
-    directory.mkdir()
+    directory = tmp_path_factory.mktemp("huggingface")
     write_huggingface(checkpoint_of(smaller("ViT-B-16")), directory)
     return directory
+
+
+@pytest.fixture
+def huggingface(unchanged: Path, tmp_path: Path) -> Path:
+    """A copy of the directory, which a test may change."""
+    return Path(shutil.copytree(unchanged, tmp_path / "huggingface"))
 
 
 def change(path: Path, **values: Any) -> None:
@@ -338,5 +344,7 @@ def test_transformers_gives_the_same(name: str, image: Image.Image, tmp_path: Pa
     theirs.save_pretrained(tmp_path / "again")
     (tmp_path / "again" / "vocab.txt").write_bytes(WORDS.read_bytes())
     again = read_files(find_checkpoint(tmp_path / "again"))
-    weights["bert.embeddings.word_embeddings.weight"][0] = 0  # transformers does so to [PAD]
+    words = weights["bert.embeddings.word_embeddings.weight"].clone()
+    words[0] = 0  # transformers does so to [PAD]
+    weights["bert.embeddings.word_embeddings.weight"] = words
     assert all(torch.equal(again.weights[tensor], value) for tensor, value in weights.items())

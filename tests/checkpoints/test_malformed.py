@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import cnclip
 from cnclip.checkpoints.files import find_checkpoint
 from cnclip.convert import convert
 from tests.support.corpus import CORPUS, write
+from tests.support.fork_server import ForkServer
 from tests.support.small_vit import TEXT, VISION, VOCABULARY, random_weights
 
 pytest.importorskip("safetensors")
@@ -23,7 +21,6 @@ pytest.importorskip("safetensors")
 # Opens what stdin lists, a line each; answers a line each.
 PROGRAM = """
 import json, sys, time
-import torch
 from pathlib import Path
 from cnclip import CnclipError
 from cnclip.convert import convert
@@ -69,7 +66,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:DeprecationWarning")
 @pytest.mark.parametrize("model", CORPUS, indirect=True)
-def test_the_corpus(model: Path, tmp_path: Path) -> None:
+def test_the_corpus(model: Path, tmp_path: Path, fork_server: ForkServer) -> None:
     kind = find_checkpoint(model).format
     hints: dict[str, Any] = {}
     if kind == "cn_clip":
@@ -78,14 +75,7 @@ def test_the_corpus(model: Path, tmp_path: Path) -> None:
     # The one that opens comes first: what it needs is imported then.
     corpus = [("fine", model), *write(kind, model, tmp_path)]
     asked = "".join(json.dumps([str(p), str(tmp_path / "out.cnclip.pt")]) + "\n" for _, p in corpus)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(hints)],
-        input=asked,
-        env={**os.environ, "PYTHONPATH": str(Path(cnclip.__file__).parents[1])},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=240,
-    )
+    done = fork_server.run(PROGRAM, json.dumps(hints), stdin=asked, timeout=240)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(corpus) > 25

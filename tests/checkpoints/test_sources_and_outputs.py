@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from cnclip.convert import convert
 from cnclip.errors import CheckpointError, InputTypeError, InvalidInputError
 from cnclip.modeling.config import ClipConfig, TextConfig, VisionConfig
 from tests.support.families import WORDS, random_weights
+from tests.support.fork_server import ForkServer
 
 pytest.importorskip("safetensors")
 
@@ -335,9 +335,9 @@ for to in formats:
 def test_full_disks(
     vit_directory: Path,
     tmp_path: Path,
-    run_python: Callable[..., subprocess.CompletedProcess[str]],
+    fork_server: ForkServer,
 ) -> None:
-    done = run_python(FULL_DISK, vit_directory, tmp_path, *FORMATS)
+    done = fork_server.run(FULL_DISK, vit_directory, tmp_path, *FORMATS)
     lines = done.stdout.splitlines()
     assert len(lines) == 3 * len(FORMATS)
     assert all("File too large" in line for line in lines)

@@ -18,6 +18,7 @@ from cnclip.archive import read_archive
 from cnclip.checkpoints.checkpoint import Checkpoint
 from cnclip.checkpoints.files import CheckpointFiles
 from cnclip.errors import CheckpointError
+from tests.support.fork_server import ForkServer
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -241,11 +242,10 @@ def test_a_failed_conversion_leaves_nothing(own_cache: Path, model: Path) -> Non
     assert archives(own_cache) == []
 
 
-# Starts four processes that open the model at the same time. They are forked, so that torch is
-# imported once; each waits at the pipe until all four run.
+# Starts four processes that open the model at the same time; each waits at the pipe until all four
+# run.
 OPEN_AT_ONCE = """
 import os, sys
-import torch
 import cnclip
 started, go = os.pipe(), os.pipe()
 children = []
@@ -267,8 +267,8 @@ print(*(os.waitpid(child, 0)[1] for child in children))
 """
 
 
-def test_many_processes_at_once(own_cache: Path, model: Path, run_python: Run) -> None:
-    *opened, statuses = run_python(OPEN_AT_ONCE, model).stdout.splitlines()
+def test_many_processes_at_once(own_cache: Path, model: Path, fork_server: ForkServer) -> None:
+    *opened, statuses = fork_server.run(OPEN_AT_ONCE, model).stdout.splitlines()
     assert statuses == "0 0 0 0"
     (archive,) = archives(own_cache)
     assert opened == [f"{archive.name} (1, 64)"] * 4
@@ -287,9 +287,9 @@ except OSError as error:
 """
 
 
-def test_a_full_disk_is_an_exception(run_python: Run, model: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_exception(fork_server: ForkServer, model: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    done = run_python(FULL_DISK, model, tmp_path / "out" / "a.cnclip.pt")
+    done = fork_server.run(FULL_DISK, model, tmp_path / "out" / "a.cnclip.pt")
     assert done.stdout.startswith("refused: [Errno 27]")
     assert list((tmp_path / "out").iterdir()) == []
 

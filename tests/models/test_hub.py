@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import cnclip
 import cnclip.convert
 from cnclip.hub import parse_hub_name
+from tests.support.fork_server import ForkServer
 from tests.support.hub_server import COMMIT, Hub, serve
 
 pytest.importorskip("huggingface_hub")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 MODELSCOPE, HUGGINGFACE = "damo/multi-modal_clip-tiny_zh", "OFA-Sys/chinese-clip-tiny"
 NAMES = [MODELSCOPE, HUGGINGFACE]
 
-# Runs in a fresh process, since the clients read the environment when they are imported. They wait
+# Runs in a new process, since the clients read the environment when they are imported. They wait
 # for seconds before they retry: here each wait is cut to 10 ms.
 PROGRAM = """
 import json, logging, sys, time
@@ -73,27 +73,19 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def open_models(hub: Hub, archives: Path, tmp_path: Path) -> Open:
-    """Opens models in a fresh process; the clients' caches last as long as the test."""
+def open_models(hub: Hub, archives: Path, tmp_path: Path, fork_server: ForkServer) -> Open:
+    """Opens models in a new process; the clients' caches last as long as the test."""
 
     def run(*calls: tuple[str, dict[str, Any]], offline: bool = False) -> Results:
         url = "http://127.0.0.1:9" if offline else hub.url
         environment = {
-            **os.environ,
             "HF_HOME": str(tmp_path / "hf"),
             "HF_ENDPOINT": url,
             "MODELSCOPE_CACHE": str(tmp_path / "ms"),
             "MODELSCOPE_ENDPOINT": url,
             "CNCLIP_CACHE": str(archives),
-            "PYTHONPATH": str(Path(cnclip.__file__).parents[1]),
         }
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, json.dumps(calls)],
-            env=environment,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=120,
-        )
+        done = fork_server.run(PROGRAM, json.dumps(calls), **environment)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()[-len(calls) :]]
 

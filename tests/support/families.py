@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,19 @@ def smaller(name: str) -> ClipConfig:
     return dataclasses.replace(known, embed_dim=24, vision=vision, text=text)
 
 
-def random_weights(config: ClipConfig, seed: int = 0) -> Weights:
-    """Numbers that float16 holds, so that formats whose software rounds to it give the same."""
+def random_weights(config: ClipConfig) -> Weights:
+    """Numbers that float16 holds, so that formats whose software rounds to it give the same.
+
+    Calls share the tensors, which no test may change in place.
+    """
+    return dict(_random_weights(config))
+
+
+@functools.cache
+def _random_weights(config: ClipConfig) -> Weights:
     with torch.device("meta"):
         model = ChineseClip(config)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     weights: Weights = {}
     for name, wanted in model.state_dict().items():
         value = torch.randn(wanted.shape, generator=generator) * 0.2

@@ -23,6 +23,7 @@ from cnclip.errors import (  # noqa: E402
 from cnclip.models import read_checkpoint  # noqa: E402
 from cnclip.train import TrainReport, finetune  # noqa: E402
 from cnclip.train.validate import Validator  # noqa: E402
+from tests.support.fork_server import ForkServer  # noqa: E402
 from tests.support.training import (  # noqa: E402
     COMMAND,
     ENVIRONMENT,
@@ -244,7 +245,9 @@ def test_a_damaged_state_is_named(sizes: Path, data: Path, tmp_path: Path) -> No
     assert list(losses_of(run)) == [1]
 
 
-def test_a_full_disk_is_an_oserror(sizes: Path, data: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_oserror(
+    sizes: Path, data: Path, tmp_path: Path, fork_server: ForkServer
+) -> None:
     script = (
         "import resource, sys; from cnclip.train import finetune\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
@@ -253,13 +256,7 @@ def test_a_full_disk_is_an_oserror(sizes: Path, data: Path, tmp_path: Path) -> N
         "              batch_size=8, num_workers=0, device='cpu', save_step_frequency=1)\n"
         "except OSError as error: print('OSError', error.errno)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(sizes), str(data), str(tmp_path / "run")],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = fork_server.run(script, sizes, data, tmp_path / "run", timeout=60, OMP_NUM_THREADS="1")
     assert done.stdout.startswith("OSError 27"), done
     assert not list((tmp_path / "run").glob(".*"))
 

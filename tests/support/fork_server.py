@@ -1,0 +1,108 @@
+"""New processes in which torch and cnclip are imported already.
+
+Importing torch takes longer than most tests. So one process imports it, and a fork of that process
+runs the code of a test. That process has embedded nothing, so its forks may.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Reads a job per line; prints the id of its process, then its exit status.
+SERVER = """
+import json, os, sys, traceback
+import torch
+import cnclip.convert, cnclip.models, cnclip.train
+
+def run(job):
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        opened = os.open(job[name], os.O_RDWR | os.O_APPEND)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    sys.argv = ["-c", *job["arguments"]]
+    exec(compile(job["code"], "<string>", "exec"), {"__name__": "__main__"})
+
+for line in sys.stdin:
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            run(json.loads(line))
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(status)
+    print(process, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+
+
+class ForkServer:
+    """The process that is forked, which starts with the first run."""
+
+    def __init__(self) -> None:
+        self._server: subprocess.Popen[str] | None = None
+
+    def run(
+        self, code: str, *arguments: object, stdin: str = "", timeout: float = 120, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run code in a fork, whose environment is that of this process and `variables`."""
+        with tempfile.TemporaryDirectory(prefix="cnclip-tests-") as directory:
+            paths = {name: Path(directory, name) for name in ("stdin", "stdout", "stderr")}
+            for path in paths.values():
+                path.write_text(stdin if path.name == "stdin" else "", encoding="utf-8")
+            job: dict[str, Any] = {name: str(path) for name, path in paths.items()} | {
+                "code": code,
+                "arguments": [str(argument) for argument in arguments],
+                "environment": {**os.environ, **variables},
+            }
+            status = self._status_of(job, timeout)
+            outputs = [
+                paths[name].read_text(encoding="utf-8", errors="replace")
+                for name in ("stdout", "stderr")
+            ]
+        return subprocess.CompletedProcess([code, *job["arguments"]], status, *outputs)
+
+    def _status_of(self, job: Mapping[str, Any], timeout: float) -> int:
+        server = self._started()
+        assert server.stdin is not None and server.stdout is not None
+        server.stdin.write(json.dumps(job) + "\n")
+        server.stdin.flush()
+        process = int(server.stdout.readline())
+        if not select.select([server.stdout], [], [], timeout)[0]:
+            os.kill(process, signal.SIGKILL)
+            server.stdout.readline()
+            raise subprocess.TimeoutExpired(job["code"], timeout)
+        return int(server.stdout.readline())
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._server is None:
+            self._server = subprocess.Popen(
+                [sys.executable, "-c", SERVER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
+                env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            )
+        return self._server
+
+    def stop(self) -> None:
+        if self._server is not None:
+            with self._server as server:
+                assert server.stdin is not None
+                server.stdin.close()
+                server.wait(10)
