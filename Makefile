@@ -7,6 +7,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 FUZZ_SECONDS ?= 60
 PYTEST_OPTIONS ?=
+PROCESSES ?= 2
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 MATRIX_OPTIONS ?=
@@ -56,8 +57,8 @@ $(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel: $(VENV)/.%: $(VEN
 demo: $(VENV)/.installed ## install into .venv, run the example, write cnclip-demo.png (DEMO_OPTIONS)
 	$(BIN)/python -m cnclip.demo $(DEMO_OPTIONS)
 
-test: $(VENV)/.installed test-c ## the C unit tests, then pytest without slow tests (PYTEST_OPTIONS)
-	$(BIN)/python -m pytest -m 'not slow and not full_size' $(PYTEST_OPTIONS)
+test: $(VENV)/.installed test-c ## the C unit tests, then pytest without slow tests (PROCESSES, PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal $(PYTEST_OPTIONS)
 
 test-slow: $(VENV)/.installed ## tests that take minutes: wheel and sdist in fresh environments, long runs
 	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)

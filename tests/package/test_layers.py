@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -62,10 +63,15 @@ def imports_of(name: str, tree: ast.AST, modules: set[str]) -> Iterator[str]:
                     yield outer
 
 
-GRAPH = {
-    name: set(imports_of(name, ast.parse(path.read_text(encoding="utf-8")), set(FILES))) - {name}
-    for name, path in FILES.items()
-}
+@functools.cache
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(FILES[name].read_text(encoding="utf-8"))
+
+
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """The modules that each module imports."""
+    return {name: set(imports_of(name, tree_of(name), set(FILES))) - {name} for name in FILES}
 
 
 def layer_of(name: str) -> int:
@@ -80,7 +86,7 @@ def test_every_module_has_a_layer() -> None:
 def test_no_module_imports_an_upper_layer() -> None:
     wrong = [
         f"{name} imports {other}"
-        for name, others in GRAPH.items()
+        for name, others in graph().items()
         for other in others
         if "cnclip" not in (name, other) and layer_of(other) > layer_of(name)
     ]
@@ -89,14 +95,14 @@ def test_no_module_imports_an_upper_layer() -> None:
 
 def test_preprocessors_know_archives_only() -> None:
     known = {"cnclip.archive", "cnclip.errors", "cnclip._cores", "cnclip._text", "cnclip"}
-    for name, others in GRAPH.items():
+    for name, others in graph().items():
         if name.startswith("cnclip.preprocessors"):
             outside = {other for other in others if not other.startswith("cnclip.preprocessors")}
             assert outside <= known, name
 
 
 def test_no_imports_go_in_a_circle() -> None:
-    inner = {name: others - {"cnclip"} for name, others in GRAPH.items() if name != "cnclip"}
+    inner = {name: others - {"cnclip"} for name, others in graph().items() if name != "cnclip"}
     try:
         TopologicalSorter(inner).prepare()
     except CycleError as error:
@@ -169,9 +175,8 @@ def uses_of_text(tree: ast.AST) -> Iterator[int]:
 def test_no_code_looks_into_the_text_of_an_error(name: str) -> None:
     if name == "cnclip._text":
         return
-    path = FILES[name]
-    lines = sorted(set(uses_of_text(ast.parse(path.read_text(encoding="utf-8")))))
-    assert not lines, ", ".join(f"{path}:{line}" for line in lines)
+    lines = sorted(set(uses_of_text(tree_of(name))))
+    assert not lines, ", ".join(f"{FILES[name]}:{line}" for line in lines)
 
 
 @pytest.mark.parametrize(
