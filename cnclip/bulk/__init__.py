@@ -4,7 +4,8 @@
 |---|---|
 | `embed.py` | `embed` and `iter_embeddings`, their options and their report |
 | `items.py` | the sources that a caller names, their items, and the outcome of each |
-| `store.py` | writes the folder, and finds the items of earlier runs in it |
+| `store.py` | writes the folder |
+| `earlier.py` | finds the items of earlier runs in it |
 | `folder.py` | the folder's manifest and shards, and `Embeddings`, which reads them |
 | `lookup.py` | opens the images that are recorded in a folder |
 | `cluster.py` | embeds on a Ray cluster |

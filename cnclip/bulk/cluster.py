@@ -111,7 +111,9 @@ def ray_embed(
         options.check_batch_size(max_image_batch("cuda" if actors.gpus else "cpu"))
         info = open_archive(model)
         options = options.for_model(info)
-        wanted = options.manifest(archive_identity(info), precision, opened.names)
+        wanted = options.manifest(
+            archive_identity(info), precision, opened.names, relative=opened.relative
+        )
         store = Store(folder, wanted, retry=options.retry, replace_sources=options.replace)
         task = _Task(_SentModel.of(info.path, ray), precision, actors, options)
         plan = _Plan(opened, task, store.earlier.restore)
@@ -265,7 +267,7 @@ def _read(batch: dict[str, Any]) -> dict[str, Any]:
         if outcome.done or item.image is None or left <= 0:
             return
         # The size of an item in an archive is that of the archive.
-        if item.id == item.path and (item.size or 0) > _MAX_SENT:
+        if item.is_file and (item.size or 0) > _MAX_SENT:
             return
         try:
             content = item.image.read()

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +75,12 @@ class EmbedOptions:
         "of texts: lower case and straight quotes, as Chinese-CLIP was trained; by default if the "
         "model's description says that it was trained so",
     )
+    ids: Literal["relative", "absolute"] | None = option(
+        None,
+        "ids of files in folders: their paths relative to the folder, or absolute; by default as "
+        "in the last run to OUT, else relative for one folder",
+        choices=("relative", "absolute"),
+    )
     exclude: tuple[str, ...] | None = option(
         None,
         "of folders: leave out files and folders whose name, or path where PATTERN has a slash, "
@@ -116,6 +123,7 @@ class EmbedOptions:
             encoding=self.encoding,
             null=self.null,
             exclusions=Exclusions(self.exclude or (), defaults=self.default_excludes is not False),
+            ids=self.ids,
         )
 
     def for_folder(self, folder: Path) -> EmbedOptions:
@@ -133,6 +141,7 @@ class EmbedOptions:
         given = self.exclude
         return replace(
             self,
+            ids=earlier.ids if self.ids is None and earlier.rows else self.ids,
             exclude=(earlier.exclude or None) if given is None else given,
             default_excludes=(
                 earlier.default_excludes if self.default_excludes is None else self.default_excludes
@@ -145,7 +154,14 @@ class EmbedOptions:
             return self
         return replace(self, normalize=self.kind == "texts" and info.normalizes_texts)
 
-    def manifest(self, model: dict[str, Any], precision: str, sources: list[str]) -> Manifest:
+    def manifest(
+        self,
+        model: dict[str, Any],
+        precision: str,
+        sources: list[str],
+        *,
+        relative: bool = False,
+    ) -> Manifest:
         """The manifest of a run, without shards. The options must be those for the model."""
         normalized = bool(self.normalize) and self.kind == "texts"
         return Manifest(
@@ -158,6 +174,7 @@ class EmbedOptions:
             normalized,
             tuple(pattern for pattern in self.exclude or () if pattern),
             self.default_excludes is not False,
+            "relative" if relative else "absolute",
         )
 
 
@@ -165,11 +182,11 @@ class EmbedOptions:
 class EmbedReport:
     """The result of a run.
 
-    Items that could not be embedded are counted, including those of earlier runs; (id, error) of
-    the first of them is in `first_failed`. `left_out` counts the files of folders without the
-    suffix of an image, by their suffixes; `excluded` counts the files and folders that patterns
-    left out, by the patterns, hidden ones not counted. `remarks` are messages on sources that were
-    read in an unusual way. `texts` counts the texts of which the model sees only a part.
+    Items that could not be embedded are counted, including those of earlier runs; the path or id
+    and the error of the first of them are in `first_failed`. `left_out` counts the files of folders
+    without the suffix of an image, by their suffixes; `excluded` counts the files and folders that
+    patterns left out, by the patterns, hidden ones not counted. `remarks` are messages on sources
+    that were read in an unusual way. `texts` counts the texts of which the model sees only a part.
     """
 
     output: Path
@@ -199,7 +216,9 @@ class EmbedReport:
             if outcome.error is not None:
                 self.failed += 1
                 if len(self.first_failed) < MAX_FAILED:
-                    self.first_failed.append((outcome.item.id, outcome.error))
+                    item = outcome.item
+                    name = item.path if item.is_file else item.id
+                    self.first_failed.append((name, outcome.error))
             elif outcome.restored:
                 self.kept += 1
             else:
@@ -218,8 +237,9 @@ def embed(
     """Embed images or texts of any number to a folder, see docs/en/guide/embedding.md.
 
     Afterwards the folder holds the embeddings of what the sources hold now. An interrupted run
-    resumes, and a later one embeds only what is new or changed: files by their size and time, texts
-    by their content. Until a run ends, the folder stays as the last run left it.
+    resumes, and a later one embeds only what is new or changed. An image whose file has another
+    size, time or path is read, and embedded unless its SHA-256 is that of an earlier image. Until a
+    run ends, the folder stays as the last run left it.
 
     Args:
         sources: One path, or several, see `open_sources`.
@@ -246,12 +266,12 @@ def embed(
     opened = options.open(sources)
     opened.check_output(output)
     model, precision = model_identity(pipeline), pipeline.model.precision
-    wanted = options.manifest(model, precision, opened.names)
+    wanted = options.manifest(model, precision, opened.names, relative=opened.relative)
     with locked(Path(output)) as folder:
         store = Store(folder, wanted, retry=options.retry, replace_sources=options.replace)
         total = _count(opened) if show_progress else None
         outcomes = outcomes_of(opened.items(), store.earlier.restore)
-        lists = embed_outcomes(pipeline, outcomes, options)
+        lists = embed_outcomes(pipeline, outcomes, options, store.earlier.restore_content)
         report = write_outcomes(
             store, lists, total, pipeline.preprocessor, show_progress=show_progress
         )
@@ -311,7 +331,7 @@ def _embeddings(
 
 def _where(item: Item) -> Where:
     """The place of an item: its file, and its id if that is more than the file's path."""
-    if item.id == item.path:
+    if item.is_file:
         return Where(file=item.path)
     return Where(file=item.path, member=item.id.removeprefix(f"{item.path}:"))
 
@@ -331,12 +351,19 @@ def embed_outcomes(
     pipeline: MultiModalEmbeddingPipeline,
     outcomes: Iterable[Outcome],
     options: EmbedOptions,
+    restore: Callable[[Outcome], None] | None = None,
 ) -> Generator[list[Outcome], None, None]:
     """Fill in the vector or the error of outcomes that have neither.
 
     A batch ends when it is full, and at the end of each shard. So a run that continues after the
     end of a list, with all outcomes before it restored, has the same batches from there on, and the
     same bits.
+
+    Args:
+        pipeline: The model.
+        outcomes: The outcomes.
+        options: The options.
+        restore: May fill in the outcome of an image by its SHA-256; called on threads.
 
     Yields:
         Lists of outcomes, in order, drawn about a batch ahead. New vectors are float32 [d].
@@ -347,7 +374,8 @@ def embed_outcomes(
         text_of = _normalized_text if options.normalize else _text
         batches = embed_texts(pipeline, outcomes, text_of, max_texts=TEXTS_PER_LIST, cut_every=cut)
     else:
-        batches = embed_images(pipeline, outcomes, _open, batch_size=size, cut_every=cut)
+        opened = partial(_open, restore=restore)
+        batches = embed_images(pipeline, outcomes, opened, batch_size=size, cut_every=cut)
     with contextlib.closing(batches):
         for batch in batches:
             for outcome, vector in zip(batch.embedded, batch.vectors, strict=True):
@@ -366,9 +394,9 @@ def _normalized_text(outcome: Outcome) -> str | None:
     return None if text is None else normalize_text(text)
 
 
-def _open(outcome: Outcome) -> Image.Image | None:
+def _open(outcome: Outcome, restore: Callable[[Outcome], None] | None) -> Image.Image | None:
     try:
-        return None if outcome.done else outcome.open_image()
+        return None if outcome.done else outcome.open_image(restore)
     finally:
         outcome.release_image()
 

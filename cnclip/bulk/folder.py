@@ -24,7 +24,7 @@ from ..cache import remembered_sha256
 from ..errors import EmbeddingsError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..sources import pyarrow_modules
-from .items import ITEM_KINDS, ItemKind
+from .items import ITEM_KINDS, IdForm, ItemKind
 
 DTYPES = ("float16", "float32")
 FORMAT = 1
@@ -84,6 +84,7 @@ class Manifest:
     normalized: bool = False  # texts were put in lower case with straight quotes
     exclude: tuple[str, ...] = ()  # patterns, see Exclusions
     default_excludes: bool = True
+    ids: IdForm = "absolute"  # of files in folders
     shards: list[Shard] = field(default_factory=list)
 
     @property
@@ -177,6 +178,7 @@ def _manifest_of(value: dict[str, Any]) -> Manifest:
         value.get("normalized") is True,
         tuple(_text(one) for one in value.get("exclude", ())),
         value.get("default_excludes", True) is True,
+        "relative" if value.get("ids") == "relative" else "absolute",
         shards,
     )
 
@@ -207,6 +209,7 @@ def schema() -> Any:
             ("bytes", arrow.int64()),
             ("size", arrow.int64()),
             ("mtime_ns", arrow.int64()),
+            ("sha256", arrow.string()),
             ("error", arrow.string()),
         ]
     )
@@ -266,6 +269,10 @@ def load_lines(folder: Path, shard: Shard) -> Any:
         raise EmbeddingsError(f"damaged: {first_line(error)}", file=path) from error
     except OSError as error:
         raise _unreadable(path, error) from error
+    if "sha256" not in table.schema.names:  # written by an earlier version
+        field = schema().field("sha256")
+        place = schema().get_field_index(field.name)
+        table = table.add_column(place, field, arrow.nulls(table.num_rows, field.type))
     if table.num_rows != shard.items or table.schema.names != schema().names:
         reason = f"damaged: {table.num_rows} lines of {table.schema.names}"
         raise EmbeddingsError(reason, file=path)
@@ -285,7 +292,7 @@ class EmbeddingBatch(NamedTuple):
         first_row: The number of the first among all rows.
         vectors: Float16 or float32 [n, d], rows of unit length, memory-mapped.
         lines: A pyarrow.Table with a line for each row: `row` (of `vectors`), `id`, `path`,
-            `text`, `width`, `height`, `bytes`, `size`, `mtime_ns`, `error` (null).
+            `text`, `width`, `height`, `bytes`, `size`, `mtime_ns`, `sha256`, `error` (null).
     """
 
     first_row: int

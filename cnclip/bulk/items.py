@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -58,6 +59,7 @@ from ..sources.tsv_files import TSV_SUFFIX, TsvImages
 from ..sources.zip_files import ZIP_SUFFIX, ZipImages
 
 ItemKind = Literal["images", "texts"]
+IdForm = Literal["relative", "absolute"]
 ITEM_KINDS = ("images", "texts")
 STDIN = "-"
 # One path, or several.
@@ -76,6 +78,16 @@ class Item(NamedTuple):
     text: str | None = None
     error: str | None = None
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the id is that of a whole file or URL: its path, or the end of it."""
+        return is_path_of(self.id, self.path)
+
+
+def is_path_of(id: str, path: str) -> bool:
+    """Whether an id is its item's path, or the path relative to a folder."""
+    return id == path or path.endswith(f"/{id}")
+
 
 @dataclass(slots=True, eq=False)
 class Outcome:
@@ -89,6 +101,7 @@ class Outcome:
     width: int | None = None  # pixels of the image as it is embedded
     height: int | None = None
     bytes: int | None = None  # the size of the image file
+    sha256: str | None = None  # of the image file
     vector: NDArray[Any] | None = field(default=None, repr=False)
     restored: bool = False  # the vector or the error is from an earlier run
 
@@ -102,15 +115,25 @@ class Outcome:
         """Whether there is nothing left to embed."""
         return self.restored or self.error is not None or self.vector is not None
 
-    def open_image(self) -> Image.Image:
-        """Read and decode the image, as `load_image` does; sets width, height and bytes.
+    def open_image(self, restore: Callable[[Outcome], None] | None = None) -> Image.Image | None:
+        """Read and decode the image, as `load_image` does; sets width, height, bytes and sha256.
+
+        Args:
+            restore: May fill in the outcome of an earlier image with the same SHA-256.
+
+        Returns:
+            The image; None if the outcome was restored.
 
         Raises:
             ImageError: it cannot be read. The error has a reason and no place.
         """
         assert self.item.image is not None
         content = self.item.image.read()
-        self.bytes = len(content)
+        self.bytes, self.sha256 = len(content), sha256(content).hexdigest()
+        if restore is not None and self.item.turned:
+            restore(self)
+            if self.restored:
+                return None
         image = decode_image(content, turned=self.item.turned)
         self.width, self.height = image.size
         return image
@@ -145,6 +168,7 @@ class OpenedSources:
     readers: dict[str, _Reader] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     exclusions: Exclusions = field(default_factory=Exclusions)
+    relative: bool = False  # ids of files in folders are relative to the folder
     remarks: dict[Problem, None] = field(default_factory=dict)
 
     @property
@@ -183,7 +207,10 @@ class OpenedSources:
                 if key in seen:
                     if item.id == item.path:
                         continue
-                    item = item._replace(error=item.error or "another item has this id")
+                    reason = "another item has this id"
+                    if self.relative:
+                        reason += "; --ids absolute makes ids of files different"
+                    item = item._replace(error=item.error or reason)
                 seen.add(key)
                 yield item
 
@@ -221,6 +248,7 @@ def open_sources(
     encoding: str | None = None,
     null: bool = False,
     exclusions: Exclusions | None = None,
+    ids: IdForm | None = None,
 ) -> OpenedSources:
     """Find the kind of each source.
 
@@ -238,6 +266,8 @@ def open_sources(
             default UTF-8, UTF-16, UTF-32 or GB18030, as each file is.
         null: Entries of lists end in NUL bytes.
         exclusions: Files and folders that are left out of folders; by default the default ones.
+        ids: 'relative' or 'absolute': the ids of files in folders are their paths relative to the
+            folder, or absolute; by default relative if the only source is a folder.
 
     Raises:
         DatasetError: there is no such file, or it is of unknown kind.
@@ -262,6 +292,8 @@ def open_sources(
                 found.readers.setdefault(spelled(absolute), _reader(absolute, found))
     if not found.readers:
         raise InvalidInputError("expected at least one", item="sources")
+    one_folder = len(found.readers) == 1 and os.path.isdir(found.names[0])
+    found.relative = ids == "relative" or (ids is None and one_folder and kind == "images")
     return found
 
 
@@ -276,7 +308,7 @@ def _reader(path: str, found: OpenedSources) -> _Reader:
         reason = f"expected a file of texts: {_joined(TABLE_SUFFIXES)}"
         raise DatasetError(reason, file=spelled(path))
     if os.path.isdir(path):
-        return lambda: map(_file_item, walk(path, found.left_out, found.exclusions))
+        return partial(_folder_items, path, found)
     if suffix in IMAGE_SUFFIXES or not os.path.isfile(path):
         return lambda: iter([_file_item(image_file(path))])
     if os.path.basename(path).endswith(TSV_SUFFIX):
@@ -343,6 +375,16 @@ def _file_item(file: ImageFile, id: str | None = None) -> Item:
     image = ImageRef(file.path) if file.error is None else None
     name = shown if id is None else id
     return Item(name, shown, file.size, file.mtime_ns, image, error=file.error)
+
+
+def _folder_items(path: str, found: OpenedSources) -> Iterator[Item]:
+    """The image files in a folder."""
+    for file in walk(path, found.left_out, found.exclusions):
+        item = _file_item(file)
+        if found.relative:
+            root = path if item.path.startswith("/") else Path(path).as_uri()
+            item = item._replace(id=item.path.removeprefix(root.rstrip("/") + "/"))
+        yield item
 
 
 def image_item(value: str, id: str | None = None, folder: str = "") -> Item:

@@ -15,11 +15,11 @@ import hashlib
 import io
 import itertools
 import logging
+import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +29,28 @@ from numpy.typing import NDArray
 from .._files import lock_folder, write_durably
 from ..errors import EmbeddingsError
 from ..sources import pyarrow_modules
+from .earlier import RESTORED, EarlierItems
 from .folder import (
     MANIFEST,
     SUFFIXES,
     UNFINISHED,
     Manifest,
     Shard,
-    check_shard,
     load_lines,
-    load_vectors,
     path_of,
     schema,
 )
-from .items import Item, ItemKind, Outcome
+from .items import Outcome
 
 logger = logging.getLogger("cnclip")
 
 # A run that is killed loses this much work, and a batch, at most.
 SECONDS_BETWEEN_COMMITS = 5.0
-# Shards whose lines are in memory, about 2 MB each: the order of the items may have changed.
-_SHARDS_KEPT = 256
-_LINES_AT_ONCE = 8192
+# Files that show whether a folder has moved.
+_IDS_TRIED = 100
 # Digits of the checksum in a shard's name: 48 bits.
 _DIGITS = 12
 _ITEM_COLUMNS = ("id", "path", "text", "size", "mtime_ns")
-_OUTCOME_COLUMNS = ("width", "height", "bytes", "error")
 # The files that runs write, and the temporary files that a killed run leaves.
 _RUN_FILES = re.compile(
     r"\d{5,}-[0-9a-f]{12}\.(npy|parquet)"
@@ -148,12 +145,29 @@ class Store:
                 file=self.folder,
             )
         gone = [name for name in earlier.sources if name not in set(self.wanted.sources)]
-        if gone and not replace_sources:
+        if gone and not replace_sources and not self._has_moved(earlier):
             raise EmbeddingsError(
                 f"was made of {gone[0]}{', ...' if len(gone) > 1 else ''} as well; "
                 "name all sources again, or ask to replace them (replace=True, --replace)",
                 file=self.folder,
             )
+
+    def _has_moved(self, earlier: Manifest) -> bool:
+        """Whether the only source, a folder, is the earlier one in another place.
+
+        Most of some files must be in the new place, and none in the former.
+        """
+        places = [*earlier.sources, *self.wanted.sources]
+        if len(places) != 2 or not earlier.ids == self.wanted.ids == "relative":
+            return False
+        try:
+            ids = load_lines(self.folder, earlier.shards[0]).column("id")[:_IDS_TRIED].to_pylist()
+        except EmbeddingsError:
+            return False
+        before, now = (
+            sum(os.path.lexists(os.path.join(place, id)) for id in ids) for place in places
+        )
+        return before == 0 and 2 * now > len(ids)
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Append outcomes, which do not extend beyond the end of a shard.
@@ -243,7 +257,7 @@ def _parquet(outcomes: Sequence[Outcome]) -> bytes:
     columns: dict[str, list[Any]] = {
         name: [getattr(outcome.item, name) for outcome in outcomes] for name in _ITEM_COLUMNS
     }
-    columns |= {name: [getattr(outcome, name) for outcome in outcomes] for name in _OUTCOME_COLUMNS}
+    columns |= {name: [getattr(outcome, name) for outcome in outcomes] for name in RESTORED}
     rows = itertools.count()
     columns["row"] = [None if outcome.vector is None else next(rows) for outcome in outcomes]
     arrays = [arrow.array(columns[field.name], field.type) for field in wanted]
@@ -251,104 +265,6 @@ def _parquet(outcomes: Sequence[Outcome]) -> bytes:
     table = arrow.Table.from_arrays(arrays, schema=wanted)
     parquet.write_table(table, content, compression="zstd")
     return content.getvalue()
-
-
-class EarlierItems:
-    """Items of earlier runs. They take 16 bytes each in memory.
-
-    Attributes:
-        intact: The names of the shards that exist and are undamaged.
-    """
-
-    def __init__(
-        self, folder: Path, manifest: Manifest, shards: Iterable[Shard], *, retry: bool
-    ) -> None:
-        """Read the lines of shards. Shards that are missing or damaged are logged and left out.
-
-        With `retry`, items that failed are left out too.
-        """
-        self._folder, self._manifest, self._retry = folder, manifest, retry
-        self._kind = manifest.kind
-        self.intact: set[str] = set()
-        self._shards: list[Shard] = []
-        keys, places = [np.empty(0, np.uint64)], [np.empty((0, 2), np.int32)]
-        for shard in shards:
-            if shard.name in self.intact:
-                continue
-            try:
-                check_shard(folder, shard)
-                own, lines = self._keys(load_lines(folder, shard))
-            except EmbeddingsError as error:
-                logger.warning("%s; embedding its items again", error)
-                continue
-            self.intact.add(shard.name)
-            keys.append(own)
-            places.append(np.stack([np.full_like(lines, len(self._shards)), lines], 1))
-            self._shards.append(shard)
-        unsorted = np.concatenate(keys)
-        order = np.argsort(unsorted, kind="stable")
-        self._sorted, self._places = unsorted[order], np.concatenate(places)[order]
-        self._table = lru_cache(_SHARDS_KEPT)(self._load)
-
-    def _keys(self, table: Any) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-        """The keys of a shard's items, and the numbers of their lines."""
-        keys, lines = [], []
-        for number, (row, id, path, size, mtime_ns, text, error) in enumerate(_lines_of(table)):
-            # A text that failed has its error before it is looked up.
-            if (self._retry and error is not None) or (self._kind == "texts" and row is None):
-                continue
-            keys.append(_key(self._kind, id, path, size, mtime_ns, text))
-            lines.append(number)
-        return np.array(keys, np.uint64), np.array(lines, np.int32)
-
-    def _load(self, shard: int) -> tuple[Any, NDArray[Any]]:
-        """A shard's lines and embeddings."""
-        found = self._shards[shard]
-        vectors = load_vectors(self._folder, found, self._manifest)
-        return load_lines(self._folder, found), vectors
-
-    def restore(self, outcome: Outcome) -> None:
-        """Fill in the vector or the error of an item of an earlier run, and set `restored`.
-
-        Raises:
-            EmbeddingsError: a shard was removed or damaged since.
-        """
-        item = outcome.item
-        key = np.uint64(_key(self._kind, item.id, item.path, item.size, item.mtime_ns, item.text))
-        place = int(np.searchsorted(self._sorted, key))
-        while place < len(self._sorted) and self._sorted[place] == key:
-            shard, line = self._places[place].tolist()
-            if self._is_line(item, shard, line):
-                self._copy(outcome, shard, line)
-                return
-            place += 1
-
-    def _is_line(self, item: Item, shard: int, line: int) -> bool:
-        table, _ = self._table(shard)
-        names = ("text",) if self._kind == "texts" else ("id", "path", "size", "mtime_ns")
-        return all(table.column(name)[line].as_py() == getattr(item, name) for name in names)
-
-    def _copy(self, outcome: Outcome, shard: int, line: int) -> None:
-        table, vectors = self._table(shard)
-        for name in ("width", "height", "bytes", "error"):
-            setattr(outcome, name, table.column(name)[line].as_py())
-        row = table.column("row")[line].as_py()
-        outcome.vector = None if row is None else np.array(vectors[row])
-        outcome.restored = True
-
-
-def _key(kind: ItemKind, id: str, path: str, size: Any, mtime_ns: Any, text: str | None) -> int:
-    """64 bits that differ if an item has changed: of a text, if its content has changed."""
-    name = text or "" if kind == "texts" else f"{id}\0{path}\0{size}\0{mtime_ns}"
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
-def _lines_of(table: Any) -> Iterator[tuple[Any, ...]]:
-    names = ("row", "id", "path", "size", "mtime_ns", "text", "error")
-    for start in range(0, table.num_rows, _LINES_AT_ONCE):
-        some = table.slice(start, _LINES_AT_ONCE)
-        yield from zip(*(some.column(name).to_pylist() for name in names), strict=True)
 
 
 @contextlib.contextmanager

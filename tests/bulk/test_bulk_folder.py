@@ -16,6 +16,7 @@ from cnclip.bulk.store import Store, locked
 from cnclip.errors import EmbeddingsError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from tests.support.bulk import (
+    GALLERY,
     Embed,
     content_of,
     text_file,
@@ -24,22 +25,21 @@ from tests.support.bulk import (
 )
 
 
-def test_new_changed_and_removed_files(
-    embed: Embed, photos: Path, some: list[Path], tmp_path: Path
-) -> None:
+def test_new_changed_and_removed_files(embed: Embed, photos: Path, tmp_path: Path) -> None:
     embed(photos)
     before = vectors_of(tmp_path / "out")
     names = sorted(photos.glob("*.png"))
-    shutil.copy(some[0], names[0])  # changed
+    others = sorted(GALLERY.glob("*.png"))[20:22]
+    shutil.copy(others[0], names[0])  # changed
     names[1].unlink()
-    shutil.copy(some[1], photos / "0.png")  # new, and the first of all
+    shutil.copy(others[1], photos / "0.png")  # new, and the first of all
     report = embed(photos)
     assert (report.embedded, report.kept, report.rows) == (2, 18, 20)
     after = vectors_of(tmp_path / "out")
-    assert after.keys() == before.keys() - {str(names[1])} | {str(photos / "0.png")}
-    for name in after.keys() & before.keys() - {str(names[0])}:
+    assert after.keys() == before.keys() - {names[1].name} | {"0.png"}
+    for name in after.keys() & before.keys() - {names[0].name}:
         np.testing.assert_array_equal(after[name], before[name])
-    assert not np.array_equal(after[str(names[0])], before[str(names[0])])
+    assert not np.array_equal(after[names[0].name], before[names[0].name])
     # What is there is what a first run makes of the folder.
     embed(photos, output=tmp_path / "fresh")
     fresh = vectors_of(tmp_path / "fresh")
