@@ -291,8 +291,8 @@ def iter_embeddings(
     Args:
         sources: One path, or several, see `open_sources`.
         pipeline: An open pipeline.
-        options: `kind`, `column`, `id_column`, `batch_size` and `shard_items` are used; a batch
-            ends after every `shard_items` items, as in `embed`.
+        options: All but `dtype`, `retry` and `replace` are used. A batch ends after every
+            `shard_items` items, as in `embed`. Ids of files are absolute paths by default.
         problems: Gets the items that cannot be embedded, which are left out.
 
     Returns:
@@ -304,6 +304,8 @@ def iter_embeddings(
         InvalidInputError: the batch size is too large for the device.
     """
     options.check_batch_size(pipeline.model.max_image_batch)
+    if options.ids is None:
+        options = replace(options, ids="absolute")  # ids are all that the caller gets
     opened = options.open(sources)
     return _embeddings(opened, pipeline, options.for_model(pipeline.model.info), problems)
 

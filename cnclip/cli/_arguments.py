@@ -30,7 +30,7 @@ def add_model_arguments(parser: argparse._ActionsContainer, *, recorded: bool) -
     Args:
         parser: Gets the arguments.
         recorded: The command reads an index or embeddings, which record their model. Adds
-            --collection too, for an index in Milvus.
+            --collection, --token and --database too, for an index in Milvus.
     """
     model, precision = f"the bundled {BUNDLED_MODEL}", "fp32"
     if recorded:
@@ -38,6 +38,14 @@ def add_model_arguments(parser: argparse._ActionsContainer, *, recorded: bool) -
         precision = f"the precision that the index or the embeddings record, else {precision}"
         parser.add_argument(
             "--collection", default="cnclip", metavar="NAME", help="in Milvus; default: %(default)s"
+        )
+        parser.add_argument(
+            "--token",
+            metavar="USER:PASSWORD",
+            help="of Milvus, or an API key (default: $MILVUS_TOKEN, which other users cannot see)",
+        )
+        parser.add_argument(
+            "--database", metavar="NAME", help="in Milvus (default: $MILVUS_DATABASE)"
         )
     parser.add_argument(
         "--model",
@@ -222,6 +230,15 @@ def open_model_of(
             raise
         reason = f"was made with the model {model!r}, which was not found; pass its path as --model"
         raise ModelNotFoundError(reason, item=collection.name) from error
+
+
+def add_root_argument(parser: argparse._ActionsContainer) -> None:
+    """Add --root: where files are that were moved since they were embedded."""
+    parser.add_argument(
+        "--root",
+        metavar="FOLDER",
+        help="the folder that holds the files now, if they were moved since they were embedded",
+    )
 
 
 def integer(minimum: int, maximum: int) -> Callable[[str], int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CnclipError, InvalidInputError, ModelMismatchError
 from ._arguments import (
     add_model_arguments,
+    add_root_argument,
     check_output_file,
     open_pipeline,
     print_failed,
@@ -16,10 +17,14 @@ from ._arguments import (
 )
 
 if TYPE_CHECKING:
+    from ..bulk import Embeddings
     from ..pipelines import MultiModalEmbeddingPipeline
-    from ..search import Index
+    from ..search import Index, Root
 
 SUMMARY = "build a search index of images or embeddings"
+
+# Files that show whether the embeddings' files are gone.
+_FILES_TRIED = 1000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +41,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="NAME.index",
         required=True,
-        help="the file to write, or http://HOST:PORT of Milvus to add to a collection",
+        help="the file to write; or http://HOST:PORT of Milvus or NAME.db of Milvus Lite, to bring "
+        "a collection there up to date",
     )
+    add_root_argument(parser)
     add_model_arguments(parser, recorded=True)
     parser.add_argument(
         "--kind",
@@ -59,11 +66,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Embed if needed, build the index, and describe it."""
     from ..bulk import open_embeddings
     from ..bulk.folder import MANIFEST, UNFINISHED
-    from ..search import add_embeddings, connect, index_embeddings
+    from ..search import Root, connect, index_embeddings, update_embeddings
+    from ..search.milvus import is_milvus
+    from ..search.moved import gone_message
     from ..search.vectors import import_faiss
 
     source: Path = arguments.source
-    remote = "://" in arguments.output
+    remote = is_milvus(arguments.output)
+    root = None if arguments.root is None else Root(arguments.root)
     if not remote:
         import_faiss()  # not after an hour of embedding
         check_output_file(Path(arguments.output))
@@ -73,12 +83,16 @@ def run(arguments: argparse.Namespace) -> int:
     embedder = None
     if not any((source / name).exists() for name in (MANIFEST, UNFINISHED)):
         folder = arguments.embeddings or Path(arguments.output).with_suffix(".embeddings")
-        if remote and arguments.embeddings is None:
+        if "://" in arguments.output and arguments.embeddings is None:
             raise InvalidInputError("--embeddings: expected a folder, for images into Milvus")
+        if root is not None:
+            raise InvalidInputError("--root is for embeddings; name the folder as OUT|FOLDER")
         embedder = open_pipeline(arguments)
         failed = _embed(embedder, source, folder, replace=arguments.embeddings is None)
         source = folder
     embeddings = open_embeddings(source)
+    if (message := gone_message(_sample(embeddings, root))) is not None:
+        print_message("index", message)
     if embedder is None:
         embedder = _model_of(arguments, embeddings.model, embeddings.precision)
     if remote:
@@ -89,15 +103,32 @@ def run(arguments: argparse.Namespace) -> int:
             model=embeddings.model,
             precision=embeddings.precision,
             contents=embeddings.kind,
+            token=arguments.token,
+            database=arguments.database,
         )
-        add_embeddings(collection, embeddings, show_progress=True)
-        print(f"{collection.name}: {embeddings.rows} {embeddings.kind} added")
+        done = update_embeddings(collection, embeddings, root=root, show_progress=True)
+        print(
+            f"{collection.name}: {done.added} {embeddings.kind} added, {done.replaced} replaced, "
+            f"{done.removed} removed"
+        )
     else:
-        index = index_embeddings(source, kind=arguments.kind, show_progress=True)
+        index = index_embeddings(source, kind=arguments.kind, root=root, show_progress=True)
         index.prepare(embedder)
         index.save(arguments.output)
         print(_described(index))
     return 1 if failed else 0
+
+
+def _sample(embeddings: Embeddings, root: Root | None) -> list[str]:
+    """The paths of items at even distances, with their new places."""
+    step = max(1, embeddings.rows // _FILES_TRIED)
+    found = []
+    for first, _, lines in embeddings.blocks():
+        some = lines.take(list(range(-first % step, lines.num_rows, step)))
+        ids, paths = (some.column(name).to_pylist() for name in ("id", "path"))
+        for id, path in zip(ids, paths, strict=True):
+            found.append(path if root is None else root.place(id, path)[1])
+    return found
 
 
 def _described(index: Index) -> str:

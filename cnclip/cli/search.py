@@ -18,6 +18,7 @@ from ..preprocessors.text import count_texts
 from ._arguments import (
     add_download_arguments,
     add_model_arguments,
+    add_root_argument,
     integer,
     open_browser,
     open_model_of,
@@ -39,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "index",
         metavar="NAME.index",
-        help="an index of `cnclip index`, or http://HOST:PORT of Milvus",
+        help="an index of `cnclip index`, http://HOST:PORT of Milvus, or NAME.db of Milvus Lite",
     )
     parser.add_argument("query", metavar="TEXT", nargs="?", help="a query in Chinese")
     parser.add_argument("--image", metavar="FILE", help="an image as query, alone or with TEXT")
@@ -75,20 +76,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     form.add_argument("--html", metavar="FILE", type=Path, help="write a page with thumbnails")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    add_root_argument(parser)
     add_model_arguments(parser, recorded=True)
     add_download_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, and print or show what was found."""
-    from ..search import Index, open_collection
+    from ..search import Index, Root, open_collection
     from ..search.collection import query_text
+    from ..search.moved import gone_message
 
     if arguments.query is None and arguments.image is None:
         raise InvalidInputError("expected TEXT, --image FILE, or both")
     if arguments.open and arguments.json:
         raise InvalidInputError("expected --open (a page) or --json, got both")
-    index = open_collection(arguments.index, arguments.collection)
+    root = None if arguments.root is None else Root(arguments.root)
+    index = open_collection(
+        arguments.index,
+        arguments.collection,
+        token=arguments.token,
+        database=arguments.database,
+    )
     embedder = open_model_of(index, arguments)
     if isinstance(index, Index) and arguments.query and "text" not in index.thresholds:
         index.prepare(embedder)
@@ -111,6 +120,10 @@ def run(arguments: argparse.Namespace) -> int:
             reason = "auto: the index has no suggested threshold for this kind of query"
             raise InvalidInputError(reason, item="--threshold")
     hits = [hit for hit in answer.hits if threshold is None or hit.score >= threshold]
+    if root is not None:
+        hits = [root.moved(hit) for hit in hits]
+    if (gone := gone_message(hit.path for hit in hits)) is not None:
+        print_message("search", gone)
     if arguments.json:
         print(json.dumps([_as_json(hit) for hit in hits], indent=1))
     elif arguments.html or arguments.open:

@@ -64,7 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
         def open_model(collection: Collection) -> MultiModalEmbeddingPipeline:
             return open_model_of(collection, arguments)
 
-        return open_indexes(arguments.indexes, open_model, arguments.collection)
+        return open_indexes(
+            arguments.indexes,
+            open_model,
+            arguments.collection,
+            token=arguments.token,
+            database=arguments.database,
+        )
 
     serve_collections(arguments, collections)
     return 0

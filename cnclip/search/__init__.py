@@ -14,15 +14,17 @@
 | `open.py` | opens either by its address |
 | `build.py` | an index of a folder of embeddings |
 | `hits.py`, `answer.py` | the results |
+| `moved.py` | files that are gone, and their new places |
 | `page.py`, `terminal.py` | show the results |
 """
 
 from .answer import Answer
-from .build import add_embeddings, index_embeddings
+from .build import Update, add_embeddings, index_embeddings, update_embeddings
 from .collection import Collection
 from .hits import Hit
 from .index import Index
 from .milvus import connect
+from .moved import Root
 from .open import open_collection
 from .tuning import Measurement
 
@@ -32,8 +34,11 @@ __all__ = [
     "Hit",
     "Index",
     "Measurement",
+    "Root",
+    "Update",
     "add_embeddings",
     "connect",
     "index_embeddings",
     "open_collection",
+    "update_embeddings",
 ]

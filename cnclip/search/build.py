@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,8 @@ from ..errors import InvalidInputError
 from ..progress import progress
 from .collection import Collection
 from .index import Index
+from .milvus import MilvusIndex
+from .moved import Root
 from .vectors import EXACT_UP_TO, HNSW_UP_TO, choose_kind
 
 # Enough to train IVF-PQ of any size: FAISS uses no more rows.
@@ -26,6 +30,7 @@ def index_embeddings(
     temperature: float | None = None,
     exact_up_to: int = EXACT_UP_TO,
     hnsw_up_to: int = HNSW_UP_TO,
+    root: Root | None = None,
     show_progress: bool = False,
 ) -> Index:
     """Build an index of all embeddings in a folder, with their model and precision.
@@ -38,6 +43,7 @@ def index_embeddings(
         temperature: The model's temperature, for probabilities.
         exact_up_to: The maximum number of embeddings for which `'auto'` is exact.
         hnsw_up_to: The maximum number of embeddings for which `'auto'` uses HNSW.
+        root: The folder that the files were moved to; the index has their new paths.
         show_progress: Show a progress bar on stderr.
 
     Raises:
@@ -62,18 +68,23 @@ def index_embeddings(
         exact_up_to=exact_up_to,
         hnsw_up_to=hnsw_up_to,
     )
-    add_embeddings(index, embeddings, show_progress=show_progress)
+    add_embeddings(index, embeddings, root=root, show_progress=show_progress)
     return index
 
 
 def add_embeddings(
-    collection: Collection, embeddings: Embeddings, *, show_progress: bool = False
+    collection: Collection,
+    embeddings: Embeddings,
+    *,
+    root: Root | None = None,
+    show_progress: bool = False,
 ) -> None:
     """Add the embeddings of a folder to an index or to a collection in Milvus.
 
     Args:
         collection: A collection of the same model and precision.
         embeddings: The embeddings, from `cnclip.bulk.open_embeddings`.
+        root: The folder that the files were moved to.
         show_progress: Show a progress bar on stderr.
 
     Raises:
@@ -81,13 +92,73 @@ def add_embeddings(
         InvalidInputError: an id is in the collection already.
     """
     collection.check_model(embeddings.model, embeddings.precision)
+    for rows, ids, paths, texts in _batches(embeddings, root, show_progress):
+        collection.add(rows, ids, paths, texts)
+
+
+class Update(NamedTuple):
+    """The number of vectors that were added, replaced and removed."""
+
+    added: int
+    replaced: int
+    removed: int
+
+
+def update_embeddings(
+    collection: MilvusIndex,
+    embeddings: Embeddings,
+    *,
+    root: Root | None = None,
+    show_progress: bool = False,
+) -> Update:
+    """Bring a collection in Milvus up to date with a folder of embeddings.
+
+    Vectors of the embeddings' sources that the folder does not have any more are removed; vectors
+    of other sources stay.
+
+    Args:
+        collection: A collection of the same model and precision.
+        embeddings: The embeddings, from `cnclip.bulk.open_embeddings`.
+        root: The folder that the files were moved to.
+        show_progress: Show a progress bar on stderr.
+
+    Raises:
+        ModelMismatchError: the embeddings are of another model or precision.
+        InvalidInputError: an id is that of another file in the collection.
+    """
+    collection.check_model(embeddings.model, embeddings.precision)
+    seen: set[str] = set()
+    added = 0
+    for rows, ids, paths, texts in _batches(embeddings, root, show_progress):
+        added += collection.replace(rows, ids, paths, texts)
+        seen.update(ids)
+    gone = [
+        id
+        for id, path in collection.items()
+        if id not in seen and _is_of(path, embeddings.manifest.sources)
+    ]
+    return Update(added, len(seen) - added, collection.remove(gone))
+
+
+def _is_of(path: str, sources: Sequence[str]) -> bool:
+    return any(path == source or path.startswith(f"{source}/") for source in sources)
+
+
+def _batches(
+    embeddings: Embeddings, root: Root | None, show_progress: bool
+) -> Iterator[tuple[NDArray[np.float32], list[str], list[str], list[str] | None]]:
+    """Some vectors at a time, with their ids, paths and texts."""
     names = ["id", "path", "text"] if embeddings.kind == "texts" else ["id", "path"]
     with progress("embeddings", embeddings.rows, "embedding", enabled=show_progress) as advance:
         for _, vectors, items in embeddings.blocks():
             for start in range(0, len(vectors), _ROWS_AT_ONCE):
                 rows = np.asarray(vectors[start : start + _ROWS_AT_ONCE], np.float32)
                 columns = items.select(names).slice(start, len(rows)).to_pydict()
-                collection.add(rows, columns["id"], columns["path"], columns.get("text"))
+                ids, paths = columns["id"], columns["path"]
+                if root is not None:
+                    places = [root.place(*one) for one in zip(ids, paths, strict=True)]
+                    ids, paths = map(list, zip(*places, strict=True))
+                yield rows, ids, paths, columns.get("text")
                 advance(len(rows))
 
 

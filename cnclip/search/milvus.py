@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .._checks import requires_extra
 from .._text import first_line, hide_secrets, printable
 from ..errors import InvalidInputError, MilvusError
 from .collection import Collection
 from .hits import Hit
+from .moved import is_gone
 
 # Milvus's limits.
 _MAX_STRING_BYTES = 65_535
 _REQUEST_ROWS = 1000
 _REQUEST_IDS = 500
+
+
+def is_milvus(address: str) -> bool:
+    """Whether an address is that of Milvus: a URL, or a file of Milvus Lite."""
+    return "://" in address or address.endswith(".db")
 
 
 def connect(
@@ -32,7 +39,8 @@ def connect(
     precision: str = "fp32",
     contents: str = "images",
     temperature: float | None = None,
-    token: str = "",
+    token: str | None = None,
+    database: str | None = None,
     timeout: float = 10.0,
 ) -> MilvusIndex:
     """Open a collection in Milvus, or create it.
@@ -45,7 +53,8 @@ def connect(
         precision: The precision of the vectors, for a new collection.
         contents: `'images'` or `'texts'`, for a new collection.
         temperature: The model's temperature, for probabilities.
-        token: `'user:password'`, or an API key.
+        token: `'user:password'`, or an API key; by default `$MILVUS_TOKEN`.
+        database: The name of the database; by default `$MILVUS_DATABASE`, else Milvus's default.
         timeout: Seconds to wait for the server.
 
     Raises:
@@ -55,8 +64,10 @@ def connect(
         InvalidInputError: there is no such collection, and `dim` is missing.
     """
     milvus = _pymilvus()
+    token = os.environ.get("MILVUS_TOKEN", "") if token is None else token
+    database = os.environ.get("MILVUS_DATABASE", "") if database is None else database
     with _milvus_errors(uri):
-        client = milvus.MilvusClient(uri, token=token, timeout=timeout)
+        client = milvus.MilvusClient(uri, token=token, db_name=database, timeout=timeout)
         exists = client.has_collection(collection)
     index = MilvusIndex(client, uri, collection)
     index.temperature = temperature
@@ -109,13 +120,72 @@ class MilvusIndex(Collection):
         paths: Sequence[str],
         texts: Sequence[str | None] | None,
     ) -> None:
-        for name, values in (("ids", ids), ("paths", paths), ("texts", texts or ())):
-            for value in values:
-                _check_string(value or "", name)
+        _check_strings(ids, paths, texts)
         known = self._known(ids)
         if known:
-            reason = f"{known[0]!r} is in the collection already; remove it first"
+            reason = f"{next(iter(known))!r} is in the collection already; remove it first"
             raise InvalidInputError(reason, item="ids")
+        self._write(matrix, ids, paths, texts)
+
+    def replace(
+        self,
+        rows: ArrayLike,
+        ids: Sequence[str],
+        paths: Sequence[str],
+        texts: Sequence[str | None] | None = None,
+    ) -> int:
+        """Add vectors, or replace those with the same ids.
+
+        Args:
+            rows: float [n, dim], rows of unit length.
+            ids: n different ids.
+            paths: n files or URLs.
+            texts: n texts, for a collection of texts.
+
+        Returns:
+            The number of ids that are new.
+
+        Raises:
+            InvalidInputError: a value is invalid, or an id is that of another file which exists,
+                such as a relative path in another folder. Nothing is changed.
+        """
+        matrix = self._check_vectors(rows, "rows")
+        _check_strings(ids, paths, texts)
+        known = self._known(ids)
+        for id, path in zip(ids, paths, strict=True):
+            former = known.get(id, path)
+            if former != path and not is_gone(former) and os.path.isabs(former):
+                reason = (
+                    f"{id!r} is in the collection already, of {former}; embed with --ids absolute, "
+                    "or use another collection"
+                )
+                raise InvalidInputError(reason, item="ids")
+        self._write(matrix, ids, paths, texts)
+        return len(ids) - len(known)
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """The id and the path of every vector."""
+        with _milvus_errors(self.uri, self.collection):
+            found = self._client.query_iterator(
+                self.collection,
+                batch_size=_REQUEST_ROWS,
+                filter="",
+                output_fields=["id", "path"],
+                consistency_level="Strong",
+            )
+            try:
+                while rows := found.next():
+                    yield from ((row["id"], row["path"]) for row in rows)
+            finally:
+                found.close()
+
+    def _write(
+        self,
+        matrix: NDArray[np.float32],
+        ids: Sequence[str],
+        paths: Sequence[str],
+        texts: Sequence[str | None] | None,
+    ) -> None:
         model = json.dumps(self._properties(), ensure_ascii=False)
         with _milvus_errors(self.uri, self.collection):
             for start in range(0, len(ids), _REQUEST_ROWS):
@@ -129,14 +199,14 @@ class MilvusIndex(Collection):
                     }
                     for i in range(start, min(start + _REQUEST_ROWS, len(ids)))
                 ]
-                self._client.insert(self.collection, rows)
+                self._client.upsert(self.collection, rows)
 
     def remove(self, ids: Iterable[str]) -> int:
         """Remove vectors by their ids; returns the number of those that existed."""
         unique = list(dict.fromkeys(ids))
         for id in unique:
             _check_string(id, "ids")
-        known = self._known(unique)
+        known = list(self._known(unique))
         with _milvus_errors(self.uri, self.collection):
             for start in range(0, len(known), _REQUEST_IDS):
                 self._client.delete(self.collection, ids=known[start : start + _REQUEST_IDS])
@@ -165,15 +235,15 @@ class MilvusIndex(Collection):
             for rows in results
         ]
 
-    def _known(self, ids: Sequence[str]) -> list[str]:
-        """The ids that the collection has, in the order of `ids`."""
-        found = []
+    def _known(self, ids: Sequence[str]) -> dict[str, str]:
+        """The paths by the ids that the collection has, in the order of `ids`."""
+        found: dict[str, str] = {}
         with _milvus_errors(self.uri, self.collection):
             for start in range(0, len(ids), _REQUEST_IDS):
                 asked = list(ids[start : start + _REQUEST_IDS])
-                rows = self._client.get(self.collection, ids=asked, output_fields=["id"])
-                known = {row["id"] for row in rows}
-                found += [id for id in asked if id in known]
+                rows = self._client.get(self.collection, ids=asked, output_fields=["id", "path"])
+                known = {row["id"]: row["path"] for row in rows}
+                found |= {id: known[id] for id in asked if id in known}
         return found
 
     def _create(self) -> None:
@@ -233,6 +303,14 @@ def _milvus_errors(uri: str, collection: str | None = None) -> Iterator[None]:
         reason = printable(message) or first_line(error)
         item = None if collection is None else f"collection {collection}"
         raise MilvusError(reason, item=item, file=hide_secrets(uri)) from error
+
+
+def _check_strings(
+    ids: Sequence[str], paths: Sequence[str], texts: Sequence[str | None] | None
+) -> None:
+    for name, values in (("ids", ids), ("paths", paths), ("texts", texts or ())):
+        for value in values:
+            _check_string(value or "", name)
 
 
 def _check_string(value: str, name: str) -> None:

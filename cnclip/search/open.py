@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from .collection import Collection
 from .index import Index
-from .milvus import connect
+from .milvus import connect, is_milvus
 
 
-def open_collection(address: str, milvus_collection: str = "cnclip") -> Collection:
+def open_collection(
+    address: str,
+    milvus_collection: str = "cnclip",
+    *,
+    token: str | None = None,
+    database: str | None = None,
+) -> Collection:
     """Open a collection.
 
     Args:
-        address: The path of an index file, or a URL of Milvus.
+        address: The path of an index file, a URL of Milvus, or a file of Milvus Lite (`.db`).
         milvus_collection: The name of the collection in Milvus.
+        token: As for `connect`.
+        database: As for `connect`.
 
     Raises:
         IndexNotFoundError: there is no such file.
@@ -21,6 +29,6 @@ def open_collection(address: str, milvus_collection: str = "cnclip") -> Collecti
         InvalidInputError: there is no such collection in Milvus.
         MissingExtraError: FAISS or pymilvus is not installed.
     """
-    if "://" in address:
-        return connect(address, milvus_collection)
+    if is_milvus(address):
+        return connect(address, milvus_collection, token=token, database=database)
     return Index.load(address)

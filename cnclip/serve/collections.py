@@ -122,6 +122,9 @@ def open_indexes(
     addresses: Sequence[str],
     open_model: Callable[[Collection], MultiModalEmbeddingPipeline],
     milvus_collection: str = "cnclip",
+    *,
+    token: str | None = None,
+    database: str | None = None,
 ) -> list[Searchable]:
     """Open indexes, or collections in Milvus, each with its model.
 
@@ -129,6 +132,8 @@ def open_indexes(
         addresses: Paths of index files, or URLs of Milvus.
         open_model: Opens the model of a collection; called once for each model and precision.
         milvus_collection: The name of the collection in Milvus.
+        token: As for `connect`.
+        database: As for `connect`.
 
     Raises:
         IndexNotFoundError, IndexFileError, MilvusError: an index cannot be opened.
@@ -138,7 +143,7 @@ def open_indexes(
     opened: dict[tuple[str, str], MultiModalEmbeddingPipeline] = {}
     searchables = []
     for address, name in zip(addresses, _names(addresses), strict=True):
-        collection = open_collection(address, milvus_collection)
+        collection = open_collection(address, milvus_collection, token=token, database=database)
         key = (json.dumps(collection.model, sort_keys=True), collection.precision)
         if key not in opened:
             opened[key] = open_model(collection)

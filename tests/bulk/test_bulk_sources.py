@@ -51,9 +51,9 @@ def test_a_folder(embed: Embed, photos: Path, model: MultiModalEmbeddingPipeline
     assert opened.dim == 128
     assert [shard.items for shard in opened.manifest.shards] == [8, 8, 4]
     found = vectors_of(report.output)
-    assert opened.ids == opened.paths == sorted(opened.ids)
+    assert opened.paths == [str(photos / id) for id in opened.ids] == sorted(opened.paths)
     np.testing.assert_allclose(
-        list(found.values()), expected(model, list(found)), atol=2e-6, rtol=0
+        list(found.values()), expected(model, opened.paths), atol=2e-6, rtol=0
     )
     block = next(opened.blocks())
     assert isinstance(block.vectors, np.memmap)

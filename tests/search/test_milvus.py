@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cnclip import bulk
+from cnclip.cli import main
 from cnclip.errors import InvalidInputError, MilvusError, ModelMismatchError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
-from cnclip.search import add_embeddings, connect, index_embeddings
-from tests.support.search import DIM, MODEL, OTHER, made, names, unit
+from cnclip.search import (
+    Root,
+    add_embeddings,
+    connect,
+    index_embeddings,
+    update_embeddings,
+)
+from tests.support.search import DIM, MODEL, OTHER, made, names, run_json, unit
 
 pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `search`")
 pytest.importorskip("pyarrow.parquet", reason="cnclip's extra `search` is not installed")
@@ -68,6 +76,71 @@ def test_milvus_is_filled_and_asked_by_a_pipeline(
         local = index_embeddings(embeddings).find(embedder, text="笑脸", k=5).hits
         hits = remote.find(embedder, text="笑脸", k=5).hits
         assert [hit.id for hit in hits] == [hit.id for hit in local]
+
+
+def test_a_second_index_brings_the_collection_up_to_date(
+    milvus: str, embeddings: Path, embedder: MultiModalEmbeddingPipeline, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    dim = bulk.open_embeddings(embeddings).dim
+    remote = connect(milvus, dim=dim)
+    with contextlib.closing(remote):
+        remote.add(unit(1, dim), ["/elsewhere/a.png"])
+        assert update_embeddings(remote, bulk.open_embeddings(embeddings)) == (40, 0, 0)
+        assert update_embeddings(remote, bulk.open_embeddings(embeddings)) == (0, 40, 0)
+        assert len(remote) == 41
+        first, second, *_ = sorted(photos.iterdir())
+        first.unlink()
+        second.rename(photos / "new.png")
+        bulk.embed(photos, embedder, embeddings)
+        assert update_embeddings(remote, bulk.open_embeddings(embeddings)) == (1, 38, 2)
+        ids = {id for id, _ in remote.items()}
+        assert ids == {path.name for path in photos.iterdir()} | {"/elsewhere/a.png"}
+        # Another folder with files of the same names does not replace these.
+        other = tmp_path / "other"
+        shutil.copytree(photos, other)
+        bulk.embed(other, embedder, tmp_path / "more")
+        with pytest.raises(InvalidInputError, match=r"of /.*/photos/.*--ids absolute"):
+            update_embeddings(remote, bulk.open_embeddings(tmp_path / "more"))
+        # The folder moved.
+        photos.rename(tmp_path / "moved")
+        embeddings_moved = bulk.open_embeddings(embeddings)
+        root = Root(tmp_path / "moved")
+        assert update_embeddings(remote, embeddings_moved, root=root) == (0, 39, 0)
+        paths = dict(remote.items())
+        assert paths["new.png"] == str(tmp_path / "moved" / "new.png")
+
+
+def test_milvus_lite_from_the_command_line(
+    milvus: str, embeddings: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for expected in ("40 images added, 0 replaced", "0 images added, 40 replaced, 0 removed"):
+        assert main(["index", str(embeddings), "-o", milvus, "--device", "cpu"]) == 0
+        assert expected in capsys.readouterr().out
+    found = run_json(capsys, milvus, "猫", "-k", "3")
+    assert len(found) == 3 and all(Path(one["path"]).parent == tmp_path / "photos" for one in found)
+
+
+def test_token_and_database_reach_milvus(
+    monkeypatch: pytest.MonkeyPatch, embeddings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pymilvus = pytest.importorskip("pymilvus", reason="cnclip's extra `milvus` is not installed")
+    asked: list[dict[str, object]] = []
+
+    def refuse(uri: str, **options: object) -> None:
+        asked.append({"uri": uri, **options})
+        raise pymilvus.MilvusException(message="not now")
+
+    monkeypatch.setattr(pymilvus, "MilvusClient", refuse)
+    address = "http://127.0.0.1:9"
+    given = ["--token", "me:secret", "--database", "photos"]
+    assert main(["search", address, "猫", *given]) == 2
+    monkeypatch.setenv("MILVUS_TOKEN", "key")
+    monkeypatch.setenv("MILVUS_DATABASE", "other")
+    assert main(["index", str(embeddings), "-o", address, "--device", "cpu"]) == 2
+    values = [(one["uri"], one["token"], one["db_name"]) for one in asked]
+    assert values == [(address, "me:secret", "photos"), (address, "key", "other")]
+    assert "secret" not in capsys.readouterr().err
 
 
 def test_milvus_that_does_not_answer_is_named(milvus: str) -> None:
