@@ -13,13 +13,16 @@ from ..errors import CnclipError, ImageError
 from ..preprocessors.image import decode_image, is_url
 from ..sources.images import ImageRef
 from ..sources.parquet_files import PARQUET_SUFFIX
-from ..sources.tar_files import TAR_SUFFIX
+from ..sources.tar_files import TAR_SUFFIX, is_compressed
 from ..sources.zip_files import ZIP_SUFFIX
 from .items import Container, Item, image_item, open_sources
 
 # The list of images of larger archives would take too much of a search's time and memory.
 MAX_ARCHIVE = 200_000
 _ARCHIVES_KEPT = 8
+# Archives that were embedded with `encoding` have names in one of these, most likely.
+_ARCHIVES = (TAR_SUFFIX, ZIP_SUFFIX)
+_ENCODINGS = ("big5", "cp932", "cp949", "cp437")
 _lock = threading.Lock()
 # Files that have images inside. Images in other tables have their own paths.
 _CONTAINERS = frozenset({TAR_SUFFIX, ZIP_SUFFIX, PARQUET_SUFFIX, ".tsv"})
@@ -49,7 +52,9 @@ def open_recorded(id: str, path: str) -> Image.Image:
 
 def holds_many(path: str) -> bool:
     """Whether a recorded path is that of an archive or table, in which the id finds the image."""
-    return not is_url(path) and os.path.splitext(path)[1].lower() in _CONTAINERS
+    if is_url(path):
+        return False
+    return os.path.splitext(path)[1].lower() in _CONTAINERS or is_compressed(path)
 
 
 def _image(id: str, path: str) -> ImageRef:
@@ -63,7 +68,11 @@ def _image(id: str, path: str) -> ImageRef:
         if not os.path.isfile(path):
             raise ImageError("not a file")
         with _lock:  # so that threads that ask for images of one archive list it only once
-            items = _items(path, container.size, container.mtime_ns)
+            items = _items(path, container.size, container.mtime_ns, None)
+            for encoding in _ENCODINGS if path.lower().endswith(_ARCHIVES) else ():
+                if isinstance(items, str) or id in items:
+                    break
+                items = _items(path, container.size, container.mtime_ns, encoding)
         if isinstance(items, str):
             raise ImageError(items)
         if id not in items:
@@ -75,11 +84,11 @@ def _image(id: str, path: str) -> ImageRef:
 
 
 @lru_cache(_ARCHIVES_KEPT)
-def _items(path: str, size: int, mtime_ns: int) -> dict[str, Item] | str:
+def _items(path: str, size: int, mtime_ns: int, encoding: str | None) -> dict[str, Item] | str:
     """The images of an archive by their ids; or why they cannot be read, which is kept too."""
     found: dict[str, Item] = {}
     try:
-        for item in open_sources(path).items():
+        for item in open_sources(path, encoding=encoding).items():
             if len(found) == MAX_ARCHIVE:
                 return f"has more than {MAX_ARCHIVE:,} images"
             if item.image is not None and isinstance(item.image.origin, bytes):

@@ -128,7 +128,8 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, file: Path) -> dict[st
     config = checkpoint.config
     check_ids(_core.Tokenizer(checkpoint.vocabulary), config.text.vocab_size, file)
     stored = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
-    return {
+    described = {"normalized_texts": True} if checkpoint.normalized_texts else {}
+    return described | {
         "format": FORMAT_VERSION,
         "cnclip": __version__,
         "torch": torch.__version__,
@@ -199,6 +200,7 @@ def read_archived(path: Path) -> Checkpoint:
         mean=info.mean,
         std=info.std,
         max_text_ids=info.context_length,
+        normalized_texts=info.normalizes_texts,
     )
 
 

@@ -33,6 +33,9 @@ class Checkpoint:
     # positions.
     max_text_ids: int = CONTEXT_LENGTH
 
+    # Whether its description says that it was trained on texts of `normalize_text`.
+    normalized_texts: bool = False
+
     @property
     def context_length(self) -> int:
         """Ids at which texts are cut, [CLS] and [SEP] included."""

@@ -52,7 +52,7 @@ _TEXT_KEYS = {
     "activation": "hidden_act",
 }
 # Our key in text_config, which transformers keeps and does not use.
-_CONTEXT_LENGTH = "context_length"
+_CONTEXT_LENGTH, _NORMALIZED_TEXTS = "context_length", "normalized_texts"
 # transformers' values of missing keys.
 _DEFAULTS = {
     "hidden_size": 768,
@@ -123,6 +123,7 @@ def read_huggingface(found: CheckpointFiles) -> Checkpoint:
         mean=mean,
         std=std,
         max_text_ids=text.size(_CONTEXT_LENGTH, at_least=3),
+        normalized_texts=text.values.get(_NORMALIZED_TEXTS) is True,
     )
 
 
@@ -355,6 +356,8 @@ def _config_files(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str, Any
     tokenizer: dict[str, Any] = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
     if not checkpoint.has_usual_context_length:
         text_config[_CONTEXT_LENGTH] = checkpoint.context_length
+    if checkpoint.normalized_texts:
+        text_config[_NORMALIZED_TEXTS] = True
         tokenizer["model_max_length"] = checkpoint.context_length
     return {
         CONFIG: config,

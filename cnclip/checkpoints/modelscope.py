@@ -32,7 +32,8 @@ from .vocabulary import PUBLISHED_VOCABULARY, check_ids, read_vocabulary, tokeni
 
 # Chinese-CLIP uses the hidden state of [CLS], and not BERT's pooler.
 POOLER_PREFIX = "bert.pooler."
-_CONTEXT_LENGTH = "context_length"  # in our entry of configuration.json
+# In our entry of configuration.json.
+_CONTEXT_LENGTH, _NORMALIZED_TEXTS = "context_length", "normalized_texts"
 # Keys of the configuration files, by the fields of VisionConfig and TextConfig.
 _VISION_KEYS = {
     "resolution": "image_resolution",
@@ -70,7 +71,14 @@ def read_modelscope(found: CheckpointFiles) -> Checkpoint:
         vocabulary,
         rounds_to_half=True,
         max_text_ids=_read_context_length(found.path, config),
+        normalized_texts=_read_normalized_texts(found.path),
     )
+
+
+def _read_normalized_texts(directory: Path) -> bool:
+    """Whether the description of a model says so; that of ModelScope's own models does not."""
+    settings = own_settings(directory)
+    return settings is not None and settings.values.get(_NORMALIZED_TEXTS) is True
 
 
 def untrained_checkpoint(model: str | Path) -> Checkpoint:
@@ -183,8 +191,13 @@ def _config_files(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
         "pipeline": {"type": "multi-modal-embedding"},
         "model": {"type": "clip-multi-modal-embedding"},
     }
+    own: dict[str, Any] = {}
     if not checkpoint.has_usual_context_length:
-        pipeline[OWN_ENTRY] = {_CONTEXT_LENGTH: checkpoint.context_length}
+        own[_CONTEXT_LENGTH] = checkpoint.context_length
+    if checkpoint.normalized_texts:
+        own[_NORMALIZED_TEXTS] = True
+    if own:
+        pipeline[OWN_ENTRY] = own
     return {
         VISION_CONFIG: {"embed_dim": config.embed_dim} | vision,
         TEXT_CONFIG: text,

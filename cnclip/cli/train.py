@@ -15,7 +15,10 @@ from ._arguments import add_options
 SUMMARY = "fine-tune a Chinese-CLIP, or train one from scratch"
 
 # Arguments of `finetune` that are not fields of TrainOptions.
-_ARGUMENTS = ("model", "train", "val", "train_split", "val_split", "from_scratch", "revision")
+_ARGUMENTS = (
+    *("model", "train", "val", "train_split", "val_split"),
+    *("from_scratch", "revision", "encoding"),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "ModelScope's configuration files and a vocab.txt",
     )
     parser.add_argument("--revision", help="the revision of a model from a hub")
+    parser.add_argument(
+        "--encoding",
+        help="of text files and of names in zip and tar files (default: UTF-8, UTF-16 or GB18030, "
+        "as found)",
+    )
     parser.add_argument(
         "--resume",
         action="store_true",

@@ -26,8 +26,10 @@ def normalize_text(text: str) -> str:
 class TextInput(Protocol):
     """The preprocessing of a model."""
 
-    tokenizer: _core.Tokenizer
-    context_length: int
+    @property
+    def tokenizer(self) -> _core.Tokenizer: ...
+    @property
+    def context_length(self) -> int: ...
 
 
 @dataclass

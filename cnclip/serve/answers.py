@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .._locale import Words
+from .._text import is_blank
 from ..pipelines.scores import probabilities
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..search import Hit
@@ -261,5 +262,6 @@ def _check_length(text: str, words: Words) -> None:
 
 
 def _clean(text: str) -> str:
-    """A text from a browser without lone surrogates and outer spaces."""
-    return text.encode("utf-8", "replace").decode().strip()
+    """A text from a browser without lone surrogates and outer spaces; empty if it is invisible."""
+    text = text.encode("utf-8", "replace").decode().strip()
+    return "" if is_blank(text) else text

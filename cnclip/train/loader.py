@@ -28,7 +28,7 @@ from ..errors import CnclipError, DatasetError, ImageError
 from ..pipelines.stream import MAX_TEXTS
 from ..preprocessors.image import DecodingErrors, decode_image
 from ..preprocessors.multi_modal import to_rgb
-from ..preprocessors.text import normalize_text
+from ..preprocessors.text import TextCounts, count_texts, normalize_text
 from ..sources.images import read_inner
 from .augment import augment
 from .loss import Pairs
@@ -71,9 +71,14 @@ class Preprocessing:
             tensor: NDArray[np.float32] = processor.process([to_rgb(image, self.resolution)])[0]
         return tensor
 
+    @property
+    def tokenizer(self) -> _core.Tokenizer:
+        """The tokenizer of the vocabulary."""
+        return _tokenizer(self.vocabulary)
+
     def ids(self, texts: Sequence[str], *, whole_width: bool = False) -> torch.Tensor:
         """Int64 [n, l]; l is the length of the longest text, or with `whole_width` the context."""
-        tokenizer = _tokenizer(self.vocabulary)
+        tokenizer = self.tokenizer
         ids, lengths = tokenizer.encode(texts, self.context_length)
         if not whole_width and tokenizer.pad_id == 0 and len(lengths):
             ids = np.ascontiguousarray(ids[:, : min(self.context_length, int(lengths.max()))])
@@ -166,6 +171,10 @@ class TrainingPairs(Dataset[Sample]):
         counts = np.bincount(texts, minlength=len(self._texts))
         self._weights = np.maximum(counts, 1) ** -options.rare_texts
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def count_texts(self) -> TextCounts:
+        """Count the texts of which the student sees only a part."""
+        return count_texts(self._preprocessing[0], self._texts)
 
     def __getitem__(self, position: int) -> Sample:
         """The pair at a position; another pair if its image cannot be read.

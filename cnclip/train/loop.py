@@ -179,6 +179,9 @@ class TrainingLoop:
     def _print_plan(self) -> None:
         options = self.options
         parameters = sum(p.numel() for p in self.state.model.parameters() if p.requires_grad)
+        if self.world.is_first:
+            for message in self.pairs.count_texts().messages():
+                self.journal.print(message)
         self.journal.print(
             f"{self.data.name}, {self.data.split}: {len(self.data.pairs)} pairs; batches of "
             f"{self.pairs_per_step}; {self.steps} steps; "
@@ -368,7 +371,12 @@ class TrainingLoop:
         if self.world.is_first:
             model = self.state.saved_model
             weights = merged_weights(model) if self.options.lora_rank else model.state_dict()
-            write_best(self.folder, lambda path: write_checkpoint(self.initial, weights, path))
+            normalized = not self.options.raw_text
+
+            def write(path: Path) -> None:
+                write_checkpoint(self.initial, weights, path, normalized_texts=normalized)
+
+            write_best(self.folder, write)
 
     def _save(self) -> None:
         """Write the state. All processes call."""

@@ -236,7 +236,13 @@ def merged_weights(model: ChineseClip) -> dict[str, torch.Tensor]:
 # --- The written checkpoint ----------------------------------------------------------------------
 
 
-def write_checkpoint(start: Checkpoint, weights: dict[str, torch.Tensor], directory: Path) -> None:
+def write_checkpoint(
+    start: Checkpoint,
+    weights: dict[str, torch.Tensor],
+    directory: Path,
+    *,
+    normalized_texts: bool = False,
+) -> None:
     """Write a ModelScope model directory with linear layers and BERT in float16.
 
     ModelScope's software computes with these weights in float16. Its format cannot store a mean
@@ -247,12 +253,16 @@ def write_checkpoint(start: Checkpoint, weights: dict[str, torch.Tensor], direct
         start: The checkpoint that the training started from: sizes, vocabulary, mean.
         weights: The `state_dict` of a `ChineseClip`.
         directory: An empty directory.
+        normalized_texts: The model was trained on texts of `normalize_text`, which its description
+            says.
 
     Raises:
         OSError: a file cannot be written.
     """
     named = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    checkpoint = dataclasses.replace(start, weights=named, rounds_to_half=False)
+    checkpoint = dataclasses.replace(
+        start, weights=named, rounds_to_half=False, normalized_texts=normalized_texts
+    )
     if (start.mean, start.std) != (Checkpoint.mean, Checkpoint.std):
         write_huggingface(checkpoint, directory)
         return

@@ -33,6 +33,7 @@ def finetune(
     from_scratch: bool = False,
     resume: bool = False,
     revision: str | None = None,
+    encoding: str | None = None,
     show_progress: bool = True,
     **options: Any,
 ) -> TrainReport:
@@ -54,6 +55,7 @@ def finetune(
         resume: Continue the run in `output` after its newest state, with the same losses as
             without the interruption.
         revision: The revision of a model from a hub.
+        encoding: The encoding of text files, and of names in archives; by default as found.
         show_progress: Print a line per log interval on stderr.
         options: Fields of `TrainOptions`.
 
@@ -79,6 +81,7 @@ def finetune(
         "val_split": val_split,
         "from_scratch": from_scratch,
         "revision": revision,
+        "encoding": encoding,
     }
     _check_types(arguments | {"output": output, "resume": resume})
     return _run(Path(output), arguments, chosen, resume=resume, show_progress=show_progress)
@@ -151,10 +154,11 @@ def _open_data(arguments: dict[str, Any], problems: Problems) -> tuple[PairData,
         InvalidInputError: they are the same, and `val_split` does not ask for it.
     """
     train, val = arguments["train"], arguments["val"]
-    data = open_pairs(train, arguments["train_split"], role="train", problems=problems)
+    options: dict[str, Any] = {"problems": problems, "encoding": arguments["encoding"]}
+    data = open_pairs(train, arguments["train_split"], role="train", **options)
     validation = None
     if val is not None:
-        validation = open_pairs(val, arguments["val_split"], role="val", problems=problems)
+        validation = open_pairs(val, arguments["val_split"], role="val", **options)
         if arguments["val_split"] is None and validation.fingerprint == data.fingerprint:
             raise InvalidInputError(
                 f"has the same pairs as train (split {validation.split!r}): choose other data or "
