@@ -27,9 +27,12 @@ class TextInput(Protocol):
     """The preprocessing of a model."""
 
     @property
-    def tokenizer(self) -> _core.Tokenizer: ...
+    def tokenizer(self) -> _core.Tokenizer:
+        """WordPiece over the model's vocabulary."""
+
     @property
-    def context_length(self) -> int: ...
+    def context_length(self) -> int:
+        """The ids that the model sees of a text."""
 
 
 @dataclass

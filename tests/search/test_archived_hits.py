@@ -90,10 +90,10 @@ def test_an_archive_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     listed: list[str] = []
     open_sources = lookup.open_sources
 
-    def counted(path: str) -> Any:
+    def counted(path: str, **options: Any) -> Any:
         listed.append(path)
         time.sleep(0.05)
-        return open_sources(path)
+        return open_sources(path, **options)
 
     monkeypatch.setattr(lookup, "open_sources", counted)
     ids = [f"{path}:{code}" for code in ("1f408", "1f697", "1f382")] * 4
