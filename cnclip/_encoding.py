@@ -271,11 +271,12 @@ def _find_wide(file: IO[bytes], *, valid: bool) -> Encoding | None:
     sample = file.read(_SAMPLE)
     if valid and (not sample.isascii() or 3 * sample.count(0) < len(sample)):
         return None
-    names = [name for name in _WIDE if _looks_right(sample, name)]
-    if len(names) == 1:
+    # NUL bytes are halves of ASCII characters: in the wrong order, there are fewer of these.
+    found = sorted(((_count_ascii(sample, name), name) for name in _WIDE), reverse=True)
+    if found[0][0] > found[1][0]:
         file.seek(0)
-        if _decodes(file, names[0]):
-            return _other(names[0], 0, "has no byte order mark; ")
+        if _decodes(file, found[0][1]):
+            return _other(found[0][1], 0, "has no byte order mark; ")
     if valid:
         return None
     raise UnicodeError(
@@ -283,17 +284,21 @@ def _find_wide(file: IO[bytes], *, valid: bool) -> Encoding | None:
     )
 
 
-def _looks_right(sample: bytes, encoding: str) -> bool:
-    """Whether bytes are text in an encoding: no control characters, none without a meaning."""
+def _count_ascii(sample: bytes, encoding: str) -> int:
+    """The number of ASCII characters of bytes in an encoding.
+
+    0 if they are not text: with control characters, or with characters without a meaning.
+    """
     width = 2 if "16" in encoding else 4
     if len(sample) < _SAMPLE and len(sample) % width:
-        return False
+        return 0
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(sample)
     except UnicodeDecodeError:
-        return False
-    usual = all(c in "\t\r\n" or unicodedata.category(c) not in _UNUSUAL for c in set(text))
-    return usual and bool(text)
+        return 0
+    if any(c not in "\t\r\n" and unicodedata.category(c) in _UNUSUAL for c in set(text)):
+        return 0
+    return sum(map(str.isascii, text))
 
 
 def _is_gb18030(file: IO[bytes]) -> bool:

@@ -36,6 +36,7 @@ from ..sources.images import (
     spelled,
     walk,
 )
+from ..sources.names import find_path
 from ..sources.parquet_files import PARQUET_SUFFIX
 from ..sources.rows import (
     IMAGE_SUFFIXES,
@@ -289,6 +290,8 @@ def open_sources(
             pattern = is_pattern(path) and not os.path.exists(path)
             for file in expand(path) if pattern else [path]:
                 absolute = os.path.abspath(file)
+                if not os.path.lexists(absolute):
+                    absolute = find_path(absolute) or absolute
                 found.readers.setdefault(spelled(absolute), _reader(absolute, found))
     if not found.readers:
         raise InvalidInputError("expected at least one", item="sources")

@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print(_zeroshot_table(report))
     _print_problems(report.problems, arguments.output)
-    return 1 if report.problems else 0
+    return 1 if report.skipped else 0
 
 
 def _print_problems(problems: list[Problem], output: str | None) -> None:

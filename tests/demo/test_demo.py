@@ -335,3 +335,14 @@ def test_terminal_without_chinese_does_not_end_the_demo(
     assert "0.6" in done.stdout
     assert (tmp_path / "o.png").exists()
     assert run(COMMANDS["command"], "--help", cwd=tmp_path, **environment).returncode == 0
+
+
+def test_texts_that_the_model_does_not_know_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "猫", "🐶", "猫" * 60, "--device", "cpu"]) == 0
+    printed = capsys.readouterr().err
+    assert "1 of 3 texts is longer than 52 ids" in printed
+    assert "1 of 3 texts is of characters that the model does not know" in printed
+    assert main(["demo", "\u200b"]) == 2

@@ -478,3 +478,22 @@ def test_ids_that_are_not_utf8_are_written_as_escapes(
     retrieval(data, model, output=tmp_path / "out")
     lines = (tmp_path / "out" / "text_to_image.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[-1])["text_id"] == "\udcff"
+
+
+def test_texts_in_another_encoding_and_unknown_texts(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = data / "valid_texts.jsonl"
+    lines = [json.loads(line) for line in texts.read_text(encoding="utf-8").splitlines()]
+    lines[0]["text"], lines[1]["text"] = "🐶", "猫" * 60
+    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    texts.write_bytes(content.encode("gb18030"))
+    arguments = ["eval", "retrieval", str(data), "--device", "cpu"]
+    assert cli.main([*arguments, "-o", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert ", 1 truncated, 1 of unknown characters only" in out
+    assert "valid_texts.jsonl: not UTF-8; read as GB18030; --encoding names another" in err
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert (report["truncated_texts"], report["unknown_texts"]) == (1, 1)
+    assert cli.main([*arguments, "--encoding", "gb18030"]) == 0
+    assert "GB18030" not in capsys.readouterr().err

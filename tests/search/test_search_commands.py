@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import copy
 import html
 import io
 import os
 import re
 import shutil
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +202,38 @@ def test_thumbnails_are_printed_where_the_terminal_draws(
     assert main(["search", str(gallery), "猫", "-k", "2", "--device", "cpu"]) == 0
     output = capsys.readouterr().out
     assert output.count("a=T") == 2 and re.search(r"\n1  0\.\d+  .*png\n\x1b_G", output)
+
+
+def test_queries_that_the_model_sees_in_part_are_reported(
+    gallery: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for query, message in (
+        ("长" * 60, "the text is longer than 52 ids: the model does not see the rest"),
+        ("🐶", "the text is of characters that the model does not know"),
+        ("ＣＡＴ", "'CAT' may be known"),
+    ):
+        assert main(["search", str(gallery), query, "--device", "cpu"]) == 0
+        assert message in capsys.readouterr().err
+    assert main(["search", str(gallery), "猫", "--device", "cpu"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["search", str(gallery), "\u200b\u3000", "--device", "cpu"]) == 2
+    assert "expected a text, got an empty one" in capsys.readouterr().err
+
+
+def test_queries_may_be_normalized(
+    gallery: Path, embedder: MultiModalEmbeddingPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query, straight = "“猫”", '"猫"'
+    plain = run_json(capsys, str(gallery), query, "-k", "3")
+    normalized = run_json(capsys, str(gallery), query, "-k", "3", "--normalize")
+    assert normalized == run_json(capsys, str(gallery), straight, "-k", "3") != plain
+    assert run_json(capsys, str(gallery), query, "-k", "3", "--no-normalize") == plain
+    index = Index.load(gallery)
+    info = embedder.model.info
+    trained = replace(info, metadata=info.metadata | {"normalized_texts": True})
+    described = copy.copy(embedder)
+    described.model = replace(embedder.model, info=trained)
+    scores = [hit.score for hit in index.find(described, query, k=3).hits]
+    assert scores == [hit["score"] for hit in normalized]
+    scores = [hit.score for hit in index.find(described, query, k=3, normalize=False).hits]
+    assert scores == [hit["score"] for hit in plain]

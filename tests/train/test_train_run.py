@@ -46,6 +46,9 @@ def test_learns_64_pairs_by_heart(trained: tuple[Path, TrainReport], data: Path)
         "metrics.jsonl",
         "options.json",
     }
+    # Its description says how its texts were normalised, and archives keep that.
+    assert pipeline(model=output / "best.cnclip.pt", device="cpu").model.info.normalizes_texts
+    assert read_checkpoint(output / "best").normalized_texts
     losses = losses_of(output)
     assert min(losses) == 20 and losses[120] < losses[20] / 5
 
