@@ -24,7 +24,7 @@ IMAGE_NAMES = [
     "filename",
     "图片路径",
 ]
-IMAGE_NAMES += ["FileName", "images", "IMAGE", "Picture", "jpg", "file_path", "ＩＭＧ"]
+IMAGE_NAMES += ["FileName", "images", "IMAGE", "Photo", "jpg", "file_path", "ＩＭＧ"]
 TEXT_NAMES = [
     "TEXT",
     "Caption",
