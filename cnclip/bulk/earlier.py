@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from array import array
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -65,7 +66,8 @@ class EarlierItems:
         found.sort()
         contents.sort()
         self._found, self._contents = found, contents
-        self._table = lru_cache(_SHARDS_KEPT)(self._load)
+        self._lines_and_vectors = lru_cache(_SHARDS_KEPT)(self._load)
+        self._lock = threading.Lock()
 
     def _usable(self, table: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """The lines of a shard that are restored, with their numbers."""
@@ -74,6 +76,15 @@ class EarlierItems:
             # A text that failed has its error before it is looked up.
             if not ((self._retry and error is not None) or (self._kind == "texts" and row is None)):
                 yield number, line
+
+    def _table(self, shard: int) -> tuple[Any, NDArray[Any]]:
+        """A shard's lines and embeddings, for any thread.
+
+        One thread at a time reads a shard: NumPy parses the header of an array as Python, and
+        Python 3.11 fails when threads parse at the same time.
+        """
+        with self._lock:
+            return self._lines_and_vectors(shard)
 
     def _load(self, shard: int) -> tuple[Any, NDArray[Any]]:
         """A shard's lines and embeddings."""
