@@ -317,9 +317,9 @@ def _reader(path: str, found: OpenedSources) -> _Reader:
     if os.path.basename(path).endswith(TSV_SUFFIX):
         return partial(_tsv_items, path)
     if suffix in _ARCHIVES:
-        return partial(_ARCHIVES[suffix], path, found.format.encoding)
+        return _members(partial(_ARCHIVES[suffix], path, found.format.encoding), found)
     if is_compressed(path):
-        return partial(_compressed_tar_items, path, found.format.encoding)
+        return _members(partial(_compressed_tar_items, path, found.format.encoding), found)
     if is_table:
         return partial(_table_items, path, found)
     suffixes = _joined({*TABLE_SUFFIXES, *_ARCHIVES})
@@ -388,6 +388,18 @@ def _folder_items(path: str, found: OpenedSources) -> Iterator[Item]:
             root = path if item.path.startswith("/") else Path(path).as_uri()
             item = item._replace(id=item.path.removeprefix(root.rstrip("/") + "/"))
         yield item
+
+
+def _members(read: _Reader, found: OpenedSources) -> _Reader:
+    """A reader of an archive, without the members that are excluded."""
+
+    def items() -> Iterator[Item]:
+        for item in read():
+            member = item.id.removeprefix(f"{item.path}:")
+            if member == item.id or not found.exclusions.exclude_member(member):
+                yield item
+
+    return items
 
 
 def image_item(value: str, id: str | None = None, folder: str = "") -> Item:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from fnmatch import translate
 
+from .names import with_slashes
+
 # Hidden files, and folders that other programs make: copies of images in other sizes, deleted
 # files, snapshots, metadata.
 HIDDEN = ".*"
@@ -59,6 +61,14 @@ class Exclusions:
                     self.counts[pattern.text] += 1
                 return True
         return False
+
+    def exclude_member(self, name: str) -> bool:
+        """Whether a member of an archive is left out, by its name or by a folder that it is in."""
+        parts = [part for part in with_slashes(name).split("/") if part not in ("", ".", "..")]
+        folders = ("/".join(parts[:number]) for number in range(1, len(parts)))
+        return any(self.exclude(folder, is_folder=True) for folder in folders) or self.exclude(
+            "/".join(parts), is_folder=False
+        )
 
 
 class _Pattern:

@@ -168,3 +168,32 @@ def test_failures_of_a_run_without_success_are_tried_again(
     with pytest.raises(DatasetError, match="holds no images"):
         embed(photos)
     assert content_of(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
+def test_members_of_archives_are_left_out(
+    nas: Path, embed: Embed, tmp_path: Path, suffix: str
+) -> None:
+    kind = {".zip": "zip", ".tar": "tar", ".tar.gz": "gztar"}[suffix]
+    shutil.make_archive(str(tmp_path / "all"), kind, nas)
+    report = embed(tmp_path / f"all{suffix}")
+    assert (report.rows, report.failed) == (20, 0)
+    assert report.excluded["@eaDir/"] == 2
+    report = embed(tmp_path / f"all{suffix}", exclude=("inner/",))
+    assert (report.rows, report.embedded) == (15, 0)
+
+
+def test_names_of_members() -> None:
+    exclusions = Exclusions(["raw/", "*.tmp.png"])
+    names = (
+        "./a.png",
+        "@eaDir/a.png",
+        "x/@eaDir",
+        "x\\#recycle\\b.png",
+        "x/raw/y/1.png",
+        "c.tmp.png",
+    )
+    assert [name for name in names if not exclusions.exclude_member(name)] == [
+        "./a.png",
+        "x/@eaDir",
+    ]

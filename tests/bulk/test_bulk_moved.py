@@ -52,6 +52,15 @@ def test_times_alone_are_no_change(
     assert embed(photos).kept == 20 and reads == []
 
 
+def test_shards_are_read_on_many_threads(photos: Path, embed: Embed) -> None:
+    embed(photos, shard_items=1)
+    for _ in range(3):
+        touched(photos)
+        for path in photos.rglob("*.png"):
+            os.utime(path, ns=(path.stat().st_mtime_ns + 1, path.stat().st_mtime_ns + 1))
+        assert embed(photos, shard_items=1).kept == 20
+
+
 def test_a_change_of_the_same_size_and_another_time(
     photos: Path, embed: Embed, tmp_path: Path
 ) -> None:
