@@ -42,15 +42,27 @@ def replaced_atomically(path: Path, mode: int = 0o666, *, durable: bool = False)
         durable: Flush the content to the disk before the file is renamed.
     """
     temporary = temporary_name(path)
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+    with _named(temporary, path):
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        try:
+            yield temporary
+            if durable:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named(temporary: Path, path: Path) -> Iterator[None]:
+    """Put the file's name in place of the temporary one in an OSError that the block raises."""
     try:
-        yield temporary
-        if durable:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is not None and os.fspath(error.filename) == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def write_durably(path: Path, content: bytes) -> None:

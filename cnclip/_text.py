@@ -74,6 +74,11 @@ def type_and_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and a plural noun, which loses its s after 1: `1 image`, `2 images`."""
+    return f"{number} {noun.removesuffix('s') if number == 1 else noun}"
+
+
 def is_utf8(text: str) -> bool:
     """Whether a string can be encoded: it has no lone surrogates in place of other bytes."""
     try:

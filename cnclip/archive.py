@@ -12,7 +12,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ class ArchiveInfo:
     temperature: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    vocabulary: bytes
-    metadata: dict[str, Any]
+    vocabulary: bytes = field(repr=False)
+    metadata: dict[str, Any] = field(repr=False)
 
     @property
     def normalizes_texts(self) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import sha256_of, write_durably
-from .._text import first_line
+from .._text import counted, first_line
 from ..archive import ArchiveInfo
 from ..cache import remembered_sha256
 from ..errors import EmbeddingsError
@@ -326,6 +326,12 @@ class Embeddings:
 
     def __len__(self) -> int:
         return self.rows
+
+    def __repr__(self) -> str:
+        return (
+            f"Embeddings({str(self.path)!r}: {counted(self.rows, self.kind)}, {self.dim} columns, "
+            f"{self.dtype}; model {self.model['name']}, {self.precision})"
+        )
 
     @cached_property
     def ids(self) -> list[str]:

@@ -28,6 +28,7 @@ SHEET_COUNT = 8
 MAX_COUNT = 24
 
 SUMMARY = "run the example on the images that ship"
+WORDS = "queries"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..bulk import EmbedReport
 
 SUMMARY = "embed images or texts of any number to a folder"
+WORDS = "sources"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

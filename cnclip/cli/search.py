@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..search import Collection, Hit
 
 SUMMARY = "find images or texts in an index"
+WORDS = "query"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME.index",
         help="an index of `cnclip index`, http://HOST:PORT of Milvus, or NAME.db of Milvus Lite",
     )
-    parser.add_argument("query", metavar="TEXT", nargs="?", help="a query in Chinese")
+    parser.add_argument(
+        "query",
+        metavar="TEXT",
+        nargs="*",
+        default=[],
+        help="a query in Chinese; several words are one query",
+    )
     parser.add_argument("--image", metavar="FILE", help="an image as query, alone or with TEXT")
     parser.add_argument(
         "--weight",
@@ -87,7 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..search.collection import query_text
     from ..search.moved import gone_message
 
-    if arguments.query is None and arguments.image is None:
+    words = " ".join(arguments.query) if arguments.query else None
+    if words is None and arguments.image is None:
         raise InvalidInputError("expected TEXT, --image FILE, or both")
     if arguments.open and arguments.json:
         raise InvalidInputError("expected --open (a page) or --json, got both")
@@ -99,18 +107,18 @@ def run(arguments: argparse.Namespace) -> int:
         database=arguments.database,
     )
     embedder = open_model_of(index, arguments)
-    if isinstance(index, Index) and arguments.query and "text" not in index.thresholds:
+    if isinstance(index, Index) and words and "text" not in index.thresholds:
         index.prepare(embedder)
     answer = index.find(
         embedder,
-        arguments.query,
+        words,
         arguments.image,
         k=arguments.k,
         weight=arguments.weight,
         normalize=arguments.normalize,
     )
-    if arguments.query is not None:
-        text = query_text(embedder, arguments.query, arguments.normalize)
+    if words is not None:
+        text = query_text(embedder, words, arguments.normalize)
         for message in count_texts(embedder.preprocessor, [text]).messages():
             print_message("search", message)
     threshold = arguments.threshold
@@ -152,7 +160,7 @@ def _page(
     if path is None:
         with tempfile.NamedTemporaryFile(prefix="cnclip-", suffix=".html", delete=False) as file:
             path = Path(file.name)  # not removed, since the browser reads it later
-    parts = (arguments.query, hide_secrets(arguments.image or ""))
+    parts = (" ".join(arguments.query), hide_secrets(arguments.image or ""))
     query = " + ".join(map(printable, filter(None, parts)))
     subtitle = f"{printable(index.name)} · {len(index)} {index.contents}"
     write_page(path, query, hits, subtitle, suggested)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..serve import Searchable
 
 SUMMARY = "serve the search application to browsers"
+WORDS = "indexes"
 
 HOST = "127.0.0.1"
 PORT = 7860

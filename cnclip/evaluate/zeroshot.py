@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._text import is_blank
+from .._text import counted, is_blank
 from ..datasets import ProblemKind, Problems
 from ..datasets.classification import ClassificationData, ClassifiedImage
 from ..errors import DatasetError, InvalidInputError
@@ -111,6 +111,14 @@ class ZeroShotClassifier:
         vectors = means / np.linalg.norm(means, axis=1, keepdims=True)
         self.class_vectors = vectors[: len(self.labels)]
         self._vectors = vectors
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
+        classes = "class" if len(self.labels) == 1 else "classes"
+        return (
+            f"ZeroShotClassifier({len(self.labels)} {classes}: {names}; "
+            f"{counted(len(self.templates), 'templates')})"
+        )
 
     def cosines(self, images: Any) -> NDArray[np.float32]:
         """Compute the cosines of images and classes, float32 [n, labels]."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .. import _core
 from .._checks import check_integer
 from .._cores import model_threads
 from ..engine import cuda_count, open_engine
-from ..errors import DeviceError, InvalidInputError
+from ..errors import DeviceError, InputTypeError, InvalidInputError
 from ..models import open_archive
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..utils.constant import Tasks
@@ -22,6 +25,19 @@ from .model import EmbeddingModel
 logger = logging.getLogger("cnclip")
 
 _TASKS = (Tasks.multi_modal_embedding, Tasks.image_text_retrieval)
+# Keywords of ModelScope's `pipeline` that do not change the result, and the values for which this
+# holds; an empty tuple: all.
+_IGNORED: dict[str, tuple[Any, ...]] = {
+    "auto_collate": (),
+    "config_file": (None,),
+    "framework": (None, "pytorch"),
+    "ignore_file_pattern": (),
+    "llm_first": (False, None),
+    "pipeline_name": (None, "multi-modal-embedding"),
+    "preprocessor": (None,),
+    "third_party": (),
+    "trust_remote_code": (),
+}
 _PRECISIONS = ("fp32", "bf16", "int8", "fp16")
 # OpenMP starts as many threads as requested, and ends the process if the system refuses one.
 MAX_THREADS = 1024
@@ -38,6 +54,7 @@ def pipeline(
     return_tensors: Literal["np", "pt"] = "np",
     model_revision: str | None = None,
     local_files_only: bool = False,
+    **others: Any,
 ) -> MultiModalEmbeddingPipeline:
     """Open a model for embedding, as `modelscope.pipelines.pipeline` does.
 
@@ -49,8 +66,9 @@ def pipeline(
             ships. A checkpoint is converted the first time, which takes seconds and imports torch;
             the archive is kept under `$CNCLIP_CACHE`.
             An archive holds code that runs when it is opened: open only those you trust.
-        device: `'gpu'` takes a GPU if there is one, else the CPU, and says so in the log;
-            `'gpu:N'` is the same for that GPU; `'cuda:N'` takes that GPU or fails; `'cpu'`.
+        device: `'gpu'` takes a GPU if there is one, else the CPU; `'gpu:N'` takes that GPU if it
+            exists, else the CPU with a warning in the log; `'cuda:N'` takes that GPU or fails;
+            `'cpu'`.
         precision: `'fp32'`, ModelScope's numbers. Faster and less exact, see
             docs/en/about/benchmarks.md: `'bf16'`, on processors with AVX-512 BF16 and on GPUs;
             `'int8'`, weights and activations of linear layers, on processors with AVX-512 VNNI;
@@ -63,6 +81,10 @@ def pipeline(
         model_revision: Branch, tag or commit of a model on a hub. Models on disk have none.
         local_files_only: Use the files of a hub's model that were fetched before, without the
             network.
+        others: Keywords of ModelScope's `pipeline` that cannot change the result, which are
+            ignored: `auto_collate`, `config_file`, `framework`, `ignore_file_pattern`,
+            `llm_first`, `pipeline_name`, `preprocessor`, `third_party`, `trust_remote_code`; with
+            values that ask for this pipeline, such as `framework='pytorch'`.
 
     Raises:
         ModelNotFoundError: there is no such model.
@@ -71,8 +93,9 @@ def pipeline(
         EngineError: torch is missing, or no engine fits it.
         DeviceError: the GPU asked for does not exist, or the device does not compute in the
             precision.
-        InvalidInputError, InputTypeError: another argument is not one of those above.
+        InvalidInputError, InputTypeError: another argument or keyword is not one of those above.
     """
+    _check_others(others)
     if task not in _TASKS:
         raise InvalidInputError(f"expected one of {', '.join(_TASKS)}, got {task!r}", item="task")
     if model is None:
@@ -105,6 +128,28 @@ def pipeline(
     return MultiModalEmbeddingPipeline(opened, preprocessor)
 
 
+def _check_others(others: Mapping[str, Any]) -> None:
+    """Refuse keywords that are not ModelScope's, and values that would change the result.
+
+    Raises:
+        InputTypeError: an unknown keyword; the message has those that are taken.
+        InvalidInputError: a value asks for another pipeline.
+    """
+    for name, value in others.items():
+        if name not in _IGNORED:
+            own = [one for one in inspect.signature(pipeline).parameters if one != "others"]
+            close = difflib.get_close_matches(name, own, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise InputTypeError(
+                f"pipeline has no keyword {name}.{hint} It takes {', '.join(own)}; it ignores "
+                f"ModelScope's {', '.join(sorted(_IGNORED))}"
+            )
+        values = _IGNORED[name]
+        if values and value not in values:
+            wanted = " or ".join(map(repr, values))
+            raise InvalidInputError(f"expected {wanted}, got {value!r:.100}", item=name)
+
+
 def choose_device(device: str) -> str:
     """The device that a `device` argument means here: `'cpu'` or `'cuda:N'`.
 
@@ -129,5 +174,6 @@ def choose_device(device: str) -> str:
     found = f"torch finds {available} GPUs here"
     if kind == "cuda":
         raise DeviceError(f"no device {device!r}: {found}")
-    logger.warning("device %r: %s, using the CPU", device, found)
+    if match[2] is not None:  # a GPU was asked for by its number
+        logger.warning("device %r: %s, using the CPU", device, found)
     return "cpu"

@@ -33,6 +33,15 @@ class MultiModalEmbeddingPipeline:
         self.model = model
         self.preprocessor = preprocessor
 
+    def __repr__(self) -> str:
+        model = self.model
+        info = model.info
+        return (
+            f"MultiModalEmbeddingPipeline({str(info.path)!r}: {info.embed_dim} columns, images of "
+            f"{info.resolution} x {info.resolution} pixels, texts of up to {info.context_length} "
+            f"ids, {model.precision} on {model.device})"
+        )
+
     def preprocess(self, input: Mapping[str, Any]) -> dict[str, Any]:
         """Make the tensors that ModelScope's `preprocess` returns for the same input.
 
@@ -51,8 +60,10 @@ class MultiModalEmbeddingPipeline:
 
         Args:
             input: 'img': PIL.Image.Image, path, http(s), file or data URL, bytes of an image file,
-                uint8 array [height, width, 3] (red, green, blue), or an iterable of any of them.
+                uint8 array [height, width, 3] (red, green, blue), or an iterable of any of them;
+                also a uint8 array [n, height, width, 3].
                 'text': str or an iterable of them. A key that is missing or None is left out.
+                Arrays of NumPy with str or objects, and pyarrow's, are taken as lists.
                 Paths, URLs and bytes are opened as `load_image` does. Open images are not turned
                 by their EXIF orientation.
                 All items of a list or tuple are checked before work begins. Other iterables are

@@ -67,8 +67,8 @@ def split_input(
 ) -> tuple[InputImages | None, InputTexts | None]:
     """The images and texts of an input dict, None where it has none.
 
-    Lists, tuples and single items become lists, and all their items are checked before any work is
-    done; other iterables become iterators that check each item as it comes.
+    Lists, tuples, arrays of items and single items become lists, and all their items are checked
+    before any work is done; other iterables become iterators that check each item as it comes.
 
     Args:
         input: As for the pipeline's `forward`.
@@ -76,15 +76,15 @@ def split_input(
 
     Raises:
         InputTypeError: not a dict, or an item of a type that cannot be embedded.
-        InvalidInputError: the dict has keys, but neither 'img' nor 'text'.
+        InvalidInputError: the dict has a key other than 'img' and 'text'.
     """
     if not isinstance(input, Mapping):
         found = type(input).__name__
         raise InputTypeError(
             f"expected a dict with 'img' or 'text' (or both), got {found}", item=name
         )
-    if input and "img" not in input and "text" not in input:
-        keys = ", ".join(repr(key) for key in input)
+    if unknown := [key for key in input if key not in ("img", "text")]:
+        keys = ", ".join(repr(key) for key in unknown)
         raise InvalidInputError(
             f"expected a dict with 'img' or 'text', got one with {keys}", item=name
         )
@@ -112,6 +112,7 @@ def _items_of(
 ) -> list[Any] | Iterator[Any] | None:
     if value is None:
         return None
+    value = _as_list(value, name)
     if isinstance(value, types):
         return [value]
     if isinstance(value, list | tuple):
@@ -120,6 +121,23 @@ def _items_of(
         found = type(value).__name__
         raise InputTypeError(f"expected {expected}, or an iterable of them, got {found}", item=name)
     return _checked(value, name, types, expected)
+
+
+def _as_list(value: Any, name: str) -> Any:
+    """Arrays that hold items as lists of Python's objects; other values unchanged.
+
+    These are NumPy arrays of str or objects, uint8 arrays [n, height, width, 3], and pyarrow's.
+    """
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind in "OUT":
+            if value.ndim > 1:
+                reason = f"expected one dimension of items, got an array {list(value.shape)}"
+                raise InputTypeError(reason, item=name)
+            return value.tolist()
+        return list(value) if value.dtype == np.uint8 and value.ndim == 4 else value
+    if callable(to_list := getattr(value, "to_pylist", None)):
+        return to_list()
+    return value
 
 
 def _checked(

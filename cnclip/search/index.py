@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import check_integer
-from .._text import first_line
+from .._text import counted, first_line
 from ..bulk import model_identity
 from ..bulk.items import ITEM_KINDS as CONTENTS
 from ..errors import IndexFileError, InvalidInputError
@@ -122,6 +122,13 @@ class Index(Collection):
         index = cls(Vectors.create(dim, kind, rows, expected), ItemTable(), description, None)
         index._limits = limits
         return index
+
+    def __repr__(self) -> str:
+        model = (self.model or {}).get("name", "an unknown model")
+        return (
+            f"Index({self.name!r}: {counted(len(self), self.contents)}, {self.dim} columns, "
+            f"{self.kind}; model {model}, {self.precision})"
+        )
 
     @property
     def name(self) -> str:

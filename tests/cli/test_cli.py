@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cnclip import __version__, cli, pipeline
+from cnclip._files import replaced_atomically
 from cnclip.archive import read_archive
 from cnclip.cli._arguments import check_output_file
 from cnclip.errors import InvalidInputError
@@ -173,3 +174,93 @@ def test_output_files_are_checked_before_any_work(
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(InvalidInputError, match=r"new\.json: permission denied"):
         check_output_file(tmp_path / "new.json")
+
+
+def test_help_lists_the_commands(cnclip: Command) -> None:
+    status, out, _ = cnclip("help")
+    assert status == 0 and all(f"\n    {name} " in out for name in cli.COMMANDS)
+    status, _, err = cnclip()
+    assert status == 2 and all(f"\n    {name} " in err for name in cli.COMMANDS)
+    assert cnclip("help", "search") == cnclip("search", "--help")
+    assert cnclip("help", "eval", "zeroshot") == cnclip("eval", "zeroshot", "--help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "message"),
+    [
+        (["serch", "x"], "cnclip [-h]", "no command serch: did you mean search?"),
+        (["qqq"], "cnclip [-h]", "no command qqq\n"),
+        (["embed", "a", "--ouput", "b"], "cnclip embed", "--ouput: did you mean --output?"),
+        (["embed", "a", "-o", "b", "--txts"], "cnclip embed", "--txts: did you mean --texts?"),
+        (["info", "a", "--jsn=1"], "cnclip info", "--jsn: did you mean --json?"),
+        (["eval", "zeroshot", "a", "--lables", "b"], "cnclip eval zeroshot", "mean --labels?"),
+        (["info", "a", "--qqqqqqqq"], "cnclip info", "no option --qqqqqqqq\n"),
+        (["convert", "a", "-o", "b", "c"], "cnclip convert", "unrecognized arguments: c"),
+    ],
+)
+def test_mistyped(cnclip: Command, arguments: list[str], usage: str, message: str) -> None:
+    status, out, err = cnclip(*arguments)
+    assert (status, out) == (2, "")
+    assert f"usage: {usage}" in err and message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "words"),
+    [
+        (["search", "x", "猫"], "query", ["猫"]),
+        (["search", "x", "-k", "3", "猫"], "query", ["猫"]),
+        (["search", "-k", "3", "x", "红色", "猫"], "query", ["红色", "猫"]),
+        (["search", "x", "红色", "-k", "3", "猫"], "query", ["红色", "猫"]),
+        (["search", "x", "-k", "3", "--", "-猫"], "query", ["-猫"]),
+        (["search", "x", "--image", "a.png"], "query", []),
+        (["embed", "a", "-o", "out", "b"], "sources", ["a", "b"]),
+        (["embed", "-o", "out", "-"], "sources", ["-"]),
+        (["demo", "-k", "3", "猫", "-o", "x.png", "狗"], "queries", ["猫", "狗"]),
+        (["serve", "a", "--ui", "b"], "indexes", ["a", "b"]),
+    ],
+)
+def test_words_after_options(
+    cnclip: Command,
+    arguments: list[str],
+    name: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+
+    def run(parsed: object) -> int:
+        found.append(list(getattr(parsed, name)))
+        return 0
+
+    monkeypatch.setattr(cli.COMMANDS[arguments[0]], "run", run)
+    assert cnclip(*arguments)[0] == 0
+    assert found == [words]
+
+
+def test_errors_of_the_system_have_no_numbers(
+    cnclip: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(error: OSError) -> str:
+        def fail(arguments: object) -> int:
+            raise error
+
+        monkeypatch.setattr(cli.info, "run", fail)
+        status, _, err = cnclip("info", "anything")
+        assert status == 2
+        return err
+
+    place = tmp_path / "a.json"
+    message = f"cnclip info: {place}: file exists\n"
+    assert run(FileExistsError(17, "File exists", str(place))) == message
+    assert run(OSError(28, "No space left on device")) == ("cnclip info: No space left on device\n")
+    assert run(OSError("no numbers")) == "cnclip info: no numbers\n"
+
+
+def test_temporary_names_are_not_in_errors(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(OSError) as raised, replaced_atomically(path) as temporary:
+        raise OSError(28, "No space left on device", str(temporary))
+    assert raised.value.filename == str(path)
+    with pytest.raises(OSError) as raised, replaced_atomically(tmp_path / "no" / "b"):
+        pass
+    assert raised.value.filename == str(tmp_path / "no" / "b")

@@ -66,9 +66,11 @@ def test_without_a_gpu(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="cnclip"):
         fallen_back = pipeline(model=archive)
     assert fallen_back.model.device == "cpu"
+    assert choose_device("gpu") == "cpu"
+    assert not caplog.records  # no GPU was asked for by its number
+    assert choose_device("gpu:1") == "cpu"
     assert len(caplog.records) == 1
     assert "torch finds 0 GPUs here, using the CPU" in caplog.text
-    assert choose_device("gpu:1") == "cpu"
     for device in ("cuda", "cuda:0"):
         # The device is refused before a model is looked for.
         with pytest.raises(errors.DeviceError, match=f"no device '{device}': torch finds 0 GPUs"):
