@@ -53,7 +53,8 @@ def parse(parser: Parser, arguments: Sequence[str], more: dict[str, str]) -> arg
         arguments: The arguments.
         more: The argument with many words of each command that has one.
     """
-    parsed, unknown = parser.parse_known_args(arguments)
+    parsed = argparse.Namespace()
+    _, unknown = parser.parse_known_args(arguments, parsed)
     after = arguments[arguments.index("--") :] if "--" in arguments else []  # no options
     options = [one for one in unknown if one.startswith("-") and one not in ("-", *after)]
     name = more.get(parsed.command)
