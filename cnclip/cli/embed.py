@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from .._text import counted
 from ._arguments import (
     add_download_arguments,
     add_model_arguments,
@@ -80,6 +81,6 @@ def _print(report: EmbedReport) -> None:
         kinds = (f"{n} {pattern}" for pattern, n in sorted(report.excluded.items()))
         print(f"excluded by patterns: {', '.join(kinds)}", file=sys.stderr)
     print(
-        f"{report.output}: {report.rows} {report.kind} of {report.dim} columns: {report.embedded} "
-        f"embedded, {report.kept} kept, {report.failed} failed"
+        f"{report.output}: {counted(report.rows, report.kind)} of {report.dim} columns: "
+        f"{report.embedded} embedded, {report.kept} kept, {report.failed} failed"
     )

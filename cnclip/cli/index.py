@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._text import counted
 from ..errors import CnclipError, InvalidInputError, ModelMismatchError
 from ._arguments import (
     add_model_arguments,
@@ -136,8 +137,8 @@ def _described(index: Index) -> str:
     assert index.path is not None
     model = (index.model or {}).get("name", "an unknown model")
     lines = [
-        f"{index.path} ({index.path.stat().st_size / 1e6:.1f} MB): {len(index)} {index.contents}, "
-        f"{index.kind}; model {model}, {index.precision}"
+        f"{index.path} ({index.path.stat().st_size / 1e6:.1f} MB): "
+        f"{counted(len(index), index.contents)}, {index.kind}; model {model}, {index.precision}"
     ]
     if index.measured is not None:
         measured = index.measured

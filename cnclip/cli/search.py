@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from .._tables import format_table
 from .._text import hide_secrets, printable
 from ..errors import InvalidInputError
+from ..pipelines.scores import format_score
 from ..preprocessors.text import count_texts
 from ._arguments import (
     add_download_arguments,
@@ -173,17 +174,20 @@ def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
     """A table, or a thumbnail above each line where the terminal draws images."""
     from ..search.terminal import HEIGHT, encode, protocol
 
+    if not hits:
+        print("nothing found: the index is empty" if count == 0 else "nothing reaches --threshold")
+        return
     graphics = protocol(os.environ, sys.stdout.isatty())
     if graphics is None:
         rows = [["", "cosine", "share", "found"]]
-        rows += [_cells(number, hit) for number, hit in enumerate(hits, 1)]
+        rows += [_cells(number, hit, suggested) for number, hit in enumerate(hits, 1)]
         print(format_table(rows, [True, True, True, False]))
     else:
         for number, hit in enumerate(hits, 1):
             image = hit.thumbnail(2 * HEIGHT, HEIGHT)
             if image is not None:
                 print(encode(image, graphics))
-            print("  ".join(_cells(number, hit)))
+            print("  ".join(_cells(number, hit, suggested)))
     if suggested is not None:
         above = sum(hit.score >= suggested for hit in hits)
         print(
@@ -192,10 +196,10 @@ def _print(hits: list[Hit], suggested: float | None, count: int) -> None:
         )
 
 
-def _cells(number: int, hit: Hit) -> list[str]:
+def _cells(number: int, hit: Hit, suggested: float | None) -> list[str]:
     share = "" if hit.probability is None else f"{hit.probability:.1%}"
     name = hit.name if hit.text is None else hit.text
-    return [str(number), f"{hit.score:.3f}", share, printable(name)]
+    return [str(number), format_score(hit.score, suggested), share, printable(name)]
 
 
 def _threshold(text: str) -> float | str:

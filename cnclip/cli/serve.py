@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from .._text import printable
+from .._text import counted, printable
 from ..errors import InvalidInputError
 from ._arguments import (
     BUNDLED_MODEL,
@@ -108,7 +108,7 @@ def serve_collections(
     with listen(arguments.host, arguments.port) as listener:
         opened = collections()
         for one in opened:
-            count = f"{len(one.collection)} {one.collection.contents}"
+            count = counted(len(one.collection), one.collection.contents)
             print_message(arguments.command, f"{printable(one.name)}: {count}")
 
         def ready(url: str) -> None:

@@ -22,3 +22,11 @@ def probabilities(scores: ArrayLike, temperature: float) -> NDArray[np.float64]:
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
     shares: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
     return shares
+
+
+def format_score(score: float, threshold: float | None = None) -> str:
+    """A score with three digits; one that misses a threshold is never shown as equal to it."""
+    shown = f"{score:.3f}"
+    if threshold is not None and score < threshold and shown == f"{threshold:.3f}":
+        return f"{float(shown) - 0.001:.3f}"
+    return shown

@@ -9,6 +9,7 @@ from .. import _html
 from .._files import replaced_atomically
 from .._html import escape, image_url
 from .._locale import Words, locale_language, translations
+from ..pipelines.scores import format_score
 from .hits import Hit
 
 MAX_IN_NOTEBOOK = 100
@@ -76,7 +77,7 @@ def _card(hit: Hit, suggested: float | None, cosine: str) -> str:
     image = "" if hit.text is not None else _image(hit)
     return (
         f"<article{faint}>{image}<b title='{escape(hit.name)}'>{escape(caption)}</b>"
-        f"<small>{cosine} {hit.score:.3f}{probability}</small></article>"
+        f"<small>{cosine} {format_score(hit.score, suggested)}{probability}</small></article>"
     )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._cores import usable_cores
+from .._text import counted
 from ..checkpoints.checkpoint import Checkpoint
 from ..convert import convert
 from ..datasets.pairs import PairData
@@ -183,8 +184,8 @@ class TrainingLoop:
             for message in self.pairs.count_texts().messages():
                 self.journal.print(message)
         self.journal.print(
-            f"{self.data.name}, {self.data.split}: {len(self.data.pairs)} pairs; batches of "
-            f"{self.pairs_per_step}; {self.steps} steps; "
+            f"{self.data.name}, {self.data.split}: {counted(len(self.data.pairs), 'pairs')}; "
+            f"batches of {self.pairs_per_step}; {counted(self.steps, 'steps')}; "
             f"{parameters / 1e6:.1f} M trained parameters; "
             f"{self.world.size} x {self.world.device}"
         )

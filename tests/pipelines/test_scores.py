@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cnclip.pipelines.scores import probabilities
+from cnclip._text import counted
+from cnclip.pipelines.scores import format_score, probabilities
 
 
 def test_probabilities_are_the_model_cards() -> None:
@@ -20,3 +21,15 @@ def test_probabilities_are_the_model_cards() -> None:
 def test_probabilities_of_a_tiny_temperature_are_finite() -> None:
     eye = np.eye(3, dtype=np.float32)
     np.testing.assert_array_equal(probabilities(eye @ eye.T, 1e-6), eye)
+
+
+def test_a_score_that_misses_a_threshold_is_not_shown_as_equal_to_it() -> None:
+    assert format_score(0.29996, 0.3001) == "0.299"
+    assert format_score(0.3001, 0.3001) == format_score(0.29996) == "0.300"
+    assert format_score(-0.2004, -0.2001) == "-0.201"
+    assert format_score(0.25, 0.3) == "0.250"
+
+
+def test_singular_and_plural() -> None:
+    found = [counted(number, "images") for number in (0, 1, 2)]
+    assert found == ["0 images", "1 image", "2 images"]
