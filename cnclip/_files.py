@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
 import os
 import secrets
 import shutil
+import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from ._text import first_line
 
 logger = logging.getLogger("cnclip")
 
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+)
 # zipfile raises these for a damaged or hostile zip.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -30,6 +37,47 @@ ZIP_ERRORS = (
     RuntimeError,
     ValueError,
 )
+
+
+def not_a_file(mode: int) -> str | None:
+    """The reason not to open a path with this `st_mode`, as a message; None for a regular file.
+
+    A program that opens a FIFO or a device may wait forever.
+    """
+    if stat.S_ISREG(mode):
+        return None
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a device")
+    return f"{kind}, not a file"
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that is not a regular file, for libraries that open paths.
+
+    Raises:
+        OSError: it does not exist, or is not a regular file.
+    """
+    mode = os.stat(path).st_mode
+    if (reason := not_a_file(mode)) is not None:
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        raise OSError(errno.EINVAL, reason, os.fspath(path))
+
+
+def open_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
+    """Open a regular file to read it. Never waits, as opening a FIFO would.
+
+    Every file that a user names is opened here, or checked by `check_file`.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
+    check_file(path)
+    file: BinaryIO = open(path, "rb", buffering, opener=_without_waiting)  # noqa: SIM115
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 @contextlib.contextmanager

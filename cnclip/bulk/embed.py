@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -17,9 +18,10 @@ from PIL import Image
 from .._checks import check_integer
 from .._options import check_options, option
 from ..archive import ArchiveInfo
-from ..errors import Where
+from ..errors import DatasetError, Where
 from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_texts
 from ..pipelines.stream import IMAGE_BATCH
+from ..preprocessors.decoding import DEFAULTS, DEPTHS, FRAMES, ImageOptions
 from ..preprocessors.text import TextCounts, TextInput, normalize_text
 from ..progress import progress
 from ..sources import ProblemKind, Problems, pyarrow_modules
@@ -35,6 +37,8 @@ from .items import (
     open_sources,
 )
 from .store import Store, locked
+
+logger = logging.getLogger("cnclip")
 
 # Texts per yielded list: a few seconds' work, so that a run can commit between lists.
 TEXTS_PER_LIST = 512
@@ -97,12 +101,36 @@ class EmbedOptions:
     )
     batch_size: int = option(IMAGE_BATCH, "images that go through the model together", min=1)
     shard_items: int = option(8192, "items of a shard", min=1, max=MAX_SHARD_ITEMS)
+    all_files: bool = option(
+        False, "of folders and archives: find images by the content of files, not by their names"
+    )
+    background: str | None = option(
+        None, "color below transparent pixels, such as white (default: the colors in the file)"
+    )
+    depth: Literal["clip", "scale"] = option(
+        "clip",
+        "of images with more than 8 bits per channel: clip at 255, as ModelScope, or scale",
+        choices=DEPTHS,
+    )
+    frame: Literal["first", "middle"] = option("first", "of animations: the frame", choices=FRAMES)
+    max_pixels: int | None = option(
+        None,
+        "images with more pixels are reduced (JPEG) or fail (default: $CNCLIP_MAX_PIXELS, else "
+        "178956970)",
+        min=1,
+    )
     retry: bool = option(False, "try items again that failed in an earlier run")
     replace: bool = option(False, "drop embeddings of sources that are not listed")
 
     def __post_init__(self) -> None:
         """Check every value."""
         check_options(self)
+        _ = self.images  # checks the background
+
+    @property
+    def images(self) -> ImageOptions:
+        """How image files are decoded."""
+        return ImageOptions(self.background, self.depth, self.frame, self.max_pixels)
 
     def check_batch_size(self, maximum: int) -> None:
         """Refuse more images of a batch than the device runs together; texts have no such limit.
@@ -122,6 +150,7 @@ class EmbedOptions:
             id_column=self.id_column,
             encoding=self.encoding,
             null=self.null,
+            all_files=self.all_files,
             exclusions=Exclusions(self.exclude or (), defaults=self.default_excludes is not False),
             ids=self.ids,
         )
@@ -164,6 +193,11 @@ class EmbedOptions:
     ) -> Manifest:
         """The manifest of a run, without shards. The options must be those for the model."""
         normalized = bool(self.normalize) and self.kind == "texts"
+        changed = {
+            name: getattr(self, name)
+            for name in ("background", "depth", "frame")
+            if getattr(self, name) != getattr(DEFAULTS, name)
+        }
         return Manifest(
             self.kind,
             model,
@@ -175,6 +209,7 @@ class EmbedOptions:
             tuple(pattern for pattern in self.exclude or () if pattern),
             self.default_excludes is not False,
             "relative" if relative else "absolute",
+            image_options=changed,
         )
 
 
@@ -184,9 +219,11 @@ class EmbedReport:
 
     Items that could not be embedded are counted, including those of earlier runs; the path or id
     and the error of the first of them are in `first_failed`. `left_out` counts the files of folders
-    without the suffix of an image, by their suffixes; `excluded` counts the files and folders that
-    patterns left out, by the patterns, hidden ones not counted. `remarks` are messages on sources
-    that were read in an unusual way. `texts` counts the texts of which the model sees only a part.
+    and archives that are not images, by their suffixes; `excluded` counts the files and folders
+    that patterns left out, by the patterns, hidden ones not counted. `notes` has remarks on images
+    that this run embedded, such as transparent ones, each with their number and the id of the
+    first. `remarks` are messages on sources that were read in an unusual way. `texts` counts the
+    texts of which the model sees only a part.
     """
 
     output: Path
@@ -200,12 +237,13 @@ class EmbedReport:
     first_failed: list[tuple[str, str]] = field(default_factory=list, repr=False)
     left_out: dict[str, int] = field(default_factory=dict, repr=False)
     excluded: dict[str, int] = field(default_factory=dict, repr=False)
+    notes: dict[str, tuple[int, str]] = field(default_factory=dict, repr=False)
     remarks: list[str] = field(default_factory=list, repr=False)
     texts: TextCounts = field(default_factory=TextCounts, repr=False)
 
     def describe(self, opened: OpenedSources) -> None:
         """Add what is known of the sources when all of them have been read."""
-        self.left_out = dict(opened.left_out)
+        self.left_out = dict(opened.image_names.left_out)
         self.excluded = dict(opened.exclusions.counts)
         self.remarks = [f"{problem.where}: {problem.reason}" for problem in opened.remarks]
 
@@ -223,6 +261,9 @@ class EmbedReport:
                 self.kept += 1
             else:
                 self.embedded += 1
+            for note in outcome.notes:
+                count, first = self.notes.get(note, (0, outcome.item.id))
+                self.notes[note] = (count + 1, first)
         self.rows = self.embedded + self.kept
 
 
@@ -293,11 +334,13 @@ def iter_embeddings(
         pipeline: An open pipeline.
         options: All but `dtype`, `retry` and `replace` are used. A batch ends after every
             `shard_items` items, as in `embed`. Ids of files are absolute paths by default.
-        problems: Gets the items that cannot be embedded, which are left out.
+        problems: Gets the items that cannot be embedded, which are left out. Without it, their
+            number and the first reason are logged as a warning at the end.
 
     Returns:
         An iterator of (ids, vectors): the ids of a few items, and float32 [n, d], rows of unit
-        length. A source that is empty or cannot be read raises a DatasetError when it is reached.
+        length. A source that is empty or cannot be read raises a DatasetError when it is reached;
+        so do sources of which nothing could be embedded, at the end, without `problems`.
 
     Raises:
         DatasetError: a source is missing or of unknown kind.
@@ -317,6 +360,7 @@ def _embeddings(
     problems: Problems | None,
 ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
     outcomes = outcomes_of(opened.items())
+    failed, first, embedded = 0, "", False
     for some in embed_outcomes(pipeline, outcomes, options):
         ids, vectors = [], []
         for outcome in some:
@@ -327,8 +371,17 @@ def _embeddings(
                 images = options.kind == "images"
                 kind = ProblemKind.UNREADABLE_IMAGE if images else ProblemKind.BAD_VALUE
                 problems.add(kind, _where(outcome.item), outcome.error or "")
+            else:
+                failed += 1
+                first = first or f"{_where(outcome.item)}: {outcome.error}"
         if ids:
+            embedded = True
             yield ids, np.stack(vectors)
+    if failed:
+        reason = f"{failed} {options.kind} could not be embedded, the first {first}"
+        if not embedded:
+            raise DatasetError(reason, item="sources")
+        logger.warning("%s", reason)
 
 
 def _where(item: Item) -> Where:
@@ -376,8 +429,8 @@ def embed_outcomes(
         text_of = _normalized_text if options.normalize else _text
         batches = embed_texts(pipeline, outcomes, text_of, max_texts=TEXTS_PER_LIST, cut_every=cut)
     else:
-        opened = partial(_open, restore=restore)
-        batches = embed_images(pipeline, outcomes, opened, batch_size=size, cut_every=cut)
+        opener = partial(_open, restore=restore, images=options.images)
+        batches = embed_images(pipeline, outcomes, opener, batch_size=size, cut_every=cut)
     with contextlib.closing(batches):
         for batch in batches:
             for outcome, vector in zip(batch.embedded, batch.vectors, strict=True):
@@ -396,9 +449,11 @@ def _normalized_text(outcome: Outcome) -> str | None:
     return None if text is None else normalize_text(text)
 
 
-def _open(outcome: Outcome, restore: Callable[[Outcome], None] | None) -> Image.Image | None:
+def _open(
+    outcome: Outcome, restore: Callable[[Outcome], None] | None, images: ImageOptions
+) -> Image.Image | None:
     try:
-        return None if outcome.done else outcome.open_image(restore)
+        return None if outcome.done else outcome.open_image(restore, images)
     finally:
         outcome.release_image()
 

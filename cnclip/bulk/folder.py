@@ -86,6 +86,7 @@ class Manifest:
     default_excludes: bool = True
     ids: IdForm = "absolute"  # of files in folders
     shards: list[Shard] = field(default_factory=list)
+    image_options: dict[str, str] = field(default_factory=dict)  # those that are not defaults
 
     @property
     def rows(self) -> int:
@@ -108,6 +109,11 @@ class Manifest:
                 mine, yours = (f"{one['name']} ({one['digest'][:12]})" for one in (mine, yours))
             if not same:
                 found.append(f"{name}: {mine} and {yours}")
+        mine, yours = self.image_options, other.image_options
+        for name in sorted({*mine, *yours}):
+            one, another = mine.get(name, "default"), yours.get(name, "default")
+            if one != another:
+                found.append(f"{name}: {one} and {another}")
         return found
 
     def write(self, path: Path) -> None:
@@ -117,6 +123,8 @@ class Manifest:
             OSError: it cannot be written; names the file.
         """
         value = {"format": FORMAT, **asdict(self), "rows": self.rows, "items": self.items}
+        if not self.image_options:
+            del value["image_options"]
         value["shards"] = value.pop("shards")  # the long part last
         text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
         write_durably(path, text.encode())
@@ -141,7 +149,7 @@ class Manifest:
             raise EmbeddingsError(reason, file=path)
         try:
             return _manifest_of(value)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = f"damaged: {type(error).__name__}: {first_line(error)}"
             raise EmbeddingsError(reason, file=path) from error
 
@@ -180,6 +188,7 @@ def _manifest_of(value: dict[str, Any]) -> Manifest:
         value.get("default_excludes", True) is True,
         "relative" if value.get("ids") == "relative" else "absolute",
         shards,
+        {_text(name): _text(one) for name, one in value.get("image_options", {}).items()},
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,11 +19,15 @@ from typing import Any, Literal, NamedTuple, Self
 from numpy.typing import NDArray
 from PIL import Image
 
+from .._files import open_file
 from .._text import MAX_REASON, first_line, hide_secrets, is_blank, is_utf8, printable
 from ..datasets.chinese_clip import TsvData
 from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError
-from ..preprocessors.image import decode_image, is_url, located
+from ..preprocessors.decoding import DEFAULTS, ImageOptions, decode_image
+from ..preprocessors.formats import format_of, is_image_suffix
+from ..preprocessors.image import is_url, located
 from ..sources.exclusions import Exclusions
+from ..sources.image_names import ImageNames
 from ..sources.images import (
     ImageFile,
     ImageRef,
@@ -33,13 +36,13 @@ from ..sources.images import (
     expand,
     image_file,
     is_pattern,
+    read_head,
     spelled,
     walk,
 )
 from ..sources.names import find_path
 from ..sources.parquet_files import PARQUET_SUFFIX
 from ..sources.rows import (
-    IMAGE_SUFFIXES,
     Columns,
     Problem,
     ProblemKind,
@@ -105,6 +108,7 @@ class Outcome:
     sha256: str | None = None  # of the image file
     vector: NDArray[Any] | None = field(default=None, repr=False)
     restored: bool = False  # the vector or the error is from an earlier run
+    notes: tuple[str, ...] = ()  # remarks on the image, which was embedded nonetheless
 
     @classmethod
     def of(cls, item: Item) -> Self:
@@ -116,11 +120,16 @@ class Outcome:
         """Whether there is nothing left to embed."""
         return self.restored or self.error is not None or self.vector is not None
 
-    def open_image(self, restore: Callable[[Outcome], None] | None = None) -> Image.Image | None:
-        """Read and decode the image, as `load_image` does; sets width, height, bytes and sha256.
+    def open_image(
+        self,
+        restore: Callable[[Outcome], None] | None = None,
+        options: ImageOptions = DEFAULTS,
+    ) -> Image.Image | None:
+        """Read and decode the image; sets width, height, bytes, sha256 and notes.
 
         Args:
             restore: May fill in the outcome of an earlier image with the same SHA-256.
+            options: How it is decoded.
 
         Returns:
             The image; None if the outcome was restored.
@@ -135,8 +144,10 @@ class Outcome:
             restore(self)
             if self.restored:
                 return None
-        image = decode_image(content, turned=self.item.turned)
+        notes: list[str] = []
+        image = decode_image(content, turned=self.item.turned, options=options, notes=notes)
         self.width, self.height = image.size
+        self.notes = tuple(notes)
         return image
 
     def fail(self, error: CnclipError) -> None:
@@ -158,8 +169,8 @@ _Reader = Callable[[], Iterator[Item]]
 class OpenedSources:
     """Sources, in order: a reader for each, by the name that is recorded.
 
-    `left_out` counts the files of folders without the suffix of an image, by their suffixes.
-    `exclusions` decides which files and folders are left out before.
+    `image_names` decides which files of folders and archives are images, and counts the others;
+    `exclusions`, which files and folders are left out before.
     `remarks` has what is to be known of sources that are read, such as their encoding, once each.
     """
 
@@ -167,10 +178,14 @@ class OpenedSources:
     columns: Columns
     format: TextFormat = AS_FOUND
     readers: dict[str, _Reader] = field(default_factory=dict)
-    left_out: Counter[str] = field(default_factory=Counter)
-    exclusions: Exclusions = field(default_factory=Exclusions)
+    image_names: ImageNames = field(default_factory=ImageNames)
     relative: bool = False  # ids of files in folders are relative to the folder
     remarks: dict[Problem, None] = field(default_factory=dict)
+
+    @property
+    def exclusions(self) -> Exclusions:
+        """The files and folders that are left out."""
+        return self.image_names.exclusions
 
     @property
     def names(self) -> list[str]:
@@ -198,7 +213,7 @@ class OpenedSources:
             DatasetError: the only source cannot be read; or it has no items, or a folder has none.
                 That is more likely a mistake than intended, and would drop all its embeddings.
         """
-        self.left_out.clear()
+        self.image_names.left_out.clear()
         self.exclusions.counts.clear()
         seen: set[int] = set()
         for name, read in self.readers.items():
@@ -250,6 +265,7 @@ def open_sources(
     null: bool = False,
     exclusions: Exclusions | None = None,
     ids: IdForm | None = None,
+    all_files: bool = False,
 ) -> OpenedSources:
     """Find the kind of each source.
 
@@ -269,15 +285,17 @@ def open_sources(
         exclusions: Files and folders that are left out of folders; by default the default ones.
         ids: 'relative' or 'absolute': the ids of files in folders are their paths relative to the
             folder, or absolute; by default relative if the only source is a folder.
+        all_files: Of folders and archives: look at the content of every file to find images, not
+            only at the content of those without a suffix.
 
     Raises:
         DatasetError: there is no such file, or it is of unknown kind.
         InvalidInputError: no source, or an unknown encoding.
     """
     format = TextFormat(checked_encoding(encoding), null)
-    exclusions = Exclusions() if exclusions is None else exclusions
     columns = Columns.of(kind, column, id_column)
-    found = OpenedSources(kind, columns, format, exclusions=exclusions)
+    names = ImageNames(all_files=all_files, exclusions=exclusions)
+    found = OpenedSources(kind, columns, format, image_names=names)
     for one in [sources] if isinstance(sources, str | os.PathLike) else sources:
         path = os.fspath(one)
         if path == STDIN:
@@ -312,16 +330,18 @@ def _reader(path: str, found: OpenedSources) -> _Reader:
         raise DatasetError(reason, file=spelled(path))
     if os.path.isdir(path):
         return partial(_folder_items, path, found)
-    if suffix in IMAGE_SUFFIXES or not os.path.isfile(path):
+    if is_image_suffix(suffix) or not os.path.isfile(path):
         return lambda: iter([_file_item(image_file(path))])
     if os.path.basename(path).endswith(TSV_SUFFIX):
         return partial(_tsv_items, path)
     if suffix in _ARCHIVES:
-        return _members(partial(_ARCHIVES[suffix], path, found.format.encoding), found)
+        return partial(_ARCHIVES[suffix], path, found)
     if is_compressed(path):
-        return _members(partial(_compressed_tar_items, path, found.format.encoding), found)
+        return partial(_compressed_tar_items, path, found)
     if is_table:
         return partial(_table_items, path, found)
+    if format_of(read_head(path)) is not None:
+        return lambda: iter([_file_item(image_file(path))])
     suffixes = _joined({*TABLE_SUFFIXES, *_ARCHIVES})
     reason = f"unknown kind of file; expected an image, a folder, SPLIT_imgs.tsv, {suffixes}"
     raise DatasetError(reason, file=spelled(path))
@@ -382,24 +402,12 @@ def _file_item(file: ImageFile, id: str | None = None) -> Item:
 
 def _folder_items(path: str, found: OpenedSources) -> Iterator[Item]:
     """The image files in a folder."""
-    for file in walk(path, found.left_out, found.exclusions):
+    for file in walk(path, found.image_names):
         item = _file_item(file)
         if found.relative:
             root = path if item.path.startswith("/") else Path(path).as_uri()
             item = item._replace(id=item.path.removeprefix(root.rstrip("/") + "/"))
         yield item
-
-
-def _members(read: _Reader, found: OpenedSources) -> _Reader:
-    """A reader of an archive, without the members that are excluded."""
-
-    def items() -> Iterator[Item]:
-        for item in read():
-            member = item.id.removeprefix(f"{item.path}:")
-            if member == item.id or not found.exclusions.exclude_member(member):
-                yield item
-
-    return items
 
 
 def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
@@ -420,11 +428,18 @@ def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
     return Item(name if id is None else id, name, image=ImageRef(place))
 
 
-def _tar_items(path: str, encoding: str | None) -> Iterator[Item]:
+def _tar_items(path: str, opened: OpenedSources) -> Iterator[Item]:
     """The images of a tar file, as WebDataset makes them. Ids are `PATH:SAMPLE`."""
     container, problems = Container.of(path), Problems()
     images = Slices([Path(path)], [container.path])
-    samples = read_tar(Path(path), container.path, problems, texts=False, encoding=encoding)
+    samples = read_tar(
+        Path(path),
+        container.path,
+        problems,
+        texts=False,
+        encoding=opened.format.encoding,
+        names=opened.image_names,
+    )
     for key, sample in samples.items():
         if sample.image is not None:
             images.add(key, *sample.image)
@@ -432,10 +447,16 @@ def _tar_items(path: str, encoding: str | None) -> Iterator[Item]:
     yield from container.skipped(problems.found)
 
 
-def _compressed_tar_items(path: str, encoding: str | None) -> Iterator[Item]:
+def _compressed_tar_items(path: str, opened: OpenedSources) -> Iterator[Item]:
     """The images of a compressed tar file, which is read from its beginning. Ids as of others."""
     container = Container.of(path)
-    read = partial(read_images, Path(path), container.path, encoding=encoding)
+    read = partial(
+        read_images,
+        Path(path),
+        container.path,
+        encoding=opened.format.encoding,
+        names=opened.image_names,
+    )
     for image in with_problems(read):
         if isinstance(image, Problem):
             yield from container.skipped([image])
@@ -447,15 +468,15 @@ def _compressed_tar_items(path: str, encoding: str | None) -> Iterator[Item]:
 def _tsv_items(path: str) -> Iterator[Item]:
     """The images of a `SPLIT_imgs.tsv`, by their ids there."""
     container, problems = Container.of(path), Problems()
-    with open(path, "rb", 1 << 20) as file:
+    with open_file(path, 1 << 20) as file:
         store = TsvImages.of(file, container.path, problems, Path(path))
     yield from container.images(store, named=False)
     yield from container.skipped(problems.found)
 
 
-def _zip_items(path: str, encoding: str | None) -> Iterator[Item]:
+def _zip_items(path: str, opened: OpenedSources) -> Iterator[Item]:
     """The images of a zip, `PATH:NAME`; of Chinese-CLIP's TSV files in one, by their ids."""
-    container = Container.of(path)
+    container, encoding = Container.of(path), opened.format.encoding
     splits = TsvData.splits(Path(path))
     for split in splits:
         for row in with_problems(TsvData(Path(path), split, split, encoding).images):
@@ -464,7 +485,7 @@ def _zip_items(path: str, encoding: str | None) -> Iterator[Item]:
             else:
                 yield container.image(spelled_id(row.image_id), row.image)
     if not splits:
-        images = ZipImages.of(Path(path), container.path, encoding)
+        images = ZipImages.of(Path(path), container.path, encoding, opened.image_names)
         yield from container.images(images, named=True)
 
 

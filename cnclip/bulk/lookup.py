@@ -10,7 +10,8 @@ from PIL import Image
 
 from .._text import first_line
 from ..errors import CnclipError, ImageError
-from ..preprocessors.image import decode_image, is_url
+from ..preprocessors.decoding import decode_image
+from ..preprocessors.image import is_url
 from ..sources.images import ImageRef
 from ..sources.parquet_files import PARQUET_SUFFIX
 from ..sources.tar_files import TAR_SUFFIX, is_compressed

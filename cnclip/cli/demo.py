@@ -13,6 +13,7 @@ from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..pipelines.scores import probabilities
 from ..preprocessors.text import count_texts
+from ..sources.image_names import ImageNames, describe_left_out
 from ._arguments import (
     BUNDLED_MODEL,
     add_model_arguments,
@@ -80,7 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     check_output_file(output)
     gallery = demo.load_gallery()
-    images = gallery if arguments.images is None else demo.find_images(arguments.images, [output])
+    names = ImageNames()
+    images = gallery
+    if arguments.images is not None:
+        images = demo.find_images(arguments.images, [output], names)
+    _print_left_out(names)
     if not images:
         raise InvalidInputError("has no images", file=arguments.images)
 
@@ -117,13 +122,20 @@ def _serve(arguments: argparse.Namespace) -> int:
         embedder = open_pipeline(arguments, model=BUNDLED_MODEL)
         if folder is None:
             return [open_gallery(embedder)]
-        searchable, failed = open_folder(folder, embedder, show_progress=True)
+        names = ImageNames()
+        searchable, failed = open_folder(folder, embedder, names=names, show_progress=True)
+        _print_left_out(names)
         for _, error in failed:
             print_message("demo", error)
         return [searchable]
 
     serve_collections(arguments, collections)
     return 0
+
+
+def _print_left_out(names: ImageNames) -> None:
+    for line in describe_left_out(names.left_out):
+        print_message("demo", line)
 
 
 def _print_example(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
-from .._text import counted
+from .._text import counted, printable
+from ..sources.image_names import describe_left_out
 from ._arguments import (
     add_download_arguments,
     add_model_arguments,
@@ -74,12 +74,14 @@ def _print(report: EmbedReport) -> None:
     )
     for remark in [*report.remarks, *report.texts.messages()]:
         print_message("embed", remark)
-    if report.left_out:
-        kinds = (f"{n} {end or 'without a suffix'}" for end, n in sorted(report.left_out.items()))
-        print(f"skipped, not image files by their names: {', '.join(kinds)}", file=sys.stderr)
+    for line in describe_left_out(report.left_out):
+        print_message("embed", line)
     if report.excluded:
         kinds = (f"{n} {pattern}" for pattern, n in sorted(report.excluded.items()))
-        print(f"excluded by patterns: {', '.join(kinds)}", file=sys.stderr)
+        print_message("embed", f"excluded by patterns: {', '.join(kinds)}")
+    for note, (count, first) in report.notes.items():
+        images = "1 image" if count == 1 else f"{count} images"
+        print_message("embed", f"{images}, the first {printable(first)}: {note}")
     print(
         f"{report.output}: {counted(report.rows, report.kind)} of {report.dim} columns: "
         f"{report.embedded} embedded, {report.kept} kept, {report.failed} failed"

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from .._encoding import decode
 from .._text import first_line, is_utf8
 from ..errors import ImageError, Where
+from ..sources.image_names import ImageNames
 from ..sources.images import Content, ImageStore, Slices, expand, located_inside
 from ..sources.parquet_files import (
     PARQUET_SUFFIX,
@@ -257,8 +258,11 @@ class TarData(ShardedData):
     def _read(self, problems: Problems) -> ImageStore:
         names = _short_names(self._files)
         images = Slices(self._files, names)
+        image_names = ImageNames()
         for number, (path, name) in enumerate(zip(self._files, names, strict=True)):
-            samples = read_tar(path, name, problems, texts=True, encoding=self.encoding)
+            samples = read_tar(
+                path, name, problems, texts=True, encoding=self.encoding, names=image_names
+            )
             for key, sample in samples.items():
                 if sample.texts is None and _belongs_to_another(key, samples):
                     continue
@@ -270,6 +274,8 @@ class TarData(ShardedData):
                     continue
                 self._add_texts(texts, len(images.ids))
                 images.add(key, *sample.image, file=number)
+        # Other members, such as `.cls`, are usual parts of samples.
+        image_names.report(problems, Where(file=self.name), all_kinds=False)
         return images
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .._files import ZIP_ERRORS
+from .._files import ZIP_ERRORS, open_file
 from .._text import first_line
 from ..errors import DatasetError, Where
 from ..sources.images import ImageRef, ImageStore
@@ -90,7 +90,7 @@ class TsvData(RetrievalData):
         wanted = self.split + suffix
         try:
             if self._place.is_dir():
-                with (self._place / wanted).open("rb", _BUFFER) as file:
+                with open_file(self._place / wanted, _BUFFER) as file:
                     yield file, None
                 return
             with open_zip(self._place) as archive:
@@ -199,7 +199,7 @@ class LmdbData(RetrievalData):
     def texts(self, problems: Problems) -> Iterator[TextRow]:
         """The texts of the JSON Lines file, or of the pairs."""
         if self._texts.is_file():
-            with self._texts.open("rb") as file:
+            with open_file(self._texts) as file:
                 yield from read_texts(file, self._texts.name, problems, self.encoding)
             return
         texts: dict[Id, str] = {}

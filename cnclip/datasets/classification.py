@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._encoding import read_text
+from .._files import open_file
 from .._text import first_line, hide_secrets
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import located
 from ..sources.exclusions import Exclusions
+from ..sources.image_names import ImageNames
 from ..sources.images import ImageRef, walk
 from ..sources.names import find_name
 from ..sources.rows import ProblemKind, Problems
@@ -104,25 +106,27 @@ class ClassificationData:
         if self._list is not None:
             yield from self._listed(self._list, index_of, problems)
             return
+        names = ImageNames()
         for key in self.keys:
             if key not in index_of:
                 where = Where(file=str(self._folder / key))
                 problems.add(ProblemKind.UNKNOWN_ID, where, "no class of this name")
                 continue
-            for file in walk(self._folder / key):
+            for file in walk(self._folder / key, names):
                 shown = os.path.relpath(file.path, self._folder.absolute())
                 if file.error is not None:
                     problems.add(ProblemKind.UNREADABLE_IMAGE, Where(file=shown), file.error)
                     continue
                 row = ImageRow(shown, ImageRef(Path(file.path)), Where(file=shown))
                 yield ClassifiedImage(row, index_of[key])
+        names.report(problems, Where(file=self.name))
 
     def _listed(
         self, listing: Path, index_of: dict[str, int], problems: Problems
     ) -> Iterator[ClassifiedImage]:
         zips: dict[str, dict[str, ImageRef]] = {}
         try:
-            with listing.open("rb") as raw:
+            with open_file(listing) as raw:
                 file = open_text(raw, listing.name, problems, TextFormat(self._encoding))
                 for line in read_lines(file, listing.name, problems):
                     where = Where(file=listing.name, line=line.number)

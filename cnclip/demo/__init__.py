@@ -14,18 +14,22 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from .._text import printable
+from .._files import open_file
+from .._text import first_line, printable
 from ..assets import asset_path
 from ..errors import ImageError, ImageNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, stream
-from ..preprocessors.image import DecodingErrors
+from ..preprocessors.decoding import ImageOptions, decode_image
 from ..progress import progress
 from ..sources import image_file, walk
+from ..sources.image_names import ImageNames
 
 QUERIES = ("猫", "汽车", "昆虫", "生日蛋糕", "水果", "树", "下雨", "大哭")
 """The default queries."""
+
+_AS_SHOWN = ImageOptions(background="white", depth="scale")
 
 EXAMPLE_EMOJI = ("🍎", "🍏", "🍓", "🍅")
 EXAMPLE_TEXTS = ("红苹果", "绿苹果", "草莓", "西红柿")
@@ -57,12 +61,15 @@ def load_gallery() -> list[GalleryImage]:
     return [GalleryImage(folder / row["file"], row["label"], row["emoji"]) for row in rows]
 
 
-def find_images(folder: Path, left_out: Iterable[Path] = ()) -> list[GalleryImage]:
+def find_images(
+    folder: Path, left_out: Iterable[Path] = (), names: ImageNames | None = None
+) -> list[GalleryImage]:
     """Find image files in a folder and its subfolders, sorted by name, without hidden ones.
 
     Args:
         folder: The folder. The label of an image is its path in the folder, without the suffix.
         left_out: Files to leave out.
+        names: Decides which files are images, and counts the others.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -71,7 +78,7 @@ def find_images(folder: Path, left_out: Iterable[Path] = ()) -> list[GalleryImag
         raise NotADirectoryError(f"{folder}: no such folder")
     unwanted = {path.resolve() for path in left_out}
     images = []
-    for file in walk(folder):
+    for file in walk(folder, names):
         name = Path(os.path.relpath(file.path, folder))
         path = folder / name
         if path.resolve() not in unwanted:
@@ -88,23 +95,17 @@ def open_image(path: Path) -> Image.Image:
         ImageNotFoundError: there is no such file.
         ImageError: the file cannot be read as an image.
     """
-    if not path.exists():
-        raise ImageNotFoundError("no such file", file=path)
     error = image_file(path).error
     if error is not None:
-        raise ImageError(error, file=path)
+        kind = ImageError if path.exists() else ImageNotFoundError
+        raise kind(error, file=path)
     try:
-        with DecodingErrors(), Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                return Image.alpha_composite(white, image).convert("RGB")
-            if image.mode.startswith("I;16"):
-                return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
-            return image.convert("RGB")
+        with open_file(path) as file:
+            return decode_image(file, options=_AS_SHOWN)
     except ImageError as damage:
         raise damage.at(file=path) from damage.__cause__
+    except OSError as unreadable:
+        raise ImageError(first_line(unreadable), file=path) from unreadable
 
 
 def embed_images(

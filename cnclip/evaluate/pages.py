@@ -16,7 +16,7 @@ from .._html import escape, image_url
 from .._locale import Words, locale_language
 from ..datasets import Problems, RetrievalData, TextRow
 from ..errors import ImageError
-from ..preprocessors.image import decode_image
+from ..preprocessors.decoding import decode_image
 from ..sources import Id
 from .reports import RetrievalReport
 from .topk import BLOCK_ROWS

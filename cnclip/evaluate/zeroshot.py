@@ -17,7 +17,7 @@ from ..datasets.classification import ClassificationData, ClassifiedImage
 from ..errors import DatasetError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, embed_images
 from ..pipelines.scores import probabilities
-from ..preprocessors.image import decode_image
+from ..preprocessors.decoding import decode_image
 from ..preprocessors.text import count_texts, normalize_text
 from ..progress import progress
 from ..sources.names import find_name

@@ -81,6 +81,7 @@ class MultiModalEmbeddingPipeline:
             InputTypeError: an item of a type that cannot be embedded; also a TypeError.
             InvalidInputError: an unusable value; also a ValueError.
             ImageError: an image cannot be read; also an OSError. Messages name the item.
+            ModelRunError: the model returned a row that is not finite or not of unit length.
             KeyboardInterrupt: Ctrl-C, seen between batches.
         """
         if batch_size is not None:
@@ -142,7 +143,7 @@ class MultiModalEmbeddingPipeline:
 
     def _embed_texts(self, texts: InputTexts, batch_size: int | None) -> NDArray[np.float32]:
         size = None if batch_size is None else int(batch_size)
-        return self._rows(embed_texts(self, texts, lambda text: text, batch_size=size))
+        return self._rows(embed_texts(self, texts, lambda text: text, batch_size=size, strict=True))
 
     def _rows(self, batches: Iterable[Batch[Any]]) -> NDArray[np.float32]:
         """The embeddings of all batches, float32 [n, d]."""

@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CnclipError
+from ..errors import CnclipError, ModelRunError
 from ..preprocessors.inputs import ImageInput, Preprocessed
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from .model import EmbeddingModel
@@ -23,6 +23,8 @@ IMAGE_BATCH = 8
 # 2,048 tokens. MAX_TEXTS is TEXTS_AT_ONCE of csrc/text/text_encoder.c.
 MAX_TEXTS = 4096
 MAX_CHARACTERS = 1 << 22
+# Of the squared length of a row from 1; float16 on a GPU stays far below it.
+MAX_DEVIATION = 0.01
 
 T = TypeVar("T")
 Value = TypeVar("Value")
@@ -42,7 +44,7 @@ class Batch(NamedTuple, Generic[T]):
         items: All of them, in order.
         embedded: Those that were embedded, in order.
         vectors: The embeddings of those, float32 [n, d], rows of unit length.
-        failed: Those that could not be read, and why.
+        failed: Those that could not be read or embedded, and why.
     """
 
     items: list[T]
@@ -93,7 +95,9 @@ def embed_images(
         return pipeline.model.encoder.encode_pixels(batch)
 
     with closing(preprocessor.tensors(items, open_image, size, strict=strict)) as tensors:
-        yield from _batches(pipeline, tensors, encode, size, lambda tensor: 0, cut_every)
+        yield from _batches(
+            pipeline, tensors, encode, size, lambda tensor: 0, cut_every, strict=strict
+        )
 
 
 def embed_texts(
@@ -104,6 +108,7 @@ def embed_texts(
     max_texts: int = MAX_TEXTS,
     batch_size: int | None = None,
     cut_every: int | None = None,
+    strict: bool = False,
 ) -> Generator[Batch[T], None, None]:
     """Embed texts. Batches depend on the items alone, as those of `embed_images`.
 
@@ -116,9 +121,10 @@ def embed_texts(
         batch_size: Texts that go through the model together, at most; by default as many as have
             2,048 tokens.
         cut_every: A batch ends after every so many items, counted from the first.
+        strict: Raise an error if the model returns a row that cannot be used.
 
     Yields:
-        Batches in the order of the items; none has failed items.
+        Batches in the order of the items. Failed items are those of such rows.
     """
     size = min(batch_size or 0, MAX_TEXTS)
 
@@ -126,7 +132,9 @@ def embed_texts(
         return pipeline.model.encoder.encode_texts(texts, size)
 
     texts = ((item, text_of(item)) for item in items)
-    yield from _batches(pipeline, texts, encode, min(max_texts, MAX_TEXTS), len, cut_every)
+    yield from _batches(
+        pipeline, texts, encode, min(max_texts, MAX_TEXTS), len, cut_every, strict=strict
+    )
 
 
 def _batches(
@@ -136,13 +144,27 @@ def _batches(
     max_values: int,
     characters_of: Callable[[Value], int],
     cut_every: int | None,
+    *,
+    strict: bool,
 ) -> Generator[Batch[T], None, None]:
     """Batches of items, of which each has a value for the model, an error, or neither."""
 
     def batch() -> Batch[T]:
         width = pipeline.model.info.embed_dim
         vectors = encode(values) if values else np.empty((0, width), np.float32)
-        return Batch(items, embedded, vectors, failed)
+        good = _usable(vectors)
+        if good.all():
+            return Batch(items, embedded, vectors, failed)
+        error = ModelRunError(
+            "the model returned a row that is not finite or not of unit length; its weights are "
+            "damaged, or too large for its precision",
+            file=pipeline.model.info.path,
+        )
+        if strict:
+            raise error
+        failed.extend((item, error) for item, ok in zip(embedded, good, strict=True) if not ok)
+        usable = [item for item, ok in zip(embedded, good, strict=True) if ok]
+        return Batch(items, usable, vectors[good], failed)
 
     items: list[T] = []
     embedded: list[T] = []
@@ -163,3 +185,10 @@ def _batches(
             items, embedded, values, failed, characters = [], [], [], [], 0
     if items:
         yield batch()
+
+
+def _usable(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether each row is finite and of unit length: bool [n]."""
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    usable: NDArray[np.bool_] = np.abs(squares - 1) < MAX_DEVIATION
+    return usable

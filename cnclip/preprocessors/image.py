@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import urllib.parse
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from .._files import open_file
 from .._text import first_line, hide_secrets
-from ..errors import CnclipError, ImageError, ImageNotFoundError, InputTypeError
+from ..errors import ImageError, ImageNotFoundError, InputTypeError
 from ._urls import INVISIBLE, stripped
+from .decoding import decode_image
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 
@@ -43,8 +44,9 @@ def load_image(
 
     Raises:
         ImageNotFoundError: there is no such file; also a FileNotFoundError.
-        ImageError: it cannot be fetched or decoded, or has more pixels than Pillow's
-            decompression-bomb limit (`PIL.Image.MAX_IMAGE_PIXELS`) allows; also an OSError.
+        ImageError: it cannot be fetched or decoded, is not a regular file, or has more pixels than
+            the limit (`$CNCLIP_MAX_PIXELS`, by default twice `PIL.Image.MAX_IMAGE_PIXELS`), unless
+            it is a JPEG, which is decoded at a reduced scale; also an OSError.
         InputTypeError: the source has another type; also a TypeError.
     """
     if isinstance(source, bytes | bytearray | memoryview):
@@ -63,7 +65,7 @@ def load_image(
             if isinstance(place, str):
                 return decode_image(fetch(place, timeout, max_bytes))
             name = os.fspath(place)
-        with Path(name).open("rb") as file:
+        with open_file(name) as file:
             return decode_image(file)
     except ImageError as error:
         raise error.at(file=shown_name(name)) from error.__cause__
@@ -71,41 +73,6 @@ def load_image(
         raise ImageNotFoundError("no such file", file=shown_name(name)) from error
     except (OSError, ValueError) as error:
         raise ImageError(first_line(error), file=shown_name(name)) from error
-
-
-def decode_image(file: bytes | IO[bytes], *, turned: bool = True) -> Image.Image:
-    """Decode an image file.
-
-    Args:
-        file: Its bytes, or the open file.
-        turned: Turn the image as its EXIF orientation says, and convert it to RGB.
-
-    Raises:
-        ImageError: it cannot be decoded. The error has a reason and no place.
-    """
-    with DecodingErrors():
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-        if turned:
-            return ImageOps.exif_transpose(image).convert("RGB")
-        image.load()
-        return image
-
-
-class DecodingErrors:
-    """Raises an ImageError for every exception that Pillow raises on a damaged file.
-
-    A class, since a generator of contextlib takes a microsecond for each image.
-    """
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if not isinstance(error, Exception) or isinstance(error, CnclipError | MemoryError):
-            return
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "of no format that Pillow knows" if unknown else first_line(error)
-        raise ImageError(f"cannot be read as an image: {reason}") from error
 
 
 def fetch(url: str, timeout: float | None = None, max_bytes: int = MAX_DOWNLOAD_BYTES) -> bytes:

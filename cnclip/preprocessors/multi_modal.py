@@ -16,7 +16,8 @@ from .._cores import usable_cores
 from ..archive import ArchiveInfo, read_archive
 from ..errors import CnclipError, InvalidInputError
 from ._prefetch import map_ahead
-from .image import DecodingErrors, load_image
+from .decoding import DecodingErrors
+from .image import load_image
 from .inputs import ImageInput, InputImage, InputImages, Preprocessed, split_input
 
 Pixels: TypeAlias = Image.Image | NDArray[np.uint8]

@@ -193,7 +193,7 @@ def _labels_tab(collection: Any, by_name: dict[str, Searchable], words: Words) -
     def try_example(name: str) -> tuple[Image.Image, str, str, str]:
         assert example.image is not None
         typed = "\n".join(example.labels)
-        return Image.open(example.image), typed, *compute(name, example.image, typed)
+        return by_name[name].open(example.image), typed, *compute(name, example.image, typed)
 
     button.click(compute, [collection, image, labels], [note, shares], **_OPTIONS).then(
         None, js=_show("shares")

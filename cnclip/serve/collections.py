@@ -20,6 +20,7 @@ from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.image import load_image
 from ..search import Collection, Hit, Index, open_collection
 from ..sources import spelled
+from ..sources.image_names import ImageNames
 
 THUMBNAIL = 384
 _THREADS = 4
@@ -99,9 +100,16 @@ def open_folder(
     folder: Path,
     embedder: MultiModalEmbeddingPipeline,
     *,
+    names: ImageNames | None = None,
     show_progress: bool = False,
 ) -> tuple[Searchable, list[tuple[demo.GalleryImage, CnclipError]]]:
     """Embed the images of a folder and its subfolders, in memory.
+
+    Args:
+        folder: The folder.
+        embedder: The model.
+        names: Decides which files are images, and counts the others.
+        show_progress: Print progress on stderr.
 
     Returns:
         The collection, and the images that could not be read, with their errors.
@@ -111,7 +119,7 @@ def open_folder(
         InvalidInputError: the folder has no image that can be read.
         MissingExtraError: FAISS is not installed.
     """
-    images = demo.find_images(folder)
+    images = demo.find_images(folder, names=names)
     if not images:
         raise InvalidInputError("has no images", file=folder)
     name = printable(folder.resolve().name or str(folder))

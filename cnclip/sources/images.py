@@ -14,28 +14,25 @@ import stat
 import threading
 from abc import ABC, abstractmethod
 from array import array
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._files import not_a_file, open_file
 from .._text import first_line, hide_secrets, is_utf8, printable
 from ..errors import DatasetError, ImageError, Where
+from ..preprocessors.formats import HEAD
 from ..preprocessors.image import fetch, is_url, located, shown_name
-from .exclusions import Exclusions
+from .image_names import ImageNames
 from .names import find_path, with_slashes
-from .rows import IMAGE_SUFFIXES, Id
+from .rows import Id
 
 # Far above any file whose image Pillow accepts.
 MAX_FILE = 1 << 30
-_NOT_FILES = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -68,10 +65,8 @@ def image_file(path: str | os.PathLike[str]) -> ImageFile:
 
 
 def _image_file(path: str, state: os.stat_result) -> ImageFile:
-    if not stat.S_ISREG(state.st_mode):
-        found = next((name for test, name in _NOT_FILES if test(state.st_mode)), "a device")
-        # Reading would wait for a writer.
-        return ImageFile(path, error=f"{found}, not a file")
+    if (reason := not_a_file(state.st_mode)) is not None:
+        return ImageFile(path, error=reason)
     error = None
     if state.st_size == 0:
         error = "an empty file"
@@ -80,29 +75,25 @@ def _image_file(path: str, state: os.stat_result) -> ImageFile:
     return ImageFile(path, state.st_size, state.st_mtime_ns, error)
 
 
-def walk(
-    folder: str | os.PathLike[str],
-    left_out: Counter[str] | None = None,
-    exclusions: Exclusions | None = None,
-) -> Iterator[ImageFile]:
-    """The files in a folder, and in its folders, with the suffix of an image.
+def walk(folder: str | os.PathLike[str], names: ImageNames | None = None) -> Iterator[ImageFile]:
+    """The image files in a folder, and in its folders.
 
     Links are followed; a folder that was seen already, as where links lead in a circle, is not
     entered again.
 
     Args:
         folder: Where to begin.
-        left_out: Counts the other files by their suffixes.
-        exclusions: Files and folders that are left out; by default the default ones.
+        names: Decides which files are images, and counts the others; by default by their suffixes.
 
     Yields:
         Files sorted by name, folders among files. One that cannot be used has an error, including
         a folder that cannot be listed, and anything that is neither a file nor a folder.
     """
+    names = ImageNames() if names is None else names
     seen: set[tuple[int, int]] = set()
     # Names that are to be visited, the next one last.
     root = os.path.abspath(folder)
-    exclusions = Exclusions() if exclusions is None else exclusions
+    exclusions = names.exclusions
     waiting = [root]
     while waiting:
         path = waiting.pop()
@@ -121,17 +112,23 @@ def walk(
                 continue
             seen.add((state.st_dev, state.st_ino))
             try:
-                names = sorted(os.listdir(path), key=os.fsencode, reverse=True)
+                found = sorted(os.listdir(path), key=os.fsencode, reverse=True)
             except OSError as error:
                 yield ImageFile(path, error=f"cannot be listed: {first_line(error)}")
                 continue
-            waiting += [os.path.join(path, name) for name in names]
+            waiting += [os.path.join(path, name) for name in names.without_raw(found)]
             continue
-        suffix = os.path.splitext(path)[1].lower()
-        if suffix in IMAGE_SUFFIXES or not stat.S_ISREG(state.st_mode):
+        if not stat.S_ISREG(state.st_mode) or names.accept(path, partial(read_head, path)):
             yield _image_file(path, state)
-        elif left_out is not None:
-            left_out[suffix] += 1
+
+
+def read_head(path: str | os.PathLike[str]) -> bytes:
+    """The first bytes of a file; none of one that cannot be read."""
+    try:
+        with open_file(path, buffering=0) as file:
+            return file.read(HEAD)
+    except OSError:
+        return b""
 
 
 def spelled(path: str) -> str:
@@ -248,7 +245,8 @@ def read_content(content: Content) -> bytes:
     if file.error is not None:
         raise ImageError(file.error)
     try:
-        return Path(file.path).read_bytes()
+        with open_file(file.path) as opened:
+            return opened.read()
     except OSError as error:
         raise ImageError(first_line(error)) from error
 
@@ -353,7 +351,7 @@ class Slices(ImageStore):
         start, length = self._starts[number], self._lengths[number]
         path = self._paths[self._file(number)]
         try:
-            with path.open("rb", buffering=0) as file:
+            with open_file(path, buffering=0) as file:
                 content = os.pread(file.fileno(), length, start)
         except OSError as error:
             raise ImageError(f"{path} cannot be read: {first_line(error)}") from error

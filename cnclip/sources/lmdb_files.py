@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from .._checks import requires_extra
+from .._files import check_file
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
 from .images import ImageStore, ProcessLock
@@ -61,6 +62,10 @@ class _Database:
                 # A database that was open before a fork must be closed before it can be opened.
                 if self._opened is not None:
                     self._opened.close()
+                try:
+                    check_file(os.path.join(self._path, "data.mdb"))
+                except OSError as error:
+                    raise self._lmdb.Error(first_line(error)) from error
                 self._opened = self._lmdb.open(
                     self._path, readonly=True, lock=False, create=False, readahead=False
                 )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._checks import requires_extra
+from .._files import check_file
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import located
@@ -145,6 +146,7 @@ class RowGroups(ImageStore):
 
 def open_parquet(path: Path) -> Any:
     """A `pyarrow.parquet.ParquetFile`, which can be used after a fork."""
+    check_file(path)
     # Threads that read ahead would be missing after a fork.
     return pyarrow_modules()[1].ParquetFile(path, pre_buffer=False)
 

@@ -1,4 +1,4 @@
-"""Rows: names of columns, ids, suffixes of files, and what is wrong with single rows."""
+"""Rows: names of columns, ids, and the problems of single rows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,6 @@ from ..errors import DatasetError, Where
 
 T = TypeVar("T")
 
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga"}
-    | {".tif", ".tiff", ".webp"}
-)
 # The first of these names that a table has is its column of images, texts or ids. Upper and lower
 # case, spaces, dashes and underscores make no difference: `Image Path` is `image_path`.
 IMAGE_COLUMNS = (

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from .._encoding import known_encoding, utf8_file
+from .._files import open_file
 from .._text import first_line
 from ..errors import DatasetError, InvalidInputError, Where
 from .parquet_files import PARQUET_SUFFIX, ParquetTable
@@ -67,7 +68,7 @@ def read_table(
         yield from ParquetTable(path, name, columns).read(problems)
         return
     try:
-        with path.open("rb", _BUFFER) as raw:
+        with open_file(path, _BUFFER) as raw:
             if suffix == ".txt":
                 yield from read_list(raw, name, columns, problems, format)
                 return

@@ -5,6 +5,7 @@ A sample is all members of one path up to the last dot of their name: `a.b.jpg` 
 
 from __future__ import annotations
 
+import io
 import lzma
 import os
 import re
@@ -16,19 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from .._encoding import decode_names
-from .._text import first_line
+from .._files import open_file
+from .._text import first_line, is_utf8
 from ..errors import DatasetError, Where
+from ..preprocessors.formats import HEAD, RAW_SUFFIXES
+from .image_names import ImageNames
 from .images import MAX_FILE
 from .names import with_slashes
-from .rows import IMAGE_SUFFIXES, ProblemKind, Problems
+from .rows import ProblemKind, Problems
 
 TAR_SUFFIX = ".tar"
 # Of members' names, whatever the locale is.
 _NAMES: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
-_TEXTS = frozenset({"txt", "json"})
+_TEXTS = frozenset({".txt", ".json"})
 _MAX_TEXT = 1 << 20
-# The path of a member up to the last dot, and its suffix; no hidden file.
-_NAME = re.compile(r"((?:.*/)?[^./][^/]*)\.([^./]*)", re.DOTALL)
 _COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
 # The first bytes of files that gzip, bzip2, xz and zstd write.
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
@@ -40,6 +42,7 @@ class Sample:
     """The members of a sample."""
 
     image: tuple[int, int] | None = None  # the offset and the size
+    suffix: str = ""  # of the image
     texts: dict[str, bytes] | None = None  # the contents by "txt" and "json"
 
 
@@ -61,20 +64,32 @@ def _compressed(path: Path) -> DatasetError:
 
 
 def read_tar(
-    path: Path, name: str, problems: Problems, *, texts: bool, encoding: str | None = None
+    path: Path,
+    name: str,
+    problems: Problems,
+    *,
+    texts: bool,
+    encoding: str | None = None,
+    names: ImageNames | None = None,
 ) -> dict[str, Sample]:
     """The samples of a tar file by their names, incomplete ones included.
 
-    Without `texts`, members that are not images are ignored. Names are in the given encoding, by
-    default in UTF-8 or else in GB18030, where all of them can be.
+    Args:
+        path: The tar file.
+        name: Its name in messages.
+        problems: Gets the members that cannot be used.
+        texts: Read the texts too, and one image of each sample. Otherwise each image is a sample.
+        encoding: The encoding of names, by default UTF-8, or else GB18030 where all can be.
+        names: Decides which members are images, and counts the others.
 
     Raises:
         DatasetError: the file is compressed, or the encoding is unknown.
     """
-    samples: dict[str, Sample] = {}
+    names = ImageNames() if names is None else names
+    reader = _Reader(name, problems, names, texts=texts, encoding=encoding)
     end = 0
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             if file.read(6).startswith(_MAGIC):
                 raise _compressed(path)
             file.seek(0)
@@ -83,7 +98,7 @@ def read_tar(
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]
                     end = tar.offset
-                    _add_member(member, file.fileno() if texts else None, name, samples, problems)
+                    reader.add(member, file.fileno())
                 end = tar.offset
             # tarfile takes a damaged header for the end.
             if os.pread(file.fileno(), _BLOCK, end).strip(b"\0"):
@@ -93,7 +108,7 @@ def read_tar(
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         reason = f"damaged at byte {end}: {first_line(error)}"
         problems.add(ProblemKind.DAMAGED, Where(file=name), reason)
-    return _named(samples, name, encoding)
+    return _named(reader.samples, name, encoding)
 
 
 def _named(samples: dict[str, Sample], name: str, encoding: str | None) -> dict[str, Sample]:
@@ -106,63 +121,120 @@ def _named(samples: dict[str, Sample], name: str, encoding: str | None) -> dict[
 
 
 def read_images(
-    path: Path, name: str, problems: Problems, encoding: str | None = None
+    path: Path,
+    name: str,
+    problems: Problems,
+    encoding: str | None = None,
+    names: ImageNames | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """The images of a compressed tar file, one after another: the name of the sample, the bytes.
 
     Raises:
         DatasetError: the file is compressed with zstd or damaged, or the encoding is unknown.
     """
+    names = ImageNames() if names is None else names
     try:
-        with tarfile.open(path, mode="r|*", **_NAMES) as tar:
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r|*", **_NAMES) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]
-                parts = _NAME.fullmatch(with_slashes(member.name))
-                if parts is None or not member.isreg() or member.issparse():
+                inner = with_slashes(member.name)
+                if not _is_file(member):
                     continue
-                if f".{parts[2].lower()}" not in IMAGE_SUFFIXES:
+                if not list(names.visible([_decoded(inner, encoding)])):
                     continue
-                (key,) = _named({parts[1]: Sample()}, name, encoding)
+                (key,) = _named({os.path.splitext(inner)[0]: Sample()}, name, encoding)
                 if member.size > MAX_FILE:
                     where = Where(file=name, member=key)
                     reason = f"a file of more than {MAX_FILE} bytes"
                     problems.add(ProblemKind.BAD_VALUE, where, reason)
-                elif (content := tar.extractfile(member)) is not None:
-                    yield key, content.read()
+                    continue
+                opened = tar.extractfile(member)
+                if opened is not None:
+                    head = io.BytesIO(opened.read(HEAD))
+                    if names.accept(inner, head.getvalue):
+                        yield key, head.getvalue() + opened.read()
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
         problems.add(ProblemKind.DAMAGED, Where(file=name), f"damaged: {first_line(error)}")
 
 
-def _add_member(
-    member: tarfile.TarInfo,
-    descriptor: int | None,
-    name: str,
-    samples: dict[str, Sample],
-    problems: Problems,
-) -> None:
-    parts = _NAME.fullmatch(with_slashes(member.name))
-    if parts is None or not member.isreg() or member.issparse():
-        return
-    key, suffix = parts[1], parts[2].lower()
-    is_image = f".{suffix}" in IMAGE_SUFFIXES
-    if not is_image and (descriptor is None or suffix not in _TEXTS):
-        return
-    where = Where(file=name, member=member.name)
-    if member.size > MAX_FILE:
-        problems.add(ProblemKind.BAD_VALUE, where, f"a file of more than {MAX_FILE} bytes")
-        return
-    sample = samples.setdefault(key, Sample())
-    if is_image:
-        if sample.image is None:
-            sample.image = (member.offset_data, member.size)
-        else:
-            problems.add(ProblemKind.DUPLICATE, where, f"{key} already has another image")
-    elif descriptor is not None:
-        content = _read_text(member, descriptor, where, problems)
-        if content is not None:
-            sample.texts = sample.texts or {}
-            if sample.texts.setdefault(suffix, content) is not content:
-                problems.add(ProblemKind.DUPLICATE, where, f"{key} already has another .{suffix}")
+def _is_file(member: tarfile.TarInfo) -> bool:
+    return member.isreg() and not member.issparse()
+
+
+def _decoded(path: str, encoding: str | None) -> str:
+    """The path of a member, in which bytes that are not UTF-8 are decoded where they can be."""
+    if is_utf8(path) and encoding is None:
+        return path
+    names = decode_names([path.encode("utf-8", "surrogateescape")], encoding)
+    return path if names is None else names[0]
+
+
+class _Reader:
+    """Collects the samples of a tar file.
+
+    Attributes:
+        samples: The samples by their names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        problems: Problems,
+        names: ImageNames,
+        *,
+        texts: bool,
+        encoding: str | None,
+    ) -> None:
+        self.samples: dict[str, Sample] = {}
+        self._encoding = encoding
+        self._name, self._problems, self._names, self._texts = name, problems, names, texts
+
+    def add(self, member: tarfile.TarInfo, descriptor: int) -> None:
+        """Add a member of the open file."""
+        inner = with_slashes(member.name)
+        if not _is_file(member):
+            return
+        if not list(self._names.visible([_decoded(inner, self._encoding)])):
+            return
+        key, dot = os.path.splitext(inner)
+        suffix = dot.lower()
+        where = Where(file=self._name, member=member.name)
+        if self._texts and suffix in _TEXTS:
+            sample = self.samples.setdefault(key, Sample())
+            content = _read_text(member, descriptor, where, self._problems)
+            if content is not None:
+                sample.texts = sample.texts or {}
+                if sample.texts.setdefault(suffix[1:], content) is not content:
+                    self._duplicate(where, f"{key} already has another {suffix}")
+            return
+
+        def read_head() -> bytes:
+            return os.pread(descriptor, min(HEAD, member.size), member.offset_data)
+
+        if self._names.accept(inner, read_head):
+            self._add_image(key, suffix, member, where)
+
+    def _add_image(self, key: str, suffix: str, member: tarfile.TarInfo, where: Where) -> None:
+        if member.size > MAX_FILE:
+            reason = f"a file of more than {MAX_FILE} bytes"
+            self._problems.add(ProblemKind.BAD_VALUE, where, reason)
+            return
+        sample = self.samples.setdefault(key, Sample())
+        if sample.image is not None and suffix in RAW_SUFFIXES:
+            self._names.leave_raw(suffix)
+            return
+        if sample.suffix in RAW_SUFFIXES:
+            self._names.leave_raw(sample.suffix)
+        elif sample.image is not None:
+            whole = with_slashes(member.name)
+            if self._texts or whole in self.samples:
+                self._duplicate(where, f"{key} already has another image")
+                return
+            sample = self.samples.setdefault(whole, Sample())
+        sample.image, sample.suffix = (member.offset_data, member.size), suffix
+
+    def _duplicate(self, where: Where, reason: str) -> None:
+        self._problems.add(ProblemKind.DUPLICATE, where, reason)
 
 
 def _read_text(

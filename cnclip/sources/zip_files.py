@@ -8,16 +8,19 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from .._encoding import decode_names
-from .._files import ZIP_ERRORS
+from .._files import ZIP_ERRORS, check_file, open_file
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
+from ..preprocessors.formats import HEAD
+from .exclusions import Exclusions
+from .image_names import ImageNames
 from .images import MAX_FILE, ImageStore
 from .names import with_slashes
-from .rows import IMAGE_SUFFIXES, Id
+from .rows import Id
 
 ZIP_SUFFIX = ".zip"
 _ENCRYPTED = 1
@@ -35,6 +38,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         DatasetError: the file cannot be read, or is not a zip.
     """
     try:
+        check_file(path)
         archive = zipfile.ZipFile(path)
     except OSError as error:
         raise DatasetError(f"cannot be read: {first_line(error)}", file=path) from error
@@ -45,7 +49,14 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def visible_members(archive: zipfile.ZipFile, encoding: str | None = None) -> list[zipfile.ZipInfo]:
-    """The members of a zip without hidden files, and without those that macOS adds.
+    """The members of a zip without hidden files and the like, see `all_members`."""
+    exclusions = Exclusions()
+    members = all_members(archive, encoding)
+    return [member for member in members if not exclusions.exclude_member(member.filename)]
+
+
+def all_members(archive: zipfile.ZipFile, encoding: str | None = None) -> list[zipfile.ZipInfo]:
+    """The members of a zip.
 
     Names that the zip does not mark as UTF-8 are in the given encoding, by default in UTF-8 or else
     in GB18030, where all of them can be; otherwise in the zip format's own, cp437. Folders are
@@ -62,12 +73,7 @@ def visible_members(archive: zipfile.ZipFile, encoding: str | None = None) -> li
         member.filename = name
     for member in members:
         member.filename = with_slashes(_unicode_path(member) or member.filename)
-    return [
-        member
-        for member in members
-        if not member.filename.startswith("__MACOSX/")
-        and not any(part.startswith(".") for part in member.filename.split("/"))
-    ]
+    return members
 
 
 def _unicode_path(member: zipfile.ZipInfo) -> str | None:
@@ -99,7 +105,7 @@ def stored_at(path: Path, member: zipfile.ZipInfo) -> int:
             file=path,
         )
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             file.seek(member.header_offset)
             # The last fields of the header are the lengths of the name and of the extra fields.
             lengths = struct.unpack("<26x2H", file.read(30))
@@ -117,16 +123,34 @@ class ZipImages(ImageStore):
         self._path, self._name, self._members = path, name, members
 
     @classmethod
-    def of(cls, path: Path, name: str, encoding: str | None = None) -> ZipImages:
-        """All images of a zip, by the suffixes of their names; see `visible_members`.
+    def of(
+        cls,
+        path: Path,
+        name: str,
+        encoding: str | None = None,
+        names: ImageNames | None = None,
+    ) -> ZipImages:
+        """All images of a zip.
+
+        Args:
+            path: The zip.
+            name: Its name in messages.
+            encoding: The encoding of names, see `all_members`.
+            names: Decides which members are images, and counts the others.
 
         Raises:
             DatasetError: the file cannot be read, or is not a zip.
         """
         with open_zip(path) as archive:
-            members = visible_members(archive, encoding)
-        suffixes = (os.path.splitext(member.filename)[1].lower() for member in members)
-        images = [m for m, s in zip(members, suffixes, strict=True) if s in IMAGE_SUFFIXES]
+            members = [one for one in all_members(archive, encoding) if not one.is_dir()]
+            names = ImageNames() if names is None else names
+            visible = set(names.visible(member.filename for member in members))
+            images = [
+                one
+                for one in members
+                if one.filename in visible
+                and names.accept(one.filename, partial(_read_head, archive, one))
+            ]
         return cls(path, name, images)
 
     def content(self, number: int) -> bytes:
@@ -154,6 +178,15 @@ class ZipImages(ImageStore):
         return ZipImages(path, self._name, [self._members[number]]), 0
 
 
+def _read_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """The first bytes of a member; none of one that cannot be read."""
+    try:
+        with archive.open(member) as file:
+            return file.read(HEAD)
+    except _READ_ERRORS:
+        return b""
+
+
 def _version(path: Path) -> tuple[int, int, int]:
     """Changes when a file is replaced or written."""
     state = os.stat(path)
@@ -163,4 +196,5 @@ def _version(path: Path) -> tuple[int, int, int]:
 @lru_cache(_MAX_OPEN_ZIPS)
 def _opened(path: Path, version: tuple[int, int, int], process: int) -> zipfile.ZipFile:
     """A zip that this process has opened: one of its parent's would share the file's position."""
+    check_file(path)
     return zipfile.ZipFile(path)

@@ -26,7 +26,7 @@ from .._text import first_line
 from ..datasets.pairs import PairData
 from ..errors import CnclipError, DatasetError, ImageError
 from ..pipelines.stream import MAX_TEXTS
-from ..preprocessors.image import DecodingErrors, decode_image
+from ..preprocessors.decoding import DecodingErrors, decode_image
 from ..preprocessors.multi_modal import to_rgb
 from ..preprocessors.text import TextCounts, count_texts, normalize_text
 from ..sources.images import read_inner

@@ -16,6 +16,7 @@ from cnclip.errors import DatasetError, EmbeddingsError, InvalidInputError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.sources import walk
 from cnclip.sources.exclusions import Exclusions
+from cnclip.sources.image_names import ImageNames
 from tests.support.bulk import Embed, content_of, failed_of, vectors_of
 
 JUNK = (
@@ -34,7 +35,10 @@ def nas(photos: Path, some: list[Path]) -> Path:
 
 
 def names_of(folder: Path, exclusions: Exclusions | None = None) -> list[str]:
-    return [os.path.relpath(file.path, folder) for file in walk(folder, None, exclusions)]
+    return [
+        os.path.relpath(file.path, folder)
+        for file in walk(folder, ImageNames(exclusions=exclusions))
+    ]
 
 
 def test_folders_of_other_programs_are_left_out(nas: Path, embed: Embed) -> None:

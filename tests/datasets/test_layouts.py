@@ -17,7 +17,7 @@ import pytest
 
 from cnclip.datasets import PairData, Problems, open_pairs, open_retrieval
 from cnclip.errors import DatasetError
-from cnclip.preprocessors.image import decode_image
+from cnclip.preprocessors.decoding import decode_image
 from cnclip.sources.images import expand
 from tests.support.layouts import (
     IMAGES,

@@ -1,0 +1,348 @@
+"""Decodes image files: the one module that opens them with Pillow.
+
+A file is first decoded as Pillow does it. Only where that fails, other formats are tried, and
+faults that viewers pass over are repaired.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any, Literal
+
+import numpy as np
+from PIL import Image, ImageColor, UnidentifiedImageError
+
+from .._text import first_line
+from ..errors import CnclipError, ImageError, InvalidInputError, MissingExtraError
+from .formats import HEAD, HEIF, JXL, PILLOW_FORMATS, RAW, ExtraFormat, format_of
+from .repair import repaired
+
+DEPTHS = ("clip", "scale")
+FRAMES = ("first", "middle")
+MAX_PIXELS_VARIABLE = "CNCLIP_MAX_PIXELS"
+# A JPEG is not reduced to fewer pixels per side: twice the resolution of the largest model.
+_MIN_REDUCED_SIDE = 672
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# LibRaw's numbers for the orientation.
+_RAW_TURNS = {
+    3: Image.Transpose.ROTATE_180,
+    5: Image.Transpose.ROTATE_90,
+    6: Image.Transpose.ROTATE_270,
+}
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "HEIF", "JXL")
+_DNG_VERSION, _SUBFILE_TYPE, _SUB_IFDS = 50706, 254, 330
+# The largest values of images with 8, 10, 12, 14, 16 and 32 bits.
+_MAX_VALUES = (255, 1023, 4095, 16383, 65535, 2**31 - 1)
+
+# Notes on images that are decoded as ModelScope decodes them, and not as a viewer shows them.
+HIGH_DEPTH = (
+    "more than 8 bits per channel: values above 255 become white, as in ModelScope; "
+    "--depth scale shows them as a viewer does"
+)
+TRANSPARENT = (
+    "transparent: embedded with the colors below the transparency, as in ModelScope; "
+    "--background white shows them as a viewer does"
+)
+REDUCED = "above the limit of pixels: decoded at a reduced scale"
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How image files are decoded. The defaults are ModelScope's.
+
+    Attributes:
+        background: The color below transparent pixels, such as `white` or `#808080`; None keeps
+            the colors that the file has there.
+        depth: Of images with more than 8 bits per channel: `clip` makes values above 255 white,
+            `scale` divides them.
+        frame: The frame of an animation: `first` or `middle`.
+        max_pixels: Images with more pixels are reduced (JPEG) or refused. None for
+            `$CNCLIP_MAX_PIXELS`, else twice `PIL.Image.MAX_IMAGE_PIXELS`, which is Pillow's limit.
+
+    Raises:
+        InvalidInputError: the background is not a color.
+    """
+
+    background: str | None = None
+    depth: Literal["clip", "scale"] = "clip"
+    frame: Literal["first", "middle"] = "first"
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the background."""
+        if self.background is not None:
+            try:
+                ImageColor.getrgb(self.background)
+            except ValueError as error:
+                reason = f"expected a color such as white or #808080, got {self.background!r:.60}"
+                raise InvalidInputError(reason, item="background") from error
+
+
+DEFAULTS = ImageOptions()
+
+
+def decode_image(
+    file: bytes | IO[bytes],
+    *,
+    turned: bool = True,
+    options: ImageOptions = DEFAULTS,
+    notes: list[str] | None = None,
+) -> Image.Image:
+    """Decode an image file.
+
+    Args:
+        file: Its bytes, or the open file.
+        turned: Turn the image as its EXIF orientation says, and convert it to RGB.
+        options: See `ImageOptions`.
+        notes: Gets notes on an image that a viewer would show otherwise.
+
+    Raises:
+        ImageError: it cannot be decoded. The error has a reason and no place.
+    """
+    with DecodingErrors():
+        try:
+            stream = io.BytesIO(file) if isinstance(file, bytes) else file
+            image: Image.Image = Image.open(stream, formats=PILLOW_FORMATS)
+            return _finish(image, turned, options, notes)
+        except (MemoryError, _FinalError):
+            raise
+        except Exception as error:  # Pillow raises anything on damaged files
+            content = _content(file)
+            for image in _other_versions(content, error, turned):
+                return _finish(image, turned, options, notes)
+            for version in repaired(content):
+                try:
+                    image = Image.open(io.BytesIO(version), formats=PILLOW_FORMATS)
+                    return _finish(image, turned, options, notes)
+                except (MemoryError, _FinalError):
+                    raise
+                except Exception:
+                    continue
+            raise
+
+
+class DecodingErrors:
+    """Raises an ImageError for every exception that Pillow raises on a damaged file.
+
+    A class, since a generator of contextlib takes a microsecond for each image.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, CnclipError | MemoryError):
+            return
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no format that Pillow knows" if unknown else first_line(error)
+        raise ImageError(f"cannot be read as an image: {reason}") from error
+
+
+class _FinalError(ImageError):
+    """An error that no repair removes."""
+
+
+def _content(file: bytes | IO[bytes]) -> bytes:
+    if isinstance(file, bytes):
+        return file
+    file.seek(0)
+    return file.read()
+
+
+def _finish(
+    image: Image.Image, turned: bool, options: ImageOptions, notes: list[str] | None
+) -> Image.Image:
+    """Load an opened image, and make of it what `decode_image` returns."""
+    _limit_pixels(image, options, notes)
+    if image.format == "TIFF" and _is_raw(image):
+        raise _RawError
+    if options.frame == "middle" and image.format in _ANIMATED:
+        image.seek(getattr(image, "n_frames", 1) // 2)
+    image.load()
+    if turned:
+        image = _upright(image)
+    if image.mode != "RGB" or "transparency" in image.info:
+        image = _in_8_opaque_bits(image, options, notes)
+    return image.convert("RGB") if turned else image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; as it is where the metadata are damaged."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow raises anything on damaged metadata
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _in_8_opaque_bits(
+    image: Image.Image, options: ImageOptions, notes: list[str] | None
+) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        if options.depth == "scale":
+            return _scaled(image)
+        if notes is not None:
+            notes.append(HIGH_DEPTH)
+    elif (options.background is not None or notes is not None) and image.has_transparency_data:
+        with_alpha = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
+        if with_alpha.getchannel("A").getextrema()[0] == 255:
+            return image
+        if options.background is not None:
+            below = Image.new("RGBA", image.size, options.background)
+            return Image.alpha_composite(below, with_alpha.convert("RGBA")).convert("RGB")
+        if notes is not None:
+            notes.append(TRANSPARENT)
+    return image
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """An image of 16 or 32 bits in 8 bits, as viewers show it.
+
+    The range is that of the smallest usual number of bits which holds the brightest pixel; of
+    floating point numbers 0 to 1, or else 0 to 255; with negative numbers, the image's range.
+    """
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    if low < 0:
+        top = max(high - low, 1e-30)
+        values -= low
+    elif image.mode == "F" and high <= 1:
+        top = 1.0
+    else:
+        top = next((one for one in _MAX_VALUES if high <= one), high)
+    return Image.fromarray(np.floor(values * (255 / top) + 0.5).astype(np.uint8))
+
+
+def _limit_pixels(image: Image.Image, options: ImageOptions, notes: list[str] | None) -> None:
+    """Reduce a JPEG above the limit of pixels, and refuse other images."""
+    width, height = image.size
+    limit = _max_pixels(options)
+    if width * height <= limit:
+        return
+    # A progressive JPEG is in memory at its full size, whatever the scale.
+    if image.format in ("JPEG", "MPO") and not image.info.get("progressive"):
+        for scale in (2, 4, 8):
+            size = width // scale, height // scale
+            if size[0] * size[1] <= limit and min(size) >= _MIN_REDUCED_SIDE:
+                image.draft(None, size)
+                if image.width * image.height < width * height:
+                    if notes is not None:
+                        notes.append(REDUCED)
+                    return
+    raise _FinalError(
+        f"cannot be read as an image: {width} x {height} pixels could be a decompression bomb; "
+        f"the limit is {limit:.0f}, raise it with --max-pixels or ${MAX_PIXELS_VARIABLE}"
+    )
+
+
+def _max_pixels(options: ImageOptions) -> float:
+    if options.max_pixels is not None:
+        return options.max_pixels
+    if text := os.environ.get(MAX_PIXELS_VARIABLE):
+        if not text.isdecimal() or not int(text):
+            raise InvalidInputError(
+                f"expected a number, got {text!r:.60}", item=MAX_PIXELS_VARIABLE
+            )
+        return int(text)
+    return float("inf") if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
+class _RawError(Exception):
+    """A file that Pillow opens as TIFF has the raw data of a camera."""
+
+
+def _is_raw(image: Image.Image) -> bool:
+    """Whether the first image of a TIFF is only the thumbnail of a camera's raw data."""
+    tags: Any = getattr(image, "tag_v2", {})
+    try:
+        return _DNG_VERSION in tags or bool(tags.get(_SUBFILE_TYPE, 0) & 1 and _SUB_IFDS in tags)
+    except Exception:  # Pillow raises anything on damaged metadata
+        return False
+
+
+def _other_versions(content: bytes, error: Exception, turned: bool) -> Iterator[Image.Image]:
+    """The image, opened in another way, if there is one for its content or its error."""
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        yield from _open_unlimited(content, error)
+        return
+    found = format_of(content[:HEAD])
+    if isinstance(error, _RawError) or found == RAW.name:
+        yield _open_raw(content, turned)
+    elif found == HEIF.name:
+        with _ExtraErrors(HEIF):
+            from pillow_heif import HeifImageFile
+        yield HeifImageFile(io.BytesIO(content))
+    elif found == JXL.name:
+        yield _open_jxl(content)
+
+
+def _open_unlimited(content: bytes, error: Exception) -> Iterator[Image.Image]:
+    """An image that Pillow refuses for its number of pixels, which are not decoded yet."""
+    if isinstance(error, Image.DecompressionBombWarning):
+        raise error  # the program has made an error of Pillow's warning
+    for name in PILLOW_FORMATS:
+        factory, accept = Image.OPEN[name]
+        if accept is None or accept(content[:16]) is True:
+            try:
+                yield factory(io.BytesIO(content), "")
+            except (SyntaxError, IndexError, TypeError, struct.error):
+                continue
+            return
+
+
+class _ExtraErrors:
+    """Raises an ImageError where the package that decodes a format cannot be imported."""
+
+    def __init__(self, format: ExtraFormat) -> None:
+        self._format = format
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, ImportError):
+            missing = MissingExtraError(self._format.extra, self._format.package)
+            raise _FinalError(f"{self._format.name}: {missing.reason}") from error
+
+
+def _open_raw(content: bytes, turned: bool) -> Image.Image:
+    """The JPEG that a camera has written into its raw file; else the developed raw data."""
+    with _ExtraErrors(RAW):
+        import rawpy
+    with rawpy.imread(io.BytesIO(content)) as raw:
+        turn = _RAW_TURNS.get(raw.sizes.flip) if turned else None
+        try:
+            preview = raw.extract_thumb()
+        except rawpy.LibRawError:
+            # Turned upright by LibRaw.
+            return Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))
+    if preview.format == rawpy.ThumbFormat.BITMAP:
+        image = Image.fromarray(preview.data)
+    else:
+        image = Image.open(io.BytesIO(preview.data), formats=("JPEG",))
+        if _ORIENTATION in image.getexif():
+            turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _open_jxl(content: bytes) -> Image.Image:
+    with _ExtraErrors(JXL):
+        from pillow_jxl.JpegXLImagePlugin import JXLImageFile
+    image: Image.Image = JXLImageFile(io.BytesIO(content))
+    if not image.jpeg:  # type: ignore[attr-defined]
+        # The decoder has turned the image; its EXIF orientation no longer counts.
+        image.info.pop("exif", None)
+    return image

@@ -1,0 +1,143 @@
+"""Which files are images: by their names, and by their first bytes.
+
+Folders, archives, lists and single paths all use these rules. A format that Pillow lacks needs a
+package that an extra of cnclip installs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import NamedTuple
+
+# Pillow's formats that are opened. Those that start programs (EPS), that are only stubs (WMF, GRIB,
+# HDF5, BUFR, MPEG) or that open further formats are not. TGA has no signature, so it is last.
+PILLOW_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+    "ICO",
+    "DIB",
+    "CUR",
+    "DDS",
+    "ICNS",
+    "PCX",
+    "PSD",
+    "QOI",
+    "SGI",
+    "SUN",
+    "TGA",
+)
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"}
+    | {".tif", ".tiff", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".ico", ".icns", ".psd", ".qoi", ".tga", ".pcx"}
+)
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe")
+
+
+class ExtraFormat(NamedTuple):
+    """A format that an optional package decodes."""
+
+    name: str
+    extra: str  # of cnclip
+    package: str
+    module: str
+
+
+HEIF = ExtraFormat("HEIF", "heif", "pillow-heif", "pillow_heif")
+JXL = ExtraFormat("JPEG XL", "jxl", "pillow-jxl-plugin", "pillow_jxl")
+RAW = ExtraFormat("a camera's raw format", "raw", "rawpy", "rawpy")
+EXTRA_FORMATS = (HEIF, JXL, RAW)
+
+RAW_SUFFIXES = frozenset(
+    {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc"}
+    | {".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2"}
+    | {".srf", ".srw", ".x3f"}
+)
+EXTRA_SUFFIXES: Mapping[str, ExtraFormat] = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), HEIF),
+    ".jxl": JXL,
+    **dict.fromkeys(RAW_SUFFIXES, RAW),
+}
+
+# Bytes of the beginning of a file that `format_of` needs.
+HEAD = 512
+# Bytes before the image that are skipped: line ends, a byte order mark, the header of a response.
+_MAX_STRAY = 256
+_SIGNATURES = re.compile(
+    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8[79]a)|(?P<WEBP>RIFF....WEBP)",
+    re.DOTALL,
+)
+# Those that are too short or too common to be searched for.
+_BEGINNINGS = (
+    (RAW.name, (b"II*\0\x10\0\0\0CR", b"IIRO", b"IIRS", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb")),
+    ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    ("BMP", (b"BM",)),
+    ("JPEG2000", (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")),
+    (JXL.name, (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")),
+    ("ICO", (b"\0\0\1\0",)),
+    ("ICNS", (b"icns",)),
+    ("PSD", (b"8BPS",)),
+    ("QOI", (b"qoif",)),
+)
+_BRANDS = (
+    ("AVIF", (b"avif", b"avis")),
+    (HEIF.name, (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs")),
+    (RAW.name, (b"crx ",)),
+    (HEIF.name, (b"mif1", b"msf1", b"mif2")),
+)
+_NETPBM = re.compile(rb"P(?:[1-6fF]|0[1-6])\s")
+
+
+def suffix_of(name: str) -> str:
+    """The last suffix of a file's name in lower case, such as `.jpg`; empty if it has none."""
+    return os.path.splitext(name)[1].lower()
+
+
+@cache
+def is_installed(format: ExtraFormat) -> bool:
+    """Whether the package that decodes a format can be imported."""
+    return importlib.util.find_spec(format.module) is not None
+
+
+def is_image_suffix(suffix: str) -> bool:
+    """Whether files with this suffix are images that can be decoded here."""
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    extra = EXTRA_SUFFIXES.get(suffix)
+    return extra is not None and is_installed(extra)
+
+
+def format_of(head: bytes) -> str | None:
+    """The format of an image file by its first bytes; None if they are not those of an image.
+
+    Args:
+        head: The first bytes, HEAD of them where the file is that long.
+    """
+    if head[4:8] == b"ftyp":
+        brands = {head[at : at + 4] for at in (8, *range(16, min(len(head), 64), 4))}
+        return next((name for name, some in _BRANDS if brands.intersection(some)), None)
+    found = next((name for name, starts in _BEGINNINGS if head.startswith(starts)), None)
+    if found is None and _NETPBM.match(head):
+        found = "PPM"
+    if found is None and (signature := _SIGNATURES.search(head, 0, _MAX_STRAY + 16)):
+        found = signature.lastgroup
+    return found
+
+
+def stray_bytes(head: bytes) -> int:
+    """The number of bytes before the signature of an image; 0 if there are none, or no image."""
+    if head[4:8] == b"ftyp" or head.startswith((b"II", b"MM")):
+        return 0
+    found = _SIGNATURES.search(head, 0, _MAX_STRAY + 16)
+    return 0 if found is None else found.start()

@@ -1,0 +1,118 @@
+"""Which files of a folder or archive are images, and the count of those that are left out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from ..errors import Where
+from ..preprocessors.formats import (
+    EXTRA_FORMATS,
+    EXTRA_SUFFIXES,
+    JPEG_SUFFIXES,
+    RAW_SUFFIXES,
+    format_of,
+    is_image_suffix,
+    is_installed,
+    suffix_of,
+)
+from .exclusions import Exclusions
+from .rows import ProblemKind, Problems
+
+# After the suffix of a camera's raw file of which there is a JPEG.
+_WITH_JPEG = " with a .jpg"
+
+
+class ImageNames:
+    """Decides which files are images, by the same rules in folders and archives.
+
+    The last suffix of a name decides. A file without a suffix is looked at, and with `all_files`
+    every file is. A camera's raw file is left out where there is a JPEG of the same name.
+
+    Attributes:
+        all_files: Decide by the content of files, not by their names.
+        exclusions: Files and folders that are left out before.
+        left_out: The number of files that are not images, or cannot be decoded here, by their
+            suffixes; see `describe_left_out`.
+    """
+
+    def __init__(self, *, all_files: bool = False, exclusions: Exclusions | None = None) -> None:
+        self.all_files = all_files
+        self.exclusions = Exclusions() if exclusions is None else exclusions
+        self.left_out: Counter[str] = Counter()
+
+    def visible(self, paths: Iterable[str]) -> Iterator[str]:
+        """The members of an archive that are not excluded, as `without_raw` yields them."""
+        return self.without_raw([one for one in paths if not self.exclusions.exclude_member(one)])
+
+    def without_raw(self, names: Sequence[str]) -> Iterator[str]:
+        """The names in a folder without raw files of which there is a JPEG; those are counted."""
+        jpegs: set[str] | None = None
+        for name in names:
+            suffix = suffix_of(name)
+            if suffix in RAW_SUFFIXES:
+                if jpegs is None:
+                    jpegs = {_stem(one) for one in names if suffix_of(one) in JPEG_SUFFIXES}
+                if _stem(name) in jpegs:
+                    self.leave_raw(suffix)
+                    continue
+            yield name
+
+    def leave_raw(self, suffix: str) -> None:
+        """Count a raw file of which there is a JPEG."""
+        self.left_out[suffix + _WITH_JPEG] += 1
+
+    def report(self, problems: Problems, where: Where, *, all_kinds: bool = True) -> None:
+        """Add a remark for each kind of file that was left out.
+
+        Without `all_kinds`, only for images that cannot be decoded here.
+        """
+        counts = {
+            key: count for key, count in self.left_out.items() if all_kinds or key in EXTRA_SUFFIXES
+        }
+        for line in describe_left_out(counts):
+            problems.add(ProblemKind.FORMAT, where, line, skipped=False)
+
+    def accept(self, name: str, read_head: Callable[[], bytes]) -> bool:
+        """Whether a file is an image; otherwise it is counted.
+
+        Args:
+            name: Its name or path.
+            read_head: Returns its first bytes, `formats.HEAD` of them.
+        """
+        suffix = suffix_of(name)
+        if is_image_suffix(suffix):
+            return True
+        if (self.all_files or not suffix) and _is_image_content(read_head()):
+            return True
+        self.left_out[suffix] += 1
+        return False
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0].lower()
+
+
+def _is_image_content(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is an image that can be decoded here."""
+    found = format_of(head)
+    extra = next((one for one in EXTRA_FORMATS if one.name == found), None)
+    return found is not None and (extra is None or is_installed(extra))
+
+
+def describe_left_out(left_out: Mapping[str, int]) -> list[str]:
+    """Lines that report what `ImageNames.left_out` counts."""
+    lines, others = [], []
+    for key, count in sorted(left_out.items()):
+        extra = EXTRA_SUFFIXES.get(key)
+        if key.endswith(_WITH_JPEG):
+            suffix = key.removesuffix(_WITH_JPEG)
+            lines.append(f"{count} {suffix} left out: there is a JPEG of the same name")
+        elif extra is not None:
+            lines.append(f"{count} {key} left out: pip install 'cnclip[{extra.extra}]'")
+        else:
+            others.append(f"{count} {key or 'without a suffix'}")
+    if others:
+        lines.append(f"left out, not image files: {', '.join(others)}")
+    return lines
