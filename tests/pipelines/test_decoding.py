@@ -421,3 +421,51 @@ def test_no_other_module_opens_images() -> None:
     folder = Path(decoding.__file__).parent.parent
     callers = [p.name for p in folder.rglob("*.py") if "Image.open(" in p.read_text("utf-8")]
     assert sorted(callers) == ["decoding.py", "repair.py"]
+
+
+def test_the_preview_of_a_raw_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LibRaw is replaced: no program writes raw files."""
+    import sys
+    from types import SimpleNamespace
+
+    class LibRawError(Exception):
+        pass
+
+    shown = Image.fromarray(RAMP).convert("RGB")
+    preview: list[object] = []
+
+    class Raw:
+        sizes = SimpleNamespace(flip=6)
+
+        def __enter__(self) -> Raw:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def extract_thumb(self) -> object:
+            if not preview:
+                raise LibRawError
+            return preview[0]
+
+        def postprocess(self, **_: object) -> object:
+            return np.asarray(shown)
+
+    kinds = SimpleNamespace(BITMAP=1, JPEG=2)
+    module = SimpleNamespace(imread=lambda file: Raw(), LibRawError=LibRawError, ThumbFormat=kinds)
+    monkeypatch.setitem(sys.modules, "rawpy", module)
+    content = b"FUJIFILMCCD-RAW " + bytes(100)
+    assert decode(content).size == (64, 48)
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    for given, size in [
+        (SimpleNamespace(format=1, data=np.asarray(shown)), (48, 64)),
+        (SimpleNamespace(format=2, data=encoded("JPEG")), (48, 64)),
+        (SimpleNamespace(format=2, data=encoded("JPEG", exif=turned)), (48, 64)),
+    ]:
+        preview[:] = [given]
+        assert decode(content).size == size
+        assert decode(content, turned=False).size == (64, 48)
+    # Pillow opens these as TIFF, and would show a thumbnail of 160 x 120.
+    dng = encoded("TIFF", tiffinfo={50706: b"\1\4\0\0"})
+    assert decode(dng).size == (48, 64)
