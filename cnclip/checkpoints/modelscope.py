@@ -137,7 +137,8 @@ def _read_context_length(directory: Path, config: ClipConfig) -> int:
     ours = own_settings(directory)
     if ours is None:
         return CONTEXT_LENGTH
-    return ours.size(_CONTEXT_LENGTH, at_least=3, at_most=config.text.max_positions)
+    usual = min(CONTEXT_LENGTH, config.text.max_positions)
+    return ours.size(_CONTEXT_LENGTH, usual, at_least=3, at_most=config.text.max_positions)
 
 
 def write_modelscope(checkpoint: Checkpoint, directory: Path) -> None:

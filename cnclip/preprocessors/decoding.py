@@ -329,7 +329,8 @@ def _open_raw(content: bytes, turned: bool) -> Image.Image:
         except rawpy.LibRawError:
             # Turned upright by LibRaw.
             return Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))
-    if preview.format == rawpy.ThumbFormat.BITMAP:
+    # An array of pixels (ThumbFormat.BITMAP), or the content of a JPEG file.
+    if not isinstance(preview.data, bytes):
         image = Image.fromarray(preview.data)
     else:
         image = Image.open(io.BytesIO(preview.data), formats=("JPEG",))

@@ -176,7 +176,8 @@ def test_a_full_disk(embed: Embed, tmp_path: Path, monkeypatch: Any, capsys: Any
     with mounted(tmp_path / "disk", "size=100k") as disk:
         out = disk / "out"
         assert cli.main([*arguments, str(out)]) == 2
-        assert f"No space left on device: '{out}" in capsys.readouterr().err
+        printed = capsys.readouterr().err
+        assert str(out) in printed and "no space left on device" in printed
         assert 0 < committed(out) < 362
         assert not list(out.glob(".*"))
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
@@ -189,7 +190,8 @@ def test_a_read_only_folder(photos: Path, tmp_path: Path, capsys: Any) -> None:
     with mounted(tmp_path / "disk", "ro") as disk:
         for out in (disk, disk / "out"):
             assert cli.main(["embed", str(photos), "-o", str(out), "--device", "cpu"]) == 2
-            assert f"Read-only file system: '{out}" in capsys.readouterr().err
+            printed = capsys.readouterr().err
+            assert str(out) in printed and "read-only file system" in printed
     (tmp_path / "file").touch()
     assert cli.main(["embed", str(photos), "-o", str(tmp_path / "file"), "--device", "cpu"]) == 2
     assert "File exists" in capsys.readouterr().err

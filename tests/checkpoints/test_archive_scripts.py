@@ -219,8 +219,8 @@ def test_a_prepare_that_raises(open_script: Open) -> None:
 
 @pytest.mark.parametrize(("kind", "sums"), [("not contiguous", None), ("expanded", 8.0)])
 def test_answers_in_another_layout(open_script: Open, kind: str, sums: float | None) -> None:
-    rows = open_script(Tower(kind)).forward({"text": ["a", "b", "c"]}, batch_size=3)
-    found = rows["text_embedding"]
+    # The encoder alone: the pipeline refuses rows that are not of unit length.
+    found = open_script(Tower(kind)).model.encoder.encode_texts(["a", "b", "c"], 3)
     if sums is None:
         # Equal lengths keep their order, so row i is i, i + 3, i + 6, ...
         assert np.array_equal(found, np.arange(24, dtype=np.float32).reshape(8, 3).T)
