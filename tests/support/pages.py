@@ -103,11 +103,13 @@ def _muge(folder: Path) -> None:
     from cnclip.assets import asset_path
     from cnclip.datasets import write_split
 
-    names = {"猫": "1f408", "汽车": "1f697", "蛋糕": "1f382", "苹果": "1f34e"}
-    rows = list(enumerate(names.items(), 1))
-    images = [(n, (asset_path("gallery") / f"{code}.png").read_bytes()) for n, (_, code) in rows]
-    texts = [(n, text, [n]) for n, (text, _) in rows]
-    for split in ("train", "valid"):
+    valid = {"猫": "1f408", "汽车": "1f697", "蛋糕": "1f382", "苹果": "1f34e"}
+    for split, names in (("train", valid | {"狗": "1f415"}), ("valid", valid)):
+        files = {
+            n: asset_path("gallery") / f"{code}.png" for n, code in enumerate(names.values(), 1)
+        }
+        images = [(n, file.read_bytes()) for n, file in files.items()]
+        texts = [(n, text, [n]) for n, text in enumerate(names, 1)]
         write_split(folder / "MUGE", split, images, texts)
 
 

@@ -307,17 +307,23 @@ def test_a_run_that_still_trains_is_not_resumed(
 
 def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
     read, write = os.pipe()
+    forked, started = os.pipe()
     lock = lock_folder(tmp_path)
     worker = os.fork()
     if worker == 0:
+        os.write(started, b"1")
         os.close(write)
         os.read(read, 1)  # until the parent closes its end
         os._exit(0)
-    os.close(read)
-    with lock, pytest.raises(BlockingIOError):
-        lock_folder(tmp_path)
-        # As if this process were killed: its descriptor is closed, and nothing is unlocked.
-    with lock_folder(tmp_path):
-        pass
-    os.close(write)
-    os.waitpid(worker, 0)
+    try:
+        os.read(forked, 1)  # the worker runs, and has closed its copies of locks
+        with lock, pytest.raises(BlockingIOError):
+            lock_folder(tmp_path)
+            # As if this process were killed: its descriptor is closed, and nothing is unlocked.
+        with lock_folder(tmp_path):
+            pass
+    finally:
+        os.close(write)
+        os.waitpid(worker, 0)
+        for descriptor in (read, forked, started):
+            os.close(descriptor)
