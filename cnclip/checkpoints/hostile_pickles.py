@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import re
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,12 +51,22 @@ def check_pickles(path: Path, file: IO[bytes], is_zip: bool) -> None:
             return
         # torch's own reader, so that the bytes that are checked are those that are loaded.
         reader = torch._C.PyTorchFileReader(file)
-        if reader.get_record_size("data.pkl") > _MAX_PICKLE:
+        if _pickle_size(reader, file) > _MAX_PICKLE:
             raise pickle.UnpicklingError(f"data.pkl has more than {_MAX_PICKLE} bytes")
         check_pickle(reader.get_record("data.pkl"))
     except MemoryError as error:
         reason = "damaged: a pickle claims more than all memory"
         raise CheckpointError(reason, file=path) from error
+
+
+def _pickle_size(reader: Any, file: IO[bytes]) -> int:
+    """Bytes of a zip's data.pkl. The reader of torch 2.9 to 2.11 has no method for it."""
+    if hasattr(reader, "get_record_size"):
+        return int(reader.get_record_size("data.pkl"))
+    with zipfile.ZipFile(file) as archive:
+        # Without case, in case torch's reader compares names so.
+        members = [m for m in archive.infolist() if m.filename.lower().endswith("/data.pkl")]
+    return max((member.file_size for member in members), default=0)
 
 
 def check_pickle(content: bytes | IO[bytes]) -> None:

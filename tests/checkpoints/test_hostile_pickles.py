@@ -68,7 +68,20 @@ def test_code_is_refused() -> None:
         check_pickle(pickle.dumps(Hostile(), protocol=2))
 
 
-def test_large_pickles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+class OlderReader:
+    """The reader of torch 2.9 to 2.11, which has no `get_record_size`."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        self.get_record = NEW_READER(file).get_record
+
+
+NEW_READER = torch._C.PyTorchFileReader
+
+
+@pytest.mark.parametrize("reader", [NEW_READER, OlderReader])
+def test_large_pickles_are_refused(monkeypatch: pytest.MonkeyPatch, reader: type) -> None:
+    monkeypatch.setattr(torch._C, "PyTorchFileReader", reader)
+    check_pickles(Path("a.pt"), saved({"a": torch.ones(3)}, as_zip=True), True)
     monkeypatch.setattr(hostile_pickles, "_MAX_PICKLE", 1000)
     with pytest.raises(pickle.UnpicklingError, match="more than 1000 bytes"):
         check_pickle(pickle.dumps(list(range(1000)), protocol=2))
