@@ -221,8 +221,9 @@ def test_compiled_once(
     assert engine.find_engine(torch) == compiled == engine.compiled_engine(torch)
     assert compiled.parent == unchosen / "engines"
     assert quick_compiler.read_text().split() == ["object", "object", "engine"]
-    (line,) = caplog.messages
-    assert line.startswith(f"compiling the engine for torch {torch.version} with ")
+    lines = [line for line in caplog.messages if "the newest tested" not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"compiling the engine for torch {torch.version} with ")
     # Another build of the same version has another engine, and other sources too.
     other = Torch(torch.directory, torch.version, torch.description + "cuda = '13.0'\n")
     assert engine.find_engine(other) is None
@@ -246,7 +247,8 @@ def test_a_newer_torch_is_tried(
 ) -> None:
     newer = torch_of(find_torch().directory, f"{NEWEST[0]}.{NEWEST[1] + 1}.0a0+git/1")
     assert engine.compiled_engine(newer).is_file()
-    assert "is newer than 2.14, the newest tested" in caplog.messages[0]
+    newest = ".".join(map(str, NEWEST))
+    assert f"is newer than {newest}, the newest tested" in caplog.messages[0]
 
 
 def test_two_processes_compile_once(
@@ -342,7 +344,7 @@ def test_a_cache_that_cannot_be_written(
     monkeypatch.setenv("CNCLIP_CACHE", str(tmp_path / "file"))
     compiled = engine.compiled_engine(find_torch())
     assert compiled.read_bytes() == ENGINE.read_bytes()
-    assert "the cache directory cannot be used" in caplog.messages[0]
+    assert "the cache directory cannot be used" in caplog.text
     shutil.rmtree(compiled.parent)
 
 
