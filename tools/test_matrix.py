@@ -52,7 +52,15 @@ TESTS = [
     "tests/package/test_import.py",
 ]
 # Those of the group `test` in pyproject.toml that these tests use.
-REQUIREMENTS = {"huggingface_hub", "hypothesis", "psutil", "pytest", "safetensors", "transformers"}
+REQUIREMENTS = {
+    "huggingface_hub",
+    "hypothesis",
+    "psutil",
+    "pyarrow",
+    "pytest",
+    "safetensors",
+    "transformers",
+}
 HEADER = ["| Python | torch | engine | tests |", "|---|---|---|---|"]
 PIP = ("-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check")
 # Compiles the engine if the wheel has none for this torch, and logs a warning that says so.
