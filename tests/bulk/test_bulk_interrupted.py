@@ -194,4 +194,4 @@ def test_a_read_only_folder(photos: Path, tmp_path: Path, capsys: Any) -> None:
             assert str(out) in printed and "read-only file system" in printed
     (tmp_path / "file").touch()
     assert cli.main(["embed", str(photos), "-o", str(tmp_path / "file"), "--device", "cpu"]) == 2
-    assert "File exists" in capsys.readouterr().err
+    assert "file exists" in capsys.readouterr().err

@@ -76,6 +76,8 @@ def test_broken_images_are_skipped_and_reported(
         str(broken),
         "--val",
         str(broken),
+        "--val-split",
+        "train",
         "-o",
         str(output),
         "--batch-size",
