@@ -73,12 +73,20 @@ def cached_archive(name: str, digest: str, write: Callable[[Path], None]) -> Pat
             with replaced_atomically(archive, mode=0o600) as temporary:
                 write(temporary)
     except OSError as error:
-        logger.warning("the cache directory cannot be used: %s", error)
-        directory = tempfile.mkdtemp(prefix="cnclip-")
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
-        archive = Path(directory) / file_name
+        archive = file_without_cache(file_name, error)
         write(archive)
     return archive
+
+
+def file_without_cache(name: str, error: OSError) -> Path:
+    """A path to write a file to where the cache cannot be used, which is logged with the error.
+
+    It is in a new temporary directory, which is removed when the process ends.
+    """
+    logger.warning("the cache directory cannot be used: %s", error)
+    directory = tempfile.mkdtemp(prefix="cnclip-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory) / name
 
 
 def _is_intact(archive: Path) -> bool:

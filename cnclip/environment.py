@@ -16,7 +16,7 @@ from ._text import first_line
 from .cache import cache_directory
 from .engine import cuda_count, find_engine, included_engines
 from .engine.build import CompilerError, find_compiler
-from .engine.libtorch import find_torch
+from .engine.libtorch import dotted, find_torch
 from .errors import CnclipError
 from .version import __version__
 
@@ -72,7 +72,7 @@ def _processor_name() -> str:
 
 
 def _describe_torch() -> dict[str, Any]:
-    included = [f"{major}.{minor}" for major, minor in included_engines()]
+    included = [dotted(version) for version in included_engines()]
     try:
         torch = find_torch()
     except CnclipError as error:

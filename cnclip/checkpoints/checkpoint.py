@@ -42,9 +42,14 @@ class Checkpoint:
         return min(self.max_text_ids, self.config.text.max_positions)
 
     @property
+    def usual_context_length(self) -> int:
+        """Ids at which the published models cut texts, or fewer if it has fewer positions."""
+        return min(CONTEXT_LENGTH, self.config.text.max_positions)
+
+    @property
     def has_usual_context_length(self) -> bool:
         """Whether texts are cut where the published models cut them."""
-        return self.context_length == min(CONTEXT_LENGTH, self.config.text.max_positions)
+        return self.context_length == self.usual_context_length
 
     def check_normalisation(self, format: str) -> None:
         """Raise a CheckpointError if it is not CLIP's, for a format that cannot store another."""

@@ -18,7 +18,7 @@ import torch
 
 from ..archive import MAX_RESOLUTION
 from ..errors import CheckpointError
-from ..modeling.config import CONTEXT_LENGTH, ClipConfig, TextConfig, VisionConfig
+from ..modeling.config import ClipConfig, TextConfig, VisionConfig
 from .checkpoint import Checkpoint, Hints, Weights
 from .config_file import MAX_LAYERS, MAX_SIZE
 from .files import CheckpointFiles
@@ -201,7 +201,7 @@ def write_cn_clip(checkpoint: Checkpoint, path: Path) -> None:
         logger.warning(
             "the file does not record that texts are cut at %d ids: readers cut them at %d",
             checkpoint.context_length,
-            min(CONTEXT_LENGTH, checkpoint.config.text.max_positions),
+            checkpoint.usual_context_length,
         )
     write_weights(checkpoint, path, epoch=0, step=0, name="cnclip")
 

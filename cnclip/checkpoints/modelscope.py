@@ -137,8 +137,7 @@ def _read_context_length(directory: Path, config: ClipConfig) -> int:
     ours = own_settings(directory)
     if ours is None or _CONTEXT_LENGTH not in ours.values:
         return CONTEXT_LENGTH
-    usual = min(CONTEXT_LENGTH, config.text.max_positions)
-    return ours.size(_CONTEXT_LENGTH, usual, at_least=3, at_most=config.text.max_positions)
+    return ours.size(_CONTEXT_LENGTH, at_least=3, at_most=config.text.max_positions)
 
 
 def write_modelscope(checkpoint: Checkpoint, directory: Path) -> None:

@@ -47,13 +47,18 @@ class Torch:
         return int(major), int(minor)
 
 
+def dotted(version: tuple[int, int]) -> str:
+    """A minor version as torch writes it, such as `'2.13'`."""
+    return f"{version[0]}.{version[1]}"
+
+
 def find_torch() -> Torch:
     """The installed torch.
 
     Raises:
         EngineError: torch is not installed, is older than `OLDEST`, or has no version.
     """
-    oldest = ".".join(map(str, OLDEST))
+    oldest = dotted(OLDEST)
     try:
         spec = importlib.util.find_spec("torch")
     except (ImportError, ValueError):  # a finder refuses it; sys.modules has None for it

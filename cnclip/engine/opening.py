@@ -15,11 +15,18 @@ from pathlib import Path
 
 from .. import _core
 from .._files import replaced_atomically
-from .._text import first_line
-from ..cache import private_directory
+from ..cache import file_without_cache, private_directory
 from ..errors import EngineError
 from .build import CompilerError, compile_engine, find_compiler, source_files
-from .libtorch import LIBRARY_SUFFIX, NEWEST, Torch, find_torch, load_cuda, load_libraries
+from .libtorch import (
+    LIBRARY_SUFFIX,
+    NEWEST,
+    Torch,
+    dotted,
+    find_torch,
+    load_cuda,
+    load_libraries,
+)
 
 logger = logging.getLogger("cnclip")
 
@@ -91,8 +98,9 @@ def compiled_engine(torch: Torch) -> Path:
         EngineError: there is no compiler, or it failed.
     """
     if torch.minor > NEWEST:
-        newest = ".".join(map(str, NEWEST))
-        logger.warning("torch %s is newer than %s, the newest tested", torch.version, newest)
+        logger.warning(
+            "torch %s is newer than %s, the newest tested", torch.version, dotted(NEWEST)
+        )
     try:
         engine = private_directory("engines") / _file_name(torch)
         if engine.is_file():
@@ -102,14 +110,7 @@ def compiled_engine(torch: Torch) -> Path:
                 with replaced_atomically(engine, mode=0o700) as temporary:
                     _compile(torch, temporary)
     except OSError as error:
-        import atexit
-        import shutil
-        import tempfile
-
-        logger.warning("the cache directory cannot be used: %s", first_line(error))
-        directory = tempfile.mkdtemp(prefix="cnclip-")
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
-        engine = Path(directory) / _file_name(torch)
+        engine = file_without_cache(_file_name(torch), error)
         _compile(torch, engine)
     return engine
 
@@ -124,7 +125,7 @@ def _compile(torch: Torch, output: Path) -> None:
         )
         compile_engine(torch.directory, output)
     except CompilerError as error:
-        versions = " or ".join(f"{major}.{minor}" for major, minor in included_engines())
+        versions = " or ".join(map(dotted, included_engines()))
         included = f"engines for torch {versions} only" if versions else "no engine"
         raise EngineError(
             f"this cnclip includes {included}, torch {torch.version} is installed, and the engine "

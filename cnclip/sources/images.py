@@ -38,7 +38,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class ImageFile(NamedTuple):
-    """An image file that has not been opened, or the reason why it cannot be."""
+    """An unopened image file, or the error that prevents opening it."""
 
     path: str  # absolute
     size: int | None = None
