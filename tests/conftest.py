@@ -41,6 +41,14 @@ GOLDEN = Path(__file__).parent / "data" / "golden"
 Respond = Callable[[BaseHTTPRequestHandler], None]
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name long bytes after the argument: some, such as gzip's, contain the time.
+
+    Processes that share the tests need the same names.
+    """
+    return argname if isinstance(val, bytes) and len(val) > 40 else None
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(_CACHE, ignore_errors=True)
 
