@@ -2,25 +2,25 @@
 
 The clients store files in their usual caches (`MODELSCOPE_CACHE`, `HF_HOME`), resume broken
 downloads, compare digests, show progress, and read tokens and mirrors from the environment. This
-module needs no torch.
+module needs no torch. The layout is that of the model's files, whichever the hub.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ._checks import requires_extra
 from ._text import first_line
 from .cache import remembered_sha256
-from .checkpoints.files import (
-    HUGGINGFACE_FILES,
-    HUGGINGFACE_WEIGHTS,
-    INDEX_SUFFIX,
-    MODELSCOPE_FILES,
-)
-from .errors import HubError, MissingExtraError, ModelNotFoundError
+from .checkpoints.files import VOCABULARY, find_checkpoint, layout_of, shards_of
+from .engine.libtorch import find_torch
+from .errors import CheckpointError, HubError, MissingExtraError, ModelNotFoundError
 
 logger = logging.getLogger("cnclip")
 
@@ -65,45 +65,129 @@ def download(
         MissingExtraError: the hub's client is not installed.
         ModelNotFoundError: the hub has no such model or revision.
         HubError: the files cannot be downloaded, or do not match the hub's digests.
+        CheckpointError: it is not Chinese-CLIP, which is found before the weights are downloaded.
     """
+    client = {"modelscope": _ModelScope, "huggingface": _HuggingFace}[hub](model, revision)
     named = model if revision is None else f"{model} of revision {revision}"
-    fetch, title = {
-        "modelscope": (_from_modelscope, "ModelScope"),
-        "huggingface": (_from_huggingface, "Hugging Face"),
-    }[hub]
     try:
-        return fetch(model, revision, local_files_only)
-    except MissingExtraError:
+        if local_files_only:
+            return client.local_files()
+        return _download(client, named)
+    except (MissingExtraError, CheckpointError):
         raise
     except ModelNotFoundError as error:
-        raise ModelNotFoundError(f"no model {named} on {title}: {error.reason}") from error
+        raise ModelNotFoundError(f"no model {named} on {client.title}: {error.reason}") from error
     except Exception as error:  # of the client, of its HTTP library, and of the disk
-        reason = f"{named} cannot be downloaded from {title}: {first_line(error)}"
+        reason = f"{named} cannot be downloaded from {client.title}: {first_line(error)}"
         raise HubError(reason) from error
 
 
-def _from_huggingface(model: str, revision: str | None, local_files_only: bool) -> Path:
-    with requires_extra("huggingface", "huggingface_hub"):
-        from huggingface_hub import errors, snapshot_download
-    path = Path()
+def _download(client: _Client, named: str) -> Path:
+    """Download the settings, check them, and download the weights.
+
+    If the hub cannot be reached, the files that were downloaded before are used.
+    """
     try:
-        for file in map(Path, HUGGINGFACE_WEIGHTS):
-            shards = f"{file.stem}-*-of-*{file.suffix}"
-            weights = [file.name, shards, file.name + INDEX_SUFFIX]
-            path = Path(
-                snapshot_download(
-                    model,
-                    revision=revision,
-                    local_files_only=local_files_only,
-                    allow_patterns=[*HUGGINGFACE_FILES, *weights],
-                )
+        names = client.names()
+    except ModelNotFoundError:
+        raise
+    except Exception as error:  # such as a proxy of a kind that the client does not know
+        try:
+            found = client.local_files()
+            find_checkpoint(found)
+        except Exception:
+            raise error from None
+        logger.warning(
+            "%s cannot be reached (%s); using %s", client.title, first_line(error), found
+        )
+        return found
+    layout = layout_of(names, f"{named} on {client.title}")
+    index = () if layout.index is None else (layout.index,)
+    path = client.fetch([*layout.settings, *index])
+    weights = [*layout.weights] if layout.index is None else shards_of(path / layout.index)
+    if not all((path / name).is_file() for name in weights):
+        _check_settings(layout.format, path)
+    return client.fetch([*layout.settings, *index, *weights])
+
+
+def _check_settings(format: str, path: Path) -> None:
+    """Refuse another model before its weights are downloaded.
+
+    Raises:
+        CheckpointError, VocabularyError: it is not Chinese-CLIP; names the file.
+    """
+    find_torch()
+    from .checkpoints import huggingface, modelscope
+
+    if format == "modelscope":
+        modelscope.read_settings(path)
+    else:
+        huggingface.read_settings(path)
+
+
+class _Client(ABC):
+    """A model on a hub, through the hub's own client."""
+
+    title: str
+
+    def __init__(self, model: str, revision: str | None) -> None:
+        self.model, self.revision = model, revision
+
+    @abstractmethod
+    def names(self) -> set[str]:
+        """The names of the model's files, without those in folders.
+
+        Raises:
+            ModelNotFoundError: the hub has no such model or revision.
+        """
+
+    @abstractmethod
+    def fetch(self, names: list[str]) -> Path:
+        """The directory of the files, which are downloaded unless they were before."""
+
+    @abstractmethod
+    def local_files(self) -> Path:
+        """The directory of the files that were downloaded before."""
+
+
+class _HuggingFace(_Client):
+    title = "Hugging Face"
+
+    def __init__(self, model: str, revision: str | None) -> None:
+        super().__init__(model, revision)
+        with requires_extra("huggingface", "huggingface_hub"):
+            import huggingface_hub
+            import huggingface_hub.errors
+        self._hub = huggingface_hub
+
+    def names(self) -> set[str]:
+        with self._missing():
+            return set(self._hub.HfApi().list_repo_files(self.model, revision=self.revision))
+
+    @contextlib.contextmanager
+    def _missing(self) -> Iterator[None]:
+        errors = self._hub.errors
+        try:
+            yield
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+            raise ModelNotFoundError(first_line(error)) from error
+
+    def fetch(self, names: list[str]) -> Path:
+        with self._missing():
+            found = self._hub.snapshot_download(
+                self.model, revision=self.revision, allow_patterns=names
             )
-            if any((path / name).is_file() for name in weights):
-                break
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise ModelNotFoundError(first_line(error)) from error
-    _check_blobs(path)
-    return path
+        _check_blobs(Path(found))
+        return Path(found)
+
+    def local_files(self) -> Path:
+        # The client refuses a directory without a file that matches and that the model has. Each
+        # layout has the vocabulary, where the model has it.
+        found = self._hub.snapshot_download(
+            self.model, revision=self.revision, local_files_only=True, allow_patterns=[VOCABULARY]
+        )
+        _check_blobs(Path(found))
+        return Path(found)
 
 
 def _check_blobs(path: Path) -> None:
@@ -113,32 +197,48 @@ def _check_blobs(path: Path) -> None:
     """
     for file in sorted(path.iterdir()):
         blob = file.resolve()
-        if re.fullmatch(r"[0-9a-f]{64}", blob.name) and remembered_sha256(blob) != blob.name:
+        is_digest = re.fullmatch(r"[0-9a-f]{64}", blob.name) is not None
+        if is_digest and blob.is_file() and remembered_sha256(blob) != blob.name:
             blob.unlink()  # so that it is downloaded again
             raise OSError(f"{file.name} does not match the hub's digest; try again")
 
 
-def _from_modelscope(model: str, revision: str | None, local_files_only: bool) -> Path:
-    with requires_extra("modelscope", "modelscope-hub"):
-        from modelscope_hub import HubApi, errors
+class _ModelScope(_Client):
+    title = "ModelScope"
 
-    def fetch(local_files_only: bool) -> Path:
+    def __init__(self, model: str, revision: str | None) -> None:
+        super().__init__(model, revision)
+        with requires_extra("modelscope", "modelscope-hub"):
+            import modelscope_hub
+        self._errors = modelscope_hub.errors
+        self._api = modelscope_hub.HubApi()
+        self._listed: list[dict[str, Any]] = []
+
+    def names(self) -> set[str]:
+        try:
+            files = self._api.list_repo_files(self.model, "model", revision=self.revision)
+        except self._errors.NotExistError as error:
+            raise ModelNotFoundError(first_line(error)) from error
+        # So that the client does not list them again.
+        self._listed = [
+            {"Path": file.path, "Size": file.size, "Sha256": file.sha256} for file in files
+        ]
+        return {file.path for file in files}
+
+    def fetch(self, names: list[str]) -> Path:
         return Path(
-            HubApi().download_repo(
-                model,
+            self._api.download_repo(
+                self.model,
                 "model",
-                revision=revision,
-                local_files_only=local_files_only,
-                allow_patterns=list(MODELSCOPE_FILES),
+                revision=self.revision,
+                allow_patterns=names,
+                file_list=self._listed,
             )
         )
 
-    try:
-        return fetch(local_files_only)
-    except errors.NotExistError as error:
-        raise ModelNotFoundError(first_line(error)) from error
-    except errors.NetworkError:
-        # Like Hugging Face's client, use the files that were downloaded before.
-        found = fetch(local_files_only=True)
-        logger.warning("ModelScope cannot be reached; using %s", found)
-        return found
+    def local_files(self) -> Path:
+        return Path(
+            self._api.download_repo(
+                self.model, "model", revision=self.revision, local_files_only=True
+            )
+        )

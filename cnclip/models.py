@@ -15,9 +15,10 @@ from . import cache
 from ._text import first_line
 from .archive import ArchiveInfo, is_archive, read_archive
 from .assets import asset_path
+from .checkpoints.file_kinds import check_kind
 from .checkpoints.files import CheckpointFiles, find_checkpoint
 from .engine.libtorch import find_torch
-from .errors import CheckpointError, InputTypeError, ModelNotFoundError
+from .errors import ArchiveError, CheckpointError, InputTypeError, ModelNotFoundError
 from .hub import PREFIXES, download, parse_hub_name
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def open_archive(
     """
     path = find_model(name, revision, local_files_only=local_files_only)
     if is_archive(path):
+        _check_kind(path)
         info = read_archive(path)
         cache.check_once(path)
         return info
@@ -100,6 +102,17 @@ def open_archive(
         write_archive(read_files(found), output, found.path, origin)
 
     return read_archive(cache.cached_archive(found.path.name, origin["digest"], write))
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a file that is something else than an archive, such as a web page."""
+    try:
+        if path.is_file():
+            check_kind(path)
+    except CheckpointError as error:
+        raise ArchiveError(error.reason, error.where) from error
+    except OSError:
+        return  # which read_archive reports
 
 
 def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint:

@@ -22,7 +22,7 @@ from ..modeling.config import ClipConfig, TextConfig, VisionConfig
 from .checkpoint import Checkpoint, Hints, Weights
 from .config_file import MAX_LAYERS, MAX_SIZE
 from .files import CheckpointFiles
-from .modelscope import without_pooler, write_weights
+from .modelscope import used_tensors, write_weights
 from .published_sizes import PUBLISHED_SIZES
 from .tensors import by_name, read_tensors
 from .vocabulary import PUBLISHED_VOCABULARY, tokenizer_of
@@ -47,7 +47,13 @@ def read_cn_clip(found: CheckpointFiles, hints: Hints | None = None) -> Checkpoi
         vocabulary = PUBLISHED_VOCABULARY.read_bytes()
     tokenizer = tokenizer_of(vocabulary, found.path)
     named = _plain_names(found.path, read_tensors(found.weights))
-    weights = without_pooler(by_name(found.path, named))
+    weights = used_tensors(by_name(found.path, named))
+    if "text_model.embeddings.word_embeddings.weight" in weights:
+        raise CheckpointError(
+            "it has the tensors of Hugging Face's ChineseCLIPModel without their config.json; save "
+            "them with save_pretrained(), and pass the folder",
+            file=found.path,
+        )
     config = _Shapes(found.path, weights).config(tokenizer.pad_id, hints)
     if config.text.vocab_size != tokenizer.size:
         raise CheckpointError(

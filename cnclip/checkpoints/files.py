@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._files import ZIP_ERRORS
-from .._text import first_line, type_and_line
+from .._text import first_line
 from ..errors import CheckpointError
 from .config_file import ConfigFile, read_small
+from .file_kinds import check_kind, check_zip
 
 WEIGHTS = "pytorch_model.bin"
 VOCABULARY = "vocab.txt"
@@ -21,14 +20,19 @@ PIPELINE_CONFIG, OWN_ENTRY = "configuration.json", "cnclip"  # may be missing
 # Files of Hugging Face.
 CONFIG = "config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
+# What transformers 5 writes in its place: an object that has the same settings inside.
+PROCESSOR_CONFIG = "processor_config.json"
 TOKENIZER = "tokenizer.json"
 SAFETENSORS_SUFFIX = ".safetensors"
 SAFETENSORS = "model" + SAFETENSORS_SUFFIX
 INDEX_SUFFIX = ".index.json"
-# The start of the zips that torch writes; older versions wrote several pickles in a row.
-ZIP_MAGIC = b"PK\x03\x04"
 MODELSCOPE_FILES = (WEIGHTS, VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
-HUGGINGFACE_FILES = (CONFIG, VOCABULARY, TOKENIZER, PREPROCESSOR_CONFIG)
+# Of adapters, which peft saves without the model.
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER = (
+    "adapters of peft (LoRA) without the model that they change; add them to it with "
+    "merge_and_unload(), and save that"
+)
 # In the order in which transformers looks for them; each may be whole, or in shards with an index.
 HUGGINGFACE_WEIGHTS = (SAFETENSORS, WEIGHTS)
 
@@ -47,13 +51,15 @@ def find_checkpoint(path: Path) -> CheckpointFiles:
     """The checkpoint at a path: a model directory, or a file of cn_clip.
 
     Raises:
-        CheckpointError: a directory of no known format; names the missing files. Or a damaged
-            file of weights in torch's format.
+        CheckpointError: a directory of no known format; names the missing files. Or a file that is
+            damaged or something else, such as a web page.
     """
     try:
         found = _find(path)
+        for file in found.files:
+            check_kind(file, weights=file in found.weights and file.suffix != ".json")
         for file in found.weights:
-            _check_zip(file)  # before all of it is read
+            check_zip(file)  # before all of it is read
     except OSError as error:
         raise CheckpointError(f"cannot be read: {first_line(error)}", file=path) from error
     return found
@@ -64,22 +70,65 @@ def _find(path: Path) -> CheckpointFiles:
         if not path.is_file():  # reading a pipe or device may never end
             raise CheckpointError("expected a file or a model directory", file=path)
         return CheckpointFiles("cn_clip", path, (path,), (path,))
-    missing = [name for name in MODELSCOPE_FILES if not (path / name).is_file()]
+    layout = layout_of({entry.name for entry in path.iterdir() if entry.is_file()}, path)
+    weights = [path / name for name in layout.weights]
+    if layout.index is not None:
+        weights += [path / name for name in shards_of(path / layout.index)]
+        for shard in weights:
+            if not shard.is_file():
+                raise CheckpointError(
+                    f"there is no file {shard.name!r:.100}", file=path / layout.index
+                )
+    # ModelScope's own configuration.json has nothing that is used.
+    unused = () if own_settings(path) is not None else (PIPELINE_CONFIG,)
+    settings = tuple(path / name for name in layout.settings if name not in unused)
+    return CheckpointFiles(layout.format, path, (*settings, *weights), tuple(weights))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names of a checkpoint's files in a directory or on a hub."""
+
+    format: str  # "modelscope" or "huggingface"
+    settings: tuple[str, ...]  # small files: configurations and the vocabulary
+    weights: tuple[str, ...]  # one file of tensors, or the index of several
+
+    @property
+    def index(self) -> str | None:
+        """The index of the files of tensors, which `shards_of` reads; None if there is one file."""
+        return next((name for name in self.weights if name.endswith(INDEX_SUFFIX)), None)
+
+
+def layout_of(names: Collection[str], place: str | Path) -> Layout:
+    """The files of a checkpoint among the files of a directory or of a model on a hub.
+
+    Args:
+        names: Their names.
+        place: The directory or model, for messages.
+
+    Raises:
+        CheckpointError: they are of no known format; names the missing files.
+    """
+    missing = [name for name in MODELSCOPE_FILES if name not in names]
     if not missing:
-        more = () if own_settings(path) is None else (PIPELINE_CONFIG,)
-        files = tuple(path / name for name in (*MODELSCOPE_FILES, *more))
-        return CheckpointFiles("modelscope", path, files, (path / WEIGHTS,))
+        settings = tuple(name for name in MODELSCOPE_FILES if name != WEIGHTS)
+        more = (PIPELINE_CONFIG,) if PIPELINE_CONFIG in names else ()
+        return Layout("modelscope", (*settings, *more), (WEIGHTS,))
     is_modelscope = not {VISION_CONFIG, TEXT_CONFIG} <= set(missing)
-    if (path / CONFIG).is_file() and not is_modelscope:
-        return _find_huggingface(path)
+    if CONFIG in names and not is_modelscope:
+        return _huggingface_layout(names, place)
     if is_modelscope:
         raise CheckpointError(
-            f"not a ModelScope model directory: missing {', '.join(missing)}", file=path
+            f"not a ModelScope model directory: missing {', '.join(missing)}", file=place
         )
+    if ADAPTER_CONFIG in names:
+        raise CheckpointError(ADAPTER, file=place)
+    others = sorted(name for name in names if name.endswith((".pt", ".pth", ".ckpt")))
+    hint = f"; to open {others[0]}, pass that file" if others else ""
     raise CheckpointError(
         f"not a model directory: it has neither {VISION_CONFIG} (ModelScope) nor {CONFIG} "
-        "(Hugging Face)",
-        file=path,
+        f"(Hugging Face){hint}",
+        file=place,
     )
 
 
@@ -91,31 +140,33 @@ def own_settings(directory: Path) -> ConfigFile | None:
     return ConfigFile(path).part(OWN_ENTRY)
 
 
-def _find_huggingface(path: Path) -> CheckpointFiles:
-    weights = _huggingface_weights(path)
-    words = next((n for n in (VOCABULARY, TOKENIZER) if (path / n).is_file()), None)
+def _huggingface_layout(names: Collection[str], place: str | Path) -> Layout:
+    weights = _huggingface_weights(names, place)
+    words = next((name for name in (VOCABULARY, TOKENIZER) if name in names), None)
     if words is None:
-        raise CheckpointError(f"it has neither {VOCABULARY} nor {TOKENIZER}", file=path)
-    names = [CONFIG, words, PREPROCESSOR_CONFIG]
-    files = [path / name for name in names if (path / name).is_file()]
-    return CheckpointFiles("huggingface", path, (*files, *weights), weights)
+        raise CheckpointError(f"it has neither {VOCABULARY} nor {TOKENIZER}", file=place)
+    processors = (name for name in (PREPROCESSOR_CONFIG, PROCESSOR_CONFIG) if name in names)
+    return Layout("huggingface", (CONFIG, words, *processors), (weights,))
 
 
-def _huggingface_weights(path: Path) -> tuple[Path, ...]:
-    """The files that transformers loads: safetensors first, whole files before shards."""
+def _huggingface_weights(names: Collection[str], place: str | Path) -> str:
+    """The file that transformers loads: safetensors first, whole files before shards."""
     for name in HUGGINGFACE_WEIGHTS:
-        if (path / name).is_file():
-            return (path / name,)
-        index = path / (name + INDEX_SUFFIX)
-        if index.is_file():
-            return (index, *_shards(index))
+        for file in (name, name + INDEX_SUFFIX):
+            if file in names:
+                return file
     raise CheckpointError(
-        f"it has no weights: neither {SAFETENSORS} nor {WEIGHTS} nor an index of shards", file=path
+        f"it has no weights: neither {SAFETENSORS} nor {WEIGHTS} nor an index of shards",
+        file=place,
     )
 
 
-def _shards(index: Path) -> list[Path]:
-    """The files that an index names."""
+def shards_of(index: Path) -> list[str]:
+    """The names of the files that an index names.
+
+    Raises:
+        CheckpointError: the index is damaged, or names files of other folders.
+    """
     names = ConfigFile(index).part("weight_map").values.values()
     for name in names:
         # A name with a folder could be that of any file.
@@ -123,26 +174,4 @@ def _shards(index: Path) -> list[Path]:
             raise CheckpointError(
                 f"expected names of files in its folder, found {name!r:.100}", file=index
             )
-        if not os.path.isfile(index.parent / name):
-            raise CheckpointError(f"there is no file {name!r:.100}", file=index)
-    return [index.parent / name for name in sorted(set(names))]
-
-
-def _check_zip(path: Path) -> None:
-    """Refuse a zip with compressed parts, or with parts that claim more bytes than the file has."""
-    with path.open("rb") as file:
-        if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
-            return
-    try:
-        with zipfile.ZipFile(path) as parts:
-            entries = parts.infolist()
-    except ZIP_ERRORS as error:
-        raise CheckpointError(f"damaged: {type_and_line(error)}", file=path) from error
-    for entry in entries:
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise CheckpointError(
-                f"damaged: {entry.filename!r:.80} is compressed, unlike torch's files", file=path
-            )
-    claimed = sum(entry.file_size for entry in entries)
-    if claimed > path.stat().st_size:
-        raise CheckpointError(f"damaged: its parts claim {claimed} bytes", file=path)
+    return sorted(set(names))

@@ -1,11 +1,12 @@
 """Hugging Face's model directories, as transformers' ChineseCLIPModel reads and writes them.
 
 `config.json`, weights as safetensors or pickle, whole or in shards, `vocab.txt` or
-`tokenizer.json`, and `preprocessor_config.json`.
+`tokenizer.json`, and `preprocessor_config.json` or `processor_config.json`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping
@@ -25,11 +26,13 @@ from .files import (
     CONFIG,
     INDEX_SUFFIX,
     PREPROCESSOR_CONFIG,
+    PROCESSOR_CONFIG,
     SAFETENSORS,
     TOKENIZER,
     VOCABULARY,
     CheckpointFiles,
 )
+from .modelscope import UNUSED_IDS
 from .tensors import read_tensors, write_safetensors
 from .vocabulary import read_vocabulary, tokenizer_of
 
@@ -87,10 +90,9 @@ _RENAMED = {
     ".c_fc": ".fc1",
     ".c_proj": ".fc2",
 }
-# Tensors that no computation needs: positions counted from 0, and BERT's pooler.
+# Tensors that no computation needs.
 _UNUSED = (
-    "position_ids",
-    "token_type_ids",
+    *UNUSED_IDS,
     "text_model.pooler.dense.weight",
     "text_model.pooler.dense.bias",
 )
@@ -109,15 +111,24 @@ def read_huggingface(found: CheckpointFiles) -> Checkpoint:
         VocabularyError: the vocabulary cannot be used.
         MissingExtraError: safetensors is not installed.
     """
-    vocabulary = _read_vocabulary(found.path)
-    pad_id = tokenizer_of(vocabulary, found.path).pad_id
-    config = _read_config(found.path / CONFIG, pad_id)
-    mean, std = _read_preprocessor(found.path / PREPROCESSOR_CONFIG, config.vision.resolution)
-    weights = _from_huggingface(read_tensors(found.weights), config, found.path)
-    text = ConfigFile(found.path / CONFIG).part("text_config", {_CONTEXT_LENGTH: CONTEXT_LENGTH})
+    settings = read_settings(found.path)
+    weights = _from_huggingface(read_tensors(found.weights), settings.config, found.path)
+    return dataclasses.replace(settings, weights=weights)
+
+
+def read_settings(directory: Path) -> Checkpoint:
+    """The small files of a checkpoint, which has no weights then.
+
+    Raises:
+        CheckpointError, VocabularyError: as for `read_huggingface`.
+    """
+    vocabulary = _read_vocabulary(directory)
+    config = _read_config(directory / CONFIG, tokenizer_of(vocabulary, directory).pad_id)
+    mean, std = _read_preprocessor(directory, config.vision.resolution)
+    text = ConfigFile(directory / CONFIG).part("text_config", {_CONTEXT_LENGTH: CONTEXT_LENGTH})
     return Checkpoint(
         config,
-        weights,
+        {},
         vocabulary,
         rounds_to_half=False,
         mean=mean,
@@ -202,15 +213,26 @@ def _read_words(tokenizer: ConfigFile) -> Mapping[str, Any]:
 Channels = tuple[float, float, float]
 
 
-def _read_preprocessor(path: Path, resolution: int) -> tuple[Channels, Channels]:
+def _preprocessor(directory: Path) -> ConfigFile | None:
+    """The settings of the image processor, from the file from which transformers takes them."""
+    path = directory / PROCESSOR_CONFIG
+    if path.is_file():
+        values = ConfigFile(path)
+        if "image_processor" in values.values:
+            return values.part("image_processor")
+    path = directory / PREPROCESSOR_CONFIG
+    return ConfigFile(path) if path.is_file() else None
+
+
+def _read_preprocessor(directory: Path, resolution: int) -> tuple[Channels, Channels]:
     """Mean and standard deviation of the normalisation.
 
     Other settings are refused if they differ from the core's preprocessing: to resize to a square,
     bicubically, and to scale to 0..1.
     """
-    if not path.is_file():
+    values = _preprocessor(directory)
+    if values is None:
         return CLIP_MEAN, CLIP_STD
-    values = ConfigFile(path)
     square = {"height": resolution, "width": resolution}
     values.expect("size", square, resolution, None)
     for key, value in _IMAGE_SETTINGS.items():

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from .vocabulary import PUBLISHED_VOCABULARY, check_ids, read_vocabulary, tokeni
 POOLER_PREFIX = "bert.pooler."
 # In our entry of configuration.json.
 _CONTEXT_LENGTH, _NORMALIZED_TEXTS = "context_length", "normalized_texts"
+# Positions counted from 0, and zeros, which some versions of transformers store.
+UNUSED_IDS = ("position_ids", "token_type_ids")
 # Keys of the configuration files, by the fields of VisionConfig and TextConfig.
 _VISION_KEYS = {
     "resolution": "image_resolution",
@@ -61,17 +64,25 @@ def read_modelscope(found: CheckpointFiles) -> Checkpoint:
         CheckpointError: a file is damaged.
         VocabularyError: the vocabulary cannot be used.
     """
-    vocabulary = read_vocabulary(found.path / VOCABULARY)
-    pad_id = tokenizer_of(vocabulary, found.path / VOCABULARY).pad_id
-    weights = without_pooler(read_tensors(found.weights))
-    config = _read_config(found.path, pad_id)
+    settings = read_settings(found.path)
+    return dataclasses.replace(settings, weights=used_tensors(read_tensors(found.weights)))
+
+
+def read_settings(directory: Path) -> Checkpoint:
+    """The small files of a checkpoint, which has no weights then.
+
+    Raises:
+        CheckpointError, VocabularyError: as for `read_modelscope`.
+    """
+    vocabulary = read_vocabulary(directory / VOCABULARY)
+    config = _read_config(directory, tokenizer_of(vocabulary, directory / VOCABULARY).pad_id)
     return Checkpoint(
         config,
-        weights,
+        {},
         vocabulary,
         rounds_to_half=True,
-        max_text_ids=_read_context_length(found.path, config),
-        normalized_texts=_read_normalized_texts(found.path),
+        max_text_ids=_read_context_length(directory, config),
+        normalized_texts=_read_normalized_texts(directory),
     )
 
 
@@ -113,9 +124,13 @@ def untrained_checkpoint(model: str | Path) -> Checkpoint:
     return Checkpoint(config, {}, vocabulary, rounds_to_half=True, max_text_ids=context_length)
 
 
-def without_pooler(weights: Weights) -> Weights:
+def used_tensors(weights: Weights) -> Weights:
     """The tensors that embedding uses."""
-    return {name: value for name, value in weights.items() if not name.startswith(POOLER_PREFIX)}
+    return {
+        name: value
+        for name, value in weights.items()
+        if not name.startswith(POOLER_PREFIX) and not name.endswith(UNUSED_IDS)
+    }
 
 
 def _read_config(directory: Path, pad_id: int) -> ClipConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,50 +14,102 @@ from .._checks import requires_extra
 from .._text import first_line
 from ..errors import CheckpointError
 from .checkpoint import Weights
-from .files import SAFETENSORS_SUFFIX, ZIP_MAGIC
+from .file_kinds import ZIP_MAGIC, is_safetensors
+from .files import ADAPTER, SAFETENSORS_SUFFIX
 from .hostile_pickles import check_pickles
 
-# Prefixes that training wrappers put before the model's names, in the order of removal.
-PREFIXES = ("module.", "_orig_mod.", "clip_model.")
+logger = logging.getLogger("cnclip")
+
+# Keys under which training programs store the tensors, as Lightning and cn_clip do.
+_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights")
+# torch.compile puts this before the names of a module.
+_COMPILED = "_orig_mod."
+# Tensors by which the prefix of a model's names is found.
+_ANCHORS = (
+    "bert.embeddings.word_embeddings.weight",
+    "text_model.embeddings.word_embeddings.weight",
+)
+_LIGHTNING = b"pytorch-lightning_version"
 _MAX_NAME = 200
 
 
 def read_tensors(paths: Iterable[Path]) -> Weights:
-    """The tensors of several files by their names; those of safetensors files are mapped.
+    """The tensors of a model by their names in it; those of safetensors files are mapped.
+
+    Args:
+        paths: The files, at least one.
 
     Raises:
-        CheckpointError: a file is damaged, or two hold a tensor of the same name.
+        CheckpointError: a file is damaged, two hold a tensor of the same name, or they hold
+            adapters or several models.
         MissingExtraError: safetensors is not installed.
     """
     weights: Weights = {}
     for path in paths:
         if path.suffix == ".json":  # an index of the others
             continue
-        read = read_safetensors if path.suffix == SAFETENSORS_SUFFIX else read_pickle
+        named = path.suffix == SAFETENSORS_SUFFIX
+        read = read_safetensors if named or is_safetensors(path) else read_pickle
         for name, tensor in read(path).items():
             if name in weights:
                 raise CheckpointError(f"{name} is in another file too", file=path)
             weights[name] = tensor
-    return weights
+        if any(".lora_" in name for name in weights):
+            raise CheckpointError(ADAPTER, file=path)
+    return _without_prefix(path, weights)
 
 
 def read_pickle(path: Path) -> Weights:
-    """The tensors of a file that torch.save wrote, by their names in the model.
+    """The tensors of a file that torch.save wrote.
 
     Raises:
         CheckpointError: it is damaged, or holds anything but tensors by their names.
     """
-    content = _load(path)
-    weights = content.get("state_dict", content) if isinstance(content, dict) else content
+    weights = _unwrapped(_load(path))
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError("expected a dict of tensors", file=path)
     weights = by_name(path, weights.items())
     _check_sizes(path, weights)
-    for prefix in PREFIXES:
-        if next(iter(weights)).startswith(prefix):
-            stripped = ((name.removeprefix(prefix), value) for name, value in weights.items())
-            weights = by_name(path, stripped)
     return {name: _separate(value.detach()) for name, value in weights.items()}
+
+
+def _unwrapped(content: Any) -> Any:
+    """The innermost dict under one of the usual keys."""
+    while isinstance(content, dict):
+        key = next((key for key in _KEYS if key in content), None)
+        if key is None or isinstance(content[key], torch.Tensor):
+            break
+        content = content[key]
+    return content
+
+
+def _without_prefix(path: Path, weights: Weights) -> Weights:
+    """The tensors of the model, without the prefix of the modules that contain it.
+
+    Raises:
+        CheckpointError: there are several models.
+    """
+    plain = by_name(path, ((name.replace(_COMPILED, ""), value) for name, value in weights.items()))
+    prefixes = {
+        name.removesuffix(anchor)
+        for name in plain
+        for anchor in _ANCHORS
+        if name == anchor or name.endswith(f".{anchor}")
+    }
+    if not prefixes or "" in prefixes:
+        return plain
+    if len(prefixes) > 1:
+        raise CheckpointError(
+            f"it holds {len(prefixes)} models, {', '.join(sorted(prefixes))}; save one of them",
+            file=path,
+        )
+    prefix = prefixes.pop()
+    inner = {name.removeprefix(prefix): v for name, v in plain.items() if name.startswith(prefix)}
+    if len(inner) < len(plain):
+        logger.info(
+            "%s: %d tensors outside of %s are not used", path, len(plain) - len(inner), prefix
+        )
+    return inner
 
 
 def _load(path: Path) -> Any:
@@ -68,15 +121,22 @@ def _load(path: Path) -> Any:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        kind = "of PyTorch Lightning " if is_zip and _has_lightning(path) else ""
         raise CheckpointError(
-            "not loaded: it is damaged, or holds Python objects other than tensors, which could "
-            f"run code ({first_line(error)})",
+            f"not loaded: it {kind}is damaged, or holds Python objects other than tensors, which "
+            f"could run code ({first_line(error)}). If you trust it, save its tensors alone: "
+            "torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'weights.pt')",
             file=path,
         ) from error
     except (MemoryError, CheckpointError):
         raise
     except Exception as error:  # torch raises many types for damaged files
         raise CheckpointError(f"damaged: {first_line(error)}", file=path) from error
+
+
+def _has_lightning(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _LIGHTNING in torch._C.PyTorchFileReader(file).get_record("data.pkl")
 
 
 def _check_sizes(path: Path, weights: Weights) -> None:
@@ -114,7 +174,9 @@ def by_name(path: Path, tensors: Iterable[tuple[Any, Any]]) -> Weights:
         if len(name) > _MAX_NAME or not name.isprintable():
             raise CheckpointError(f"damaged: a tensor named {name!r:.100}", file=path)
         if not isinstance(value, torch.Tensor):
-            raise CheckpointError(f"{name}: expected a tensor, found {type(value)}", file=path)
+            raise CheckpointError(
+                f"{name}: expected a tensor, found {type(value).__name__}", file=path
+            )
         if name in weights:
             raise CheckpointError(f"duplicate tensor {name}", file=path)
         weights[name] = value

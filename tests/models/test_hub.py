@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.support.hub_server import COMMIT, Hub, serve
 
 pytest.importorskip("huggingface_hub")
 pytest.importorskip("modelscope_hub")
+load_file = pytest.importorskip("safetensors.torch").load_file
+save_file = pytest.importorskip("safetensors.torch").save_file
 
 pytestmark = pytest.mark.skipif(
     "CNCLIP_SANITIZE" in os.environ, reason="starts many processes, and nothing of it is C"
@@ -101,7 +104,12 @@ def test_a_model_by_its_name(
     np.testing.assert_allclose(first["row"], expected, rtol=0, atol=1e-3)
     assert first["source"]["digest"]
     needed = {"vocab.txt", "config.json", "preprocessor_config.json", "model.safetensors"}
-    needed |= {"vision_model_config.json", "text_model_config.json", "pytorch_model.bin"}
+    needed |= {
+        "vision_model_config.json",
+        "text_model_config.json",
+        "pytorch_model.bin",
+        "configuration.json",
+    }
     fetched = hub.fetched()
     assert set(fetched) == needed & {file.name for file in directories[name].iterdir()}
     assert len(fetched) == len(set(fetched))
@@ -168,6 +176,77 @@ def test_prefixes_choose_the_hub(open_models: Open, hub: Hub) -> None:
     assert "row" in open_models(("ms:somebody/clip", {}))[0]
     hub.models["somebody/clip"] = hub.models[HUGGINGFACE]
     assert "row" in open_models(("hf:somebody/clip", {"model_revision": COMMIT}))[0]
+
+
+def test_the_layout_is_the_models(open_models: Open, hub: Hub) -> None:
+    hub.models["somebody/theirs"] = hub.models[HUGGINGFACE]
+    hub.models["somebody/ours"] = hub.models[MODELSCOPE]
+    theirs, ours = open_models(("ms:somebody/theirs", {}), ("hf:somebody/ours", {}))
+    assert theirs["source"]["format"] == "huggingface"
+    assert ours["source"]["format"] == "modelscope"
+    assert "tf_model.h5" not in hub.fetched()
+    again = open_models(("ms:somebody/theirs", {}), ("hf:somebody/ours", {}), offline=True)
+    assert [one["row"] for one in again] == [theirs["row"], ours["row"]]
+
+
+@pytest.mark.parametrize("prefix", ["ms:", "hf:"])
+def test_settings_come_before_weights(
+    prefix: str, open_models: Open, hub: Hub, directories: dict[str, Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(directories[HUGGINGFACE], other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "clip"}))
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    (nothing / "clip_cn_vit-b-16.pt").write_bytes(bytes(1000))
+    hub.models |= {"somebody/other": other, "somebody/nothing": nothing}
+    first, second = open_models((f"{prefix}somebody/other", {}), (f"{prefix}somebody/nothing", {}))
+    assert first["error"] == "CheckpointError"
+    assert "model_type: expected 'chinese_clip', found 'clip'" in first["message"]
+    assert second["error"] == "CheckpointError"
+    assert "somebody/nothing on " in second["message"] and "has neither" in second["message"]
+    assert not {"model.safetensors", "clip_cn_vit-b-16.pt"} & set(hub.fetched())
+
+
+def test_shards_are_those_of_the_index(
+    open_models: Open, hub: Hub, directories: dict[str, Path], tmp_path: Path
+) -> None:
+    sharded = tmp_path / "sharded"
+    shutil.copytree(directories[HUGGINGFACE], sharded)
+    weights = load_file(sharded / "model.safetensors")
+    (sharded / "model.safetensors").unlink()
+    names = sorted(weights)
+    place = {name: f"part-{number % 2}.safetensors" for number, name in enumerate(names)}
+    for file in set(place.values()):
+        save_file({name: weights[name] for name in names if place[name] == file}, sharded / file)
+    index = {"metadata": {}, "weight_map": place}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    (sharded / "part-2.safetensors").write_bytes(b"not needed")
+    hub.models["somebody/sharded"] = sharded
+    for prefix in ("hf:", "ms:"):
+        hub.requests.clear()
+        assert "row" in open_models((f"{prefix}somebody/sharded", {}))[0]
+        assert {"part-0.safetensors", "part-1.safetensors"} <= set(hub.fetched())
+        assert "part-2.safetensors" not in hub.fetched()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_of_proxies_break_no_model_that_is_there(
+    name: str, open_models: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = open_models((name, {}))
+    for variable, value in {
+        "all_proxy": "socks5://127.0.0.1:9",
+        "https_proxy": "socks5h://127.0.0.1:9",
+        "http_proxy": "socks5://127.0.0.1:9",
+        "no_proxy": "[::1],fe80::/10, ,*.local",
+        "NO_PROXY": "[::1],fe80::/10, ,*.local",
+        "SSL_CERT_FILE": "/nowhere.pem",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    (again,) = open_models((name, {}), offline=True)
+    assert again.get("row") == first["row"], again
 
 
 def test_parsing_names() -> None:

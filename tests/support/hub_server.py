@@ -93,6 +93,8 @@ def _answer(request: BaseHTTPRequestHandler, hub: Hub) -> None:
                 else _missing_revision(request)
             )
         if path.startswith(f"/api/models/{name}/tree/"):
+            if path.split("/tree/")[1].partition("/")[0] not in BRANCHES:
+                return _missing_revision(request)
             return _json(request, [_tree_entry(hub, file) for file in sorted(directory.iterdir())])
         if path.startswith(f"/{name}/resolve/"):
             return _file(request, hub, directory / path.rpartition("/")[2])

@@ -1,0 +1,99 @@
+"""Names what a file is that was downloaded or saved as a checkpoint, but is something else."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+from .._files import ZIP_ERRORS
+from .._text import type_and_line
+from ..errors import CheckpointError
+
+# The start of the zips that torch writes; older versions wrote several pickles in a row.
+ZIP_MAGIC = b"PK\x03\x04"
+_HEAD = 512
+_AGAIN = "download it again; its link may need a login"
+_TEXTS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: run `git lfs pull` in "
+    "its folder, or download the file",
+    b"<!doctype": f"a web page, not a checkpoint: {_AGAIN}",
+    b"<html": f"a web page, not a checkpoint: {_AGAIN}",
+    b"<?xml": f"XML, such as a server's error, not a checkpoint: {_AGAIN}",
+    b"{": f"JSON, such as a server's error, not a checkpoint: {_AGAIN}",
+}
+_MAGICS = {
+    b"\x1f\x8b": "compressed with gzip; unpack it first",
+    b"BZh": "compressed with bzip2; unpack it first",
+    b"\xfd7zXZ": "compressed with xz; unpack it first",
+    b"7z\xbc\xaf": "a 7z archive; unpack it first",
+    b"Rar!": "a RAR archive; unpack it first",
+    b"\x89HDF": "an HDF5 file, such as TensorFlow's weights; expected torch's",
+    b"GGUF": "a GGUF file; expected torch's weights",
+    b"\x93NUMPY": "a NumPy array; expected torch's weights",
+}
+_TAR = (257, b"ustar")
+
+
+def check_kind(path: Path, *, weights: bool = False) -> None:
+    """Refuse a file whose first bytes show that it is no part of a checkpoint.
+
+    Args:
+        path: The file.
+        weights: Whether tensors are expected, and neither JSON nor an empty file.
+
+    Raises:
+        CheckpointError: it is something else; says what, and what to do.
+        OSError: it cannot be read.
+    """
+    head = _head(path)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    found = f"an empty file: {_AGAIN}" if weights and not head else None
+    for magic, kind in _TEXTS.items():
+        if start.startswith(magic) and (weights or magic != b"{"):
+            found = kind
+    for magic, kind in _MAGICS.items():
+        if head.startswith(magic):
+            found = kind
+    if head[_TAR[0] :].startswith(_TAR[1]):
+        found = "a tar file; unpack it first"
+    if found is not None:
+        raise CheckpointError(found, file=path)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors does: the size of a JSON object, and the object."""
+    head = _head(path)
+    size = int.from_bytes(head[:8], "little")
+    return head[8:9] == b"{" and 2 <= size <= os.path.getsize(path) - 8
+
+
+def check_zip(path: Path) -> None:
+    """Refuse a zip that torch did not write, or with parts that claim more bytes than it has."""
+    if not _head(path).startswith(ZIP_MAGIC):
+        return
+    try:
+        with zipfile.ZipFile(path) as parts:
+            entries = parts.infolist()
+    except ZIP_ERRORS as error:
+        raise CheckpointError(
+            f"damaged, or not downloaded to its end: {type_and_line(error)}", file=path
+        ) from error
+    if not any(entry.filename.endswith("/data.pkl") for entry in entries):
+        raise CheckpointError(
+            "a zip that torch.save did not write; unpack it, and pass the checkpoint in it",
+            file=path,
+        )
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise CheckpointError(
+                f"damaged: {entry.filename!r:.80} is compressed, unlike torch's files", file=path
+            )
+    claimed = sum(entry.file_size for entry in entries)
+    if claimed > path.stat().st_size:
+        raise CheckpointError(f"damaged: its parts claim {claimed} bytes", file=path)
