@@ -48,7 +48,7 @@ def check_kind(path: Path, *, weights: bool = False) -> None:
     """
     head = _head(path)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    found = f"an empty file: {_AGAIN}" if weights and not head else None
+    found = f"damaged: an empty file; {_AGAIN}" if weights and not head else None
     for magic, kind in _TEXTS.items():
         if start.startswith(magic) and (weights or magic != b"{"):
             found = kind

@@ -46,7 +46,7 @@ KINDS = [
     (LFS, "a pointer of Git LFS.*git lfs pull"),
 ]
 WEIGHTS_KINDS = [
-    (b"", "an empty file"),
+    (b"", "damaged: an empty file"),
     (b'{"error": "unauthorized"}', "JSON, such as a server's error"),
     (gzip.compress(b"x"), "compressed with gzip"),
     (tar(), "a tar file"),
