@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
 
@@ -72,6 +73,23 @@ def first_line(error: BaseException) -> str:
 def type_and_line(error: BaseException) -> str:
     """The type and the first line of a foreign exception, as in `KeyError: 'name'`."""
     return f"{type(error).__name__}: {first_line(error)}"
+
+
+def value_text(value: object, limit: int = 60) -> str:
+    """A value of a user's file, for messages: a quoted text, or as JSON has it.
+
+    The missing value is `nothing`. Longer texts are cut.
+    """
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        text = f"'{value}'"
+    else:
+        try:
+            text = json.dumps(value, ensure_ascii=False)
+        except (TypeError, ValueError, RecursionError):
+            text = type(value).__name__
+    return printable(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def counted(number: int, noun: str) -> str:

@@ -108,7 +108,6 @@ def ray_embed(
     opened.check_output(output)
     with locked(Path(output)) as folder, _connected(ray):
         actors = _actors(ray, device, workers, cpus_per_worker)
-        options.check_batch_size(max_image_batch("cuda" if actors.gpus else "cpu"))
         info = open_archive(model)
         options = options.for_model(info)
         wanted = options.manifest(
@@ -179,7 +178,9 @@ class _Plan:
         self._new: list[int] = []
         self.items = 0
         options = task.options
-        batch = options.batch_size if options.kind == "images" else TEXTS_PER_LIST // 8
+        limit = max_image_batch("cuda" if task.actors.gpus else "cpu")
+        images = min(options.batch_size, limit)
+        batch = images if options.kind == "images" else TEXTS_PER_LIST // 8
         part: list[Outcome] = []
         for outcome in outcomes_of(opened.items(), restore):
             self.items += 1

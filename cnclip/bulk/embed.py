@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .._checks import check_integer
 from .._options import check_options, option
 from ..archive import ArchiveInfo
-from ..errors import DatasetError, Where
+from ..errors import DatasetError
 from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_texts
 from ..pipelines.stream import IMAGE_BATCH
 from ..preprocessors.decoding import DEFAULTS, DEPTHS, FRAMES, ImageOptions
@@ -99,7 +98,11 @@ class EmbedOptions:
         "lost+found, __MACOSX, node_modules and the like; by default as in the last run to OUT, "
         "else yes",
     )
-    batch_size: int = option(IMAGE_BATCH, "images that go through the model together", min=1)
+    batch_size: int = option(
+        IMAGE_BATCH,
+        "images that go through the model together, at most 32 on a CPU and 256 on a GPU",
+        min=1,
+    )
     shard_items: int = option(8192, "items of a shard", min=1, max=MAX_SHARD_ITEMS)
     all_files: bool = option(
         False, "of folders and archives: find images by the content of files, not by their names"
@@ -131,15 +134,6 @@ class EmbedOptions:
     def images(self) -> ImageOptions:
         """How image files are decoded."""
         return ImageOptions(self.background, self.depth, self.frame, self.max_pixels)
-
-    def check_batch_size(self, maximum: int) -> None:
-        """Refuse more images of a batch than the device runs together; texts have no such limit.
-
-        Raises:
-            InvalidInputError: the batch size is larger than `maximum`.
-        """
-        if self.kind == "images":
-            check_integer(self.batch_size, "batch_size", maximum=maximum)
 
     def open(self, sources: SourcePaths) -> OpenedSources:
         """Find the kind of each source, see `open_sources`."""
@@ -217,11 +211,11 @@ class EmbedOptions:
 class EmbedReport:
     """The result of a run.
 
-    Items that could not be embedded are counted, including those of earlier runs; the path or id
-    and the error of the first of them are in `first_failed`. `left_out` counts the files of folders
+    Items that could not be embedded are counted, including those of earlier runs; the place and the
+    error of the first of them are in `first_failed`. `left_out` counts the files of folders
     and archives that are not images, by their suffixes; `excluded` counts the files and folders
     that patterns left out, by the patterns, hidden ones not counted. `notes` has remarks on images
-    that this run embedded, such as transparent ones, each with their number and the id of the
+    that this run embedded, such as transparent ones, each with their number and the place of the
     first. `remarks` are messages on sources that were read in an unusual way. `texts` counts the
     texts of which the model sees only a part.
     """
@@ -254,15 +248,13 @@ class EmbedReport:
             if outcome.error is not None:
                 self.failed += 1
                 if len(self.first_failed) < MAX_FAILED:
-                    item = outcome.item
-                    name = item.path if item.is_file else item.id
-                    self.first_failed.append((name, outcome.error))
+                    self.first_failed.append((str(outcome.item.where), outcome.error))
             elif outcome.restored:
                 self.kept += 1
             else:
                 self.embedded += 1
             for note in outcome.notes:
-                count, first = self.notes.get(note, (0, outcome.item.id))
+                count, first = self.notes.get(note, (0, str(outcome.item.where)))
                 self.notes[note] = (count + 1, first)
         self.rows = self.embedded + self.kept
 
@@ -294,7 +286,7 @@ def embed(
 
     Raises:
         DatasetError: a source is missing, of unknown kind, or empty.
-        InvalidInputError: the batch size is too large for the device, or the folder is a source.
+        InvalidInputError: the folder is a source.
         EmbeddingsError: the folder holds something else, or another run writes to it.
         OSError: the folder cannot be written, for example because the disk is full. Embeddings
             that were made are kept.
@@ -302,7 +294,6 @@ def embed(
         KeyboardInterrupt: Ctrl-C, noticed between batches.
     """
     pyarrow_modules()  # raises before any work
-    options.check_batch_size(pipeline.model.max_image_batch)
     options = options.for_folder(Path(output)).for_model(pipeline.model.info)
     opened = options.open(sources)
     opened.check_output(output)
@@ -344,9 +335,7 @@ def iter_embeddings(
 
     Raises:
         DatasetError: a source is missing or of unknown kind.
-        InvalidInputError: the batch size is too large for the device.
     """
-    options.check_batch_size(pipeline.model.max_image_batch)
     if options.ids is None:
         options = replace(options, ids="absolute")  # ids are all that the caller gets
     opened = options.open(sources)
@@ -370,10 +359,10 @@ def _embeddings(
             elif problems is not None:
                 images = options.kind == "images"
                 kind = ProblemKind.UNREADABLE_IMAGE if images else ProblemKind.BAD_VALUE
-                problems.add(kind, _where(outcome.item), outcome.error or "")
+                problems.add(kind, outcome.item.where, outcome.error or "")
             else:
                 failed += 1
-                first = first or f"{_where(outcome.item)}: {outcome.error}"
+                first = first or f"{outcome.item.where}: {outcome.error}"
         if ids:
             embedded = True
             yield ids, np.stack(vectors)
@@ -382,13 +371,6 @@ def _embeddings(
         if not embedded:
             raise DatasetError(reason, item="sources")
         logger.warning("%s", reason)
-
-
-def _where(item: Item) -> Where:
-    """The place of an item: its file, and its id if that is more than the file's path."""
-    if item.is_file:
-        return Where(file=item.path)
-    return Where(file=item.path, member=item.id.removeprefix(f"{item.path}:"))
 
 
 def outcomes_of(

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .._files import open_file
-from .._text import MAX_REASON, first_line, hide_secrets, is_blank, is_utf8, printable
+from .._text import MAX_REASON, first_line, hide_secrets, is_blank, is_utf8, printable, value_text
 from ..datasets.chinese_clip import TsvData
-from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError
+from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError, Where
 from ..preprocessors.decoding import DEFAULTS, ImageOptions, decode_image
 from ..preprocessors.formats import format_of, is_image_suffix
 from ..preprocessors.image import is_url, located
@@ -81,11 +81,23 @@ class Item(NamedTuple):
     turned: bool = True  # turn the image upright, as its EXIF orientation says
     text: str | None = None
     error: str | None = None
+    listed: Where | None = None  # the row of a list or table that has it
 
     @property
     def is_file(self) -> bool:
         """Whether the id is that of a whole file or URL: its path, or the end of it."""
         return is_path_of(self.id, self.path)
+
+    @property
+    def where(self) -> Where:
+        """Its place, for messages: the row that lists it, and its file or its place in a file."""
+        if self.listed is not None:
+            if self.listed.file == self.path:
+                return self.listed
+            return Where(item=str(self.listed), file=self.path)
+        if self.is_file:
+            return Where(file=self.path)
+        return Where(file=self.path, member=self.id.removeprefix(f"{self.path}:"))
 
 
 def is_path_of(id: str, path: str) -> bool:
@@ -193,12 +205,12 @@ class OpenedSources:
         return list(self.readers)
 
     def check_output(self, output: str | os.PathLike[str]) -> None:
-        """Refuse an output folder that is one of the sources.
+        """Refuse an output folder that is one of the sources; leave out one that is inside of them.
 
         Raises:
-            InvalidInputError: it is.
+            InvalidInputError: it is a source.
         """
-        place = os.path.realpath(output)
+        self.exclusions.output = place = os.path.realpath(output)
         for name in self.readers:
             if os.path.isdir(name) and os.path.realpath(name) == place:
                 reason = "is a source as well; write the embeddings to another folder"
@@ -389,7 +401,7 @@ class Container(NamedTuple):
             if problem.skipped:
                 inner = problem.where.member or problem.where.line
                 id = self.path if inner is None else f"{self.path}:{spelled_id(inner)}"
-                yield self.failed(id, problem.reason)
+                yield self.failed(id, problem.reason)._replace(listed=problem.where)
 
 
 def _file_item(file: ImageFile, id: str | None = None) -> Item:
@@ -528,16 +540,19 @@ def _row_items(
         # A value that cannot be read is an exception.
         nameless = row.id is None or row.id == "" or isinstance(row.id, Exception)
         id = None if nameless else spelled_id(hide_secrets(str(row.id)))
+        listed = Where(file=container.path, line=row.number)
         place = f"{container.path}:{row.number}"
         value = row.text if row.image is None else row.image
         if isinstance(value, list) and len(value) < 2:
             value = value[0] if value else None
         if not isinstance(value, list):
-            yield _value_item(value, row, id, place, container, folder)
+            item = _value_item(value, row, id, place, container, folder)
+            yield item._replace(listed=listed)
             continue
         for number, one in enumerate(value, 1):
             inner = None if id is None else f"{id}:{number}"
-            yield _value_item(one, row, inner, f"{place}:{number}", container, folder)
+            item = _value_item(one, row, inner, f"{place}:{number}", container, folder)
+            yield item._replace(listed=listed)
 
 
 def _value_item(
@@ -549,7 +564,7 @@ def _value_item(
     if isinstance(value, Exception):
         return container.failed(name, "the text is not UTF-8")
     if not isinstance(value, str) or is_blank(value):
-        found = "nothing" if value is None or isinstance(value, str) else f"{value!r:.60}"
+        found = "nothing" if isinstance(value, str) else value_text(value)
         return container.failed(name, f"expected a string, found {found}")
     if row.image is not None:
         return image_item(value, id, folder)

@@ -15,6 +15,7 @@ from typing import Any
 from .. import __version__
 from .._text import first_line, printable
 from ..errors import CnclipError
+from ..preprocessors.pillow_warnings import collect_warnings
 from . import bench, convert, demo, embed, evaluate, index, info, search, serve, train
 from ._arguments import print_message
 from ._parser import Parser, nearest, parse
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         # A character that the terminal's encoding lacks is escaped.
         out.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    collect_warnings()
     try:
         status: int = COMMANDS[parsed.command].run(parsed)
         sys.stdout.flush()

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._options import types_of
-from .._text import first_line, printable
+from .._text import counted, first_line, printable
 from ..errors import InvalidInputError, ModelNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..preprocessors import download_settings
+from ..preprocessors.decoding import MAX_PIXELS_VARIABLE
+from ..sources.exclusions import describe_excluded
+from ..sources.image_names import describe_left_out
 
 if TYPE_CHECKING:
+    from ..bulk import EmbedReport
     from ..search import Collection
 
 BUNDLED_MODEL = "emoji-cn"
@@ -110,6 +114,19 @@ def add_download_arguments(parser: argparse._ActionsContainer) -> None:
         metavar="SECONDS",
         help="for an image's download, with all tries (default: "
         f"${variables.TIMEOUT}, else {variables.TIMEOUT_SECONDS:g})",
+    )
+
+
+def add_pixels_argument(parser: argparse._ActionsContainer) -> None:
+    """Add --max-pixels: which images are too large to be decoded as they are."""
+    parser.add_argument(
+        "--max-pixels",
+        action=_Variable,
+        const=MAX_PIXELS_VARIABLE,
+        type=integer(1, 2**62),
+        metavar="N",
+        help="images with more pixels are reduced (JPEG) or fail (default: "
+        f"${MAX_PIXELS_VARIABLE}, else 178956970)",
     )
 
 
@@ -281,16 +298,24 @@ def open_browser(command: str, url: str) -> None:
         print_message(command, f"no browser could be started; open {url}")
 
 
-def print_failed(command: str, failed: list[tuple[str, str]], total: int, rest: str) -> None:
-    """Name the first items that failed on stderr, and count the others.
+def print_embedded(command: str, report: EmbedReport, rest: str) -> None:
+    """Print on stderr what is to be known of a run that embedded items.
+
+    The first items that failed are named, the others counted; so are items that were embedded in an
+    unusual way, and what was left out.
 
     Args:
         command: The command's name.
-        failed: Names and reasons of the first ones.
-        total: The number of all.
-        rest: Where the others are recorded.
+        report: The run's report.
+        rest: Where the items that failed are recorded.
     """
-    for name, reason in failed:
+    for name, reason in report.first_failed:
         print_message(command, f"{printable(name)}: {reason}")
-    if total > len(failed):
-        print_message(command, f"{total - len(failed)} more failed; {rest}")
+    if report.failed > len(report.first_failed):
+        print_message(command, f"{report.failed - len(report.first_failed)} more failed; {rest}")
+    lines = [*report.remarks, *report.texts.messages(), *describe_left_out(report.left_out)]
+    for line in [*lines, *describe_excluded(report.excluded)]:
+        print_message(command, line)
+    for note, (count, first) in report.notes.items():
+        images = counted(count, report.kind)
+        print_message(command, f"{images}, the first {printable(first)}: {note}")

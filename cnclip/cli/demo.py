@@ -8,15 +8,17 @@ from pathlib import Path
 
 from .. import demo
 from .._tables import format_table
-from .._text import is_blank
+from .._text import counted, is_blank
 from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..pipelines.scores import probabilities
 from ..preprocessors.text import count_texts
+from ..sources.exclusions import describe_excluded
 from ..sources.image_names import ImageNames, describe_left_out
 from ._arguments import (
     BUNDLED_MODEL,
     add_model_arguments,
+    add_pixels_argument,
     check_output_file,
     integer,
     open_pipeline,
@@ -62,6 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="search this folder of images, not the bundled gallery",
     )
     add_model_arguments(parser, recorded=False)
+    add_pixels_argument(parser)
     application = parser.add_argument_group("the search application, in the browser")
     application.add_argument(
         "--ui", action="store_true", help="serve it until Ctrl-C, and draw no contact sheet"
@@ -104,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     answers = demo.find_matches(texts, batch.embedded, batch.vectors, arguments.k or SHEET_COUNT)
     _print_matches(queries, answers, count, arguments.k or TABLE_COUNT)
     name = Path(arguments.model or BUNDLED_MODEL).name
-    subtitle = f"{name} · {count} images · cosine similarity"
+    subtitle = f"{name} · {counted(count, 'images')} · cosine similarity"
     draw_contact_sheet(queries, answers, subtitle).save(output, "PNG", optimize=True)
     print(f"\nContact sheet: {output}")
     return 1 if batch.failed else 0
@@ -134,7 +137,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _print_left_out(names: ImageNames) -> None:
-    for line in describe_left_out(names.left_out):
+    excluded = describe_excluded(names.exclusions.counts)
+    for line in [*describe_left_out(names.left_out), *excluded]:
         print_message("demo", line)
 
 
@@ -162,5 +166,5 @@ def _print_matches(
     for query, matches in zip(queries, answers, strict=True):
         cells = [f"{match.score:.3f} {match.image.label}" for match in matches[:columns]]
         rows.append([query, *cells])
-    print(f"The best of {total} images for each text, with their cosine\n")
+    print(f"The best of {counted(total, 'images')} for each text, with their cosine\n")
     print(format_table(rows, [False] * (columns + 1)))

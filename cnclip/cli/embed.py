@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-from .._text import counted, printable
-from ..sources.image_names import describe_left_out
+from .._text import counted
 from ._arguments import (
     add_download_arguments,
     add_model_arguments,
     add_options,
     open_pipeline,
     options_of,
-    print_failed,
-    print_message,
+    print_embedded,
 )
-
-if TYPE_CHECKING:
-    from ..bulk import EmbedReport
 
 SUMMARY = "embed images or texts of any number to a folder"
 WORDS = "sources"
@@ -62,27 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
     report = embed(
         arguments.sources, open_pipeline(arguments), arguments.output, options, show_progress=True
     )
-    _print(report)
-    if report.rows == 0:
-        return 2
-    return 1 if report.failed else 0
-
-
-def _print(report: EmbedReport) -> None:
-    print_failed(
-        "embed", report.first_failed, report.failed, "all are in the Parquet files, column `error`"
-    )
-    for remark in [*report.remarks, *report.texts.messages()]:
-        print_message("embed", remark)
-    for line in describe_left_out(report.left_out):
-        print_message("embed", line)
-    if report.excluded:
-        kinds = (f"{n} {pattern}" for pattern, n in sorted(report.excluded.items()))
-        print_message("embed", f"excluded by patterns: {', '.join(kinds)}")
-    for note, (count, first) in report.notes.items():
-        images = "1 image" if count == 1 else f"{count} images"
-        print_message("embed", f"{images}, the first {printable(first)}: {note}")
+    rest = "all are in the Parquet files, column `error`"
+    print_embedded("embed", report, rest)
     print(
         f"{report.output}: {counted(report.rows, report.kind)} of {report.dim} columns: "
         f"{report.embedded} embedded, {report.kept} kept, {report.failed} failed"
     )
+    if report.rows == 0:
+        return 2
+    return 1 if report.failed else 0

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._tables import format_table
-from ._arguments import add_download_arguments, add_model_arguments, open_pipeline
+from .._text import counted
+from ._arguments import (
+    add_download_arguments,
+    add_model_arguments,
+    add_pixels_argument,
+    open_pipeline,
+)
 
 if TYPE_CHECKING:
     from ..datasets import Problem
@@ -72,6 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     for command in (retrieval, zeroshot):
         add_model_arguments(command, recorded=False)
+        add_pixels_argument(command)
         command.add_argument(
             "-o", "--output", metavar="DIR", help="write the report and its files to this folder"
         )
@@ -128,12 +135,13 @@ def _retrieval_table(report: RetrievalReport) -> str:
     ]
     if report.published:
         notes.append(f"published: {report.published['model']} on {report.published['data_set']}")
-    skipped = f", {report.skipped} rows skipped" if report.skipped else ""
+    skipped = f", {counted(report.skipped, 'rows')} skipped" if report.skipped else ""
     truncated = f", {report.truncated} truncated" if report.truncated else ""
     if report.unknown:
         truncated += f", {report.unknown} of unknown characters only"
     heading = [
-        f"{report.dataset}, {report.split}: {report.texts} texts, {report.images} images{skipped}",
+        f"{report.dataset}, {report.split}: {counted(report.texts, 'texts')}, "
+        f"{counted(report.images, 'images')}{skipped}",
         f"model {report.model}, {report.precision}; texts: "
         f"{words.normalized if report.normalized else words.raw}{truncated}",
         "",
@@ -149,9 +157,11 @@ def _zeroshot_table(report: ZeroShotReport) -> str:
 
     rows = [(name, f"{value:.2f}") for name, value in report.figures(WORDS["en"]).items()]
     skipped = f", {report.skipped} skipped" if report.skipped else ""
+    classes = "1 class" if len(report.labels) == 1 else f"{len(report.labels)} classes"
+    templates = counted(len(report.templates), "templates")
     return (
-        f"{report.dataset}: {report.images} images of {len(report.labels)} classes{skipped}\n"
-        f"model {report.model}, {report.precision}; {len(report.templates)} templates, such as "
+        f"{report.dataset}: {counted(report.images, 'images')} of {classes}{skipped}\n"
+        f"model {report.model}, {report.precision}; {templates}, such as "
         f"{report.templates[0]}\n\n"
         f"{format_table(rows, [False, True], underlined=False)}"
     )

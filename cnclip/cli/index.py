@@ -10,10 +10,11 @@ from .._text import counted
 from ..errors import CnclipError, InvalidInputError, ModelMismatchError
 from ._arguments import (
     add_model_arguments,
+    add_pixels_argument,
     add_root_argument,
     check_output_file,
     open_pipeline,
-    print_failed,
+    print_embedded,
     print_message,
 )
 
@@ -61,6 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="folder that keeps the embeddings of the images for the next run (default: "
         "NAME.embeddings)",
     )
+    add_pixels_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -156,7 +158,7 @@ def _embed(
     from ..bulk import EmbedOptions, embed
 
     report = embed(source, embedder, folder, EmbedOptions(replace=replace), show_progress=True)
-    print_failed("index", report.first_failed, report.failed, f"all are in {folder}")
+    print_embedded("index", report, f"all are in {folder}")
     return report.failed
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._tables import format_table
-from .._text import hide_secrets, printable
+from .._text import counted, hide_secrets, printable
 from ..errors import InvalidInputError
 from ..pipelines.scores import format_score
 from ..preprocessors.text import count_texts
 from ._arguments import (
     add_download_arguments,
     add_model_arguments,
+    add_pixels_argument,
     add_root_argument,
     integer,
     open_browser,
@@ -87,6 +88,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_root_argument(parser)
     add_model_arguments(parser, recorded=True)
     add_download_arguments(parser)
+    add_pixels_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -163,7 +165,7 @@ def _page(
             path = Path(file.name)  # not removed, since the browser reads it later
     parts = (" ".join(arguments.query), hide_secrets(arguments.image or ""))
     query = " + ".join(map(printable, filter(None, parts)))
-    subtitle = f"{printable(index.name)} · {len(index)} {index.contents}"
+    subtitle = f"{printable(index.name)} · {counted(len(index), index.contents)}"
     write_page(path, query, hits, subtitle, suggested)
     print(path)
     if arguments.open:

@@ -13,6 +13,8 @@ from ._arguments import (
     BUNDLED_MODEL,
     add_download_arguments,
     add_model_arguments,
+    add_pixels_argument,
+    add_root_argument,
     integer,
     open_browser,
     open_model_of,
@@ -30,6 +32,8 @@ WORDS = "indexes"
 
 HOST = "127.0.0.1"
 PORT = 7860
+# Files that show whether those of a collection are gone.
+_FILES_TRIED = 12
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ui", action="store_true", help="serve the application (required)")
     add_server_arguments(parser)
     add_model_arguments(parser, recorded=True)
+    add_root_argument(parser)
     add_download_arguments(parser)
+    add_pixels_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInputError("expected --ui")
 
     def collections() -> Sequence[Searchable]:
+        from ..search import Root
         from ..serve import open_gallery, open_indexes
 
         if not arguments.indexes:
@@ -71,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.collection,
             token=arguments.token,
             database=arguments.database,
+            root=None if arguments.root is None else Root(arguments.root),
         )
 
     serve_collections(arguments, collections)
@@ -100,6 +108,7 @@ def serve_collections(
         arguments: Those of `add_server_arguments`, and the command's name.
         collections: Opens the collections, called after the port was opened.
     """
+    from ..search.moved import gone_message
     from ..search.vectors import import_faiss
     from ..serve.server import check_gradio, listen, serve
 
@@ -110,6 +119,8 @@ def serve_collections(
         for one in opened:
             count = counted(len(one.collection), one.collection.contents)
             print_message(arguments.command, f"{printable(one.name)}: {count}")
+            if gone := gone_message(hit.path for hit in one.glimpse(_FILES_TRIED)):
+                print_message(arguments.command, f"{printable(one.name)}: {gone}")
 
         def ready(url: str) -> None:
             print(url, flush=True)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._encoding import decode
-from .._text import first_line, is_utf8
+from .._text import first_line, is_utf8, value_text
 from ..errors import ImageError, Where
 from ..sources.image_names import ImageNames
 from ..sources.images import Content, ImageStore, Slices, expand, located_inside
@@ -137,7 +137,7 @@ class FolderData(CaptionedData):
             where = Where(file=table.name, line=row.number)
             name = row.image
             if not isinstance(name, str) or not name or "\0" in name or not is_utf8(name):
-                reason = f"column of images: expected a file's name, found {name!r:.60}"
+                reason = f"column of images: expected a file's name, found {value_text(name)}"
                 problems.add(ProblemKind.NO_IMAGE, where, reason)
                 continue
             if name not in numbers:

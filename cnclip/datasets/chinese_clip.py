@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .._files import ZIP_ERRORS, open_file
-from .._text import first_line
+from .._text import first_line, value_text
 from ..errors import DatasetError, Where
 from ..sources.images import ImageRef, ImageStore
 from ..sources.lmdb_files import LmdbImages, read_pairs
@@ -149,15 +149,15 @@ def parse_text(value: dict[str, Any], where: Where, problems: Problems) -> TextR
     text_id, text, image_ids = (value.get(key) for key in ("text_id", "text", "image_ids"))
     kind, reason = ProblemKind.BAD_VALUE, None
     if (known := id_of(text_id)) is None:
-        reason = f"text_id: expected an integer or a name, found {text_id!r:.60}"
+        reason = f"text_id: expected an integer or a name, found {value_text(text_id)}"
     elif wrong := wrong_text(text, f"text {known}"):
         kind, reason = wrong
     elif not isinstance(image_ids, list):
-        reason = f"image_ids: expected a list, found {image_ids!r:.60}"
+        reason = f"image_ids: expected a list, found {value_text(image_ids)}"
     else:
         ids = {id_of(value): value for value in image_ids}
         if None in ids:
-            reason = f"image_ids: expected integers or names, found {ids[None]!r:.60}"
+            reason = f"image_ids: expected integers or names, found {value_text(ids[None])}"
         else:
             if len(ids) < len(image_ids):
                 reason = "image_ids: names an image twice"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .._encoding import read_text
 from .._files import open_file
-from .._text import first_line, hide_secrets
+from .._text import first_line, hide_secrets, value_text
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import located
 from ..sources.exclusions import Exclusions
@@ -139,7 +139,7 @@ class ClassificationData:
                         label = int(key)
                     name = name.strip()
                     if label is None or not name:
-                        reason = f"expected an image and a class, found {key!r:.60}"
+                        reason = f"expected an image and a class, found {value_text(key)}"
                         problems.add(ProblemKind.BAD_VALUE, where, reason)
                         continue
                     try:

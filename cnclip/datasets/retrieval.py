@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .._text import is_blank, is_utf8
+from .._text import is_blank, is_utf8, value_text
 from ..errors import Where
 from ..sources.images import ImageRef, ImageStore
 from ..sources.rows import Id, ProblemKind, Problems
@@ -100,7 +100,7 @@ def wrong_text(text: Any, name: str) -> tuple[ProblemKind, str] | None:
     An exception is a text that could not be decoded. `name` is the text's name in messages.
     """
     if not isinstance(text, str | Exception):
-        return ProblemKind.BAD_VALUE, f"text: expected a string, found {text!r:.60}"
+        return ProblemKind.BAD_VALUE, f"text: expected a string, found {value_text(text)}"
     if isinstance(text, Exception) or not is_utf8(text):
         return ProblemKind.NOT_UTF8, "the text is not UTF-8"
     return (ProblemKind.NO_TEXT, f"{name} is empty") if is_blank(text) else None

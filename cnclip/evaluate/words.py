@@ -14,8 +14,8 @@ WORDS = translations(
     summary=(
         "模型 {model}，{precision}；{images} 张图片，{texts} 条文本（{normalization}，"
         "其中 {truncated} 条被截断），已跳过 {skipped} 行",
-        "model {model}, {precision}; {images} images, {texts} texts ({normalization}, "
-        "{truncated} truncated), {skipped} rows skipped",
+        "model {model}, {precision}; images: {images}, texts: {texts} ({normalization}; "
+        "truncated: {truncated}), rows skipped: {skipped}",
     ),
     normalized=("转为小写，弯引号改为直引号", "lower case, straight quotes"),
     raw=("保持原样", "unchanged"),
@@ -31,7 +31,7 @@ WORDS = translations(
     skipped=("已跳过", "skipped"),
     classified=(
         "{dataset}：{images} 张图片 · {model}，{precision} · {templates} 个模板",
-        "{dataset}: {images} images · {model}, {precision} · {templates} templates",
+        "{dataset} · images: {images} · {model}, {precision} · templates: {templates}",
     ),
     classes=("类别", "class"),
     confusion=("真实类别 ↓ / 预测类别 →", "true class ↓ / predicted class →"),

@@ -19,6 +19,8 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from .._text import first_line
 from ..errors import CnclipError, ImageError, InvalidInputError, MissingExtraError
 from .formats import HEAD, HEIF, JXL, PILLOW_FORMATS, RAW, ExtraFormat, format_of
+from .jxl_size import jxl_size
+from .pillow_warnings import PillowWarnings
 from .repair import repaired
 
 DEPTHS = ("clip", "scale")
@@ -107,12 +109,13 @@ def decode_image(
         file: Its bytes, or the open file.
         turned: Turn the image as its EXIF orientation says, and convert it to RGB.
         options: See `ImageOptions`.
-        notes: Gets notes on an image that a viewer would show otherwise.
+        notes: Gets notes on an image that a viewer would show otherwise, and Pillow's warnings as
+            `PillowWarnings` does.
 
     Raises:
         ImageError: it cannot be decoded. The error has a reason and no place.
     """
-    with DecodingErrors():
+    with DecodingErrors(), PillowWarnings(notes):
         try:
             stream = io.BytesIO(file) if isinstance(file, bytes) else file
             image: Image.Image = Image.open(stream, formats=PILLOW_FORMATS)
@@ -121,7 +124,7 @@ def decode_image(
             raise
         except Exception as error:  # Pillow raises anything on damaged files
             content = _content(file)
-            for image in _other_versions(content, error, turned):
+            for image in _other_versions(content, error, turned, options):
                 return _finish(image, turned, options, notes)
             for version in repaired(content):
                 try:
@@ -242,10 +245,21 @@ def _limit_pixels(image: Image.Image, options: ImageOptions, notes: list[str] | 
                     if notes is not None:
                         notes.append(REDUCED)
                     return
-    raise _FinalError(
-        f"cannot be read as an image: {width} x {height} pixels could be a decompression bomb; "
-        f"the limit is {limit:.0f}, raise it with --max-pixels or ${MAX_PIXELS_VARIABLE}"
-    )
+    _check_pixels(width, height, options)
+
+
+def _check_pixels(width: int, height: int, options: ImageOptions) -> None:
+    """Refuse more pixels than the limit, before memory for them is allocated.
+
+    Raises:
+        _FinalError: there are more.
+    """
+    limit = _max_pixels(options)
+    if width * height > limit:
+        raise _FinalError(
+            f"cannot be read as an image: {width} x {height} pixels could be a decompression bomb; "
+            f"the limit is {limit:.0f}, raise it with --max-pixels or ${MAX_PIXELS_VARIABLE}"
+        )
 
 
 def _max_pixels(options: ImageOptions) -> float:
@@ -273,20 +287,22 @@ def _is_raw(image: Image.Image) -> bool:
         return False
 
 
-def _other_versions(content: bytes, error: Exception, turned: bool) -> Iterator[Image.Image]:
+def _other_versions(
+    content: bytes, error: Exception, turned: bool, options: ImageOptions
+) -> Iterator[Image.Image]:
     """The image, opened in another way, if there is one for its content or its error."""
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         yield from _open_unlimited(content, error)
         return
     found = format_of(content[:HEAD])
     if isinstance(error, _RawError) or found == RAW.name:
-        yield _open_raw(content, turned)
+        yield _open_raw(content, turned, options)
     elif found == HEIF.name:
         with _ExtraErrors(HEIF):
             from pillow_heif import HeifImageFile
         yield HeifImageFile(io.BytesIO(content))
     elif found == JXL.name:
-        yield _open_jxl(content)
+        yield _open_jxl(content, options)
 
 
 def _open_unlimited(content: bytes, error: Exception) -> Iterator[Image.Image]:
@@ -318,7 +334,7 @@ class _ExtraErrors:
             raise _FinalError(f"{self._format.name}: {missing.reason}") from error
 
 
-def _open_raw(content: bytes, turned: bool) -> Image.Image:
+def _open_raw(content: bytes, turned: bool, options: ImageOptions) -> Image.Image:
     """The JPEG that a camera has written into its raw file; else the developed raw data."""
     with _ExtraErrors(RAW):
         import rawpy
@@ -327,6 +343,7 @@ def _open_raw(content: bytes, turned: bool) -> Image.Image:
         try:
             preview = raw.extract_thumb()
         except rawpy.LibRawError:
+            _check_pixels(raw.sizes.raw_width, raw.sizes.raw_height, options)
             # Turned upright by LibRaw.
             return Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))
     # An array of pixels (ThumbFormat.BITMAP), or the content of a JPEG file.
@@ -339,9 +356,13 @@ def _open_raw(content: bytes, turned: bool) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _open_jxl(content: bytes) -> Image.Image:
+def _open_jxl(content: bytes, options: ImageOptions) -> Image.Image:
     with _ExtraErrors(JXL):
         from pillow_jxl.JpegXLImagePlugin import JXLImageFile
+    size = jxl_size(content)
+    if size is None:
+        raise _FinalError("cannot be read as an image: JPEG XL without the size of the image")
+    _check_pixels(*size, options)  # JXLImageFile decodes all of it
     image: Image.Image = JXLImageFile(io.BytesIO(content))
     if not image.jpeg:  # type: ignore[attr-defined]
         # The decoder has turned the image; its EXIF orientation no longer counts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import urllib.parse
@@ -15,6 +16,9 @@ from .._text import first_line, hide_secrets
 from ..errors import ImageError, ImageNotFoundError, InputTypeError
 from ._urls import INVISIBLE, stripped
 from .decoding import decode_image
+from .pillow_warnings import PillowWarnings
+
+logger = logging.getLogger("cnclip")
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 
@@ -57,22 +61,27 @@ def load_image(
         name = os.fsdecode(source)
     else:
         raise InputTypeError(f"expected a path, URL or bytes, got {type(source).__name__}")
+    warnings: list[str] = []
     try:
-        if content is not None:
-            return decode_image(content)
-        if isinstance(source, str) and is_url(source):
-            place = located(source)
-            if isinstance(place, str):
-                return decode_image(fetch(place, timeout, max_bytes))
-            name = os.fspath(place)
-        with open_file(name) as file:
-            return decode_image(file)
+        with PillowWarnings(warnings):
+            if content is not None:
+                return decode_image(content)
+            if isinstance(source, str) and is_url(source):
+                place = located(source)
+                if isinstance(place, str):
+                    return decode_image(fetch(place, timeout, max_bytes))
+                name = os.fspath(place)
+            with open_file(name) as file:
+                return decode_image(file)
     except ImageError as error:
         raise error.at(file=shown_name(name)) from error.__cause__
     except FileNotFoundError as error:
         raise ImageNotFoundError("no such file", file=shown_name(name)) from error
     except (OSError, ValueError) as error:
         raise ImageError(first_line(error), file=shown_name(name)) from error
+    finally:
+        for warning in warnings:
+            logger.warning("%s: %s", shown_name(name), warning)
 
 
 def fetch(url: str, timeout: float | None = None, max_bytes: int = MAX_DOWNLOAD_BYTES) -> bytes:

@@ -22,7 +22,7 @@ _THUMBNAIL = 320
 _WORDS = translations(
     threshold=("建议阈值 {:.3f}", "suggested threshold {:.3f}"),
     faint=("低于阈值的结果以浅色显示", "lower scores are shown faintly"),
-    more=("另有 {} 个结果未显示", "{} more results are not shown"),
+    more=("另有 {} 个结果未显示", "results not shown: {}"),
     nothing=("没有结果", "no results"),
     cosine=("余弦相似度", "cosine"),
 )

@@ -13,7 +13,9 @@ from .._locale import Words
 from .._text import is_blank
 from ..pipelines.scores import probabilities
 from ..preprocessors.multi_modal import CLIPPreprocessor
+from ..preprocessors.text import count_texts
 from ..search import Hit
+from ..search.collection import query_text
 from .collections import Searchable
 
 MAX_WORDS = 75
@@ -46,7 +48,7 @@ class Tile:
         is_text: Whether the result is a text.
         score: The cosine similarity to the query; None without a query.
         share: The probability among the results, if known.
-        reaches: Whether the score reaches the suggested threshold.
+        threshold: The suggested threshold, if there is one.
     """
 
     caption: str
@@ -55,12 +57,19 @@ class Tile:
     is_text: bool
     score: float | None = None
     share: float | None = None
-    reaches: bool = False
+    threshold: float | None = None
+
+    @property
+    def reaches(self) -> bool:
+        """Whether the score reaches the suggested threshold."""
+        return (
+            self.score is not None and self.threshold is not None and self.score >= self.threshold
+        )
 
 
 @dataclass(frozen=True)
 class Results:
-    """The results, best first, notes about them, and notes about a text that was cut."""
+    """The results, best first, notes about them, and about what the model cannot see of a text."""
 
     tiles: list[Tile]
     notes: list[str]
@@ -130,17 +139,17 @@ def search(
         k=min(max(int(count), 1), MAX_RESULTS),
         weight=min(max(float(weight), 0.0), 1.0),
     )
-    cut = find_cut(searchable.pipeline.preprocessor, text) if text else None
-    cuts = [] if cut is None else [words.cut.format(ids=cut.ids, limit=cut.limit, kept=cut.end)]
+    cuts = _cuts(searchable, text, words) if text else []
     notes = []
     threshold = answer.suggested
-    if not answer.hits:
+    hits = searchable.placed(answer.hits)
+    if not hits:
         notes.append(words.found_nothing)
     elif threshold is not None:
-        above = sum(hit.score >= threshold for hit in answer.hits)
-        found = len(answer.hits)
+        above = sum(hit.score >= threshold for hit in hits)
+        found = len(hits)
         notes.append(words.reach.format(above=above, count=found, threshold=threshold))
-    return Results(_tiles(searchable, answer.hits, threshold), notes, cuts)
+    return Results(_tiles(searchable, hits, threshold), notes, cuts)
 
 
 def glimpse(searchable: Searchable, words: Words, count: int = 12) -> Results:
@@ -187,8 +196,10 @@ def label(searchable: Searchable, words: Words, image: Path | None, labels: str)
     cuts = []
     for one in some:
         cut = find_cut(pipeline.preprocessor, one)
+        begin = one if len(one) <= _KEPT_SHOWN else one[:_KEPT_SHOWN] + "…"
+        if count_texts(pipeline.preprocessor, [one]).unknown:
+            cuts.append(words.unknown_label.format(label=begin))
         if cut is not None:
-            begin = one if len(one) <= _KEPT_SHOWN else one[:_KEPT_SHOWN] + "…"
             cuts.append(words.cut_label.format(label=begin, limit=cut.limit, kept=cut.end))
     return Probabilities({some[index]: float(shares[index]) for index in order}, notes, cuts)
 
@@ -196,7 +207,10 @@ def label(searchable: Searchable, words: Words, image: Path | None, labels: str)
 def contents(searchable: Searchable, words: Words) -> str:
     """The size of the collection, such as "362 images"."""
     collection = searchable.collection
-    template: str = words.texts if collection.contents == "texts" else words.images
+    texts = collection.contents == "texts"
+    if len(collection) == 1:
+        return str(words.one_text if texts else words.one_image)
+    template: str = words.texts if texts else words.images
     return template.format(count=f"{len(collection):,}")
 
 
@@ -224,6 +238,16 @@ def find_cut(preprocessor: CLIPPreprocessor, text: str) -> Cut | None:
     return Cut(ids, limit, text[: max(kept, default=0)].rstrip())
 
 
+def _cuts(searchable: Searchable, text: str, words: Words) -> list[str]:
+    """Notes on what the model cannot see of a query."""
+    preprocessor = searchable.pipeline.preprocessor
+    query = query_text(searchable.pipeline, text)
+    notes = [words.unknown] if count_texts(preprocessor, [query]).unknown else []
+    if cut := find_cut(preprocessor, query):
+        notes.append(words.cut.format(ids=cut.ids, limit=cut.limit, kept=cut.end))
+    return notes
+
+
 def _tiles(searchable: Searchable, hits: list[Hit], threshold: float | None) -> list[Tile]:
     return [
         Tile(
@@ -233,7 +257,7 @@ def _tiles(searchable: Searchable, hits: list[Hit], threshold: float | None) -> 
             hit.text is not None,
             hit.score,
             hit.probability,
-            threshold is not None and hit.score >= threshold,
+            threshold,
         )
         for hit, image in zip(hits, searchable.images(hits), strict=True)
     ]

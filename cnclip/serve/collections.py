@@ -18,7 +18,7 @@ from ..bulk import model_identity
 from ..errors import CnclipError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.image import load_image
-from ..search import Collection, Hit, Index, open_collection
+from ..search import Collection, Hit, Index, Root, open_collection
 from ..sources import spelled
 from ..sources.image_names import ImageNames
 
@@ -54,6 +54,7 @@ class Searchable:
         labels: The captions of images by id; the default is the file name.
         open: Opens an upload in the same way as the collection's images were opened.
         example: Examples that the page offers.
+        root: Where the files are now, if they were moved.
     """
 
     name: str
@@ -62,6 +63,11 @@ class Searchable:
     labels: Mapping[str, str] = field(default_factory=dict)
     open: Callable[[Path], Image.Image] = load_image
     example: Example = Example()
+    root: Root | None = None
+
+    def placed(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Hits with the places where their files are now."""
+        return list(hits) if self.root is None else [self.root.moved(hit) for hit in hits]
 
     def caption(self, hit: Hit) -> str:
         """The caption of a hit: its text, its label, or its file name."""
@@ -81,7 +87,7 @@ class Searchable:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         answers = self.collection.search(rows, 1 + count // 4)
         hits = {hit.id: hit for hits in zip(*answers, strict=False) for hit in hits}
-        return list(hits.values())[:count]
+        return self.placed(list(hits.values())[:count])
 
 
 def open_gallery(embedder: MultiModalEmbeddingPipeline) -> Searchable:
@@ -133,6 +139,7 @@ def open_indexes(
     *,
     token: str | None = None,
     database: str | None = None,
+    root: Root | None = None,
 ) -> list[Searchable]:
     """Open indexes, or collections in Milvus, each with its model.
 
@@ -142,6 +149,7 @@ def open_indexes(
         milvus_collection: The name of the collection in Milvus.
         token: As for `connect`.
         database: As for `connect`.
+        root: Where the files are now, if they were moved.
 
     Raises:
         IndexNotFoundError, IndexFileError, MilvusError: an index cannot be opened.
@@ -159,7 +167,7 @@ def open_indexes(
         collection.check_model(model_identity(embedder))
         if isinstance(collection, Index) and "text" not in collection.thresholds:
             collection.prepare(embedder)
-        searchables.append(Searchable(name, collection, embedder))
+        searchables.append(Searchable(name, collection, embedder, root=root))
     return searchables
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from .._html import escape, image_url
 from .._locale import Words
+from ..pipelines.scores import format_score
 from .answers import Probabilities, Results, Tile
 
 _MIN_BAR = 0.004
@@ -75,7 +76,8 @@ def _score(tile: Tile, words: Words) -> str:
         return ""
     share = "" if tile.share is None else f" · {tile.share:.1%}"
     meaning = f' title="{escape(words.reaches)}"' if tile.reaches else ""
-    return f"<small{meaning}><em>{tile.score:.3f}</em>{share}</small>"
+    score = format_score(tile.score, tile.threshold)
+    return f"<small{meaning}><em>{score}</em>{share}</small>"
 
 
 def _image(image: Image.Image | None, caption: str, words: Words) -> str:

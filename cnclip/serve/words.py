@@ -17,6 +17,8 @@ WORDS = translations(
     collection=("图库", "Collection"),
     images=("{count} 张图片", "{count} images"),
     texts=("{count} 条文本", "{count} texts"),
+    one_image=("1 张图片", "1 image"),
+    one_text=("1 条文本", "1 text"),
     search_tab=("检索", "Search"),
     query=("查询文本", "Query, in Chinese"),
     query_example=("例如：戴眼镜的猫", "such as 戴眼镜的猫"),
@@ -54,6 +56,14 @@ WORDS = translations(
         "标签「{label}」超过模型上限 {limit} 个 token，「{kept}」之后的内容已被截断。",
         "The label “{label}” has more tokens than the model's limit of {limit}: "
         "everything after “{kept}” was ignored.",
+    ),
+    unknown=(
+        "模型不认识文本中的任何字符，结果没有意义。",
+        "The model knows no character of the text: the results mean nothing.",
+    ),
+    unknown_label=(
+        "模型不认识标签「{label}」中的任何字符，它的概率没有意义。",
+        "The model knows no character of the label “{label}”: its probability means nothing.",
     ),
     dropped=("重复的标签已合并。", "Duplicate labels were merged."),
     nothing_asked=("请输入文本，或上传一张图片。", "Type a text, or upload an image."),

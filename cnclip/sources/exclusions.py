@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import translate
 
 from .names import with_slashes
@@ -39,11 +40,13 @@ class Exclusions:
 
     Attributes:
         counts: The number of files and folders that each pattern left out, hidden ones not counted.
+        output: The folder that the run writes, which is not a source; None if there is none.
     """
 
     def __init__(self, patterns: Iterable[str] = (), *, defaults: bool = True) -> None:
         """Take patterns, in addition to the defaults unless `defaults` is false."""
         self.counts: Counter[str] = Counter()
+        self.output: str | None = None
         wanted = [*(DEFAULT_EXCLUDES if defaults else ()), *patterns]
         self._patterns = [_Pattern(pattern) for pattern in dict.fromkeys(wanted) if pattern]
 
@@ -61,6 +64,10 @@ class Exclusions:
                     self.counts[pattern.text] += 1
                 return True
         return False
+
+    def is_output(self, folder: str) -> bool:
+        """Whether a folder is the one that the run writes."""
+        return self.output is not None and os.path.realpath(folder) == self.output
 
     def exclude_member(self, name: str) -> bool:
         """Whether a member of an archive is left out, by its name or by a folder that it is in."""
@@ -83,3 +90,9 @@ class _Pattern:
         if self._folders_only and not is_folder:
             return False
         return self._expression.match(path if self._of_paths else name) is not None
+
+
+def describe_excluded(counts: Mapping[str, int]) -> list[str]:
+    """A line that reports what `Exclusions.counts` counts, if there is something."""
+    kinds = (f"{count} {pattern}" for pattern, count in sorted(counts.items()))
+    return [f"excluded by patterns: {', '.join(kinds)}"] if counts else []

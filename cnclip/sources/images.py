@@ -108,7 +108,7 @@ def walk(folder: str | os.PathLike[str], names: ImageNames | None = None) -> Ite
         if inner and exclusions.exclude(inner, is_folder=is_folder):
             continue
         if is_folder:
-            if (state.st_dev, state.st_ino) in seen:
+            if (state.st_dev, state.st_ino) in seen or exclusions.is_output(path):
                 continue
             seen.add((state.st_dev, state.st_ino))
             try:

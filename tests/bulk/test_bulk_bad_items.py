@@ -18,6 +18,7 @@ from tests.support.bulk import (
     failed_of,
     vectors_of,
     write_tar,
+    write_tsv,
     write_zip,
 )
 
@@ -137,7 +138,6 @@ def test_nothing_to_embed(embed: Embed, photos: Path, tmp_path: Path) -> None:
     [
         {"dtype": "int8"},
         {"batch_size": 0},
-        {"batch_size": 33},
         {"shard_items": 0},
         {"kind": "both"},
     ],
@@ -155,3 +155,47 @@ def test_options_of_other_types(embed: Embed, photos: Path) -> None:
 def test_the_batch_size_of_images_does_not_limit_texts(embed: Embed, tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("cat\ndog\n")
     assert embed(tmp_path / "some.txt", kind="texts", batch_size=1000).rows == 2
+
+
+def test_failed_rows_are_named_by_file_and_line(embed: Embed, tmp_path: Path) -> None:
+    table, rows = tmp_path / "some.csv", tmp_path / "some.jsonl"
+    lines, texts = tmp_path / "some.txt", tmp_path / "texts.csv"
+    table.write_text("id,image\n7,gone.jpg\n8,\n")
+    rows.write_text('{"id": 9, "image": "gone.png"}\n{"id": 10, "image": {"a": null}}\n{"x": 1}\n')
+    lines.write_text("\ngone.webp\n")
+    texts.write_text("id,text\n7,\n")
+    failed = embed([table, rows, lines]).first_failed
+    assert [name for name, _ in failed] == [
+        f"{table}:2: {tmp_path}/gone.jpg",
+        f"{table}:3",
+        f"{rows}:1: {tmp_path}/gone.png",
+        f"{rows}:2",
+        f"{rows}:3",
+        f"{lines}:2: {tmp_path}/gone.webp",
+    ]
+    assert [reason for _, reason in failed[:2]] == [
+        "no such file",
+        "expected a string, found nothing",
+    ]
+    assert failed[3][1] == 'expected a string, found {"a": null}'
+    assert embed(texts, kind="texts", output=tmp_path / "of texts").first_failed[0][0] == (
+        f"{texts}:2"
+    )
+
+
+def test_a_member_of_a_table_of_images_is_named_by_the_table(
+    embed: Embed, some: list[Path], tmp_path: Path
+) -> None:
+    write_tsv(tmp_path / "test_imgs.tsv", [some[0]])
+    with (tmp_path / "test_imgs.tsv").open("a") as file:
+        file.write("200\tbm8gaW1hZ2U=\n")
+    assert embed(tmp_path / "test_imgs.tsv").first_failed[0][0] == f"{tmp_path}/test_imgs.tsv:200"
+
+
+def test_larger_batches_are_those_that_the_device_runs(
+    embed: Embed, photos: Path, tmp_path: Path
+) -> None:
+    embed(photos, batch_size=32)
+    embed(photos, batch_size=10**30, output=tmp_path / "other")
+    one, other = vectors_of(tmp_path / "out"), vectors_of(tmp_path / "other")
+    assert one.keys() == other.keys() and all((one[id] == other[id]).all() for id in one)

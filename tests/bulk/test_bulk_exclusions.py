@@ -201,3 +201,32 @@ def test_names_of_members() -> None:
         "./a.png",
         "x/@eaDir",
     ]
+
+
+def test_an_output_in_a_source_is_left_out(photos: Path, embed: Embed, some: list[Path]) -> None:
+    output = photos / "inner" / "out"
+    for _ in range(2):
+        report = embed(photos, output=output)
+        assert (report.rows, report.failed, report.left_out) == (20, 0, {})
+    shutil.copy(some[0], output / "new.png")
+    link = photos.parent / "link"
+    link.symlink_to(photos)
+    assert embed(link, output=output, replace=True).rows == 20
+    # Another folder of embeddings holds no images, and is counted.
+    left_out = embed(photos, output=photos.parent / "other").left_out
+    assert left_out == {".json": 1, ".npy": 3, ".parquet": 3}
+
+
+def test_index_and_embeddings_in_the_indexed_folder(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faiss")
+    (photos / "notes.txt").write_text("x")
+    (photos / "node_modules").mkdir()
+    for _ in range(2):
+        assert main(["index", str(photos), "-o", str(photos / "it.index"), "--device", "cpu"]) == 0
+        printed = capsys.readouterr()
+        assert "20 images" in printed.out
+        assert "left out, not image files:" in printed.err and "1 .txt" in printed.err
+        assert "excluded by patterns: 1 node_modules/" in printed.err
+        assert ".npy" not in printed.err

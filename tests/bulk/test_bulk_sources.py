@@ -218,15 +218,15 @@ def test_the_iterator_names_rows_by_file_and_member(
     found = bulk.iter_embeddings([table, lines], model, options, problems=problems)
     assert [id for ids, _ in found for id in ids] == ["8", f"{lines}:1"]
     assert [problem.where for problem in problems.found] == [
-        Where(file=str(table), member="7"),
-        Where(file=str(lines), member="2"),
+        Where(file=str(table), line=2),
+        Where(file=str(lines), line=2),
     ]
 
 
 def test_the_iterator_checks_its_arguments_when_it_is_called(
     model: MultiModalEmbeddingPipeline, photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InvalidInputError, match="batch_size"):
-        bulk.iter_embeddings(tmp_path / "nowhere", model, bulk.EmbedOptions(batch_size=1000))
+    with pytest.raises(InvalidInputError, match="encoding"):
+        bulk.iter_embeddings(tmp_path / "nowhere", model, bulk.EmbedOptions(encoding="nothing"))
     with pytest.raises(DatasetError, match="no such file"):
         bulk.iter_embeddings(tmp_path / "nowhere", model)

@@ -14,10 +14,12 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from cnclip import errors, load_image
+from cnclip.errors import ImageError
 from cnclip.preprocessors import decoding
 from cnclip.preprocessors.decoding import HIGH_DEPTH, REDUCED, TRANSPARENT, ImageOptions
 from cnclip.preprocessors.decoding import decode_image as decode
 from cnclip.preprocessors.formats import format_of
+from cnclip.preprocessors.jxl_size import jxl_size
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -447,7 +449,7 @@ def test_the_preview_of_a_raw_file(monkeypatch: pytest.MonkeyPatch) -> None:
     preview: list[object] = []
 
     class Raw:
-        sizes = SimpleNamespace(flip=6)
+        sizes = SimpleNamespace(flip=6, raw_width=64, raw_height=48)
 
         def __enter__(self) -> Raw:
             return self
@@ -468,6 +470,8 @@ def test_the_preview_of_a_raw_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rawpy", module)
     content = b"FUJIFILMCCD-RAW " + bytes(100)
     assert decode(content).size == (64, 48)
+    with pytest.raises(ImageError, match="64 x 48 pixels could be a decompression bomb"):
+        decode(content, options=ImageOptions(max_pixels=64 * 48 - 1))
     turned = Image.Exif()
     turned[0x0112] = 8
     for given, size in [
@@ -481,3 +485,51 @@ def test_the_preview_of_a_raw_file(monkeypatch: pytest.MonkeyPatch) -> None:
     # Pillow opens these as TIFF, and would show a thumbnail of 160 x 120.
     dng = encoded("TIFF", tiffinfo={50706: b"\1\4\0\0"})
     assert decode(dng).size == (48, 64)
+
+
+JXL_SIDES = ((1, 1), (8, 8), (256, 256), (257, 255), (120, 100), (16, 9), (513, 1), (1, 9000))
+
+
+@pytest.mark.parametrize("use_container", [False, True])
+def test_the_size_of_jpeg_xl_is_read_before_it_is_decoded(use_container: bool) -> None:
+    pytest.importorskip("pillow_jxl")
+    from pillow_jxl import JpegXLImagePlugin  # noqa: F401
+
+    for size in JXL_SIDES:
+        content = io.BytesIO()
+        Image.new("RGB", size).save(content, "JXL", use_container=use_container, effort=1)
+        assert jxl_size(content.getvalue()) == size
+    lossless = io.BytesIO()
+    with Image.open(io.BytesIO(encoded("JPEG"))) as jpeg:
+        jpeg.save(lossless, "JXL", lossless_jpeg=True)
+        assert jxl_size(lossless.getvalue()) == jpeg.size
+
+
+def test_jpeg_xl_with_too_many_pixels_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pillow_jxl")
+    from pillow_jxl import JpegXLImagePlugin
+
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(content, "JXL", effort=1)
+    limit = ImageOptions(max_pixels=64 * 48)
+    assert decode(content.getvalue(), options=limit).size == (64, 48)
+    monkeypatch.setattr(JpegXLImagePlugin, "Decoder", None)
+    with pytest.raises(ImageError, match="64 x 48 pixels could be a decompression bomb"):
+        decode(content.getvalue(), options=ImageOptions(max_pixels=64 * 48 - 1))
+    # 2^30 pixels on each side, in 11 bytes.
+    bomb = int.from_bytes(b"\xff\x0a", "little")
+    for at, bits in ((17, 3), (19, 2**30 - 1), (52, 3), (54, 2**30 - 1)):
+        bomb |= bits << at
+    with pytest.raises(ImageError, match="1073741824 x 1073741824 pixels"):
+        decode(bomb.to_bytes(11, "little"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"\xff\x0a"[:1], b"\0\0\0\x0cJXL \r\n\x87\n", b"\0\0\0\x0cJXL " + bytes(100)),
+        b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0\0\0\1free" + b"\xff" * 8,
+    ],
+)
+def test_headers_of_jpeg_xl_that_are_none(content: bytes) -> None:
+    assert jxl_size(content) is None

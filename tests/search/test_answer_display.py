@@ -127,7 +127,9 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
 
 def test_a_notebook_shows_so_many_at_most() -> None:
     seen = shown(*[hit("titles.jsonl", text=str(number)) for number in range(MAX_IN_NOTEBOOK + 7)])
-    assert len(seen.all("article")) == MAX_IN_NOTEBOOK and "7 more results" in "".join(seen.text)
+    assert len(seen.all("article")) == MAX_IN_NOTEBOOK and "results not shown: 7" in "".join(
+        seen.text
+    )
     many = Answer([hit("/" + "x" * 5000)] * 1000, None)
     assert len(repr(many)) < 300 and "1000 hits" in repr(many)
 

@@ -163,3 +163,12 @@ def test_labels_that_cannot_be_taken(gallery: Searchable) -> None:
     (cut,) = found.cuts
     assert cut == ZH.cut_label.format(label="鱼" * 12 + "…", limit=52, kept="…" + "鱼" * 12)
     assert len(answers.label(gallery, ZH, CAT, ",".join(map(str, range(100)))).shares) == 100
+
+
+def test_texts_of_unknown_characters_are_reported(gallery: Searchable) -> None:
+    results = answers.search(gallery, EN, "ｗｗｗ🐶")
+    assert results.cuts == [EN.unknown]
+    assert answers.search(gallery, ZH, "猫🐶").cuts == []
+    found = answers.label(gallery, ZH, CAT, "猫\n🐶\n" + "🐶" * 20)
+    assert found.cuts == [ZH.unknown_label.format(label=label) for label in ("🐶", "🐶" * 12 + "…")]
+    assert ZH.unknown in tiles.notes(answers.search(gallery, ZH, "🐶"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from cnclip.errors import (
     ModelNotFoundError,
 )
 from cnclip.pipelines import MultiModalEmbeddingPipeline
-from cnclip.search import Index
+from cnclip.search import Index, Root
 from cnclip.serve import Searchable, answers, open_folder, open_indexes, tiles
 from cnclip.serve.words import EN, ZH
 from tests.support.serve import make_index, open_model
@@ -152,7 +153,7 @@ def test_texts_are_shown_as_texts(embedder: MultiModalEmbeddingPipeline) -> None
 def test_everything_in_the_page_is_escaped() -> None:
     evil = '"><script>alert(1)</script>'
     image = Image.new("RGB", (4, 4))
-    some = [answers.Tile(evil, evil, image, False, 0.5, 0.5, True)]
+    some = [answers.Tile(evil, evil, image, False, 0.5, 0.5, 0.5)]
     some += [answers.Tile(evil, evil, None, False), answers.Tile(evil, evil, None, True)]
     results = answers.Results(some, [evil], [evil])
     shares = answers.Probabilities({evil: 1.0}, [evil], [evil])
@@ -164,3 +165,34 @@ def test_everything_in_the_page_is_escaped() -> None:
         tiles.warning(evil),
     ):
         assert "<script" not in shown and '"">' not in shown
+
+
+def test_files_that_were_moved_are_shown(
+    tmp_path: Path, embedder: MultiModalEmbeddingPipeline
+) -> None:
+    former, now = tmp_path / "former", tmp_path / "now"
+    former.mkdir()
+    files = [Path(shutil.copy(path, former)) for path in (CAT, GALLERY / "1f697.png")]
+    index = make_index(tmp_path / "it.index", embedder, files)
+    former.rename(now)
+    (lost,) = open_indexes([str(index)], open_model)
+    assert not any(tile.image for tile in answers.search(lost, EN, "猫").tiles)
+    (found,) = open_indexes([str(index)], open_model, root=Root(now))
+    for shown in (answers.search(found, EN, "猫"), answers.glimpse(found, EN)):
+        assert {Path(tile.path).parent for tile in shown.tiles} == {now}
+        assert all(tile.image for tile in shown.tiles)
+
+
+def test_a_score_below_the_threshold_does_not_look_equal_to_it() -> None:
+    below = answers.Tile("a", "a", None, False, 0.24999, threshold=0.25)
+    equal = answers.Tile("b", "b", None, False, 0.25, threshold=0.25)
+    assert (below.reaches, equal.reaches) == (False, True)
+    assert not answers.Tile("c", "c", None, False, threshold=0.25).reaches
+    shown = tiles.grid(answers.Results([below, equal], []), EN)
+    assert "<em>0.249</em>" in shown and "<em>0.250</em>" in shown
+
+
+def test_one_item_is_singular(tmp_path: Path, embedder: MultiModalEmbeddingPipeline) -> None:
+    (one,) = open_indexes([str(make_index(tmp_path / "a.index", embedder, [CAT]))], open_model)
+    assert answers.contents(one, EN) == "1 image"
+    assert answers.contents(one, ZH) == "1 张图片"
