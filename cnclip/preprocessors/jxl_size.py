@@ -1,4 +1,4 @@
-"""The size of a JPEG XL image by its header, since its decoder has no limit of its own."""
+"""The size of a JPEG XL image by its header, since its decoder has no limit of pixels."""
 
 from __future__ import annotations
 
