@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from ._files import open_file
+
 UTF8 = "utf-8"
 GB18030 = "gb18030"
 # The first mark that fits counts: that of UTF-32 begins with that of UTF-16.
@@ -132,7 +134,8 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, Encoding]:
         OSError: the file cannot be read.
         UnicodeError: it cannot be decoded.
     """
-    return decode(path.read_bytes(), encoding)
+    with open_file(path) as file:
+        return decode(file.read(), encoding)
 
 
 def decode_names(names: Iterable[bytes], encoding: str | None = None) -> list[str] | None:

@@ -50,6 +50,14 @@ def not_a_file(mode: int) -> str | None:
     return f"{kind}, not a file"
 
 
+def why_not_a_file(path: str | os.PathLike[str]) -> str | None:
+    """The reason why a path is not that of a file; None for a file, and if there is nothing."""
+    try:
+        return not_a_file(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return None
+
+
 def check_file(path: str | os.PathLike[str]) -> None:
     """Refuse a path that is not a regular file, for libraries that open paths.
 
@@ -88,7 +96,13 @@ def replaced_atomically(path: Path, mode: int = 0o666, *, durable: bool = False)
         path: The file to create or replace.
         mode: Its permissions, before the process's umask is applied.
         durable: Flush the content to the disk before the file is renamed.
+
+    Raises:
+        OSError: the file cannot be written, or the path is that of a FIFO, a socket or a device,
+            which a file must not replace.
     """
+    if not path.is_dir() and (reason := why_not_a_file(path)) is not None:
+        raise OSError(errno.EINVAL, reason, str(path))
     temporary = temporary_name(path)
     with _named(temporary, path):
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))

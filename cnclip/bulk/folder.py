@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import sha256_of, write_durably
+from .._files import check_file, open_file, sha256_of, write_durably
 from .._text import counted, first_line
 from ..archive import ArchiveInfo
 from ..cache import remembered_sha256
@@ -138,7 +138,8 @@ class Manifest:
             OSError: it cannot be read.
         """
         try:
-            value = json.loads(path.read_bytes())
+            with open_file(path) as file:
+                value = json.loads(file.read())
         except FileNotFoundError:
             return None
         except (ValueError, RecursionError) as error:
@@ -252,6 +253,7 @@ def load_vectors(folder: Path, shard: Shard, manifest: Manifest) -> NDArray[Any]
     """
     path = path_of(folder, shard, "npy")
     try:
+        check_file(path)
         # An array without rows cannot be mapped.
         rows: NDArray[Any] = np.load(path, "r" if shard.rows else None, allow_pickle=False)
     except OSError as error:
@@ -272,7 +274,7 @@ def load_lines(folder: Path, shard: Shard) -> Any:
     path = path_of(folder, shard, "parquet")
     try:
         # Read through a Python file: its errors are OSErrors, and pyarrow starts no threads.
-        with path.open("rb") as file:
+        with open_file(path) as file:
             table = parquet.read_table(file, use_threads=False, pre_buffer=False)
     except arrow.ArrowException as error:
         raise EmbeddingsError(f"damaged: {first_line(error)}", file=path) from error

@@ -58,7 +58,13 @@ from ..sources.tables import (
     read_list,
     read_table,
 )
-from ..sources.tar_files import TAR_SUFFIX, is_compressed, read_images, read_tar
+from ..sources.tar_files import (
+    TAR_SUFFIX,
+    has_compressed_content,
+    is_compressed,
+    read_images,
+    read_tar,
+)
 from ..sources.tsv_files import TSV_SUFFIX, TsvImages
 from ..sources.zip_files import ZIP_SUFFIX, ZipImages
 
@@ -346,10 +352,10 @@ def _reader(path: str, found: OpenedSources) -> _Reader:
         return lambda: iter([_file_item(image_file(path))])
     if os.path.basename(path).endswith(TSV_SUFFIX):
         return partial(_tsv_items, path)
+    if is_compressed(path) or (suffix == TAR_SUFFIX and has_compressed_content(path)):
+        return partial(_compressed_tar_items, path, found)
     if suffix in _ARCHIVES:
         return partial(_ARCHIVES[suffix], path, found)
-    if is_compressed(path):
-        return partial(_compressed_tar_items, path, found)
     if is_table:
         return partial(_table_items, path, found)
     if format_of(read_head(path)) is not None:

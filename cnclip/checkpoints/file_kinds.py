@@ -6,7 +6,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from .._files import ZIP_ERRORS
+from .._files import ZIP_ERRORS, open_file
 from .._text import type_and_line
 from ..errors import CheckpointError
 
@@ -62,7 +62,7 @@ def check_kind(path: Path, *, weights: bool = False) -> None:
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return file.read(_HEAD)
 
 

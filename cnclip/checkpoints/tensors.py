@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .._checks import requires_extra
+from .._files import check_file, open_file
 from .._text import first_line
 from ..errors import CheckpointError
 from .checkpoint import Weights
@@ -114,7 +115,7 @@ def _without_prefix(path: Path, weights: Weights) -> Weights:
 
 def _load(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
             file.seek(0)
             check_pickles(path, file, is_zip)
@@ -135,7 +136,7 @@ def _load(path: Path) -> Any:
 
 
 def _has_lightning(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return _LIGHTNING in torch._C.PyTorchFileReader(file).get_record("data.pkl")
 
 
@@ -188,6 +189,7 @@ def read_safetensors(path: Path) -> Weights:
     with requires_extra("huggingface", "safetensors"):
         from safetensors import SafetensorError, safe_open
     try:
+        check_file(path)
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             weights = by_name(path, ((name, file.get_tensor(name)) for name in names))

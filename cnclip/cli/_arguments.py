@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .._files import why_not_a_file
 from .._options import types_of
 from .._text import counted, first_line, printable
 from ..errors import InvalidInputError, ModelNotFoundError
@@ -276,11 +277,13 @@ def check_output_file(path: Path) -> None:
     """Refuse an output file that cannot be written, before any work.
 
     Raises:
-        InvalidInputError: the path is a directory, its directory does not exist, or the user may
-            not write there.
+        InvalidInputError: the path is a directory, a FIFO or a device, its directory does not
+            exist, or the user may not write there.
     """
     if path.is_dir():
         raise InvalidInputError("is a directory, expected a file name", file=path)
+    if (reason := why_not_a_file(path)) is not None:
+        raise InvalidInputError(reason, file=path)
     if not path.parent.is_dir():
         raise InvalidInputError("no such directory", file=path.parent)
     if not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._encoding import read_text
-from .._files import open_file
+from .._files import open_file, why_not_a_file
 from .._text import first_line, hide_secrets, value_text
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.image import located
@@ -65,6 +65,8 @@ class ClassificationData:
         self._list = place if place.is_file() else None
         if not place.exists():
             raise DatasetError("no such data set", file=path)
+        if not place.is_dir() and (reason := why_not_a_file(place)) is not None:
+            raise DatasetError(reason, file=path)
         self.name = Path(os.path.abspath(place)).name
         self.keys: list[str] = []
         self._remark: str | None = None

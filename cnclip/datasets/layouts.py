@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .._files import why_not_a_file
 from ..assets import asset_path
 from ..errors import DatasetError
 from ..sources.images import is_pattern
@@ -71,6 +72,8 @@ def open_retrieval(
 
 
 def _possible_layouts(place: Path, path: str | Path) -> Sequence[type[RetrievalData]]:
+    if not place.is_dir() and (reason := why_not_a_file(place)) is not None:
+        raise DatasetError(reason, file=path)
     pattern = not place.exists()
     if pattern and not is_pattern(str(place)):
         raise DatasetError("no such data set", file=path)

@@ -78,6 +78,7 @@ _SIGNATURES = re.compile(
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8[79]a)|(?P<WEBP>RIFF....WEBP)",
     re.DOTALL,
 )
+_TEXT = re.compile(rb"(?:\xef\xbb\xbf)?[\t\n\r -~]*")
 # Those that are too short or too common to be searched for.
 _BEGINNINGS = (
     (RAW.name, (b"II*\0\x10\0\0\0CR", b"IIRO", b"IIRS", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb")),
@@ -121,6 +122,8 @@ def is_image_suffix(suffix: str) -> bool:
 def format_of(head: bytes) -> str | None:
     """The format of an image file by its first bytes; None if they are not those of an image.
 
+    Bytes of text may come first, such as line ends.
+
     Args:
         head: The first bytes, HEAD of them where the file is that long.
     """
@@ -131,7 +134,8 @@ def format_of(head: bytes) -> str | None:
     if found is None and _NETPBM.match(head):
         found = "PPM"
     if found is None and (signature := _SIGNATURES.search(head, 0, _MAX_STRAY + 16)):
-        found = signature.lastgroup
+        # After other bytes than text, it may be an image in a file of another kind.
+        found = signature.lastgroup if _TEXT.fullmatch(head, 0, signature.start()) else None
     return found
 
 

@@ -109,7 +109,7 @@ class Columns:
             ("ids", self.id if self.id_required else (), chosen.id),
         ):
             if wanted and name is None:
-                found = printable(", ".join(names))
+                found = printable(", ".join(names)) or "none"
                 usual = ", ".join(wanted[:_NAMES_SHOWN])
                 more = ", ..." if len(wanted) > _NAMES_SHOWN else ""
                 return f"no column of {values} ({usual}{more}); found {found:.300}{self.hint}"

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from .._encoding import known_encoding, utf8_file
 from .._files import open_file
-from .._text import first_line
+from .._text import first_line, value_text
 from ..errors import DatasetError, InvalidInputError, Where
 from .parquet_files import PARQUET_SUFFIX, ParquetTable
 from .rows import Columns, ProblemKind, Problems, Row
@@ -179,6 +179,8 @@ def _json_rows(
     if len(content) > MAX_JSON:
         reason = f"JSON of more than {MAX_JSON} bytes; write an object on each line instead"
         raise DatasetError(reason, file=name)
+    if not content.strip():
+        return  # an empty file
     try:
         value = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -227,7 +229,7 @@ def _objects_in(
         if isinstance(row, dict):
             yield number, row
         else:
-            reason = f"expected a JSON object, found {type(row).__name__}"
+            reason = f"expected a JSON object, found {value_text(row)}"
             problems.add(ProblemKind.BAD_VALUE, Where(file=name, line=number), reason)
 
 
@@ -358,4 +360,4 @@ def parse_object(content: bytes) -> dict[str, Any] | tuple[ProblemKind, str]:
         return ProblemKind.DAMAGED, f"not JSON: {first_line(error)}"
     if isinstance(value, dict):
         return value
-    return ProblemKind.BAD_VALUE, f"expected a JSON object, found {type(value).__name__}"
+    return ProblemKind.BAD_VALUE, f"expected a JSON object, found {value_text(value)}"

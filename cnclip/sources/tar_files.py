@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .._encoding import decode_names
 from .._files import open_file
@@ -22,8 +22,9 @@ from .._text import first_line, is_utf8
 from ..errors import DatasetError, Where
 from ..preprocessors.formats import HEAD, RAW_SUFFIXES
 from .image_names import ImageNames
-from .images import MAX_FILE
+from .images import MAX_FILE, read_head
 from .names import with_slashes
+from .parquet_files import pyarrow_modules
 from .rows import ProblemKind, Problems
 
 TAR_SUFFIX = ".tar"
@@ -31,9 +32,10 @@ TAR_SUFFIX = ".tar"
 _NAMES: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
 _TEXTS = frozenset({".txt", ".json"})
 _MAX_TEXT = 1 << 20
-_COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
+_COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 # The first bytes of files that gzip, bzip2, xz and zstd write.
-_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", _ZSTD)
 _BLOCK = 512
 
 
@@ -49,6 +51,11 @@ class Sample:
 def is_compressed(path: str) -> bool:
     """Whether a path is that of a compressed tar file, by its name."""
     return _COMPRESSED.search(path) is not None
+
+
+def has_compressed_content(path: str) -> bool:
+    """Whether a file begins as compressed files do, whatever its name is."""
+    return read_head(path).startswith(_MAGIC)
 
 
 def refuse_compressed(*paths: Path) -> None:
@@ -104,6 +111,8 @@ def read_tar(
             if os.pread(file.fileno(), _BLOCK, end).strip(b"\0"):
                 reason = f"damaged at byte {end}; the rest of the file was skipped"
                 problems.add(ProblemKind.DAMAGED, Where(file=name), reason)
+    except DatasetError:
+        raise
     # A damaged header may have a size that no offset can be.
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         reason = f"damaged at byte {end}: {first_line(error)}"
@@ -130,11 +139,12 @@ def read_images(
     """The images of a compressed tar file, one after another: the name of the sample, the bytes.
 
     Raises:
-        DatasetError: the file is compressed with zstd or damaged, or the encoding is unknown.
+        DatasetError: the encoding is unknown.
+        MissingExtraError: the file is compressed with zstd, and pyarrow is not installed.
     """
     names = ImageNames() if names is None else names
     try:
-        with open_file(path) as file, tarfile.open(fileobj=file, mode="r|*", **_NAMES) as tar:
+        with open_file(path) as file, _opened(file) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]
                 inner = with_slashes(member.name)
@@ -155,6 +165,15 @@ def read_images(
                         yield key, head.getvalue() + opened.read()
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
         problems.add(ProblemKind.DAMAGED, Where(file=name), f"damaged: {first_line(error)}")
+
+
+def _opened(file: IO[bytes]) -> tarfile.TarFile:
+    """An open file as a tar file that is read from its beginning to its end."""
+    if file.peek(len(_ZSTD)).startswith(_ZSTD):  # type: ignore[attr-defined]
+        arrow, _ = pyarrow_modules()
+        content: IO[bytes] = arrow.CompressedInputStream(file, "zstd")
+        return tarfile.open(fileobj=content, mode="r|", **_NAMES)
+    return tarfile.open(fileobj=file, mode="r|*", **_NAMES)
 
 
 def _is_file(member: tarfile.TarInfo) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .._files import replaced_atomically
+from .._files import check_file, replaced_atomically
 from .._text import first_line, type_and_line
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.tensors import write_pickle
@@ -113,6 +113,7 @@ class RunState:
             CheckpointError: it is damaged.
         """
         try:
+            check_file(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # on a damaged file torch raises many types
             raise CheckpointError(f"cannot be read: {first_line(error)}", file=path) from error

@@ -87,7 +87,7 @@ def test_broken_rows(embed: Embed, some: list[Path], tmp_path: Path) -> None:
         "not JSON",
         "expected a string, found nothing",
         "the text is not UTF-8",
-        "expected a JSON object, found list",
+        "expected a JSON object, found []",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import sys
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
 
@@ -20,6 +22,7 @@ from cnclip import bulk, cli
 from cnclip.datasets import Problems
 from cnclip.errors import DatasetError, InvalidInputError, Where
 from cnclip.pipelines import MultiModalEmbeddingPipeline
+from cnclip.preprocessors.formats import format_of
 from tests.support.bulk import (
     GALLERY,
     TEXTS,
@@ -230,3 +233,30 @@ def test_the_iterator_checks_its_arguments_when_it_is_called(
         bulk.iter_embeddings(tmp_path / "nowhere", model, bulk.EmbedOptions(encoding="nothing"))
     with pytest.raises(DatasetError, match="no such file"):
         bulk.iter_embeddings(tmp_path / "nowhere", model)
+
+
+@pytest.mark.parametrize("name", ["a.tar.zst", "a.tzst", "zstd.tar", "gzip.tar"])
+def test_compressed_tars_are_found_by_their_content(
+    embed: Embed, some: list[Path], tmp_path: Path, name: str
+) -> None:
+    write_tar(tmp_path / "plain.tar", some[:3])
+    content = (tmp_path / "plain.tar").read_bytes()
+    path = tmp_path / name
+    if name == "gzip.tar":
+        path.write_bytes(gzip.compress(content))
+    else:
+        path.write_bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
+    report = embed(path)
+    assert (report.rows, report.failed) == (3, 0)
+    assert vectors_of(report.output).keys() == {f"{path}:000{number}" for number in range(3)}
+    path.write_bytes(path.read_bytes()[:3000])
+    report = embed(path, output=tmp_path / "cut", replace=True)
+    assert report.failed == 1 and report.first_failed[0][0] == str(path)
+    assert report.first_failed[0][1].startswith("damaged: ")
+
+
+def test_other_files_with_an_image_inside_are_no_images(some: list[Path]) -> None:
+    image = some[0].read_bytes()
+    assert format_of(b"\xef\xbb\xbf\r\nHTTP/1.1 200 OK\r\n\r\n" + image) == "PNG"
+    assert format_of(b"\0\1\2\3" + image) is None
+    assert format_of(b"\x28\xb5\x2f\xfd" + image) is None

@@ -176,7 +176,7 @@ def test_values_of_an_array_that_are_no_objects(tmp_path: Path) -> None:
     path = written(tmp_path / "a.json", [{"text": "红"}, 5, {"text": ""}])
     items = list(open_sources(path, "texts").items())
     assert [item.error for item in items] == [
-        *(None, "expected a JSON object, found int", "expected a string, found nothing")
+        *(None, "expected a JSON object, found 5", "expected a string, found nothing")
     ]
     assert [item.id for item in items] == [f"{path}:{number}" for number in (1, 2, 3)]
 
