@@ -25,7 +25,7 @@ from ..datasets.chinese_clip import TsvData
 from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError, Where
 from ..preprocessors.decoding import DEFAULTS, ImageOptions, decode_image
 from ..preprocessors.formats import format_of, is_image_suffix
-from ..preprocessors.image import is_url, located
+from ..preprocessors.image import is_foreign_url, is_url, located, not_found
 from ..sources.exclusions import Exclusions
 from ..sources.image_names import ImageNames
 from ..sources.images import (
@@ -327,6 +327,8 @@ def open_sources(
             for file in expand(path) if pattern else [path]:
                 absolute = os.path.abspath(file)
                 if not os.path.lexists(absolute):
+                    if is_foreign_url(path):
+                        raise DatasetError(not_found(path), file=path)
                     absolute = find_path(absolute) or absolute
                 found.readers.setdefault(spelled(absolute), _reader(absolute, found))
     if not found.readers:
@@ -434,7 +436,10 @@ def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
     A URL is recorded without its secrets.
     """
     if not is_url(value):
-        return _file_item(image_file(os.path.join(folder, value)), id)
+        file = image_file(os.path.join(folder, value))
+        if not os.path.lexists(file.path):
+            file = file._replace(error=not_found(value))
+        return _file_item(file, id)
     value = value.strip()
     name = spelled_id(hide_secrets(value))
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._text import counted, is_blank, value_text
+from .._text import counted, is_blank
 from ..datasets import ProblemKind, Problems
 from ..datasets.classification import ClassificationData, ClassifiedImage
 from ..errors import DatasetError, InvalidInputError
@@ -180,8 +180,7 @@ def _checked_names(names: Sequence[str], parameter: str) -> list[str]:
     found = list(names)
     for index, name in enumerate(found):
         if not isinstance(name, str) or is_blank(name):
-            reason = f"expected a text, got {value_text(name)}"
-            raise InvalidInputError(reason, item=f"{parameter}[{index}]")
+            raise InvalidInputError(f"expected a text, got {name!r}", item=f"{parameter}[{index}]")
     if len(set(found)) != len(found):
         duplicate = next(name for name in found if found.count(name) > 1)
         raise InvalidInputError(f"duplicate name {duplicate!r}", item=parameter)

@@ -26,6 +26,7 @@ MAX_DOWNLOAD_BYTES = 64 << 20
 # Messages show no more than the beginning of longer names, such as data URLs.
 MAX_SHOWN_NAME = 200
 
+_SCHEME = re.compile(rf"[\s{INVISIBLE}]*([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _URL = re.compile(rf"[\s{INVISIBLE}]*(https?|file|data):", re.IGNORECASE)
 
 
@@ -76,7 +77,7 @@ def load_image(
     except ImageError as error:
         raise error.at(file=shown_name(name)) from error.__cause__
     except FileNotFoundError as error:
-        raise ImageNotFoundError("no such file", file=shown_name(name)) from error
+        raise ImageNotFoundError(not_found(name), file=shown_name(name)) from error
     except (OSError, ValueError) as error:
         raise ImageError(first_line(error), file=shown_name(name)) from error
     finally:
@@ -101,6 +102,19 @@ def fetch(url: str, timeout: float | None = None, max_bytes: int = MAX_DOWNLOAD_
         return download(url, timeout, max_bytes)
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot be fetched: {first_line(error)}") from error
+
+
+def not_found(value: str) -> str:
+    """The reason why there is no file at a path, which may be a URL of a kind that is not read."""
+    scheme = _SCHEME.match(value)
+    if scheme is None or is_url(value):
+        return "no such file"
+    return f"{scheme[1].lower()} URLs are not read; expected a path, or an http, https or file URL"
+
+
+def is_foreign_url(value: str) -> bool:
+    """Whether this looks like a URL, and is not of a kind that images are read from."""
+    return _SCHEME.match(value) is not None and not is_url(value)
 
 
 def is_url(value: str) -> bool:

@@ -101,10 +101,10 @@ class Index(Collection):
         dim = check_integer(dim, "dim")
         if contents not in CONTENTS:
             raise InvalidInputError(
-                f"expected one of {CONTENTS}, got {contents!r}", item="contents"
+                f"expected one of {', '.join(CONTENTS)}, got {contents!r}", item="contents"
             )
         if kind not in ("auto", *KINDS):
-            reason = f"expected 'auto' or one of {KINDS}, got {kind!r}"
+            reason = f"expected one of auto, {', '.join(KINDS)}, got {kind!r}"
             raise InvalidInputError(reason, item="kind")
         limits = (exact_up_to, hnsw_up_to) if kind == "auto" else None
         if limits is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cnclip import bulk, cli, load_image
-from cnclip.errors import DatasetError, InputTypeError, InvalidInputError
+from cnclip.errors import DatasetError, ImageError, InputTypeError, InvalidInputError
 from tests.support.bulk import (
     Embed,
     failed_of,
@@ -199,3 +199,24 @@ def test_larger_batches_are_those_that_the_device_runs(
     embed(photos, batch_size=10**30, output=tmp_path / "other")
     one, other = vectors_of(tmp_path / "out"), vectors_of(tmp_path / "other")
     assert one.keys() == other.keys() and all((one[id] == other[id]).all() for id in one)
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/a.png", "s3://bucket/a.png", " oss://a/b.jpg"])
+def test_urls_of_other_kinds_are_not_taken_for_paths(
+    embed: Embed, tmp_path: Path, url: str
+) -> None:
+    reason = "URLs are not read; expected a path, or an http, https or file URL"
+    with pytest.raises(DatasetError, match=reason):
+        embed(url)
+    with pytest.raises(ImageError, match=reason):
+        load_image(url)
+    (tmp_path / "some.txt").write_text(f"{url}\n")
+    ((_, found),) = embed(tmp_path / "some.txt").first_failed
+    assert found == f"{url.strip().partition(':')[0]} {reason}"
+
+
+def test_a_path_may_look_like_a_url(embed: Embed, some: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "ftp:" / "host").mkdir(parents=True)
+    shutil.copy(some[0], tmp_path / "ftp:" / "host" / "a.png")
+    (tmp_path / "some.txt").write_text("ftp://host/a.png\n")
+    assert embed(tmp_path / "some.txt").rows == 1
