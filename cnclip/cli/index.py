@@ -111,7 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         done = update_embeddings(collection, embeddings, root=root, show_progress=True)
         print(
-            f"{collection.name}: {done.added} {embeddings.kind} added, {done.replaced} replaced, "
+            f"{collection.name}: {counted(done.added, embeddings.kind)} added, "
+            f"{done.replaced} replaced, "
             f"{done.removed} removed"
         )
     else:

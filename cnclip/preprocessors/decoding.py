@@ -18,7 +18,7 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 
 from .._text import first_line
 from ..errors import CnclipError, ImageError, InvalidInputError, MissingExtraError
-from .formats import HEAD, HEIF, JXL, PILLOW_FORMATS, RAW, ExtraFormat, format_of
+from .formats import HEAD, HEIF, JXL, PILLOW_FORMATS, RAW, ExtraFormat, format_of, other_kind
 from .jxl_size import jxl_size
 from .pillow_warnings import PillowWarnings
 from .repair import repaired
@@ -134,6 +134,8 @@ def decode_image(
                     raise
                 except Exception:
                     continue
+            if kind := other_kind(content[:HEAD]):
+                raise _FinalError(f"cannot be read as an image: {kind}") from error
             raise
 
 

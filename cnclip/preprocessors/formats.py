@@ -97,6 +97,17 @@ _BRANDS = (
     (RAW.name, (b"crx ",)),
     (HEIF.name, (b"mif1", b"msf1", b"mif2")),
 )
+# Files that are found under the names of images, by their first bytes without blanks.
+_OTHER_KINDS = (
+    ("a web page", (b"<!doctype html", b"<html")),
+    ("an SVG drawing; save it as PNG", (b"<svg",)),
+    ("XML or SVG", (b"<?xml",)),
+    ("a pointer of Git LFS: run `git lfs pull` in its folder", (b"version https://git-lfs",)),
+    ("a PDF document", (b"%pdf-",)),
+    ("PostScript, which would start a program", (b"%!ps", b"\xc5\xd0\xd3\xc6")),
+    ("a zip file", (b"pk\x03\x04",)),
+    ("a Matroska or WebM video", (b"\x1aE\xdf\xa3",)),
+)
 _NETPBM = re.compile(rb"P(?:[1-6fF]|0[1-6])\s")
 
 
@@ -137,6 +148,24 @@ def format_of(head: bytes) -> str | None:
         # After other bytes than text, it may be an image in a file of another kind.
         found = signature.lastgroup if _TEXT.fullmatch(head, 0, signature.start()) else None
     return found
+
+
+def other_kind(head: bytes) -> str | None:
+    """The kind of a file that is no image, by its first bytes; None if it is unknown.
+
+    Args:
+        head: As for `format_of`.
+    """
+    if head and not head.strip(b"\0"):
+        return "nothing but zeros, as where a download or a copy has failed"
+    if head[4:8] == b"ftyp" and format_of(head) is None:
+        return "a video"
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    lower = start.lower()
+    return next(
+        (name for name, some in _OTHER_KINDS if start.startswith(some) or lower.startswith(some)),
+        None,
+    )
 
 
 def stray_bytes(head: bytes) -> int:

@@ -199,7 +199,7 @@ def test_a_file_of_another_name_starts_no_program(
         path = tmp_path / f"{number}.jpg"
         path.write_bytes(content)
         for source in (path, content, path.as_uri()):
-            with pytest.raises(errors.ImageError, match="of no format that Pillow knows"):
+            with pytest.raises(errors.ImageError, match="PostScript, which would start a program"):
                 load_image(source)
     assert not (tmp_path / "started").exists()
 
@@ -533,3 +533,26 @@ def test_jpeg_xl_with_too_many_pixels_is_not_decoded(monkeypatch: pytest.MonkeyP
 )
 def test_headers_of_jpeg_xl_that_are_none(content: bytes) -> None:
     assert jxl_size(content) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\n <!DOCTYPE HTML><html>", "a web page"),
+        (b"\xef\xbb\xbf<html>", "a web page"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing; save it as PNG"),
+        (b'<?xml version="1.0"?><Error/>', "XML or SVG"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript, which would start a program"),
+        (b"\0\0\0\x18ftypmp42" + bytes(100), "a video"),
+        (b"\x1aE\xdf\xa3" + bytes(100), "a Matroska or WebM video"),
+        (b"PK\3\4" + bytes(100), "a zip file"),
+        (bytes(1000), "nothing but zeros"),
+        (b"hello", "of no format that Pillow knows"),
+        (b"", "of no format that Pillow knows"),
+    ],
+)
+def test_other_files_are_named_for_what_they_are(content: bytes, kind: str) -> None:
+    with pytest.raises(ImageError, match=f"^cannot be read as an image: {kind}"):
+        decode(content)
