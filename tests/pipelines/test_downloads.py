@@ -557,8 +557,10 @@ def test_ctrl_c_ends_downloads(tmp_path: Path) -> None:
         server.listen(50)
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
         code = (
-            "import sys, threading, time, _thread; from cnclip import load_image\n"
+            "import signal, sys; from cnclip import load_image\n"
             "from concurrent.futures import ThreadPoolExecutor\n"
+            # A shell's background jobs ignore it.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "pool = ThreadPoolExecutor(2)\n"
             "some = [pool.submit(load_image, sys.argv[1], timeout=60) for _ in range(2)]\n"
             "print('ready', flush=True); some[0].result()"
