@@ -96,6 +96,8 @@ _UNUSED = (
     "text_model.pooler.dense.weight",
     "text_model.pooler.dense.bias",
 )
+# transformers 5.0 writes BERT's norms with the names that they had in TensorFlow.
+_OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _TRANSPOSED = ("visual.proj", "text_projection")
 _MAX_VOCABULARY = 1 << 20
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -272,8 +274,16 @@ def _names(ours: str) -> list[str]:
     return [theirs.replace("in_proj_", f"{part}_proj.") for part in "qkv"]
 
 
+def _current(name: str) -> str:
+    """The name that transformers gives a tensor now."""
+    for old, new in _OLD_SUFFIXES.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
 def _from_huggingface(weights: Weights, config: ClipConfig, path: Path) -> Weights:
-    used = {name: value for name, value in weights.items() if not name.endswith(_UNUSED)}
+    used = {_current(name): v for name, v in weights.items() if not name.endswith(_UNUSED)}
     model = empty_model(config)
     shapes = {name: value.shape for name, value in _views(model.state_dict()).items()}
     check_tensors(used, shapes, path)  # before anything is computed from them

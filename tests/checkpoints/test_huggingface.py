@@ -94,6 +94,18 @@ def to_pickle(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
 
 
+def to_old_names(directory: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    weights = load_file(directory / "model.safetensors")
+    for name in list(weights):
+        for suffix in old:
+            if name.endswith(suffix):
+                weights[name.replace(suffix, old[suffix])] = weights.pop(name)
+    save_file(weights, directory / "model.safetensors")
+
+
 def to_tokenizer(directory: Path) -> None:
     words = (directory / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
     vocab = {word: i for i, word in reversed(list(enumerate(words)))}
@@ -113,10 +125,11 @@ def to_tokenizer(directory: Path) -> None:
         lambda d: shard(d, "safetensors"),
         lambda d: shard(d, "bin"),
         to_pickle,
+        to_old_names,
         to_tokenizer,
         lambda d: (d / "preprocessor_config.json").unlink(),
     ],
-    ids=["shards", "shards of pickles", "pickle", "tokenizer.json", "no preprocessor"],
+    ids=["shards", "shards of pickles", "pickle", "old names", "tokenizer.json", "no preprocessor"],
 )
 def test_hugging_faces_files(
     huggingface: Path, rearrange: Callable[[Path], None], image: Image.Image

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, TiffImagePlugin
 
@@ -85,7 +86,9 @@ def test_exif_of_wrong_types_is_turned(format: str, wrong: str) -> None:
         except Exception:  # Pillow cannot write it
             pytest.skip("cannot be written")
     assert decode(content).size in {(48, 64), (64, 48)}
-    if format != "AVIF":
+    # Pillow 12 reads no entry after a value outside of the file.
+    unread = wrong == "a value outside of the file" and int(PIL.__version__.split(".")[0]) < 13
+    if format != "AVIF" and not unread:
         assert decode(content).size == (48, 64)
 
 
