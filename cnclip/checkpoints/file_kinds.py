@@ -12,8 +12,10 @@ from ..errors import CheckpointError
 
 # The start of the zips that torch writes; older versions wrote several pickles in a row.
 ZIP_MAGIC = b"PK\x03\x04"
+_PICKLE = b"\x80"
 _HEAD = 512
 _AGAIN = "download it again; its link may need a login"
+_OTHER = "damaged, or something else: neither torch.save nor safetensors wrote it"
 _TEXTS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: run `git lfs pull` in "
     "its folder, or download the file",
@@ -55,6 +57,10 @@ def check_kind(path: Path, *, weights: bool = False) -> None:
     for magic, kind in _MAGICS.items():
         if head.startswith(magic):
             found = kind
+    known = head.startswith((ZIP_MAGIC, _PICKLE)) or head[8:9] == b"{"  # the latter: safetensors
+    if weights and found is None and not known:
+        zeros = not head.strip(b"\0")
+        found = f"nothing but zeros: {_AGAIN}" if zeros else f"{_OTHER}: {_AGAIN}"
     if head[_TAR[0] :].startswith(_TAR[1]):
         found = "a tar file; unpack it first"
     if found is not None:

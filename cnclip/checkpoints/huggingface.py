@@ -124,6 +124,7 @@ def read_settings(directory: Path) -> Checkpoint:
     Raises:
         CheckpointError, VocabularyError: as for `read_huggingface`.
     """
+    _check_model_type(ConfigFile(directory / CONFIG))
     vocabulary = _read_vocabulary(directory)
     config = _read_config(directory / CONFIG, tokenizer_of(vocabulary, directory).pad_id)
     mean, std = _read_preprocessor(directory, config.vision.resolution)
@@ -140,10 +141,13 @@ def read_settings(directory: Path) -> Checkpoint:
     )
 
 
-def _read_config(path: Path, pad_id: int) -> ClipConfig:
-    values = ConfigFile(path)
+def _check_model_type(values: ConfigFile) -> None:
     if values.values.get("model_type", "chinese_clip") != "chinese_clip":
         raise values.error("model_type", "'chinese_clip'")
+
+
+def _read_config(path: Path, pad_id: int) -> ClipConfig:
+    values = ConfigFile(path)
     vision = values.part("vision_config", _VISION_DEFAULTS)
     text = values.part("text_config", _TEXT_DEFAULTS)
     width = vision.size("hidden_size")

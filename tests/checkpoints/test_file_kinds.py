@@ -53,6 +53,9 @@ WEIGHTS_KINDS = [
     (plain_zip(), "a zip that torch.save did not write"),
     (b"\x93NUMPY\x01", "a NumPy array"),
     (b"GGUF", "a GGUF file"),
+    (b"hello", "damaged, or something else"),
+    (b"\xe7" * 1000, "damaged, or something else"),
+    (bytes(1000), "nothing but zeros"),
 ]
 
 
@@ -204,3 +207,14 @@ def test_processor_config(vit_directory: Path, tmp_path: Path) -> None:
         read_settings(theirs)
     (theirs / "processor_config.json").write_text("{}")
     assert read_settings(theirs).mean != (0.1, 0.2, 0.3)
+
+
+def test_a_model_of_another_kind_is_named_before_its_vocabulary(
+    vit_directory: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    cnclip.convert.convert(vit_directory, model, to="huggingface")
+    (model / "vocab.txt").write_text("a\n")
+    (model / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(CheckpointError, match=r"config.json:model_type: expected 'chinese_clip'"):
+        cnclip.pipeline(model=model, device="cpu")
