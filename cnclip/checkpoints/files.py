@@ -81,8 +81,10 @@ def _find(path: Path) -> CheckpointFiles:
                 )
     # ModelScope's own configuration.json has nothing that is used.
     unused = () if own_settings(path) is not None else (PIPELINE_CONFIG,)
-    settings = tuple(path / name for name in layout.settings if name not in unused)
-    return CheckpointFiles(layout.format, path, (*settings, *weights), tuple(weights))
+    settings = [path / name for name in layout.settings if name not in unused]
+    # The order is part of a model's digest, which embeddings and indexes record.
+    files = weights + settings if layout.format == "modelscope" else settings + weights
+    return CheckpointFiles(layout.format, path, tuple(files), tuple(weights))
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(out, io.TextIOWrapper) and (out.errors == "strict" or out.encoding != "utf-8"):
         # A character that the terminal's encoding lacks is escaped.
         out.reconfigure(errors="backslashreplace")
-    # Other packages log their progress at INFO.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("cnclip").setLevel(logging.INFO)
+    if not logging.getLogger().handlers:
+        # Other packages log their progress at INFO.
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("cnclip").setLevel(logging.INFO)
     collect_warnings()
     try:
         status: int = COMMANDS[parsed.command].run(parsed)

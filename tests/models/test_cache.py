@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ import pytest
 from cnclip import cache, models, pipeline
 from cnclip.archive import read_archive
 from cnclip.checkpoints.checkpoint import Checkpoint
-from cnclip.checkpoints.files import CheckpointFiles
+from cnclip.checkpoints.files import CheckpointFiles, find_checkpoint
+from cnclip.convert import convert
 from cnclip.errors import CheckpointError
 from tests.support.fork_server import ForkServer
 
@@ -236,10 +238,22 @@ def test_an_unreadable_source_is_named(
 
 
 def test_a_failed_conversion_leaves_nothing(own_cache: Path, model: Path) -> None:
-    (model / "pytorch_model.bin").write_bytes(b"not weights")
+    (model / "pytorch_model.bin").write_bytes(b"\x80not weights")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
         models.open_archive(model)
     assert archives(own_cache) == []
+
+
+@pytest.mark.parametrize("format", ["modelscope", "huggingface"])
+def test_the_digest_of_a_model_stays(format: str, model: Path, tmp_path: Path) -> None:
+    """Embeddings and indexes record it, and refuse queries of models with another."""
+    names = ["pytorch_model.bin", "vision_model_config.json", "text_model_config.json", "vocab.txt"]
+    if format == "huggingface":
+        model = convert(model, tmp_path / "theirs", to=format)
+        names = ["config.json", "vocab.txt", "preprocessor_config.json", "model.safetensors"]
+    lines = [f"{name}\0{sha256((model / name).read_bytes()).hexdigest()}\n" for name in names]
+    digest = sha256("".join(lines).encode()).hexdigest()
+    assert models.origin_of(find_checkpoint(model))["digest"] == digest
 
 
 # Starts four processes that open the model at the same time; each waits at the pipe until all four
