@@ -53,6 +53,7 @@ TESTS = [
 ]
 # Those of the group `test` in pyproject.toml that these tests use.
 REQUIREMENTS = {
+    "faiss-cpu",
     "huggingface_hub",
     "hypothesis",
     "psutil",

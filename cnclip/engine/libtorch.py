@@ -21,7 +21,7 @@ from ..errors import EngineError
 
 LIBRARY_SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 # Versions of torch that the tests were run with, and those between them.
-OLDEST, NEWEST = (2, 9), (2, 14)
+OLDEST, NEWEST = (2, 9), (2, 15)
 # Turns of a waiting loop before a thread sleeps; some tens of microseconds.
 SPINS = 1000
 
