@@ -20,7 +20,7 @@ extern "C" {
 
 /* The version of everything that this header declares or includes. Raise it with each change: an
  * engine of another version is refused. */
-enum { CNCLIP_ENGINE_API = 1 };
+enum { CNCLIP_ENGINE_API = 2 };
 
 /* What the core lends to an engine: functions of the headers above, under the names they have
  * there without the prefix cnclip_. Static memory. */
@@ -50,7 +50,16 @@ typedef struct {
   const char *device; /* "cpu", "cuda:0" */
   int num_threads;    /* for this model's runs; 0: the engine's default */
   cnclip_isa isa;     /* of the kernels that the model uses */
+  const float (*normalized)[256]; /* [3]: the normalized value of each byte of each channel.
+                                     Borrowed for the call. */
 } cnclip_model_options;
+
+/* Images of one size. One of the pointers is NULL. The caller's. */
+typedef struct {
+  size_t count, resolution;
+  const float *floats;  /* normalized, float32 [count, 3, resolution, resolution] */
+  const uint8_t *bytes; /* [count, resolution, resolution, 4]: red, green, blue, and one ignored */
+} cnclip_pixels;
 
 /* No C++ exception leaves a function; each returns a status and fills `error` as status.h says. */
 typedef struct {
@@ -76,18 +85,19 @@ typedef struct {
    * CNCLIP_ERROR_MODEL. */
   cnclip_status (*prepare)(cnclip_model *model, const char *precision, cnclip_error *error);
 
-  /* pixels: the caller's float32 [count, 3, resolution, resolution]; embeddings: the caller's
-   * memory for float32 [count, width], filled with rows of unit length.
+  /* embeddings: the caller's memory for float32 [count, width], filled with rows of unit length.
    * Thread-safe: threads may run one model at once.
    * CNCLIP_ERROR_MODEL: the run failed, or the tower's result has another shape or type.
    * CNCLIP_ERROR_FORKED: the engine's threads belong to the parent process. */
-  cnclip_status (*encode_image)(cnclip_model *model, const float *pixels, size_t count,
-                                size_t resolution, float *embeddings, size_t width,
-                                cnclip_error *error);
+  cnclip_status (*encode_image)(cnclip_model *model, const cnclip_pixels *pixels,
+                                float *embeddings, size_t width, cnclip_error *error);
 
   /* ids: the caller's int64 [count, length]. Otherwise as encode_image. */
   cnclip_status (*encode_text)(cnclip_model *model, const int64_t *ids, size_t count, size_t length,
                                float *embeddings, size_t width, cnclip_error *error);
+
+  /* Ids that one run of encode_text should have, padding counted. */
+  size_t (*tokens_at_once)(const cnclip_model *model);
 
   /* Number of threads that a run of `model` on this thread uses. */
   int (*num_threads)(const cnclip_model *model);

@@ -148,9 +148,12 @@ static PyObject *encode_pixels(PyObject *object, PyObject *argument) {
   if (result == NULL || pixels.count == 0) goto exit;
 
   Py_BEGIN_ALLOW_THREADS
-  status = encoder->engine->encode_image(encoder->model, pixels.data, (size_t)pixels.count,
-                                         (size_t)pixels.resolution, embeddings,
-                                         encoder->embedding_width, &error);
+  status = encoder->engine->encode_image(
+      encoder->model,
+      &(cnclip_pixels){.count = (size_t)pixels.count,
+                       .resolution = (size_t)pixels.resolution,
+                       .floats = pixels.data},
+      embeddings, encoder->embedding_width, &error);
   Py_END_ALLOW_THREADS
   if (status != CNCLIP_OK) {
     cnclip_raise(state, &error);

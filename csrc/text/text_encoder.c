@@ -10,9 +10,6 @@ enum {
   /* Texts are tokenized and sorted by length this many at a time, which bounds the working memory:
    * MAX_TEXTS of cnclip/pipelines/stream.py. */
   TEXTS_AT_ONCE = 4096,
-  /* Ids that go through the model together, padding counted: enough to fill a matrix product, few
-   * enough that what the layers pass on stays in the caches. */
-  TOKENS_AT_ONCE = 2048,
 };
 
 static size_t smaller(size_t a, size_t b) {
@@ -75,12 +72,12 @@ static cnclip_status sort_by_length(token_rows *rows, size_t count, size_t conte
 }
 
 /* How many of order[0..count) go through the model together: the most texts, from short to long,
- * whose rows, padded to the longest, have at most TOKENS_AT_ONCE ids; at least 1. */
+ * whose rows, padded to the longest, have at most tokens_at_once ids; at least 1. */
 static size_t batch_rows(const token_rows *tokens, const size_t *order, size_t count,
-                         size_t most_rows) {
+                         size_t most_rows, size_t tokens_at_once) {
   size_t rows = 1;
   while (rows < smaller(count, most_rows) &&
-         (rows + 1) * tokens->lengths[order[rows]] <= TOKENS_AT_ONCE) {
+         (rows + 1) * tokens->lengths[order[rows]] <= tokens_at_once) {
     rows++;
   }
   return rows;
@@ -98,8 +95,9 @@ static void batch_memory_free(batch_memory *memory) {
 }
 
 static cnclip_status batch_memory_alloc(batch_memory *memory, const cnclip_text_encoder *encoder,
-                                        size_t most_rows, cnclip_error *error) {
-  const size_t most_ids = larger(TOKENS_AT_ONCE, encoder->context_length);
+                                        size_t most_rows, size_t tokens_at_once,
+                                        cnclip_error *error) {
+  const size_t most_ids = larger(tokens_at_once, encoder->context_length);
   memory->ids = cnclip_alloc_array(most_ids, sizeof *memory->ids);
   memory->rows = cnclip_alloc_array(most_rows, encoder->embedding_width * sizeof *memory->rows);
   if (memory->ids == NULL || memory->rows == NULL) {
@@ -150,9 +148,10 @@ cnclip_status cnclip_text_encoder_encode(const cnclip_text_encoder *encoder,
   if (count == 1) return encode_one(encoder, texts[0], embeddings, error);
   const size_t at_once = smaller(count, TEXTS_AT_ONCE);
   /* Every text has at least one id. */
-  size_t most_rows = smaller(at_once, TOKENS_AT_ONCE);
+  const size_t tokens_at_once = encoder->engine->tokens_at_once(encoder->model);
+  size_t most_rows = smaller(at_once, tokens_at_once);
   if (batch_size != 0) most_rows = smaller(most_rows, batch_size);
-  status = batch_memory_alloc(&memory, encoder, most_rows, error);
+  status = batch_memory_alloc(&memory, encoder, most_rows, tokens_at_once, error);
   if (status == CNCLIP_OK) {
     status = token_rows_alloc(&tokens, at_once, encoder->context_length, error);
   }
@@ -166,7 +165,7 @@ cnclip_status cnclip_text_encoder_encode(const cnclip_text_encoder *encoder,
     status = sort_by_length(&tokens, some, encoder->context_length, error);
     for (size_t start = 0, rows; start < some && status == CNCLIP_OK; start += rows) {
       const size_t *order = tokens.order + start;
-      rows = batch_rows(&tokens, order, some - start, most_rows);
+      rows = batch_rows(&tokens, order, some - start, most_rows, tokens_at_once);
       status = check_interrupt(interrupt, context, error);
       if (status != CNCLIP_OK) break;
       status = encode_batch(encoder, &tokens, order, rows, &memory,

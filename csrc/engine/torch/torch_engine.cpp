@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/stack.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
@@ -25,6 +26,7 @@ struct cnclip_model {
   c10::Device device;
   cnclip_isa isa; /* of the kernels that its operators use */
   int num_threads;
+  at::Tensor normalized; /* float32 [3, 256] on the device: cnclip_model_options.normalized */
   std::optional<torch::jit::Method> encode_image, encode_text;
 
   cnclip_model(torch::jit::Module loaded, c10::Device where, cnclip_isa kernels, int threads)
@@ -51,7 +53,9 @@ std::optional<torch::jit::Method> find_method(const torch::jit::Module &module, 
   return std::optional<torch::jit::Method>(std::move(*found));
 }
 
-cnclip_status run(cnclip_model *model, const torch::jit::Method &method, at::Tensor input,
+/* make_input returns the tower's input on the model's device. */
+template <typename MakeInput>
+cnclip_status run(cnclip_model *model, const torch::jit::Method &method, MakeInput make_input,
                   size_t count, size_t width, float *embeddings, cnclip_error *error) {
   const cnclip_status status = check_not_forked(error);
   if (status != CNCLIP_OK) return status;
@@ -59,7 +63,7 @@ cnclip_status run(cnclip_model *model, const torch::jit::Method &method, at::Ten
     const c10::InferenceMode inference;
     const ThreadCount threads(model->num_threads);
     const IsaChoice kernels(model->isa);
-    std::vector<c10::IValue> stack{input.to(model->device)};
+    std::vector<c10::IValue> stack{make_input()};
     const at::Tensor rows = method(std::move(stack)).toTensor().to(at::kCPU).contiguous();
     if (rows.scalar_type() != at::kFloat || rows.dim() != 2 ||
         rows.size(0) != static_cast<int64_t>(count) ||
@@ -102,6 +106,11 @@ cnclip_status load_archive(const cnclip_model_options *options, c10::Device devi
         auto *model = new cnclip_model(torch::jit::load(std::string(options->path), device), device,
                                        options->isa, options->num_threads);
         *ret_model = model;
+        if (options->normalized != nullptr) {
+          model->normalized =
+              at::from_blob(const_cast<float *>(options->normalized[0]), {3, 256}, at::kFloat)
+                  .to(device, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+        }
         model->module.eval();
         model->encode_image = find_method(model->module, "encode_image");
         model->encode_text = find_method(model->module, "encode_text");
@@ -169,26 +178,50 @@ cnclip_status prepare(cnclip_model *model, const char *precision, cnclip_error *
   });
 }
 
-cnclip_status encode_image(cnclip_model *model, const float *pixels, size_t count,
-                           size_t resolution, float *embeddings, size_t width,
-                           cnclip_error *error) {
-  return guarded(CNCLIP_ERROR_MODEL, "wrapping the pixels", error, [&]() -> cnclip_status {
-    const auto side = static_cast<int64_t>(resolution);
-    /* from_blob takes no const pointer; the towers do not write to their input. */
-    at::Tensor input = at::from_blob(const_cast<float *>(pixels),
-                                     {static_cast<int64_t>(count), 3, side, side}, at::kFloat);
-    return run(model, *model->encode_image, std::move(input), count, width, embeddings, error);
-  });
+/* Normalized float32 [count, 3, resolution, resolution] on the model's device. */
+at::Tensor floats_of(const cnclip_model *model, const cnclip_pixels *pixels) {
+  const auto count = static_cast<int64_t>(pixels->count),
+             side = static_cast<int64_t>(pixels->resolution);
+  /* from_blob takes no const pointer; nothing writes to the input. */
+  if (pixels->floats != nullptr) {
+    return at::from_blob(const_cast<float *>(pixels->floats), {count, 3, side, side}, at::kFloat)
+        .to(model->device);
+  }
+  TORCH_CHECK(model->normalized.defined(), "the model was loaded without normalized values");
+  const at::Tensor bytes =
+      at::from_blob(const_cast<uint8_t *>(pixels->bytes), {count, side, side, 4}, at::kByte)
+          .to(model->device);
+  std::vector<at::Tensor> planes;
+  for (int64_t channel = 0; channel < 3; channel++) {
+    const at::Tensor numbers = bytes.select(3, channel).to(at::kInt);
+    planes.push_back(model->normalized.select(0, channel)
+                         .index_select(0, numbers.flatten())
+                         .view({count, side, side}));
+  }
+  return at::stack(planes, 1);
+}
+
+cnclip_status encode_image(cnclip_model *model, const cnclip_pixels *pixels, float *embeddings,
+                           size_t width, cnclip_error *error) {
+  return run(
+      model, *model->encode_image, [&] { return floats_of(model, pixels); }, pixels->count, width,
+      embeddings, error);
 }
 
 cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t count, size_t length,
                           float *embeddings, size_t width, cnclip_error *error) {
-  return guarded(CNCLIP_ERROR_MODEL, "wrapping the token ids", error, [&]() -> cnclip_status {
-    at::Tensor input =
-        at::from_blob(const_cast<int64_t *>(ids),
-                      {static_cast<int64_t>(count), static_cast<int64_t>(length)}, at::kLong);
-    return run(model, *model->encode_text, std::move(input), count, width, embeddings, error);
-  });
+  const auto as_tensor = [&] {
+    return at::from_blob(const_cast<int64_t *>(ids),
+                         {static_cast<int64_t>(count), static_cast<int64_t>(length)}, at::kLong)
+        .to(model->device);
+  };
+  return run(model, *model->encode_text, as_tensor, count, width, embeddings, error);
+}
+
+size_t tokens_at_once(const cnclip_model *model) {
+  /* On a CPU, enough to fill a matrix product, and few enough that what the layers pass on stays in
+   * the caches. */
+  return model->device.is_cpu() ? 2048 : 16384;
 }
 
 int num_threads(const cnclip_model *model) {
@@ -207,6 +240,7 @@ extern "C" __attribute__((visibility("default"))) const cnclip_engine *cnclip_en
       .prepare = prepare,
       .encode_image = encode_image,
       .encode_text = encode_text,
+      .tokens_at_once = tokens_at_once,
       .num_threads = num_threads,
       .free = free_model,
   };
