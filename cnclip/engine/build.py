@@ -17,7 +17,19 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # Installed packages have a copy of the sources, a checkout has the folder itself.
 SOURCES = HERE / "csrc" if (HERE / "csrc").is_dir() else HERE.parent.parent / "csrc"
-COMPILED = ("engine/torch/torch_engine.cpp", "engine/torch/torch_ops.cpp")
+CUDA = "engine/torch/cuda"
+COMPILED = (
+    "engine/torch/torch_engine.cpp",
+    "engine/torch/torch_ops.cpp",
+    f"{CUDA}/cuda_kernels.cpp",
+    f"{CUDA}/cuda_library.cpp",
+    f"{CUDA}/cuda_products.cpp",
+    f"{CUDA}/cuda_runs.cpp",
+    f"{CUDA}/cuda_towers.cpp",
+    f"{CUDA}/cuda_transformer.cpp",
+)
+# Compiled on the machine that has the GPU, by NVRTC: in the engine it is text.
+KERNELS = f"{CUDA}/cuda_kernels.cu"
 
 # -fopenmp: libtorch's parallel loops are templates; without OpenMP they run on one thread.
 COMPILE = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DNDEBUG"]
@@ -52,8 +64,8 @@ def find_compiler() -> str:
 
 def source_files() -> list[Path]:
     """Every file that the engine is made of, sorted: its sources and the headers they include."""
-    files = [SOURCES / name for name in COMPILED]
-    for pattern in ("base/*.h", "engine/*.h", "engine/torch/*.hpp", "kernels/*.h"):
+    files = [SOURCES / name for name in (*COMPILED, KERNELS)]
+    for pattern in ("base/*.h", "engine/*.h", "engine/torch/**/*.hpp", "kernels/*.h"):
         files += SOURCES.glob(pattern)
     return sorted(files)
 
@@ -77,15 +89,19 @@ def compile_engine(torch: Path, output: Path, options: Sequence[str] = ()) -> No
     compiler = find_compiler()
     include = torch / "include"
     paths = [include, include / "torch" / "csrc" / "api" / "include"]
-    flags = [*COMPILE, *options, f"-I{SOURCES}", *(f"-isystem{path}" for path in paths)]
     with tempfile.TemporaryDirectory(prefix="cnclip-engine-") as folder:
+        kernels = (SOURCES / KERNELS).read_text(encoding="utf-8")
+        included = Path(folder) / "cuda_kernels.inc"
+        included.write_text(f'R"cuda({kernels})cuda"\n', encoding="utf-8")
+        flags = [*COMPILE, *options, f"-I{SOURCES}", f"-I{folder}"]
+        flags += [f"-isystem{path}" for path in paths]
         objects = [Path(folder) / f"{Path(name).stem}.o" for name in COMPILED]
         commands = [
             [compiler, *flags, "-c", str(SOURCES / name), "-o", str(path)]
             for name, path in zip(COMPILED, objects, strict=True)
         ]
         _run_at_once(commands)
-        link = ["-shared", *_export_flags(Path(folder)), *options, "-o", str(output)]
+        link = ["-shared", *_export_flags(Path(folder)), *options, "-o", str(output), "-ldl"]
         libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
         _run_at_once([[compiler, *map(str, objects), *link, *libraries]])
 

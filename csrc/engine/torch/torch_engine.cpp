@@ -11,12 +11,15 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/version.h>
 
+#include <cstdio>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "engine/torch/cuda/cuda_towers.hpp"
 #include "engine/torch/torch_guard.hpp"
 
 using namespace cnclip_torch;
@@ -28,6 +31,9 @@ struct cnclip_model {
   int num_threads;
   at::Tensor normalized; /* float32 [3, 256] on the device: cnclip_model_options.normalized */
   std::optional<torch::jit::Method> encode_image, encode_text;
+  /* On a GPU, in 16 bits, in place of the methods; may be NULL. */
+  std::unique_ptr<cnclip_cuda::ImageTower> image_tower;
+  std::unique_ptr<cnclip_cuda::TextTower> text_tower;
 
   cnclip_model(torch::jit::Module loaded, c10::Device where, cnclip_isa kernels, int threads)
       : module(std::move(loaded)), device(where), isa(kernels), num_threads(threads) {}
@@ -53,28 +59,36 @@ std::optional<torch::jit::Method> find_method(const torch::jit::Module &module, 
   return std::optional<torch::jit::Method>(std::move(*found));
 }
 
-/* make_input returns the tower's input on the model's device. */
+/* By a method of the module. make_input returns its input on the model's device. */
 template <typename MakeInput>
-cnclip_status run(cnclip_model *model, const torch::jit::Method &method, MakeInput make_input,
-                  size_t count, size_t width, float *embeddings, cnclip_error *error) {
+cnclip_status run_method(const torch::jit::Method &method, MakeInput make_input, size_t count,
+                         size_t width, float *embeddings, cnclip_error *error) {
+  std::vector<c10::IValue> stack{make_input()};
+  const at::Tensor rows = method(std::move(stack)).toTensor().to(at::kCPU).contiguous();
+  if (rows.scalar_type() != at::kFloat || rows.dim() != 2 ||
+      rows.size(0) != static_cast<int64_t>(count) || rows.size(1) != static_cast<int64_t>(width)) {
+    return core->error_set(error, CNCLIP_ERROR_MODEL,
+                           "the model returned a tensor of another shape or type than float32 "
+                           "[%zu, %zu]",
+                           count, width);
+  }
+  std::memcpy(embeddings, rows.const_data_ptr<float>(), count * width * sizeof(float));
+  return CNCLIP_OK;
+}
+
+/* Calls `body`, which returns a status, with the model's settings. items: of the batch. */
+template <typename Body>
+cnclip_status run(cnclip_model *model, size_t count, const char *items, cnclip_error *error,
+                  Body body) {
   const cnclip_status status = check_not_forked(error);
   if (status != CNCLIP_OK) return status;
-  return guarded_parallel(CNCLIP_ERROR_MODEL, "running the model", error, [&]() -> cnclip_status {
+  char doing[80];
+  std::snprintf(doing, sizeof doing, "running the model on a batch of %zu %s", count, items);
+  return guarded_parallel(CNCLIP_ERROR_MODEL, doing, error, [&]() -> cnclip_status {
     const c10::InferenceMode inference;
     const ThreadCount threads(model->num_threads);
     const IsaChoice kernels(model->isa);
-    std::vector<c10::IValue> stack{make_input()};
-    const at::Tensor rows = method(std::move(stack)).toTensor().to(at::kCPU).contiguous();
-    if (rows.scalar_type() != at::kFloat || rows.dim() != 2 ||
-        rows.size(0) != static_cast<int64_t>(count) ||
-        rows.size(1) != static_cast<int64_t>(width)) {
-      return core->error_set(error, CNCLIP_ERROR_MODEL,
-                             "the model returned a tensor of another shape or type than float32 "
-                             "[%zu, %zu]",
-                             count, width);
-    }
-    std::memcpy(embeddings, rows.const_data_ptr<float>(), count * width * sizeof(float));
-    return CNCLIP_OK;
+    return body();
   });
 }
 
@@ -168,12 +182,26 @@ cnclip_status load(const cnclip_model_options *options, cnclip_model **ret_model
   return status;
 }
 
+/* Where kernels cannot be compiled, the model runs all the same, more slowly. */
+void open_towers(cnclip_model *model, const char *precision) {
+  try {
+    model->image_tower = cnclip_cuda::new_image_tower(model->module, model->device, precision,
+                                                      model->normalized);
+    model->text_tower = cnclip_cuda::new_text_tower(model->module, model->device, precision);
+  } catch (const c10::OutOfMemoryError &) {
+    throw;
+  } catch (const std::exception &error) {
+    TORCH_WARN("cnclip runs by torch's kernels, since its own cannot be used: ", error.what());
+  }
+}
+
 cnclip_status prepare(cnclip_model *model, const char *precision, cnclip_error *error) {
   return guarded_parallel(CNCLIP_ERROR_MODEL, "preparing the model", error, [&]() -> cnclip_status {
     const c10::InferenceMode inference;
     const ThreadCount threads(model->num_threads);
     const IsaChoice kernels(model->isa);
     model->module.get_method("prepare")({std::string(precision)});
+    if (model->device.is_cuda()) open_towers(model, precision);
     return CNCLIP_OK;
   });
 }
@@ -203,9 +231,15 @@ at::Tensor floats_of(const cnclip_model *model, const cnclip_pixels *pixels) {
 
 cnclip_status encode_image(cnclip_model *model, const cnclip_pixels *pixels, float *embeddings,
                            size_t width, cnclip_error *error) {
-  return run(
-      model, *model->encode_image, [&] { return floats_of(model, pixels); }, pixels->count, width,
-      embeddings, error);
+  return run(model, pixels->count, "images", error, [&]() -> cnclip_status {
+    if (model->image_tower != nullptr) {
+      model->image_tower->encode(*pixels, embeddings);
+      return CNCLIP_OK;
+    }
+    return run_method(
+        *model->encode_image, [&] { return floats_of(model, pixels); }, pixels->count, width,
+        embeddings, error);
+  });
 }
 
 cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t count, size_t length,
@@ -215,7 +249,13 @@ cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t count,
                          {static_cast<int64_t>(count), static_cast<int64_t>(length)}, at::kLong)
         .to(model->device);
   };
-  return run(model, *model->encode_text, as_tensor, count, width, embeddings, error);
+  return run(model, count, "texts", error, [&]() -> cnclip_status {
+    if (model->text_tower != nullptr) {
+      model->text_tower->encode(ids, count, length, embeddings);
+      return CNCLIP_OK;
+    }
+    return run_method(*model->encode_text, as_tensor, count, width, embeddings, error);
+  });
 }
 
 size_t tokens_at_once(const cnclip_model *model) {

@@ -10,6 +10,7 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include <unistd.h>
@@ -138,6 +139,9 @@ class IsaChoice {
 
 /* Registers the operators of torch_ops.cpp, which torch::Library allows once per process. */
 void register_operators();
+
+/* The activation that a graph names `quick_gelu`, for example. c10::Error: there is none. */
+cnclip_activation activation_of(std::string_view name);
 
 }  // namespace cnclip_torch
 

@@ -19,6 +19,7 @@
 
 #include "engine/torch/torch_guard.hpp"
 
+using cnclip_torch::activation_of;
 using cnclip_torch::core;
 using cnclip_torch::current_isa;
 
@@ -48,16 +49,6 @@ cnclip_linear_type type_of(at::ScalarType dtype) {
          : dtype == at::kHalf     ? CNCLIP_LINEAR_F16
          : dtype == at::kBFloat16 ? CNCLIP_LINEAR_BF16
                                   : CNCLIP_LINEAR_INT8;
-}
-
-cnclip_activation activation_of(std::string_view name) {
-  if (name.empty()) return CNCLIP_ACTIVATION_NONE;
-  if (name == "relu") return CNCLIP_ACTIVATION_RELU;
-  if (name == "gelu") return CNCLIP_ACTIVATION_GELU;
-  if (name == "gelu_new") return CNCLIP_ACTIVATION_GELU_TANH;
-  if (name == "swish") return CNCLIP_ACTIVATION_SWISH;
-  TORCH_CHECK(name == "quick_gelu", "no activation ", name);
-  return CNCLIP_ACTIVATION_QUICK_GELU;
 }
 
 /* Runs body(first, last) over all of 0..count on libtorch's threads, each of which takes the next
@@ -469,6 +460,16 @@ at::Tensor attention(const at::Tensor &query, const at::Tensor &key, const at::T
 }
 
 }  // namespace
+
+cnclip_activation cnclip_torch::activation_of(std::string_view name) {
+  if (name.empty()) return CNCLIP_ACTIVATION_NONE;
+  if (name == "relu") return CNCLIP_ACTIVATION_RELU;
+  if (name == "gelu") return CNCLIP_ACTIVATION_GELU;
+  if (name == "gelu_new") return CNCLIP_ACTIVATION_GELU_TANH;
+  if (name == "swish") return CNCLIP_ACTIVATION_SWISH;
+  TORCH_CHECK(name == "quick_gelu", "no activation ", name);
+  return CNCLIP_ACTIVATION_QUICK_GELU;
+}
 
 void cnclip_torch::register_operators() {
   static torch::Library library(torch::Library::DEF, "cnclip", std::nullopt, __FILE__, __LINE__);

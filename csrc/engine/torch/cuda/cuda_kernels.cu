@@ -3,6 +3,7 @@
  * include no header. Defined from outside:
  *   CNCLIP_FP16: 1 for float16, 0 for bfloat16
  *   CNCLIP_HEAD: columns of an attention head, a multiple of 16
+ *   CNCLIP_WIDTH: columns of a tower's rows, a multiple of 8
  * Sums are float32. Rows start at addresses that are multiples of 16 bytes. */
 
 typedef unsigned char u8;
@@ -10,7 +11,12 @@ typedef unsigned short half; /* the bits of a 16-bit float */
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-enum { WARP = 32, VECTOR = 8 /* halves in 16 bytes */ };
+enum {
+  WARP = 32,
+  VECTOR = 8, /* halves in 16 bytes */
+  COLUMNS = CNCLIP_WIDTH,
+  VECTORS = (CNCLIP_WIDTH + WARP * VECTOR - 1) / (WARP * VECTOR) /* of a row, in each lane */
+};
 
 /* --- 16-bit floats ------------------------------------------------------------------------------ */
 
@@ -109,48 +115,35 @@ extern "C" __global__ void patches_of_floats(const float *pixels, int side, int 
   });
 }
 
-/* [n, side, side, 4] bytes to normalised float32 [n, 3, side, side], for towers that have no
- * kernels here. One thread converts one pixel. */
-extern "C" __global__ void floats_of_bytes(const u8 *pixels, const float *table, long area,
-                                           long count, float *planes) {
-  const long place = (long)blockIdx.x * blockDim.x + threadIdx.x;
-  if (place >= count) return;
-  const uchar4 pixel = ((const uchar4 *)pixels)[place];
-  float *plane = planes + place / area * 3 * area + place % area;
-  plane[0] = table[pixel.x];
-  plane[area] = table[256 + pixel.y];
-  plane[2 * area] = table[512 + pixel.z];
-}
-
 /* --- Rows: one warp computes one row, which its lanes keep in registers ------------------------- */
 
-/* Lane l has vectors l, l + 32, ... of a row; those past `columns` are zero. */
-template <int VECTORS> struct Row {
+/* Lane l has vectors l, l + 32, ... of a row; those past its end are zero. */
+struct Row {
   float values[VECTORS][VECTOR];
 
-  /* place(vector): the first column of this lane's vector. */
+  /* The first column of this lane's vector number `vector`. */
   static __device__ __forceinline__ int column(int vector) {
     return (vector * WARP + threadIdx.x % WARP) * VECTOR;
   }
 
-  __device__ __forceinline__ void normalize(int columns, const float *weight, const float *bias,
+  __device__ __forceinline__ void normalize(const float *weight, const float *bias,
                                             float epsilon, half *output) {
     float sum = 0, squares = 0;
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
       for (int j = 0; j < VECTOR; j++) sum += values[i][j];
     }
-    const float mean = warp_sum(sum) / columns;
+    const float mean = warp_sum(sum) / COLUMNS;
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
-      if (column(i) >= columns) break;
+      if (column(i) >= COLUMNS) break;
       for (int j = 0; j < VECTOR; j++) squares += (values[i][j] - mean) * (values[i][j] - mean);
     }
-    const float scale = rsqrtf(warp_sum(squares) / columns + epsilon);
+    const float scale = rsqrtf(warp_sum(squares) / COLUMNS + epsilon);
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
       const int at = column(i);
-      if (at >= columns) break;
+      if (at >= COLUMNS) break;
       float weights[VECTOR], biases[VECTOR];
       load_floats(weight + at, weights);
       load_floats(bias + at, biases);
@@ -162,52 +155,49 @@ template <int VECTORS> struct Row {
   }
 };
 
-template <int VECTORS>
-__device__ __forceinline__ void normalize_rows(const half *input, long rows, int columns,
-                                               const float *weight, const float *bias,
-                                               float epsilon, half *output) {
+extern "C" __global__ void normalize(const half *input, long rows, const float *weight, const float *bias, float epsilon,
+                                     half *output) {
   const long row = warp_row();
   if (row >= rows) return;
-  Row<VECTORS> x;
+  Row x;
 #pragma unroll
   for (int i = 0; i < VECTORS; i++) {
     const int at = x.column(i);
-    if (at < columns) {
-      load_vector(input + row * columns + at, x.values[i]);
+    if (at < COLUMNS) {
+      load_vector(input + row * COLUMNS + at, x.values[i]);
     } else {
       for (int j = 0; j < VECTOR; j++) x.values[i][j] = 0;
     }
   }
-  x.normalize(columns, weight, bias, epsilon, output + row * columns);
+  x.normalize(weight, bias, epsilon, output + row * COLUMNS);
 }
 
 /* Row 0 of an image is the class embedding, the others are its patches; positions are added, then
  * the rows are normalised. */
-template <int VECTORS>
-__device__ __forceinline__ void embed_patch_rows(const half *patches, const float *class_row,
-                                                 const float *positions, long rows, int per_image,
-                                                 int columns, const float *weight,
-                                                 const float *bias, float epsilon, half *output) {
+extern "C" __global__ void embed_patches(const half *patches, const float *class_row,
+                                         const float *positions, long rows, int per_image,
+                                         const float *weight, const float *bias,
+                                         float epsilon, half *output) {
   const long row = warp_row(), image = row / per_image;
   const int place = (int)(row % per_image);
   if (row >= rows) return;
-  const half *patch = patches + (image * (per_image - 1) + place - 1) * columns;
-  Row<VECTORS> x;
+  const half *patch = patches + (image * (per_image - 1) + place - 1) * COLUMNS;
+  Row x;
 #pragma unroll
   for (int i = 0; i < VECTORS; i++) {
     const int at = x.column(i);
     float *values = x.values[i], position[VECTOR];
     for (int j = 0; j < VECTOR; j++) values[j] = 0;
-    if (at >= columns) continue;
+    if (at >= COLUMNS) continue;
     if (place == 0) {
       load_floats(class_row + at, values);
     } else {
       load_vector(patch + at, values);
     }
-    load_floats(positions + (long)place * columns + at, position);
+    load_floats(positions + (long)place * COLUMNS + at, position);
     for (int j = 0; j < VECTOR; j++) values[j] += position[j];
   }
-  x.normalize(columns, weight, bias, epsilon, output + row * columns);
+  x.normalize(weight, bias, epsilon, output + row * COLUMNS);
 }
 
 /* A table's values as they are stored: float32, or float16. */
@@ -223,67 +213,34 @@ __device__ __forceinline__ void add_stored(const void *table, int is_f16, long a
 }
 
 /* Word, position and segment embeddings, summed and normalised. */
-template <int VECTORS>
-__device__ __forceinline__ void embed_word_rows(const int *ids, const int *places,
-                                                const void *words, int words_are_f16,
-                                                const void *positions, int positions_are_f16,
-                                                const float *segment, long rows, int columns,
-                                                const float *weight, const float *bias,
-                                                float epsilon, half *output) {
+extern "C" __global__ void embed_words(const int *ids, const int *places, const void *words,
+                                       int words_are_f16, const void *positions,
+                                       int positions_are_f16, const float *segment, long rows,
+                                       const float *weight, const float *bias,
+                                       float epsilon, half *output) {
   const long row = warp_row();
   if (row >= rows) return;
-  Row<VECTORS> x;
+  Row x;
 #pragma unroll
   for (int i = 0; i < VECTORS; i++) {
     const int at = x.column(i);
     for (int j = 0; j < VECTOR; j++) x.values[i][j] = 0;
-    if (at >= columns) continue;
-    add_stored(words, words_are_f16, (long)ids[row] * columns + at, x.values[i]);
-    add_stored(positions, positions_are_f16, (long)places[row] * columns + at, x.values[i]);
+    if (at >= COLUMNS) continue;
+    add_stored(words, words_are_f16, (long)ids[row] * COLUMNS + at, x.values[i]);
+    add_stored(positions, positions_are_f16, (long)places[row] * COLUMNS + at, x.values[i]);
     add_stored(segment, 0, at, x.values[i]);
   }
-  x.normalize(columns, weight, bias, epsilon, output + row * columns);
+  x.normalize(weight, bias, epsilon, output + row * COLUMNS);
 }
-
-/* The kernels for rows of up to VECTORS * 256 columns. */
-#define ROW_KERNELS(VECTORS)                                                                       \
-  extern "C" __global__ void normalize_##VECTORS(const half *input, long rows, int columns,        \
-                                                 const float *weight, const float *bias,           \
-                                                 float epsilon, half *output) {                    \
-    normalize_rows<VECTORS>(input, rows, columns, weight, bias, epsilon, output);                  \
-  }                                                                                                \
-  extern "C" __global__ void embed_patches_##VECTORS(                                              \
-      const half *patches, const float *class_row, const float *positions, long rows,              \
-      int per_image, int columns, const float *weight, const float *bias, float epsilon,           \
-      half *output) {                                                                              \
-    embed_patch_rows<VECTORS>(patches, class_row, positions, rows, per_image, columns, weight,     \
-                              bias, epsilon, output);                                              \
-  }                                                                                                \
-  extern "C" __global__ void embed_words_##VECTORS(                                                \
-      const int *ids, const int *places, const void *words, int words_are_f16,                     \
-      const void *positions, int positions_are_f16, const float *segment, long rows, int columns,  \
-      const float *weight, const float *bias, float epsilon, half *output) {                       \
-    embed_word_rows<VECTORS>(ids, places, words, words_are_f16, positions, positions_are_f16,      \
-                             segment, rows, columns, weight, bias, epsilon, output);               \
-  }
-
-ROW_KERNELS(1)
-ROW_KERNELS(2)
-ROW_KERNELS(3)
-ROW_KERNELS(4)
-ROW_KERNELS(5)
-ROW_KERNELS(6)
-ROW_KERNELS(7)
-ROW_KERNELS(8)
 
 /* output[i] = input[numbers[i]]; one warp copies one row. */
 extern "C" __global__ void gather_rows(const half *input, const int *numbers, long rows,
-                                       int columns, half *output) {
+                                       half *output) {
   const long row = warp_row();
   if (row >= rows) return;
-  const uint4 *from = (const uint4 *)(input + (long)numbers[row] * columns);
-  uint4 *to = (uint4 *)(output + row * columns);
-  for (int i = threadIdx.x % WARP; i < columns / VECTOR; i += WARP) to[i] = from[i];
+  const uint4 *from = (const uint4 *)(input + (long)numbers[row] * COLUMNS);
+  uint4 *to = (uint4 *)(output + row * COLUMNS);
+  for (int i = threadIdx.x % WARP; i < COLUMNS / VECTOR; i += WARP) to[i] = from[i];
 }
 
 /* Rows of float32 to unit length, in place; one warp computes one row. */

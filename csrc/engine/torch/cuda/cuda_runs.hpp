@@ -1,0 +1,122 @@
+/* Runs of a tower on a GPU: each has a stream and memory that no other run uses. Small runs of
+ * the same sizes are recorded as a graph, which starts all kernels at once. */
+#ifndef CNCLIP_CUDA_RUNS_HPP
+#define CNCLIP_CUDA_RUNS_HPP
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "engine/torch/cuda/cuda_products.hpp"
+
+namespace cnclip_cuda {
+
+using GraphKey = std::array<long, 4>;
+
+/* What one run uses. To be used and destroyed with the GPU's context current. */
+class Run {
+ public:
+  Run(c10::Device device, bool is_fp16);
+  ~Run();
+  Run(const Run &) = delete;
+  Run &operator=(const Run &) = delete;
+
+  Stream stream() const { return stream_; }
+  Products &products() { return *products_; }
+  void *input() const { return input_.data(); }
+  void *output() const { return output_.data(); }
+  DevicePointer memory() const;
+
+  /* Makes memory available: `bytes` on the GPU; here, `input_bytes` to upload from and
+   * `output_bytes` to download to. What they had is lost.
+   * c10::OutOfMemoryError, std::bad_alloc. */
+  void reserve(std::size_t bytes, std::size_t input_bytes, std::size_t output_bytes);
+
+  /* Does what `body` queues on the stream. From its third time with the same key and memory on, a
+   * graph does it, so that `body` has to queue the same work each time. */
+  template <typename Body>
+  void repeat(const GraphKey &key, Body body) {
+    Recording &recording = recordings_[key];
+    if (recording.graph == nullptr && recording.seen) record(&recording, body);
+    if (recording.graph != nullptr) {
+      CNCLIP_CUDA(cuGraphLaunch, recording.graph, stream_);
+    } else {
+      body(); /* the first time also chooses algorithms and loads kernels */
+      recording.seen = true;
+    }
+  }
+
+  void wait() { CNCLIP_CUDA(cuStreamSynchronize, stream_); }
+
+ private:
+  struct Recording {
+    bool seen = false;
+    GraphRun graph = nullptr;
+  };
+
+  template <typename Body>
+  void record(Recording *recording, Body body) {
+    CNCLIP_CUDA(cuStreamBeginCapture_v2, stream_, CAPTURE_THREAD_LOCAL);
+    try {
+      body();
+    } catch (...) {
+      end_recording(nullptr);
+      throw;
+    }
+    end_recording(recording);
+  }
+
+  void end_recording(Recording *recording);
+  void forget_recordings();
+
+  c10::Device device_;
+  Stream stream_ = nullptr;
+  at::Tensor memory_, blas_memory_;
+  PinnedMemory input_, output_;
+  std::optional<Products> products_;
+  std::map<GraphKey, Recording> recordings_;
+};
+
+/* A few runs for all threads: while one computes, another uploads. */
+class Runs {
+ public:
+  Runs(c10::Device device, bool is_fp16) : device_(device), is_fp16_(is_fp16) {}
+
+  /* A run that nobody else has until this object is gone. Waits for one. */
+  class Lease {
+   public:
+    explicit Lease(Runs *runs) : runs_(runs), index_(runs->take()) {}
+    ~Lease() { runs_->give_back(index_); }
+    Lease(const Lease &) = delete;
+    Lease &operator=(const Lease &) = delete;
+    Run *operator->() const { return runs_->runs_[index_].get(); }
+    Run &operator*() const { return *runs_->runs_[index_]; }
+
+   private:
+    Runs *runs_;
+    std::size_t index_;
+  };
+
+  void clear(); /* with the GPU's context current, when no lease is left */
+
+ private:
+  std::size_t take();
+  void give_back(std::size_t index);
+
+  enum { COUNT = 2 };
+  c10::Device device_;
+  bool is_fp16_;
+  std::mutex mutex_;
+  std::condition_variable given_back_;
+  std::array<std::unique_ptr<Run>, COUNT> runs_;
+  std::array<bool, COUNT> taken_{};
+};
+
+}  // namespace cnclip_cuda
+
+#endif

@@ -1,0 +1,47 @@
+/* The transformer towers of a model on one GPU, in float16 or bfloat16: our kernels and cuBLASLt in
+ * place of TorchScript. */
+#ifndef CNCLIP_CUDA_TOWERS_HPP
+#define CNCLIP_CUDA_TOWERS_HPP
+
+#include <memory>
+#include <string>
+
+#include <c10/core/Device.h>
+#include <torch/csrc/jit/api/module.h>
+
+#include "engine/engine.h"
+
+namespace cnclip_cuda {
+
+/* One tower. Threads may run it at once: each run has a stream and memory that no other uses. */
+class Tower {
+ public:
+  virtual ~Tower() = default;
+};
+
+class ImageTower : public Tower {
+ public:
+  /* embeddings: float32 [pixels.count, embed_dim]. */
+  virtual void encode(const cnclip_pixels &pixels, float *embeddings) = 0;
+};
+
+class TextTower : public Tower {
+ public:
+  /* ids: [count, length]; embeddings: float32 [count, embed_dim]. */
+  virtual void encode(const std::int64_t *ids, std::size_t count, std::size_t length,
+                      float *embeddings) = 0;
+};
+
+/* Towers of a module whose method `prepare` has run. They use the module's tensors, which they keep.
+ * NULL: there are no kernels for this tower (a ResNet; other head widths than multiples of 16), for
+ * this precision or for this GPU.
+ * normalized: float32 [3, 256] on the GPU: cnclip_model_options.normalized; may be undefined. */
+std::unique_ptr<ImageTower> new_image_tower(const torch::jit::Module &module, c10::Device device,
+                                            const std::string &precision,
+                                            const at::Tensor &normalized);
+std::unique_ptr<TextTower> new_text_tower(const torch::jit::Module &module, c10::Device device,
+                                          const std::string &precision);
+
+}  // namespace cnclip_cuda
+
+#endif
