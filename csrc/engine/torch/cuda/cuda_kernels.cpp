@@ -1,5 +1,7 @@
 #include "engine/torch/cuda/cuda_kernels.hpp"
 
+#include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -27,26 +29,30 @@ std::string log_of(Program program) {
   return log;
 }
 
-/* Machine code for an architecture such as sm_90. */
-std::vector<char> compile(const std::string &architecture, bool is_fp16, int head_width,
-                          int width) {
-  const std::string options[] = {"--std=c++17", "--gpu-architecture=" + architecture,
-                                 "-DCNCLIP_FP16=" + std::to_string(is_fp16),
-                                 "-DCNCLIP_HEAD=" + std::to_string(head_width),
-                                 "-DCNCLIP_WIDTH=" + std::to_string(width)};
+/* Machine code. options: with the architecture, such as sm_90, and the macros of the source. */
+std::vector<char> compile(const std::vector<std::string> &options) {
   std::vector<const char *> pointers;
   for (const std::string &option : options) pointers.push_back(option.c_str());
   OwnedProgram owned;
   CNCLIP_CUDA(nvrtcCreateProgram, &owned.program, source, "cuda_kernels.cu", 0, nullptr, nullptr);
   if (library().nvrtcCompileProgram(owned.program, static_cast<int>(pointers.size()),
                                     pointers.data()) != 0) {
-    throw std::runtime_error("the kernels cannot be compiled for " + architecture + ": " +
-                             log_of(owned.program));
+    throw std::runtime_error("the kernels cannot be compiled: " + log_of(owned.program));
   }
   std::size_t bytes = 0;
   CNCLIP_CUDA(nvrtcGetCUBINSize, owned.program, &bytes);
   std::vector<char> image(bytes);
   CNCLIP_CUDA(nvrtcGetCUBIN, owned.program, image.data());
+  return image;
+}
+
+/* As `compile`, which is called once for towers of the same sizes. */
+const std::vector<char> &compiled(const std::vector<std::string> &options) {
+  static std::mutex mutex;
+  static std::map<std::vector<std::string>, std::vector<char>> kept;
+  const std::lock_guard lock(mutex);
+  std::vector<char> &image = kept[options];
+  if (image.empty()) image = compile(options);
   return image;
 }
 
@@ -62,7 +68,10 @@ std::string architecture_of(int device) {
 }  // namespace
 
 Kernels::Kernels(int device, bool is_fp16, int head_width, int width) {
-  const std::vector<char> image = compile(architecture_of(device), is_fp16, head_width, width);
+  const std::vector<char> &image = compiled(
+      {"--std=c++17", "--gpu-architecture=" + architecture_of(device),
+       "-DCNCLIP_FP16=" + std::to_string(is_fp16), "-DCNCLIP_HEAD=" + std::to_string(head_width),
+       "-DCNCLIP_WIDTH=" + std::to_string(width)});
   CNCLIP_CUDA(cuModuleLoadData, &module_, image.data());
   const struct {
     Kernel *kernel;
