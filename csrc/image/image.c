@@ -142,7 +142,8 @@ typedef struct {
   const uint8_t **window; /* pointers to the rows of one vertical window */
   uint8_t *tall_rows;     /* GROUP rows as the vertical filter leaves them */
   uint8_t *wide_rows;     /* GROUP rows of r pixels, where the vertical pass comes first */
-  float *tensor;          /* the caller's */
+  float *tensor;          /* the caller's; NULL: the result is `bytes` */
+  uint8_t *bytes;         /* the caller's */
 } work;
 
 /* Pillow 13's choice of the order, which changes the rounding. */
@@ -152,9 +153,25 @@ static bool vertical_comes_first(int width, int height, int resolution) {
   return width != resolution && rows_lost > 0 && rows_lost > 2 * columns_lost;
 }
 
+/* `count` pixels of four bytes, with 0 in place of the fourth. */
+static void copy_pixels(const uint8_t *pixels, size_t count, uint8_t *output) {
+  const uint8_t channels[4] = {255, 255, 255, 0};
+  uint32_t mask, pixel;
+  memcpy(&mask, channels, 4);
+  for (size_t i = 0; i < count; i++) {
+    memcpy(&pixel, pixels + i * 4, 4);
+    pixel &= mask;
+    memcpy(output + i * 4, &pixel, 4);
+  }
+}
+
 /* Writes row y of the result, from its r pixels of four bytes. */
 static void write_row(const work *w, int y, const uint8_t *row) {
   const size_t side = (size_t)w->processor->resolution;
+  if (w->tensor == NULL) {
+    copy_pixels(row, side, w->bytes + (size_t)y * side * 4);
+    return;
+  }
   w->processor->kernels->normalize(&w->processor->constants, row, side,
                                    w->tensor + (size_t)y * side, side * side);
 }
@@ -234,28 +251,37 @@ static void work_free(work *w) {
   cnclip_resample_filter_free(&w->horizontal);
 }
 
-cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
-                                   const cnclip_image *image, float *tensor, cnclip_error *error) {
+/* Resamples the image to the work's result. */
+static cnclip_status resample(work *w, const cnclip_image *image, cnclip_error *error) {
+  const int resolution = w->processor->resolution;
   if (image->width < 1 || image->height < 1) {
     return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT, "an image of %d x %d has no pixels",
                             image->width, image->height);
   }
-  work w = {.processor = processor, .tensor = tensor};
-  const bool vertical_first =
-      vertical_comes_first(image->width, image->height, processor->resolution);
-  cnclip_status status = work_init(&w, image, vertical_first, error);
+  const bool vertical_first = vertical_comes_first(image->width, image->height, resolution);
+  cnclip_status status = work_init(w, image, vertical_first, error);
   if (status != CNCLIP_OK) goto exit;
-  if (image->height == processor->resolution) {
-    run_source_only(&w);
+  if (image->height == resolution) {
+    run_source_only(w);
   } else if (vertical_first) {
-    run_vertical_first(&w);
+    run_vertical_first(w);
   } else {
-    run_vertical_last(&w);
+    run_vertical_last(w);
   }
 
 exit:
-  work_free(&w);
+  work_free(w);
   return status;
+}
+
+cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
+                                   const cnclip_image *image, float *tensor, cnclip_error *error) {
+  return resample(&(work){.processor = processor, .tensor = tensor}, image, error);
+}
+
+cnclip_status cnclip_image_resize(const cnclip_image_processor *processor,
+                                  const cnclip_image *image, uint8_t *bytes, cnclip_error *error) {
+  return resample(&(work){.processor = processor, .bytes = bytes}, image, error);
 }
 
 bool cnclip_image_is_vertical_first(const cnclip_image_processor *processor, int width,
@@ -358,4 +384,8 @@ void cnclip_image_processor_free(cnclip_image_processor *processor) {
 
 int cnclip_image_processor_resolution(const cnclip_image_processor *processor) {
   return processor->resolution;
+}
+
+const float (*cnclip_image_processor_normalized(const cnclip_image_processor *processor))[256] {
+  return processor->constants.table;
 }

@@ -55,6 +55,10 @@ void cnclip_image_processor_free(cnclip_image_processor *processor); /* NULL is 
 
 int cnclip_image_processor_resolution(const cnclip_image_processor *processor);
 
+/* float32 [3][256]: the normalized value of each byte of each channel. Borrowed from the
+ * processor. */
+const float (*cnclip_image_processor_normalized(const cnclip_image_processor *processor))[256];
+
 /* Writes float32 [3, r, r] to the caller's `tensor`. Working memory, for an image of h x w that is
  * larger than r: two filters, 16 bytes for each of h and w; the rows of one vertical window, at
  * most about 16 * h bytes or, where columns come first and the image is not stored in four bytes,
@@ -62,6 +66,11 @@ int cnclip_image_processor_resolution(const cnclip_image_processor *processor);
  * CNCLIP_ERROR_ARGUMENT for an image without pixels; CNCLIP_ERROR_MEMORY. */
 cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
                                    const cnclip_image *image, float *tensor, cnclip_error *error);
+
+/* As cnclip_image_process, without the normalization: writes [r, r, 4] to the caller's `bytes`,
+ * red, green, blue and 0 of each pixel. Their normalized values are those of the tensor. */
+cnclip_status cnclip_image_resize(const cnclip_image_processor *processor,
+                                  const cnclip_image *image, uint8_t *bytes, cnclip_error *error);
 
 /* Whether cnclip_image_process begins with the vertical pass for an image of this size. */
 bool cnclip_image_is_vertical_first(const cnclip_image_processor *processor, int width, int height);

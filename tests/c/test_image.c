@@ -119,6 +119,28 @@ static layout lay_out(const uint8_t *pixels, int width, int height, int kind) {
   return result;
 }
 
+/* The bytes of an image: red, green, blue and 0 of each pixel, whose normalized values are `want`.
+ */
+static void check_bytes(const cnclip_image_processor *processor, const cnclip_image *image,
+                        const float *want) {
+  const int r = cnclip_image_processor_resolution(processor);
+  const size_t area = (size_t)r * (size_t)r;
+  const float(*normalized)[256] = cnclip_image_processor_normalized(processor);
+  uint8_t *block = malloc(area * 4 + 2), *bytes = block + 1;
+  memset(block, 99, area * 4 + 2);
+  CHECK(cnclip_image_resize(processor, image, bytes, NULL) == CNCLIP_OK);
+  bool same = true;
+  for (size_t i = 0; i < area; i++) {
+    for (size_t c = 0; c < 3; c++) {
+      same = same && normalized[c][bytes[i * 4 + c]] == want[c * area + i];
+    }
+    same = same && bytes[i * 4 + 3] == 0;
+  }
+  CHECK(same);
+  CHECK(block[0] == 99 && bytes[area * 4] == 99);
+  free(block);
+}
+
 static void check_image(const cnclip_image_processor *processor, const cnclip_image *image,
                         const float *want) {
   const int r = cnclip_image_processor_resolution(processor);
@@ -129,6 +151,7 @@ static void check_image(const cnclip_image_processor *processor, const cnclip_im
   CHECK(memcmp(tensor + 1, want, count * sizeof *want) == 0);
   CHECK(tensor[0] == 1e30f && tensor[count + 1] == 1e30f);
   free(tensor);
+  check_bytes(processor, image, want);
 }
 
 static cnclip_image four_bytes(const uint8_t *pixels, int width, int height) {
@@ -220,11 +243,13 @@ static void test_refusals(cnclip_isa isa) {
   const uint8_t pixel[4] = {1, 2, 3, 4};
   const int empty[][2] = {{0, 5}, {5, 0}, {0, 0}, {-1, 5}};
   float tensor[12];
+  uint8_t bytes[16];
   for (size_t i = 0; i < sizeof empty / sizeof *empty; i++) {
     const cnclip_image image = {
         .pixels = pixel, .width = empty[i][0], .height = empty[i][1], .channel_stride = 1};
     CHECK(cnclip_image_process(processor, &image, tensor, &error) == CNCLIP_ERROR_ARGUMENT);
     CHECK(strstr(error.message, "no pixels") != NULL);
+    CHECK(cnclip_image_resize(processor, &image, bytes, &error) == CNCLIP_ERROR_ARGUMENT);
   }
   cnclip_image_processor_free(processor);
 

@@ -60,14 +60,26 @@ static uint8_t *take_image(input *in, cnclip_image *image) {
   return block;
 }
 
+/* The tensor of an image; its bytes must have the values of the tensor. */
 static void process(int resolution, cnclip_isa isa, const cnclip_image *image, float *tensor) {
   static const float mean[3] = {0.48145466f, 0.4578275f, 0.40821073f};
   static const float deviation[3] = {0.26862954f, 0.26130258f, 0.27577711f};
+  static uint8_t bytes[4 * MAX_RESOLUTION * MAX_RESOLUTION];
   cnclip_image_processor *processor;
   if (cnclip_image_processor_new(resolution, mean, deviation, isa, &processor, NULL) != CNCLIP_OK) {
     abort();
   }
   if (cnclip_image_process(processor, image, tensor, NULL) != CNCLIP_OK) abort();
+  if (cnclip_image_resize(processor, image, bytes, NULL) != CNCLIP_OK) abort();
+  const float(*normalized)[256] = cnclip_image_processor_normalized(processor);
+  const size_t area = (size_t)resolution * (size_t)resolution;
+  for (size_t i = 0; i < 4 * area; i++) {
+    const size_t pixel = i / 4, channel = i % 4;
+    const bool same = channel == 3
+                          ? bytes[i] == 0
+                          : normalized[channel][bytes[i]] == tensor[channel * area + pixel];
+    if (!same) abort();
+  }
   cnclip_image_processor_free(processor);
 }
 
