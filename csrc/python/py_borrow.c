@@ -175,51 +175,59 @@ void cnclip_release_images(cnclip_borrowed_images *images) {
   *images = (cnclip_borrowed_images){0};
 }
 
-static bool are_pixels(PyArrayObject *array) {
-  return PyArray_TYPE(array) == NPY_FLOAT32 && PyArray_ISNOTSWAPPED(array) &&
-         PyArray_NDIM(array) == 4 && PyArray_DIM(array, 1) == 3 &&
-         PyArray_DIM(array, 2) == PyArray_DIM(array, 3);
+/* Whether an array is float32 [n, 3, r, r], or with `is_bytes` uint8 [n, r, r, 4]. */
+static bool are_pixels(PyArrayObject *array, bool is_bytes) {
+  if (PyArray_TYPE(array) != (is_bytes ? NPY_UINT8 : NPY_FLOAT32)) return false;
+  if (!PyArray_ISNOTSWAPPED(array) || PyArray_NDIM(array) != 4) return false;
+  const npy_intp *shape = PyArray_DIMS(array);
+  return is_bytes ? shape[1] == shape[2] && shape[3] == 4 : shape[2] == shape[3] && shape[1] == 3;
 }
 
-bool cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
-                          cnclip_borrowed_pixels *ret_pixels) {
-  *ret_pixels = (cnclip_borrowed_pixels){0};
+PyObject *cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
+                               cnclip_pixels *ret_pixels) {
   if (!PyArray_Check(object)) {
     PyErr_Format(state->input_type_error,
-                 "pixels: expected a float32 array [n, 3, r, r], got %.100s",
+                 "pixels: expected an array, float32 [n, 3, r, r] or uint8 [n, r, r, 4], got "
+                 "%.100s",
                  Py_TYPE(object)->tp_name);
-    return false;
-  }
-  PyArrayObject *array = (PyArrayObject *)object;
-  if (!are_pixels(array)) {
-    PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
-                 "pixels: expected a float32 array [n, 3, r, r], got %S with %d dimensions, %zd "
-                 "elements",
-                 PyArray_DESCR(array), PyArray_NDIM(array), (Py_ssize_t)PyArray_SIZE(array));
-    return false;
-  }
-  PyArrayObject *contiguous = PyArray_GETCONTIGUOUS(array);
-  if (contiguous == NULL) return false;
-  *ret_pixels = (cnclip_borrowed_pixels){
-      .owner = (PyObject *)contiguous,
-      .data = PyArray_DATA(contiguous),
-      .count = PyArray_DIM(contiguous, 0),
-      .resolution = PyArray_DIM(contiguous, 2),
-  };
-  return true;
-}
-
-float *cnclip_borrow_output(const cnclip_state *state, PyObject *object, Py_ssize_t count,
-                            Py_ssize_t resolution) {
-  PyArrayObject *array = (PyArrayObject *)object;
-  if (!PyArray_Check(object) || !are_pixels(array) || !PyArray_ISCARRAY(array) ||
-      PyArray_DIM(array, 0) != count || PyArray_DIM(array, 2) != resolution) {
-    PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
-                 "out: expected a contiguous float32 array [%zd, 3, %zd, %zd] to write to", count,
-                 resolution, resolution);
     return NULL;
   }
-  return PyArray_DATA(array);
+  PyArrayObject *array = (PyArrayObject *)object;
+  const bool is_bytes = are_pixels(array, true);
+  if (!is_bytes && !are_pixels(array, false)) {
+    PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                 "pixels: expected a float32 array [n, 3, r, r] or a uint8 array [n, r, r, 4], got "
+                 "%S with %d dimensions, %zd elements",
+                 PyArray_DESCR(array), PyArray_NDIM(array), (Py_ssize_t)PyArray_SIZE(array));
+    return NULL;
+  }
+  PyArrayObject *contiguous = PyArray_GETCONTIGUOUS(array);
+  if (contiguous == NULL) return NULL;
+  *ret_pixels = (cnclip_pixels){
+      .count = (size_t)PyArray_DIM(contiguous, 0),
+      .resolution = (size_t)PyArray_DIM(contiguous, 2),
+      .floats = is_bytes ? NULL : PyArray_DATA(contiguous),
+      .bytes = is_bytes ? PyArray_DATA(contiguous) : NULL,
+  };
+  return (PyObject *)contiguous;
+}
+
+PyObject *cnclip_pixels_output(const cnclip_state *state, PyObject *out, bool is_bytes,
+                               Py_ssize_t count, Py_ssize_t resolution, void **ret_data) {
+  const Py_ssize_t floats[] = {count, 3, resolution, resolution};
+  const Py_ssize_t bytes[] = {count, resolution, resolution, 4};
+  const Py_ssize_t *shape = is_bytes ? bytes : floats;
+  if (out == Py_None) return new_array(4, shape, is_bytes ? NPY_UINT8 : NPY_FLOAT32, ret_data);
+  PyArrayObject *array = (PyArrayObject *)out;
+  if (!PyArray_Check(out) || !are_pixels(array, is_bytes) || !PyArray_ISCARRAY(array) ||
+      PyArray_DIM(array, 0) != count || PyArray_DIM(array, 2) != resolution) {
+    PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                 "out: expected a contiguous %s array [%zd, %zd, %zd, %zd] to write to",
+                 is_bytes ? "uint8" : "float32", shape[0], shape[1], shape[2], shape[3]);
+    return NULL;
+  }
+  *ret_data = PyArray_DATA(array);
+  return Py_NewRef(out);
 }
 
 bool cnclip_read_three_floats(PyObject *sequence, const char *name, float values[3]) {

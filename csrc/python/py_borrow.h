@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "engine/engine.h"
 #include "image/image.h"
 #include "python/py_state.h"
 #include "text/tokenizer.h"
@@ -46,23 +47,17 @@ void cnclip_release_images(cnclip_borrowed_images *images);
 PyObject *cnclip_borrow_pillow(const cnclip_state *state, const cnclip_image_processor *processor,
                                PyObject *item, Py_ssize_t index, cnclip_image *ret_image);
 
-/* Pixels, the vision tower's input. */
-typedef struct {
-  PyObject *owner; /* a new reference to the object that keeps the data alive */
-  const float *data;
-  Py_ssize_t count, resolution;
-} cnclip_borrowed_pixels;
+/* Borrows float32 [n, 3, r, r] or uint8 [n, r, r, 4]; an array that is not contiguous is copied. A
+ * new reference to the object that keeps the pixels alive, or NULL with an exception set for any
+ * other object (not an array: TypeError; another array: ValueError). */
+PyObject *cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
+                               cnclip_pixels *ret_pixels);
 
-/* Borrows float32 [count, 3, resolution, resolution]; an array that is not contiguous is copied.
- * False with an exception set for any other object (not an array: TypeError; another array:
- * ValueError). Release the owner. */
-bool cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
-                          cnclip_borrowed_pixels *ret_pixels);
-
-/* Borrows the memory of an array to write to: float32 [count, 3, resolution, resolution],
- * contiguous. NULL with an exception set for anything else. */
-float *cnclip_borrow_output(const cnclip_state *state, PyObject *object, Py_ssize_t count,
-                            Py_ssize_t resolution);
+/* The array for the pixels of `count` images, and its memory, borrowed: `out`, which must be such
+ * an array, contiguous, or a new one if that is None. float32 [count, 3, r, r], or with `is_bytes`
+ * uint8 [count, r, r, 4]. A new reference, or NULL with an exception set. */
+PyObject *cnclip_pixels_output(const cnclip_state *state, PyObject *out, bool is_bytes,
+                               Py_ssize_t count, Py_ssize_t resolution, void **ret_data);
 
 /* Reads a sequence of three floats. False with an exception set. */
 bool cnclip_read_three_floats(PyObject *sequence, const char *name, float values[3]);

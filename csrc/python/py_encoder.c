@@ -9,6 +9,7 @@
 /* The constructor's arguments. `path` is a new reference to bytes. */
 typedef struct {
   PyObject *path, *engine, *tokenizer;
+  PyObject *image_processor; /* borrowed; NULL: none */
   const char *device, *precision;
   Py_ssize_t embedding_width, context_length;
   int num_threads;
@@ -16,16 +17,25 @@ typedef struct {
 
 static bool parse_arguments(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
                             encoder_arguments *parsed) {
-  static char *names[] = {"engine",          "path",           "tokenizer",
-                          "embedding_width", "context_length", "device",
-                          "precision",       "num_threads",    NULL};
+  static char *names[] = {"engine", "path",      "tokenizer",   "embedding_width", "context_length",
+                          "device", "precision", "num_threads", "image_processor", NULL};
+  PyObject *image_processor = Py_None;
   *parsed = (encoder_arguments){.device = "cpu", .precision = "fp32"};
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O&O!nn|ssi:Encoder", names,
-                                   state->engine_type, &parsed->engine, PyUnicode_FSConverter,
-                                   &parsed->path, state->tokenizer_type, &parsed->tokenizer,
-                                   &parsed->embedding_width, &parsed->context_length,
-                                   &parsed->device, &parsed->precision, &parsed->num_threads)) {
+  if (!PyArg_ParseTupleAndKeywords(
+          arguments, keywords, "O!O&O!nn|ssiO:Encoder", names, state->engine_type, &parsed->engine,
+          PyUnicode_FSConverter, &parsed->path, state->tokenizer_type, &parsed->tokenizer,
+          &parsed->embedding_width, &parsed->context_length, &parsed->device, &parsed->precision,
+          &parsed->num_threads, &image_processor)) {
     return false;
+  }
+  if (image_processor != Py_None) {
+    if (!PyObject_TypeCheck(image_processor, state->image_processor_type)) {
+      PyErr_Format(state->input_type_error,
+                   "image_processor: expected an ImageProcessor, got %.100s",
+                   Py_TYPE(image_processor)->tp_name);
+      return false;
+    }
+    parsed->image_processor = image_processor;
   }
   if (parsed->embedding_width < 1 || parsed->context_length < 2 ||
       parsed->embedding_width > INT_MAX || parsed->context_length > INT_MAX ||
@@ -46,6 +56,10 @@ static cnclip_status open_model(const cnclip_engine *engine, const encoder_argum
       .device = parsed->device,
       .num_threads = parsed->num_threads,
   };
+  if (parsed->image_processor != NULL) {
+    options.normalized = cnclip_image_processor_normalized(
+        ((cnclip_py_image_processor *)parsed->image_processor)->processor);
+  }
   const bool is_cpu = strncmp(parsed->device, "cpu", 3) == 0;
   cnclip_model *model = NULL;
   cnclip_status status = cnclip_isa_choose(&options.isa, error);
@@ -76,6 +90,7 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *arguments, PyObject *
   self = (cnclip_py_encoder *)type->tp_alloc(type, 0);
   if (self == NULL) goto exit;
   self->tokenizer = Py_NewRef(parsed.tokenizer);
+  self->takes_bytes = parsed.image_processor != NULL;
 
   Py_BEGIN_ALLOW_THREADS
   status = open_model(engine, &parsed, &model, &error);
@@ -130,30 +145,36 @@ static bool signal_pending(void *context) {
 
 PyDoc_STRVAR(encode_pixels_doc,
              "encode_pixels($self, pixels, /)\n--\n\n"
-             "The result of ImageProcessor, float32 [n, 3, r, r], to unit rows float32 [n, d].\n"
-             "All images go through the model in one batch.");
+             "The result of ImageProcessor.process, float32 [n, 3, r, r], or of resize, uint8\n"
+             "[n, r, r, 4], to unit rows float32 [n, d]. Of bytes, the fourth of each pixel is\n"
+             "ignored, and the image_processor of the encoder normalizes the others. All images\n"
+             "go through the model in one batch.");
 
 static PyObject *encode_pixels(PyObject *object, PyObject *argument) {
   const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
-  const cnclip_text_encoder *encoder = &((cnclip_py_encoder *)object)->encoder;
+  const cnclip_py_encoder *self = (cnclip_py_encoder *)object;
+  const cnclip_text_encoder *encoder = &self->encoder;
   const Py_ssize_t width = (Py_ssize_t)encoder->embedding_width;
-  cnclip_borrowed_pixels pixels = {0};
-  PyObject *result = NULL;
+  cnclip_pixels pixels;
+  PyObject *owner = NULL, *result = NULL;
   cnclip_status status = CNCLIP_OK;
   cnclip_error error;
   float *embeddings;
 
-  if (!cnclip_borrow_pixels(state, argument, &pixels)) return NULL;
-  result = cnclip_new_float_array(2, (const Py_ssize_t[]){pixels.count, width}, &embeddings);
+  owner = cnclip_borrow_pixels(state, argument, &pixels);
+  if (owner == NULL) goto exit;
+  if (pixels.bytes != NULL && !self->takes_bytes) {
+    PyErr_SetString(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                    "pixels: uint8 requires an encoder with an image_processor");
+    goto exit;
+  }
+  result =
+      cnclip_new_float_array(2, (const Py_ssize_t[]){(Py_ssize_t)pixels.count, width}, &embeddings);
   if (result == NULL || pixels.count == 0) goto exit;
 
   Py_BEGIN_ALLOW_THREADS
-  status = encoder->engine->encode_image(
-      encoder->model,
-      &(cnclip_pixels){.count = (size_t)pixels.count,
-                       .resolution = (size_t)pixels.resolution,
-                       .floats = pixels.data},
-      embeddings, encoder->embedding_width, &error);
+  status = encoder->engine->encode_image(encoder->model, &pixels, embeddings,
+                                         encoder->embedding_width, &error);
   Py_END_ALLOW_THREADS
   if (status != CNCLIP_OK) {
     cnclip_raise(state, &error);
@@ -161,7 +182,7 @@ static PyObject *encode_pixels(PyObject *object, PyObject *argument) {
   }
 
 exit:
-  Py_DECREF(pixels.owner);
+  Py_XDECREF(owner);
   return result;
 }
 
@@ -236,8 +257,9 @@ static PyMethodDef methods[] = {
 static PyType_Slot slots[] = {
     {Py_tp_doc,
      "Encoder(engine, path, tokenizer, embedding_width, context_length, device='cpu', "
-     "precision='fp32', num_threads=0)\n--\n\n"
-     "The two towers of an archive, and the tokenizer of the text tower."},
+     "precision='fp32', num_threads=0, image_processor=None)\n--\n\n"
+     "The two towers of an archive, and the tokenizer of the text tower. With an image_processor,\n"
+     "images may be bytes, which are normalized as it does."},
     {Py_tp_new, encoder_new},
     {Py_tp_dealloc, encoder_dealloc},
     {Py_tp_methods, methods},

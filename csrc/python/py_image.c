@@ -46,43 +46,31 @@ static void processor_dealloc(PyObject *object) {
   Py_DECREF(type);
 }
 
-PyDoc_STRVAR(process_doc,
-             "process($self, images, /, out=None)\n--\n\n"
-             "Images of mode RGB and uint8 arrays [h, w, 3] to float32 [n, 3, r, r], written to\n"
-             "`out` if it is given.");
-
-/* The array for `count` images: a new reference to `out`, or a new array if that is None. */
-static PyObject *output_array(const cnclip_state *state, PyObject *out, Py_ssize_t count,
-                              Py_ssize_t resolution, float **ret_tensors) {
-  const Py_ssize_t shape[] = {count, 3, resolution, resolution};
-  if (out == Py_None) return cnclip_new_float_array(4, shape, ret_tensors);
-  *ret_tensors = cnclip_borrow_output(state, out, count, resolution);
-  return *ret_tensors == NULL ? NULL : Py_NewRef(out);
-}
-
-static PyObject *processor_process(PyObject *object, PyObject *arguments, PyObject *keywords) {
-  static char *names[] = {"", "out", NULL};
+/* Images to pixels: normalized floats, or with `is_bytes` bytes. */
+static PyObject *convert(PyObject *object, bool is_bytes, PyObject *sequence, PyObject *out) {
   const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
   const cnclip_image_processor *processor = ((cnclip_py_image_processor *)object)->processor;
   const Py_ssize_t resolution = cnclip_image_processor_resolution(processor);
-  PyObject *sequence, *out = Py_None, *result = NULL;
+  const Py_ssize_t area = resolution * resolution;
+  PyObject *result = NULL;
   cnclip_borrowed_images images = {0};
   cnclip_status status = CNCLIP_OK;
   cnclip_error error;
   Py_ssize_t i = 0;
-  float *tensors;
+  void *data;
 
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|O:process", names, &sequence, &out)) {
-    return NULL;
-  }
   if (!cnclip_borrow_images(state, processor, sequence, &images)) goto exit;
-  result = output_array(state, out, images.count, resolution, &tensors);
+  result = cnclip_pixels_output(state, out, is_bytes, images.count, resolution, &data);
   if (result == NULL) goto exit;
 
   Py_BEGIN_ALLOW_THREADS
   for (; i < images.count; i++) {
-    status = cnclip_image_process(processor, &images.images[i],
-                                  tensors + i * 3 * resolution * resolution, &error);
+    const cnclip_image *image = &images.images[i];
+    if (is_bytes) {
+      status = cnclip_image_resize(processor, image, (uint8_t *)data + i * area * 4, &error);
+    } else {
+      status = cnclip_image_process(processor, image, (float *)data + i * area * 3, &error);
+    }
     if (status != CNCLIP_OK) break;
   }
   Py_END_ALLOW_THREADS
@@ -96,6 +84,37 @@ exit:
   return result;
 }
 
+static char *conversion_names[] = {"", "out", NULL};
+
+PyDoc_STRVAR(process_doc,
+             "process($self, images, /, out=None)\n--\n\n"
+             "Images of mode RGB and uint8 arrays [h, w, 3] to float32 [n, 3, r, r], written to\n"
+             "`out` if it is given.");
+
+static PyObject *processor_process(PyObject *object, PyObject *arguments, PyObject *keywords) {
+  PyObject *sequence, *out = Py_None;
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|O:process", conversion_names, &sequence,
+                                   &out)) {
+    return NULL;
+  }
+  return convert(object, false, sequence, out);
+}
+
+PyDoc_STRVAR(
+    resize_doc,
+    "resize($self, images, /, out=None)\n--\n\n"
+    "Images of mode RGB and uint8 arrays [h, w, 3] to uint8 [n, r, r, 4]: red, green, blue\n"
+    "and 0, not normalized. Written to `out` if it is given.");
+
+static PyObject *processor_resize(PyObject *object, PyObject *arguments, PyObject *keywords) {
+  PyObject *sequence, *out = Py_None;
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|O:resize", conversion_names, &sequence,
+                                   &out)) {
+    return NULL;
+  }
+  return convert(object, true, sequence, out);
+}
+
 static PyMemberDef members[] = {
     {"resolution", T_INT, offsetof(cnclip_py_image_processor, resolution), READONLY,
      "Width and height of the result in pixels."},
@@ -107,6 +126,8 @@ static PyMemberDef members[] = {
 static PyMethodDef methods[] = {
     {"process", (PyCFunction)(void (*)(void))processor_process, METH_VARARGS | METH_KEYWORDS,
      process_doc},
+    {"resize", (PyCFunction)(void (*)(void))processor_resize, METH_VARARGS | METH_KEYWORDS,
+     resize_doc},
     {0},
 };
 

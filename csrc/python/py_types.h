@@ -29,6 +29,7 @@ typedef struct {
   PyObject_HEAD
   cnclip_text_encoder encoder;
   PyObject *tokenizer; /* a new reference: owns the vocabulary that `encoder` borrows */
+  bool takes_bytes;    /* the model knows the normalized values of bytes */
 } cnclip_py_encoder;
 
 #endif
