@@ -22,7 +22,9 @@ from PIL import Image, ImageFilter
 from cnclip import bulk, pipeline
 from cnclip.benchmark import random_archive
 from cnclip.pipelines import MultiModalEmbeddingPipeline
-from cnclip.pipelines.stream import IMAGE_BATCH
+from cnclip.pipelines.model import image_batch
+
+BATCH = image_batch("cpu")
 
 
 def write_images(folder: Path, count: int, width: int, height: int) -> None:
@@ -36,9 +38,9 @@ def write_images(folder: Path, count: int, width: int, height: int) -> None:
 
 def model_rate(embedder: MultiModalEmbeddingPipeline, count: int) -> float:
     side = embedder.preprocessor.image_resolution
-    pixels = np.random.default_rng(0).random((IMAGE_BATCH, 3, side, side), np.float32)
+    pixels = np.random.default_rng(0).random((BATCH, 3, side, side), np.float32)
     begin = time.perf_counter()
-    for _ in range(count // IMAGE_BATCH):
+    for _ in range(count // BATCH):
         embedder.model.encoder.encode_pixels(pixels)
     return count / (time.perf_counter() - begin)
 
@@ -60,7 +62,7 @@ def main() -> None:
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    count = arguments.images // IMAGE_BATCH * IMAGE_BATCH
+    count = arguments.images // BATCH * BATCH
     width, height = map(int, arguments.size.split("x"))
     rates: dict[str, list[float]] = {"model": [], "bulk": []}
     with (
@@ -71,7 +73,7 @@ def main() -> None:
         write_images(folder, count, width, height)
         size = sum(path.stat().st_size for path in folder.iterdir()) / count / 1e3
         embedder = pipeline(model=archive, device="cpu", precision=arguments.precision)
-        model_rate(embedder, IMAGE_BATCH)
+        model_rate(embedder, BATCH)
         bulk_rate(embedder, folder, count)
         for _ in range(arguments.rounds):
             rates["model"].append(model_rate(embedder, count))

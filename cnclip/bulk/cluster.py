@@ -27,7 +27,7 @@ from ..errors import CnclipError, InvalidInputError
 from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..pipelines.builder import MAX_THREADS
-from ..pipelines.model import max_image_batch
+from ..pipelines.model import image_batch, max_image_batch
 from ..preprocessors._prefetch import map_ahead
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..sources import ImageRef, pyarrow_modules
@@ -47,6 +47,8 @@ logger = logging.getLogger("cnclip")
 
 # Batches of a part: many, since the model waits for a part's first images to be decoded.
 _BATCHES = 32
+# Items of a part, at most: a GPU's batches are large.
+_MAX_PART = 2048
 # Bytes of image files that are sent with a part; the actor reads the rest.
 _MAX_CONTENT = 128 << 20
 _MAX_SENT = 32 << 20
@@ -178,15 +180,18 @@ class _Plan:
         self._new: list[int] = []
         self.items = 0
         options = task.options
-        limit = max_image_batch("cuda" if task.actors.gpus else "cpu")
-        images = min(options.batch_size, limit)
-        batch = images if options.kind == "images" else TEXTS_PER_LIST // 8
+        device = "cuda" if task.actors.gpus else "cpu"
+        if options.kind == "images":
+            batch = min(options.batch_size or image_batch(device), max_image_batch(device))
+        else:
+            batch = TEXTS_PER_LIST // 8
+        part_items = min(_BATCHES, _MAX_PART // batch) * batch
         part: list[Outcome] = []
         for outcome in outcomes_of(opened.items(), restore):
             self.items += 1
             part.append(outcome)
             # Parts end where shards do.
-            if len(part) == _BATCHES * batch or self.items % options.shard_items == 0:
+            if len(part) == part_items or self.items % options.shard_items == 0:
                 self._add(part)
                 part = []
         if part:

@@ -19,7 +19,6 @@ from .._options import check_options, option
 from ..archive import ArchiveInfo
 from ..errors import DatasetError
 from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_texts
-from ..pipelines.stream import IMAGE_BATCH
 from ..preprocessors.decoding import DEFAULTS, DEPTHS, FRAMES, ImageOptions
 from ..preprocessors.text import TextCounts, TextInput, normalize_text
 from ..progress import progress
@@ -98,9 +97,10 @@ class EmbedOptions:
         "lost+found, __MACOSX, node_modules and the like; by default as in the last run to OUT, "
         "else yes",
     )
-    batch_size: int = option(
-        IMAGE_BATCH,
-        "images that go through the model together, at most 32 on a CPU and 256 on a GPU",
+    batch_size: int | None = option(
+        None,
+        "images that go through the model together, at most 32 on a CPU and 256 on a GPU "
+        "(default: 8 on a CPU, 256 on a GPU)",
         min=1,
     )
     shard_items: int = option(8192, "items of a shard", min=1, max=MAX_SHARD_ITEMS)

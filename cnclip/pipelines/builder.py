@@ -123,6 +123,7 @@ def pipeline(
         device=where,
         precision=precision,
         num_threads=int(num_threads or model_threads()),
+        image_processor=preprocessor.image_processor,
     )
     opened = EmbeddingModel(info, encoder, where, precision, return_tensors)
     return MultiModalEmbeddingPipeline(opened, preprocessor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..outputs import OutputKeys
 from ..preprocessors.inputs import InputImages, InputTexts, split_input
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from .model import EmbeddingModel, as_returned
-from .stream import IMAGE_BATCH, Batch, embed_images, embed_texts
+from .stream import Batch, embed_images, embed_texts
 
 T = TypeVar("T")
 
@@ -67,11 +68,13 @@ class MultiModalEmbeddingPipeline:
                 Paths, URLs and bytes are opened as `load_image` does. Open images are not turned
                 by their EXIF orientation.
                 All items of a list or tuple are checked before work begins. Other iterables are
-                consumed while the model runs, about a batch ahead of it, and are never in memory
-                as a whole; they may reuse the memory of an open image for the next one.
-            batch_size: Items that go through the model together, at most. By default 8 images,
-                and as many texts as have 2,048 tokens. Larger values are reduced to 32 images on a
-                CPU and 256 on a GPU; texts never have more than 2,048 tokens together.
+                consumed while the model runs, about a batch ahead of it on a CPU and two on a
+                GPU, and are never in memory as a whole; they may reuse the memory of an open image
+                for the next one.
+            batch_size: Items that go through the model together, at most. By default 8 images on a
+                CPU and 256 on a GPU, and as many texts as have 2,048 tokens on a CPU and 16,384 on
+                a GPU. Larger values are reduced to 32 images on a CPU and 256 on a GPU; texts never
+                have more tokens together than by default.
 
         Returns:
             {'img_embedding': float32 [n, d] or None, 'text_embedding': float32 [n, d] or None}:
@@ -131,12 +134,12 @@ class MultiModalEmbeddingPipeline:
         ]
 
     def _embed_images(self, images: InputImages, batch_size: int | None) -> NDArray[np.float32]:
-        preprocessor = self.preprocessor
+        as_bytes = self.model.takes_bytes
         batches = embed_images(
             self,
-            preprocessor.settled(images),
-            preprocessor.prepare_input,
-            batch_size=IMAGE_BATCH if batch_size is None else int(batch_size),
+            self.preprocessor.settled(images, as_bytes=as_bytes),
+            partial(self.preprocessor.prepare_input, as_bytes=as_bytes),
+            batch_size=None if batch_size is None else int(batch_size),
             strict=True,
         )
         return self._rows(batches)

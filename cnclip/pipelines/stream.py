@@ -5,6 +5,7 @@ Items that cannot be read are reported with their batch; the others are embedded
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterable, Sized
 from contextlib import closing
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -13,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CnclipError, ModelRunError
-from ..preprocessors.inputs import ImageInput, Preprocessed
+from ..preprocessors._prefetch import map_ahead
+from ..preprocessors.inputs import ImageInput, Preprocessed, Tensor
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from .model import EmbeddingModel
 
-# Measured on two cores: larger batches cost memory and gain nothing there.
-IMAGE_BATCH = 8
 # Limits of a batch of texts. The core sorts a batch by length and runs it in pieces of at most
-# 2,048 tokens. MAX_TEXTS is TEXTS_AT_ONCE of csrc/text/text_encoder.c.
+# 2,048 tokens on a CPU and 16,384 on a GPU. MAX_TEXTS is TEXTS_AT_ONCE of csrc/text/text_encoder.c.
 MAX_TEXTS = 4096
 MAX_CHARACTERS = 1 << 22
 # Of the squared length of a row from 1; float16 on a GPU stays far below it.
@@ -28,6 +28,9 @@ MAX_DEVIATION = 0.01
 
 T = TypeVar("T")
 Value = TypeVar("Value")
+Input = TypeVar("Input")
+
+_NO_VECTORS = np.empty((0, 0), np.float32)
 
 
 class Embedder(Protocol):
@@ -58,11 +61,14 @@ def embed_images(
     items: Iterable[T],
     open_image: Callable[[T], ImageInput | Preprocessed | None],
     *,
-    batch_size: int = IMAGE_BATCH,
+    batch_size: int | None = None,
     cut_every: int | None = None,
     strict: bool = False,
 ) -> Generator[Batch[T], None, None]:
     """Embed images. Threads open and preprocess the next ones while the model runs.
+
+    On a GPU, two batches are under way: while one goes through the model, the next is gathered and
+    handed over.
 
     Which images go through the model together depends on the items alone: a batch ends when
     `batch_size` images have been opened, and after every `cut_every`-th item. With other threads or
@@ -70,34 +76,32 @@ def embed_images(
 
     Args:
         pipeline: An open pipeline.
-        items: Drawn on the caller's thread, about a batch ahead of the batch that is yielded.
+        items: Drawn on the caller's thread, about a batch ahead of the batch that is yielded; on a
+            GPU, about two.
         open_image: The image of an item, as `pipeline.forward` takes it, or None for an item that
             needs no embedding: it keeps its place in `Batch.items`. Called on several threads at
             once. A CnclipError that it raises is the item's error.
-        batch_size: Images that go through the model together, at most `model.max_image_batch`.
+        batch_size: Images that go through the model together, at most `model.max_image_batch`; by
+            default `model.image_batch`, 8 on a CPU and 256 on a GPU.
         cut_every: A batch ends after every so many items, counted from the first.
         strict: Raise the error of the first item that fails instead of going on without it.
 
     Yields:
         Batches in the order of the items. Closing the generator ends the threads.
     """
-    preprocessor = pipeline.preprocessor
-    side = preprocessor.image_resolution
-    size = min(batch_size, pipeline.model.max_image_batch)
+    model, preprocessor = pipeline.model, pipeline.preprocessor
+    size = min(batch_size or model.image_batch, model.max_image_batch)
+    under_way = _batches_under_way(model, items, size)
     if isinstance(items, Sized):
         size = min(size, max(1, len(items)))
-    pixels = np.empty((size, 3, side, side), np.float32)
-
-    def encode(tensors: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        if len(tensors) == 1:
-            return pipeline.model.encoder.encode_pixels(tensors[0])
-        batch = np.concatenate(tensors, out=pixels[: len(tensors)])
-        return pipeline.model.encoder.encode_pixels(batch)
-
-    with closing(preprocessor.tensors(items, open_image, size, strict=strict)) as tensors:
-        yield from _batches(
-            pipeline, tensors, encode, size, lambda tensor: 0, cut_every, strict=strict
-        )
+    gather = _gatherer(preprocessor, size, under_way, as_bytes=model.takes_bytes)
+    tensors = preprocessor.tensors(
+        items, open_image, size, as_bytes=model.takes_bytes, strict=strict
+    )
+    with closing(tensors):
+        groups = _groups(tensors, gather, size, lambda tensor: 0, cut_every)
+        encode = model.encoder.encode_pixels
+        yield from _embed(model, groups, encode, under_way, strict=strict)
 
 
 def embed_texts(
@@ -114,58 +118,70 @@ def embed_texts(
 
     Args:
         pipeline: An open pipeline.
-        items: Drawn no further than the batch that is yielded.
+        items: Drawn no further than the batch that is yielded; on a GPU, one batch further.
         text_of: The text of an item, or None for an item that needs no embedding: it keeps its
             place in `Batch.items`.
         max_texts: Texts of a batch.
         batch_size: Texts that go through the model together, at most; by default as many as have
-            2,048 tokens.
+            2,048 tokens on a CPU and 16,384 on a GPU.
         cut_every: A batch ends after every so many items, counted from the first.
         strict: Raise an error if the model returns a row that cannot be used.
 
     Yields:
         Batches in the order of the items. Failed items are those of such rows.
     """
-    size = min(batch_size or 0, MAX_TEXTS)
+    model = pipeline.model
+    size, max_texts = min(batch_size or 0, MAX_TEXTS), min(max_texts, MAX_TEXTS)
 
     def encode(texts: list[str]) -> NDArray[np.float32]:
-        return pipeline.model.encoder.encode_texts(texts, size)
+        return model.encoder.encode_texts(texts, size)
 
+    under_way = _batches_under_way(model, items, max_texts)
     texts = ((item, text_of(item)) for item in items)
-    yield from _batches(
-        pipeline, texts, encode, min(max_texts, MAX_TEXTS), len, cut_every, strict=strict
-    )
+    groups = _groups(texts, lambda values: values, max_texts, len, cut_every)
+    yield from _embed(model, groups, encode, under_way, strict=strict)
 
 
-def _batches(
-    pipeline: Embedder,
+def _batches_under_way(model: EmbeddingModel, items: Iterable[T], size: int) -> int:
+    """Batches to hand over to the model at a time: 1, without threads, if there is only one."""
+    return 1 if isinstance(items, Sized) and len(items) <= size else model.batches_under_way
+
+
+def _gatherer(
+    preprocessor: CLIPPreprocessor, size: int, buffers: int, *, as_bytes: bool
+) -> Callable[[list[Tensor]], Tensor]:
+    """A function that makes one tensor of those of up to `size` images.
+
+    It writes to as many buffers in turn, so that a result is valid until as many others have been
+    asked for.
+    """
+    side = preprocessor.image_resolution
+    shape = (size, side, side, 4) if as_bytes else (size, 3, side, side)
+    dtype = np.uint8 if as_bytes else np.float32
+    turns = itertools.cycle([np.empty(shape, dtype) for _ in range(buffers)])
+
+    def gather(tensors: list[Tensor]) -> Tensor:
+        if len(tensors) == 1:
+            return tensors[0]
+        if any(tensor.dtype != dtype for tensor in tensors):
+            # Some are of a caller that preprocesses images.
+            return np.concatenate([preprocessor.normalized(tensor) for tensor in tensors])
+        return np.concatenate(tensors, out=next(turns)[: len(tensors)])
+
+    return gather
+
+
+def _groups(
     prepared: Iterable[tuple[T, Value | CnclipError | None]],
-    encode: Callable[[list[Value]], NDArray[np.float32]],
+    gather: Callable[[list[Value]], Input],
     max_values: int,
     characters_of: Callable[[Value], int],
     cut_every: int | None,
-    *,
-    strict: bool,
-) -> Generator[Batch[T], None, None]:
-    """Batches of items, of which each has a value for the model, an error, or neither."""
+) -> Generator[tuple[Batch[T], Input | None], None, None]:
+    """Batches without vectors, and the input of the model for each; None if it needs none.
 
-    def batch() -> Batch[T]:
-        width = pipeline.model.info.embed_dim
-        vectors = encode(values) if values else np.empty((0, width), np.float32)
-        good = _usable(vectors)
-        if good.all():
-            return Batch(items, embedded, vectors, failed)
-        error = ModelRunError(
-            "the model returned a row that is not finite or not of unit length; its weights are "
-            "damaged, or too large for its precision",
-            file=pipeline.model.info.path,
-        )
-        if strict:
-            raise error
-        failed.extend((item, error) for item, ok in zip(embedded, good, strict=True) if not ok)
-        usable = [item for item, ok in zip(embedded, good, strict=True) if ok]
-        return Batch(items, usable, vectors[good], failed)
-
+    Each prepared item has a value for the model, an error, or neither.
+    """
     items: list[T] = []
     embedded: list[T] = []
     values: list[Value] = []
@@ -181,10 +197,46 @@ def _batches(
             characters += characters_of(value)
         full = len(values) == max_values or characters >= MAX_CHARACTERS
         if full or (cut_every is not None and number % cut_every == 0):
-            yield batch()
+            yield Batch(items, embedded, _NO_VECTORS, failed), gather(values) if values else None
             items, embedded, values, failed, characters = [], [], [], [], 0
     if items:
-        yield batch()
+        yield Batch(items, embedded, _NO_VECTORS, failed), gather(values) if values else None
+
+
+def _embed(
+    model: EmbeddingModel,
+    groups: Iterable[tuple[Batch[T], Input | None]],
+    encode: Callable[[Input], NDArray[np.float32]],
+    under_way: int,
+    *,
+    strict: bool,
+) -> Generator[Batch[T], None, None]:
+    """Batches with their vectors, in order.
+
+    With several under way, threads call `encode`; groups are drawn on the caller's thread.
+    """
+
+    def embed(group: tuple[Batch[T], Input | None]) -> Batch[T]:
+        batch, input = group
+        if input is None:
+            return batch._replace(vectors=np.empty((0, model.info.embed_dim), np.float32))
+        vectors = encode(input)
+        good = _usable(vectors)
+        if good.all():
+            return batch._replace(vectors=vectors)
+        error = ModelRunError(
+            "the model returned a row that is not finite or not of unit length; its weights are "
+            "damaged, or too large for its precision",
+            file=model.info.path,
+        )
+        if strict:
+            raise error
+        pairs = list(zip(batch.embedded, good, strict=True))
+        usable = [item for item, ok in pairs if ok]
+        failed = batch.failed + [(item, error) for item, ok in pairs if not ok]
+        return Batch(batch.items, usable, vectors[good], failed)
+
+    return map_ahead(embed, groups, under_way, under_way - 1)
 
 
 def _usable(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:

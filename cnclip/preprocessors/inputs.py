@@ -16,16 +16,18 @@ from ..errors import InputTypeError, InvalidInputError
 from .image import ImageSource
 
 ImageInput: TypeAlias = Image.Image | NDArray[np.uint8] | ImageSource
+# float32 [n, 3, r, r], normalized, or uint8 [n, r, r, 4]: red, green, blue and 0, not normalized.
+Tensor: TypeAlias = NDArray[np.float32 | np.uint8]
 
 
 class Preprocessed(NamedTuple):
     """An image that is a tensor already.
 
     Attributes:
-        tensor: float32 [1, 3, r, r].
+        tensor: float32 [1, 3, r, r], or uint8 [1, r, r, 4].
     """
 
-    tensor: NDArray[np.float32]
+    tensor: Tensor
 
 
 class InputImage(NamedTuple):

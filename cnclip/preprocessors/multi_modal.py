@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from ..errors import CnclipError, InvalidInputError
 from ._prefetch import map_ahead
 from .decoding import DecodingErrors
 from .image import load_image
-from .inputs import ImageInput, InputImage, InputImages, Preprocessed, split_input
+from .inputs import ImageInput, InputImage, InputImages, Preprocessed, Tensor, split_input
 
 Pixels: TypeAlias = Image.Image | NDArray[np.uint8]
 
@@ -119,14 +120,22 @@ class CLIPPreprocessor:
         parts = [tensor for _, tensor in tensors if isinstance(tensor, np.ndarray)]
         return np.concatenate([np.empty((0, 3, side, side), np.float32), *parts])
 
+    def normalized(self, tensor: Tensor) -> NDArray[np.float32]:
+        """A tensor as float32 [n, 3, r, r]."""
+        if tensor.dtype == np.uint8:
+            # Of the right size already: nothing is resampled.
+            return self.image_processor.process(list(tensor[..., :3]))
+        return cast("NDArray[np.float32]", tensor)
+
     def tensors(
         self,
         items: Iterable[T],
         open_image: Callable[[T], ImageInput | Preprocessed | None],
         ahead: int,
         *,
+        as_bytes: bool = False,
         strict: bool = False,
-    ) -> Generator[tuple[T, NDArray[np.float32] | CnclipError | None], None, None]:
+    ) -> Generator[tuple[T, Tensor | CnclipError | None], None, None]:
         """Open and preprocess images on threads, ahead of the consumer.
 
         Args:
@@ -134,17 +143,18 @@ class CLIPPreprocessor:
             open_image: The image of an item, or None where there is nothing to do. Called on
                 several threads at once.
             ahead: Items that are begun before their results are asked for, at most.
+            as_bytes: As for `process_image`.
             strict: Raise the error of the first image that fails.
 
         Yields:
-            (item, result) in the order of the items. The result is float32 [1, 3, r, r], the
+            (item, result) in the order of the items. The result is that of `process_image`, the
             error of an image that failed, or None.
         """
 
-        def prepare(item: T) -> tuple[T, NDArray[np.float32] | CnclipError | None]:
+        def prepare(item: T) -> tuple[T, Tensor | CnclipError | None]:
             try:
                 image = open_image(item)
-                return item, None if image is None else self.process_image(image)
+                return item, None if image is None else self.process_image(image, as_bytes=as_bytes)
             except CnclipError as error:
                 if strict:
                     raise
@@ -153,18 +163,28 @@ class CLIPPreprocessor:
         count = operator.length_hint(items, self.num_threads)
         return map_ahead(prepare, items, min(self.num_threads, count, ahead + 1), ahead)
 
-    def process_image(self, image: ImageInput | Preprocessed) -> NDArray[np.float32]:
-        """One image to float32 [1, 3, r, r], on the caller's thread.
+    def process_image(self, image: ImageInput | Preprocessed, *, as_bytes: bool = False) -> Tensor:
+        """Open and preprocess one image on the caller's thread.
+
+        Args:
+            image: The image. A preprocessed one is returned as it is.
+            as_bytes: Resample only, for a model that normalizes.
+
+        Returns:
+            float32 [1, 3, r, r], or with `as_bytes` uint8 [1, r, r, 4].
 
         Raises:
             InvalidInputError, ImageError: the image cannot be used. The error names no item.
         """
         if isinstance(image, Preprocessed):
             return image.tensor
-        return self.image_processor.process([open_pixels(image, self.image_resolution)])
+        pixels = [open_pixels(image, self.image_resolution)]
+        if as_bytes:
+            return self.image_processor.resize(pixels)
+        return self.image_processor.process(pixels)
 
-    def prepare_input(self, given: InputImage) -> Preprocessed:
-        """Open and preprocess an image of a call.
+    def prepare_input(self, given: InputImage, *, as_bytes: bool = False) -> Preprocessed:
+        """Open and preprocess an image of a call, as `process_image` does.
 
         Raises:
             InvalidInputError, ImageError: the image cannot be used; names it.
@@ -175,25 +195,27 @@ class CLIPPreprocessor:
         try:
             with given.lock:
                 pixels = open_pixels(image, self.image_resolution)
-            return Preprocessed(self.image_processor.process([pixels]))
+            return Preprocessed(self.process_image(pixels, as_bytes=as_bytes))
         except CnclipError as error:
             raise error.at(item=given.name) from error
 
-    def settled(self, images: InputImages) -> Iterable[InputImage]:
+    def settled(self, images: InputImages, *, as_bytes: bool = False) -> Iterable[InputImage]:
         """Images that do not change any more once they are drawn.
 
         An iterator may reuse the memory of an image when the next one is asked for. Images that
         it yields open are therefore preprocessed at once, on the caller's thread. Paths, URLs,
         bytes, and all images of a list are left for threads.
         """
-        return images if isinstance(images, list) else map(self._settle, images)
+        if isinstance(images, list):
+            return images
+        return map(partial(self._settle, as_bytes=as_bytes), images)
 
-    def _settle(self, given: InputImage) -> InputImage:
+    def _settle(self, given: InputImage, *, as_bytes: bool) -> InputImage:
         image = given.image
         if isinstance(image, bytearray | memoryview):
             return given._replace(image=bytes(image))
         if isinstance(image, Image.Image | np.ndarray):
-            return given._replace(image=self.prepare_input(given))
+            return given._replace(image=self.prepare_input(given, as_bytes=as_bytes))
         return given
 
 

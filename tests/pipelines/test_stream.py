@@ -14,16 +14,25 @@ from cnclip.errors import ImageError, InvalidInputError
 from cnclip.pipelines import MultiModalEmbeddingPipeline, embed_images, embed_texts
 from cnclip.pipelines.scores import probabilities
 from cnclip.preprocessors import CLIPPreprocessor
+from tests.support.gpu import use_as_on_a_gpu
 
 SIZES = [(4, 4), (9, 5), (40, 33)]
 
 
-@pytest.fixture(params=[1, 4])
+@pytest.fixture(
+    params=[(1, "cpu"), (4, "cpu"), (4, "gpu")], ids=lambda param: f"{param[1]}{param[0]}"
+)
 def pipeline(
-    vit: MultiModalEmbeddingPipeline, archive: Path, request: pytest.FixtureRequest
+    vit: MultiModalEmbeddingPipeline,
+    archive: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> MultiModalEmbeddingPipeline:
-    """One without threads for images, and one with some."""
-    preprocessor = CLIPPreprocessor(archive, num_threads=request.param)
+    """One without threads for images, one with some, and one that is used as on a GPU."""
+    num_threads, kind = request.param
+    if kind == "gpu":
+        use_as_on_a_gpu(monkeypatch)
+    preprocessor = CLIPPreprocessor(archive, num_threads=num_threads)
     return MultiModalEmbeddingPipeline(vit.model, preprocessor)
 
 
