@@ -17,6 +17,7 @@ from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 EMPTY = np.zeros((0, 1, 3), np.uint8)
 OBLONG = np.zeros((1, 3, 32, 16), np.float32)
+BYTES = np.zeros((1, 32, 32, 4), np.uint8)
 BAD_CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("tokenizer: str", lambda p: p.preprocessor.tokenizer.encode("猫")),
     ("tokenizer: number", lambda p: p.preprocessor.tokenizer.encode(5)),
@@ -35,10 +36,16 @@ BAD_CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("processor: NaN", lambda p: _core.ImageProcessor(8, (float("nan"), 0.0, 0.0))),
     ("processor: words", lambda p: _core.ImageProcessor(8, ("a", "b", "c"))),
     ("processor: out", lambda p: p.preprocessor.image_processor.process([], out=[])),
+    ("processor: resize str", lambda p: p.preprocessor.image_processor.resize("path")),
+    ("processor: resize out", lambda p: p.preprocessor.image_processor.resize([], out=[])),
     ("encoder: batch", lambda p: p.model.encoder.encode_texts(["猫"], -1)),
     ("encoder: list", lambda p: p.model.encoder.encode_pixels([])),
     ("encoder: doubles", lambda p: p.model.encoder.encode_pixels(np.zeros((1, 3, 32, 32)))),
     ("encoder: oblong", lambda p: p.model.encoder.encode_pixels(OBLONG)),
+    ("encoder: three bytes", lambda p: p.model.encoder.encode_pixels(BYTES[..., :3])),
+    ("encoder: oblong bytes", lambda p: p.model.encoder.encode_pixels(BYTES[:, :16])),
+    ("encoder: one of bytes", lambda p: p.model.encoder.encode_pixels(BYTES[0])),
+    ("encoder: other bytes", lambda p: p.model.encoder.encode_pixels(BYTES.view(np.int8))),
     ("encoder: one", lambda p: p.model.encoder.encode_pixels(OBLONG[0])),
     ("encoder: None", lambda p: p.model.encoder.encode_texts([None], 1)),
     ("encoder: new", lambda p: _core.Encoder(open_engine(), "path", None, 1, 2)),
@@ -61,6 +68,8 @@ def test_encoder_arguments_out_of_range(archive: Path, vit: MultiModalEmbeddingP
             make(archive, tokenizer, width, length, num_threads=threads)
     with pytest.raises(errors.InvalidInputError, match="expected fp32, bf16.* got int4"):
         make(archive, tokenizer, 64, 52, precision="int4")
+    with pytest.raises(errors.InputTypeError, match="image_processor: expected an ImageProcessor"):
+        make(archive, tokenizer, 64, 52, image_processor=tokenizer)
     with pytest.raises(errors.DeviceError):
         make(archive, tokenizer, 64, 52, device="nonsense")
     wrong_width = make(archive, tokenizer, 65, 52)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -62,12 +63,28 @@ def assert_same_bits(got: NDArray[np.float32], want: NDArray[np.float32]) -> Non
     np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
 
 
+def check_bytes(
+    processor: ImageProcessor,
+    images: Sequence[twin.Pixels | Image.Image],
+    want: NDArray[np.float32],
+) -> None:
+    """Check the bytes of images whose tensors are known."""
+    side = processor.resolution
+    pixels = processor.resize(images)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (len(images), side, side, 4)
+    assert not pixels[..., 3].any()
+    for one, tensor in zip(pixels, want, strict=True):
+        assert_same_bits(twin.normalize(one[..., :3]), tensor)
+
+
 def check_against_pillow(
     processor: ImageProcessor, images: list[twin.Pixels | Image.Image]
 ) -> None:
     got = processor.process(images)
-    want = [twin.pillow_tensor(image, processor.resolution) for image in images]
-    assert_same_bits(got, np.stack(want))
+    want = np.stack([twin.pillow_tensor(image, processor.resolution) for image in images])
+    assert_same_bits(got, want)
+    check_bytes(processor, images, want)
 
 
 # --- sizes ---
@@ -92,8 +109,10 @@ def small_images_by_pillow(resolution: int, step: int) -> NDArray[np.float32]:
 )
 def test_all_small_sizes(isa: str, resolution: int, step: int) -> None:
     processor = make_processor(isa, resolution)
-    got = processor.process(all_small_images()[::step])
+    images = all_small_images()[::step]
+    got = processor.process(images)
     assert_same_bits(got, small_images_by_pillow(resolution, step))
+    check_bytes(processor, images, got)
 
 
 @pillow_13
@@ -301,6 +320,7 @@ def test_images_in_blocks(size: tuple[int, int], isa: str) -> None:
     want = processor.process([image])
     in_blocks = InBlocks(image, fails=False)
     assert_same_bits(processor.process([in_blocks]), want)  # type: ignore[list-item]
+    check_bytes(processor, [in_blocks], want)  # type: ignore[list-item]
     out = np.empty_like(want)
     with pytest.raises(MemoryError, match="no room"):
         processor.process([image, InBlocks(image, fails=True)])  # type: ignore[list-item]
@@ -329,6 +349,21 @@ def test_given_memory() -> None:
     for out in (block, block[::2, :, ::-1], block[:2].astype(np.float64), read_only, block[0], 5):
         with pytest.raises(ValueError, match=r"out: expected .* float32 array \[2, 3, 8, 8\]"):
             processor.process(images, out=out)  # type: ignore[arg-type]
+
+
+def test_given_memory_for_bytes() -> None:
+    processor = ImageProcessor(8)
+    images = [random_pixels(9, 9), random_pixels(30, 20)]
+    block = np.full((4, 8, 8, 4), 7, np.uint8)
+    assert processor.resize(images, out=block[1:3]).base is block
+    assert np.array_equal(block[1:3], processor.resize(images))
+    assert (block[::3] == 7).all()
+    read_only = block[:2].copy()
+    read_only.flags.writeable = False
+    floats = np.zeros((2, 3, 8, 8), np.float32)
+    for out in (block, block[::2], block[:2].view(np.int8), block[:2, ..., :3], read_only, floats):
+        with pytest.raises(ValueError, match=r"out: expected .* uint8 array \[2, 8, 8, 4\]"):
+            processor.resize(images, out=out)  # type: ignore[arg-type]
 
 
 def test_mean_and_std(isa: str) -> None:
@@ -363,6 +398,7 @@ def test_bad_mean() -> None:
 
 def test_no_images() -> None:
     assert ImageProcessor(8).process([]).shape == (0, 3, 8, 8)
+    assert ImageProcessor(8).resize([]).shape == (0, 8, 8, 4)
 
 
 def test_many_images_keep_their_order() -> None:
@@ -377,6 +413,8 @@ def test_empty_image(shape: tuple[int, ...]) -> None:
     good = random_pixels(4, 4)
     with pytest.raises(ValueError, match=r"\[2\].*no pixels"):
         ImageProcessor(8).process([good, good, np.empty(shape, np.uint8)])
+    with pytest.raises(ValueError, match=r"\[2\].*no pixels"):
+        ImageProcessor(8).resize([good, good, np.empty(shape, np.uint8)])
 
 
 @pytest.mark.parametrize(
@@ -405,6 +443,8 @@ def test_unusable_image(bad: object) -> None:
     images = [random_pixels(4, 4), bad]
     with pytest.raises((TypeError, ValueError), match=r"\[1\]"):
         ImageProcessor(8).process(images)  # type: ignore[list-item]
+    with pytest.raises((TypeError, ValueError), match=r"\[1\]"):
+        ImageProcessor(8).resize(images)  # type: ignore[list-item]
 
 
 def test_not_a_sequence() -> None:

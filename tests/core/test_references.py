@@ -43,6 +43,7 @@ pipeline = cnclip.pipeline(model=golden / "tiny-vit", device="cpu", num_threads=
 encoder, info = pipeline.model.encoder, pipeline.model.info
 engine = open_engine()
 tensors, output = np.zeros((2, 3, 32, 32), np.float32), np.zeros((2, 3, 16, 16), np.float32)
+resized, four_bytes = np.zeros((2, 16, 16, 4), np.uint8), np.zeros((2, 32, 32, 4), np.uint8)
 stream = io.BytesIO()
 image.save(stream, "PNG")
 file = stream.getvalue()
@@ -74,6 +75,8 @@ entries = {
     "ImageProcessor.process refused": lambda: expect(
         TypeError, lambda: processor.process([image, 1])
     ),
+    "ImageProcessor.resize": lambda: processor.resize([image, pixels]),
+    "ImageProcessor.resize out": lambda: processor.resize([image, pixels], out=resized),
     "Engine": lambda: _core.Engine(find_engine(find_torch())),
     "Engine refused": lambda: expect(ImportError, lambda: _core.Engine("/no-such-file")),
     "Encoder": lambda: _core.Encoder(
@@ -94,6 +97,10 @@ entries = {
     "Encoder.encode_pixels copied": lambda: encoder.encode_pixels(tensors[..., ::-1]),
     "Encoder.encode_pixels refused": lambda: expect(
         ValueError, lambda: encoder.encode_pixels(tensors[0])
+    ),
+    "Encoder.encode_pixels bytes": lambda: encoder.encode_pixels(four_bytes),
+    "Encoder.encode_pixels bytes refused": lambda: expect(
+        ValueError, lambda: encoder.encode_pixels(four_bytes[..., :3])
     ),
     "forward": lambda: pipeline.forward({"img": [palette, pixels], "text": texts()}),
     "forward file": lambda: pipeline.forward({"img": file}),
@@ -132,11 +139,15 @@ OFTEN = [
     "ImageProcessor.process array",
     "ImageProcessor.process out",
     "ImageProcessor.process refused",
+    "ImageProcessor.resize",
+    "ImageProcessor.resize out",
     "Encoder.encode_texts",
     "Encoder.encode_texts refused",
     "Encoder.encode_pixels",
     "Encoder.encode_pixels copied",
     "Encoder.encode_pixels refused",
+    "Encoder.encode_pixels bytes",
+    "Encoder.encode_pixels bytes refused",
     "forward",
     "forward file",
     "forward refused",

@@ -45,5 +45,7 @@ def use_core(vocabulary: bytes, path: Path) -> NDArray[np.float32]:
     threads: int = encoder.num_threads + tokenizer.pad_id + processor.resolution
     pixels: NDArray[np.float32] = processor.process([np.zeros((4, 4, 3), np.uint8)])
     processor.process([Image.new("RGB", (4, 4))], out=pixels)
+    resized: NDArray[np.uint8] = processor.resize([Image.new("RGB", (4, 4))])
+    core.Encoder(engine, path, tokenizer, 512, 52, image_processor=processor).encode_pixels(resized)
     rows: NDArray[np.float32] = encoder.encode_texts(["猫"], batch_size=threads)
     return rows if pixels.size else encoder.encode_pixels(pixels)
