@@ -194,6 +194,24 @@ def test_items_are_drawn_two_batches_ahead(embedder: MultiModalEmbeddingPipeline
     assert received == drawn == 80
 
 
+def test_batches_are_larger_on_a_gpu(vit: MultiModalEmbeddingPipeline) -> None:
+    model = dataclasses.replace(vit.model, device="cuda:1")
+    assert (model.takes_bytes, model.batches_under_way) == (True, 2)
+    opened = MultiModalEmbeddingPipeline(model, vit.preprocessor)
+    image = image_of(0)
+    for items, batch_size, lengths in [
+        (range(300), None, [256, 44]),
+        (iter(range(300)), None, [256, 44]),
+        (range(300), 1000, [256, 44]),
+        (range(300), 120, [120, 120, 60]),
+        (range(20), None, [20]),
+    ]:
+        batches = embed_images(opened, items, lambda number: image, batch_size=batch_size)
+        assert [len(batch.items) for batch in batches] == lengths
+    batches = embed_images(vit, range(20), lambda number: image)
+    assert [len(batch.items) for batch in batches] == [8, 8, 4]
+
+
 def test_texts(embedder: MultiModalEmbeddingPipeline, texts: list[str]) -> None:
     some = [text for text in texts if text] * 3
     batches = list(embed_texts(embedder, iter(some), str, max_texts=5))
