@@ -5,7 +5,6 @@ Items that cannot be read are reported with their batch; the others are embedded
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Generator, Iterable, Sized
 from contextlib import closing
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -28,7 +27,6 @@ MAX_DEVIATION = 0.01
 
 T = TypeVar("T")
 Value = TypeVar("Value")
-Input = TypeVar("Input")
 
 _NO_VECTORS = np.empty((0, 0), np.float32)
 
@@ -67,8 +65,7 @@ def embed_images(
 ) -> Generator[Batch[T], None, None]:
     """Embed images. Threads open and preprocess the next ones while the model runs.
 
-    On a GPU, two batches are under way: while one goes through the model, the next is gathered and
-    handed over.
+    On a GPU, two batches are under way: while one goes through the model, the next is handed over.
 
     Which images go through the model together depends on the items alone: a batch ends when
     `batch_size` images have been opened, and after every `cut_every`-th item. With other threads or
@@ -94,13 +91,12 @@ def embed_images(
     under_way = _batches_under_way(model, items, size)
     if isinstance(items, Sized):
         size = min(size, max(1, len(items)))
-    gather = _gatherer(preprocessor, size, under_way, as_bytes=model.takes_bytes)
+    encode = _image_encoder(pipeline, size, under_way)
     tensors = preprocessor.tensors(
         items, open_image, size, as_bytes=model.takes_bytes, strict=strict
     )
     with closing(tensors):
-        groups = _groups(tensors, gather, size, lambda tensor: 0, cut_every)
-        encode = model.encoder.encode_pixels
+        groups = _groups(tensors, size, lambda tensor: 0, cut_every)
         yield from _embed(model, groups, encode, under_way, strict=strict)
 
 
@@ -138,7 +134,7 @@ def embed_texts(
 
     under_way = _batches_under_way(model, items, max_texts)
     texts = ((item, text_of(item)) for item in items)
-    groups = _groups(texts, lambda values: values, max_texts, len, cut_every)
+    groups = _groups(texts, max_texts, len, cut_every)
     yield from _embed(model, groups, encode, under_way, strict=strict)
 
 
@@ -147,38 +143,42 @@ def _batches_under_way(model: EmbeddingModel, items: Iterable[T], size: int) -> 
     return 1 if isinstance(items, Sized) and len(items) <= size else model.batches_under_way
 
 
-def _gatherer(
-    preprocessor: CLIPPreprocessor, size: int, buffers: int, *, as_bytes: bool
-) -> Callable[[list[Tensor]], Tensor]:
-    """A function that makes one tensor of those of up to `size` images.
+def _image_encoder(
+    pipeline: Embedder, size: int, buffers: int
+) -> Callable[[list[Tensor]], NDArray[np.float32]]:
+    """A function from the tensors of up to `size` images to their embeddings.
 
-    It writes to as many buffers in turn, so that a result is valid until as many others have been
-    asked for.
+    As many threads as there are buffers may call it at the same time.
     """
-    side = preprocessor.image_resolution
+    preprocessor, encode_pixels = pipeline.preprocessor, pipeline.model.encoder.encode_pixels
+    side, as_bytes = preprocessor.image_resolution, pipeline.model.takes_bytes
     shape = (size, side, side, 4) if as_bytes else (size, 3, side, side)
     dtype = np.uint8 if as_bytes else np.float32
-    turns = itertools.cycle([np.empty(shape, dtype) for _ in range(buffers)])
+    free: list[Tensor] = [np.empty(shape, dtype) for _ in range(buffers)]
 
-    def gather(tensors: list[Tensor]) -> Tensor:
+    def encode(tensors: list[Tensor]) -> NDArray[np.float32]:
         if len(tensors) == 1:
-            return tensors[0]
+            return encode_pixels(tensors[0])
         if any(tensor.dtype != dtype for tensor in tensors):
             # Some are of a caller that preprocesses images.
-            return np.concatenate([preprocessor.normalized(tensor) for tensor in tensors])
-        return np.concatenate(tensors, out=next(turns)[: len(tensors)])
+            floats = [preprocessor.normalized(tensor) for tensor in tensors]
+            return encode_pixels(np.concatenate(floats))
+        buffer = free.pop()
+        try:
+            return encode_pixels(np.concatenate(tensors, out=buffer[: len(tensors)]))
+        finally:
+            free.append(buffer)
 
-    return gather
+    return encode
 
 
 def _groups(
     prepared: Iterable[tuple[T, Value | CnclipError | None]],
-    gather: Callable[[list[Value]], Input],
     max_values: int,
     characters_of: Callable[[Value], int],
     cut_every: int | None,
-) -> Generator[tuple[Batch[T], Input | None], None, None]:
-    """Batches without vectors, and the input of the model for each; None if it needs none.
+) -> Generator[tuple[Batch[T], list[Value]], None, None]:
+    """Batches without vectors, and the values of the embedded items of each.
 
     Each prepared item has a value for the model, an error, or neither.
     """
@@ -197,16 +197,16 @@ def _groups(
             characters += characters_of(value)
         full = len(values) == max_values or characters >= MAX_CHARACTERS
         if full or (cut_every is not None and number % cut_every == 0):
-            yield Batch(items, embedded, _NO_VECTORS, failed), gather(values) if values else None
+            yield Batch(items, embedded, _NO_VECTORS, failed), values
             items, embedded, values, failed, characters = [], [], [], [], 0
     if items:
-        yield Batch(items, embedded, _NO_VECTORS, failed), gather(values) if values else None
+        yield Batch(items, embedded, _NO_VECTORS, failed), values
 
 
 def _embed(
     model: EmbeddingModel,
-    groups: Iterable[tuple[Batch[T], Input | None]],
-    encode: Callable[[Input], NDArray[np.float32]],
+    groups: Iterable[tuple[Batch[T], list[Value]]],
+    encode: Callable[[list[Value]], NDArray[np.float32]],
     under_way: int,
     *,
     strict: bool,
@@ -216,11 +216,11 @@ def _embed(
     With several under way, threads call `encode`; groups are drawn on the caller's thread.
     """
 
-    def embed(group: tuple[Batch[T], Input | None]) -> Batch[T]:
-        batch, input = group
-        if input is None:
+    def embed(group: tuple[Batch[T], list[Value]]) -> Batch[T]:
+        batch, values = group
+        if not values:
             return batch._replace(vectors=np.empty((0, model.info.embed_dim), np.float32))
-        vectors = encode(input)
+        vectors = encode(values)
         good = _usable(vectors)
         if good.all():
             return batch._replace(vectors=vectors)
