@@ -21,6 +21,8 @@ CUDA = "engine/torch/cuda"
 COMPILED = (
     "engine/torch/torch_engine.cpp",
     "engine/torch/torch_ops.cpp",
+    f"{CUDA}/cuda_compiler.cpp",
+    f"{CUDA}/cuda_hopper.cpp",
     f"{CUDA}/cuda_kernels.cpp",
     f"{CUDA}/cuda_library.cpp",
     f"{CUDA}/cuda_products.cpp",
@@ -29,7 +31,7 @@ COMPILED = (
     f"{CUDA}/cuda_transformer.cpp",
 )
 # Compiled on the machine that has the GPU, by NVRTC: in the engine it is text.
-KERNELS = f"{CUDA}/cuda_kernels.cu"
+KERNELS = (f"{CUDA}/cuda_kernels.cu", f"{CUDA}/cuda_hopper.cu")
 
 # -fopenmp: libtorch's parallel loops are templates; without OpenMP they run on one thread.
 COMPILE = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DNDEBUG"]
@@ -64,7 +66,7 @@ def find_compiler() -> str:
 
 def source_files() -> list[Path]:
     """Every file that the engine is made of, sorted: its sources and the headers they include."""
-    files = [SOURCES / name for name in (*COMPILED, KERNELS)]
+    files = [SOURCES / name for name in (*COMPILED, *KERNELS)]
     for pattern in ("base/*.h", "engine/*.h", "engine/torch/**/*.hpp", "kernels/*.h"):
         files += SOURCES.glob(pattern)
     return sorted(files)
@@ -90,9 +92,10 @@ def compile_engine(torch: Path, output: Path, options: Sequence[str] = ()) -> No
     include = torch / "include"
     paths = [include, include / "torch" / "csrc" / "api" / "include"]
     with tempfile.TemporaryDirectory(prefix="cnclip-engine-") as folder:
-        kernels = (SOURCES / KERNELS).read_text(encoding="utf-8")
-        included = Path(folder) / "cuda_kernels.inc"
-        included.write_text(f'R"cuda({kernels})cuda"\n', encoding="utf-8")
+        for name in KERNELS:
+            text = (SOURCES / name).read_text(encoding="utf-8")
+            included = Path(folder) / Path(name).with_suffix(".inc").name
+            included.write_text(f'R"cuda({text})cuda"\n', encoding="utf-8")
         flags = [*COMPILE, *options, f"-I{SOURCES}", f"-I{folder}"]
         flags += [f"-isystem{path}" for path in paths]
         objects = [Path(folder) / f"{Path(name).stem}.o" for name in COMPILED]

@@ -278,15 +278,21 @@ extern "C" __global__ void activate(half *x, long count, int activation) {
 }
 
 /* --- Attention ---------------------------------------------------------------------------------- */
-/* Softmax without the whole matrix of scores: a warp keeps 16 queries and their sums while blocks of
- * KEYS keys and values pass through shared memory (Dao et al. 2022, arXiv:2205.14135). */
+/* Softmax without the whole matrix of scores (Dao et al. 2022, arXiv:2205.14135). A block computes
+ * one head of an item. Its keys and values are copied to shared memory once, if they fit; warps
+ * then take 16 queries at a time and wait for nothing but keys that are still on their way. */
 
 enum {
   HEAD = CNCLIP_HEAD,
-  QUERIES = 16,       /* of a warp: rows of one matrix instruction */
-  KEYS = 64,          /* in shared memory at once */
-  PITCH = HEAD + 8,   /* halves between rows there: eight rows touch all 32 banks once */
-  TILE = KEYS * PITCH /* halves of a block of keys, or of values */
+  PIECES = HEAD / VECTOR,             /* 16-byte pieces of a row */
+  QUERIES = 16,                       /* of a warp at a time: rows of one matrix instruction */
+  GRANULE = 16,                       /* keys that one matrix instruction multiplies with values */
+  GRANULE_BYTES = GRANULE * HEAD * 2, /* of its keys, or of its values */
+  /* Of a chunk, whose scores a warp has in registers at once: more are faster, but leave room for
+   * fewer warps. */
+  GRANULES = 7,
+  CHUNK = GRANULES * GRANULE,
+  TWO_ONES = CNCLIP_FP16 ? 0x3c003c00 : 0x3f803f80
 };
 
 __device__ __forceinline__ u32 shared_address(const void *pointer) {
@@ -294,21 +300,39 @@ __device__ __forceinline__ u32 shared_address(const void *pointer) {
 }
 
 /* Copies 16 bytes to shared memory, or zeros. */
-__device__ __forceinline__ void copy_async(half *to, const half *from, bool exists) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
-               "l"(from), "r"(exists ? 16 : 0));
+__device__ __forceinline__ void copy_async(u32 to, const half *from, bool exists) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(exists ? 16 : 0));
 }
 
-__device__ __forceinline__ void load_matrices(const half *row, u32 m[4]) {
+/* A barrier in shared memory completes a phase when all `threads` threads of a block have arrived,
+ * here: when all their copies begun so far have. Phases are numbered 0, 1, 0, 1, ... */
+__device__ __forceinline__ void begin_barrier(u32 barrier, int threads) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ void arrive_after_copies(u32 barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void wait_for_phase(u32 barrier, int phase) {
+  asm volatile("{\n.reg .pred done;\n"
+               "again:\n"
+               "mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n"
+               "@!done bra again;\n}" ::"r"(barrier), "r"(phase)
+               : "memory");
+}
+
+__device__ __forceinline__ void load_matrices(u32 from, u32 m[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(shared_address(row)));
+               : "r"(from));
 }
 
-__device__ __forceinline__ void load_matrices_transposed(const half *row, u32 m[4]) {
+__device__ __forceinline__ void load_matrices_transposed(u32 from, u32 m[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(shared_address(row)));
+               : "r"(from));
 }
 
 /* sums[16, 8] += a[16, 16] b[16, 8] */
@@ -324,201 +348,240 @@ __device__ __forceinline__ void multiply_add(float sums[4], const u32 a[4], u32 
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* Maximum or sum over the four lanes that share a row. */
+__device__ __forceinline__ float exp2_fast(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+/* Maximum over the four lanes that share a row. */
 __device__ __forceinline__ float quad_max(float value) {
   value = fmaxf(value, __shfl_xor_sync(~0u, value, 1));
   return fmaxf(value, __shfl_xor_sync(~0u, value, 2));
 }
 
-__device__ __forceinline__ float quad_sum(float value) {
-  value += __shfl_xor_sync(~0u, value, 1);
-  return value + __shfl_xor_sync(~0u, value, 2);
-}
-
-/* Begins to copy rows first .. first + KEYS of one head; rows past `count` become zeros. */
-__device__ __forceinline__ void begin_block(const half *rows, long stride, int first, int count,
-                                            half *tile) {
-  enum { PIECES = HEAD / VECTOR };
-  for (int i = threadIdx.x; i < KEYS * PIECES; i += blockDim.x) {
-    const int row = i / PIECES, piece = i % PIECES;
+/* Begins to copy keys and values first .. last of one head, `last` excluded, to granules at
+ * `keys_at` and `values_at`. A granule has piece 0 of its 16 rows, then piece 1 of them, and so on:
+ * then the eight rows of a matrix that a warp loads follow each other. Rows past `count` repeat the
+ * last key, which changes no maximum, and have values of zero. A warp copies four pieces of eight
+ * rows at once. */
+__device__ __forceinline__ void begin_rows(const half *key, const half *value, long stride,
+                                           int first, int last, int count, u32 keys_at,
+                                           u32 values_at) {
+  const int lane = threadIdx.x % WARP, piece = lane / 8, step = blockDim.x / WARP * 8;
+#pragma unroll 4
+  for (int row = threadIdx.x / WARP * 8 + lane % 8; row < last - first; row += step) {
     const bool exists = first + row < count;
-    copy_async(tile + row * PITCH + piece * VECTOR,
-               rows + (exists ? first + row : 0) * stride + piece * VECTOR, exists);
+    const long from = min(first + row, count - 1) * stride + piece * VECTOR;
+    const u32 to = row / GRANULE * GRANULE_BYTES + row % GRANULE * 16 + piece * GRANULE * 16;
+#pragma unroll
+    for (int p = 0; p < PIECES; p += 4) {
+      if (p + piece >= PIECES) break;
+      copy_async(keys_at + to + p * GRANULE * 16, key + from + p * VECTOR, true);
+      copy_async(values_at + to + p * GRANULE * 16, value + from + p * VECTOR, exists);
+    }
   }
 }
 
-/* query, key, value: rows of heads * HEAD columns, `stride` halves apart; output: rows of
- * heads * HEAD. Item i has the queries query_starts[i] .. query_starts[i + 1], keys likewise.
- * Grid: blocks of queries, heads, items. A block has 16 queries for each of its warps. scale: of the
- * products, times log2(e). */
-extern "C" __global__ void attention(const half *query, long query_stride, const half *key,
-                                     const half *value, long key_stride, const int *query_starts,
-                                     const int *key_starts, float scale, half *output) {
-  extern __shared__ __align__(16) half tiles[]; /* two pairs of a block of keys and one of values */
-  const int head = blockIdx.y, item = blockIdx.z, lane = threadIdx.x % WARP;
-  const int first_query = query_starts[item], first_key = key_starts[item];
-  const int queries = query_starts[item + 1] - first_query;
-  const int keys = key_starts[item + 1] - first_key;
-  const int block_first = blockIdx.x * (blockDim.x / WARP) * QUERIES;
-  if (block_first >= queries) return;
-  const int first = block_first + threadIdx.x / WARP * QUERIES; /* query of this warp */
-  const bool works = first < queries;
-  key += first_key * key_stride + head * HEAD;
-  value += first_key * key_stride + head * HEAD;
-
-  begin_block(key, key_stride, 0, keys, tiles);
-  begin_block(value, key_stride, 0, keys, tiles + TILE);
-  asm volatile("cp.async.commit_group;");
-
-  /* This lane has rows lane / 4 and lane / 4 + 8 of the queries, sums and outputs. */
+/* What a warp has of its 16 queries. This lane has rows lane / 4 and lane / 4 + 8, and of eight
+ * columns two: lane % 4 * 2 and the next. */
+struct Queries {
   u32 q[HEAD / 16][4];
-  const int upper = first + lane / 4, lower = upper + 8;
-  const half *queries_of_head = query + first_query * query_stride + head * HEAD + lane % 4 * 2;
+  float sums[HEAD / 8][4]; /* of values, weighted */
+  float totals[4];         /* of weights: one product with ones, whose columns are equal */
+  float largest[2];        /* score of a row so far, times scale */
+
+  /* Rows first .. first + 16; those past `count` are zero. */
+  __device__ __forceinline__ void load(const half *query, long stride, int first, int count) {
+    const int upper = first + threadIdx.x % WARP / 4, lower = upper + 8;
+    query += threadIdx.x % 4 * 2;
 #pragma unroll
-  for (int k = 0; k < HEAD / 16; k++) {
-    const half *at = queries_of_head + k * 16;
-    q[k][0] = upper < queries ? *(const u32 *)(at + upper * query_stride) : 0;
-    q[k][1] = lower < queries ? *(const u32 *)(at + lower * query_stride) : 0;
-    q[k][2] = upper < queries ? *(const u32 *)(at + upper * query_stride + 8) : 0;
-    q[k][3] = lower < queries ? *(const u32 *)(at + lower * query_stride + 8) : 0;
+    for (int k = 0; k < HEAD / 16; k++) {
+      const half *at = query + k * 16;
+      q[k][0] = upper < count ? *(const u32 *)(at + upper * stride) : 0;
+      q[k][1] = lower < count ? *(const u32 *)(at + lower * stride) : 0;
+      q[k][2] = upper < count ? *(const u32 *)(at + upper * stride + 8) : 0;
+      q[k][3] = lower < count ? *(const u32 *)(at + lower * stride + 8) : 0;
+    }
   }
 
-  float sums[HEAD / 8][4] = {}, largest[2] = {-1e30f, -1e30f}, totals[2] = {0, 0};
-  const int matrix = lane / 8, matrix_row = lane % 8;
-  for (int start = 0, turn = 0; start < keys; start += KEYS, turn ^= 1) {
-    if (start + KEYS < keys) {
-      half *next = tiles + (turn ^ 1) * 2 * TILE;
-      begin_block(key, key_stride, start + KEYS, keys, next);
-      begin_block(value, key_stride, start + KEYS, keys, next + TILE);
+  __device__ __forceinline__ void clear(void) {
+    for (int d = 0; d < HEAD / 8; d++) {
+      for (int j = 0; j < 4; j++) sums[d][j] = 0;
     }
-    asm volatile("cp.async.commit_group;");
-    asm volatile("cp.async.wait_group 1;");
-    __syncthreads();
-    const half *key_tile = tiles + turn * 2 * TILE, *value_tile = key_tile + TILE;
-    const int columns = min(KEYS, keys - start); /* the others have no keys */
+    for (int j = 0; j < 4; j++) totals[j] = 0;
+    largest[0] = largest[1] = -1e30f;
+  }
 
-    if (works) {
-      float scores[KEYS / 8][4];
+  /* Takes N granules of keys and values, which exist for the first `columns` rows. The addresses
+   * are those of this lane: 16 bytes after the one of the lane before. */
+  template <int N>
+  __device__ __forceinline__ void take(u32 keys, u32 values, int columns, float scale) {
+    float scores[N * 2][4];
 #pragma unroll
-      for (int n = 0; n < KEYS; n += 16) {
-        for (int j = 0; j < 4; j++) scores[n / 8][j] = scores[n / 8 + 1][j] = 0;
-        if (n >= columns) continue;
-        const half *rows = key_tile + (n + matrix / 2 * 8 + matrix_row) * PITCH + matrix % 2 * 8;
+    for (int n = 0; n < N * 2; n++) {
+      for (int j = 0; j < 4; j++) scores[n][j] = 0;
+    }
 #pragma unroll
-        for (int k = 0; k < HEAD / 16; k++) {
-          u32 b[4];
-          load_matrices(rows + k * 16, b);
-          multiply_add(scores[n / 8], q[k], b[0], b[1]);
-          multiply_add(scores[n / 8 + 1], q[k], b[2], b[3]);
-        }
+    for (int k = 0; k < HEAD / 16; k++) {
+#pragma unroll
+      for (int n = 0; n < N; n++) {
+        u32 b[4]; /* keys 0 .. 7 and 8 .. 15 of one piece, then of the next */
+        load_matrices(keys + n * GRANULE_BYTES + k * 512, b);
+        multiply_add(scores[2 * n], q[k], b[0], b[2]);
+        multiply_add(scores[2 * n + 1], q[k], b[1], b[3]);
       }
+    }
 
-      float most[2] = {-1e30f, -1e30f};
+    float most[2];
+    bool grows = false;
 #pragma unroll
-      for (int n = 0; n < KEYS / 8; n++) {
-        for (int j = 0; j < 4; j++) {
-          const bool exists = n * 8 + lane % 4 * 2 + j % 2 < columns;
-          scores[n][j] = exists ? scores[n][j] * scale : -1e30f;
-          most[j / 2] = fmaxf(most[j / 2], scores[n][j]);
-        }
+    for (int r = 0; r < 2; r++) {
+      float m = fmaxf(scores[0][2 * r], scores[0][2 * r + 1]);
+#pragma unroll
+      for (int n = 1; n < N * 2; n++) {
+        m = fmaxf(m, fmaxf(scores[n][2 * r], scores[n][2 * r + 1]));
       }
+      most[r] = m * scale;
+      grows |= most[r] > largest[r];
+    }
+    if (__any_sync(~0u, grows)) {
+#pragma unroll
       for (int r = 0; r < 2; r++) {
         const float now = fmaxf(largest[r], quad_max(most[r]));
-        const float shrink = exp2f(largest[r] - now);
+        const float shrink = exp2_fast(largest[r] - now);
         largest[r] = now;
-        totals[r] *= shrink;
+        totals[2 * r] *= shrink;
 #pragma unroll
         for (int d = 0; d < HEAD / 8; d++) {
           sums[d][2 * r] *= shrink;
           sums[d][2 * r + 1] *= shrink;
         }
       }
-#pragma unroll
-      for (int n = 0; n < KEYS / 8; n++) {
-        for (int j = 0; j < 4; j++) {
-          scores[n][j] = exp2f(scores[n][j] - largest[j / 2]);
-          totals[j / 2] += scores[n][j];
-        }
-      }
+    }
 
 #pragma unroll
-      for (int n = 0; n < KEYS; n += 16) {
-        if (n >= columns) continue;
-        const float *left = scores[n / 8], *right = scores[n / 8 + 1];
-        const u32 p[4] = {pack(left[0], left[1]), pack(left[2], left[3]),
-                          pack(right[0], right[1]), pack(right[2], right[3])};
-        const half *rows = value_tile + (n + matrix % 2 * 8 + matrix_row) * PITCH + matrix / 2 * 8;
+    for (int n = 0; n < N; n++) {
+      float *left = scores[2 * n], *right = scores[2 * n + 1];
+      for (int j = 0; j < 4; j++) {
+        left[j] = exp2_fast(fmaf(left[j], scale, -largest[j / 2]));
+        right[j] = exp2_fast(fmaf(right[j], scale, -largest[j / 2]));
+      }
+      const u32 p[4] = {pack(left[0], left[1]), pack(left[2], left[3]), pack(right[0], right[1]),
+                        pack(right[2], right[3])};
+      u32 ones[2] = {TWO_ONES, TWO_ONES};
+      if (columns < (n + 1) * GRANULE) {
+        const int rest = columns - n * GRANULE - threadIdx.x % 4 * 2;
+        ones[0] &= rest > 1 ? ~0u : rest > 0 ? 0xffffu : 0;
+        ones[1] &= rest > 9 ? ~0u : rest > 8 ? 0xffffu : 0;
+      }
+      multiply_add(totals, p, ones[0], ones[1]);
 #pragma unroll
-        for (int d = 0; d < HEAD; d += 16) {
-          u32 b[4];
-          load_matrices_transposed(rows + d, b);
-          multiply_add(sums[d / 8], p, b[0], b[1]);
-          multiply_add(sums[d / 8 + 1], p, b[2], b[3]);
-        }
+      for (int d = 0; d < HEAD / 16; d++) {
+        u32 b[4]; /* of one piece rows 0 .. 7 and 8 .. 15, then of the next */
+        load_matrices_transposed(values + n * GRANULE_BYTES + d * 512, b);
+        multiply_add(sums[2 * d], p, b[0], b[1]);
+        multiply_add(sums[2 * d + 1], p, b[2], b[3]);
       }
     }
-    __syncthreads();
   }
 
-  if (!works) return;
+  /* Takes as few granules as have `columns` rows, N or fewer. */
+  template <int N>
+  __device__ __forceinline__ void take_rest(u32 keys, u32 values, int columns, float scale) {
+    if constexpr (N > 1) {
+      if (columns <= (N - 1) * GRANULE) {
+        take_rest<N - 1>(keys, values, columns, scale);
+        return;
+      }
+    }
+    take<N>(keys, values, columns, scale);
+  }
+
+  /* output: of row `first`. */
+  __device__ __forceinline__ void store(half *output, long stride, int first, int count) const {
+    const int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const int row = lane / 4 + r * 8;
+      const float inverse = 1 / totals[2 * r];
+      half *to = output + row * stride;
+#pragma unroll
+      for (int d = 0; d < HEAD / 8; d += 2) {
+        /* Neighbours trade, so that each has four columns, and a row gets 32 bytes at once. */
+        const u32 left = pack(sums[d][2 * r] * inverse, sums[d][2 * r + 1] * inverse);
+        const u32 right = pack(sums[d + 1][2 * r] * inverse, sums[d + 1][2 * r + 1] * inverse);
+        const u32 other = __shfl_xor_sync(~0u, lane % 2 ? left : right, 1);
+        const uint2 both = lane % 2 ? make_uint2(other, right) : make_uint2(left, other);
+        if (first + row < count) *(uint2 *)(to + (d + lane % 2) * 8 + lane / 2 % 2 * 4) = both;
+      }
+    }
+  }
+};
+
+/* query, key, value: rows of heads * HEAD columns, `stride` halves apart; output: rows of
+ * heads * HEAD. Item i has the queries query_starts[i] .. query_starts[i + 1], keys likewise. scale:
+ * of the products, times log2(e), above 0. capacity: keys that have room in shared memory; no fewer
+ * than any item has, or a multiple of CHUNK: then blocks copy the keys of longer items again for
+ * each of their turns.
+ * Grid: blocks that share the queries of an item, heads, items. Block: up to 384 threads. Shared
+ * memory: GRANULE_BYTES for the keys and as many for the values of each granule of `capacity`, then
+ * 8 bytes for each chunk. */
+extern "C" __global__ __launch_bounds__(384, 1) void attention(
+    const half *query, long query_stride, const half *key, const half *value, long key_stride,
+    const int *query_starts, const int *key_starts, float scale, half *output, int capacity) {
+  extern __shared__ __align__(128) u8 shared[];
+  const int head = blockIdx.y, item = blockIdx.z, lane = threadIdx.x % WARP;
+  const int first_query = query_starts[item], first_key = key_starts[item];
+  const int queries = query_starts[item + 1] - first_query;
+  const int keys = key_starts[item + 1] - first_key;
+  const int block_queries = blockDim.x / WARP * QUERIES;
   const long width = (long)gridDim.y * HEAD;
-  for (int r = 0; r < 2; r++) {
-    const int row = r == 0 ? upper : lower;
-    const float total = quad_sum(totals[r]);
-    if (row >= queries) continue;
-    half *to = output + (first_query + row) * width + head * HEAD + lane % 4 * 2;
-#pragma unroll
-    for (int d = 0; d < HEAD / 8; d++) {
-      *(u32 *)(to + d * 8) = pack(sums[d][2 * r] / total, sums[d][2 * r + 1] / total);
+  query += first_query * query_stride + head * HEAD;
+  key += first_key * key_stride + head * HEAD;
+  value += first_key * key_stride + head * HEAD;
+  output += first_query * width + head * HEAD;
+
+  const int chunks = (capacity + CHUNK - 1) / CHUNK;
+  const int room = (capacity + GRANULE - 1) / GRANULE * GRANULE_BYTES;
+  const u32 keys_at = shared_address(shared), values_at = keys_at + room;
+  const u32 barriers = values_at + room;
+  if (threadIdx.x < chunks) begin_barrier(barriers + threadIdx.x * 8, blockDim.x);
+  __syncthreads();
+
+  Queries x;
+  int first = blockIdx.x * block_queries + threadIdx.x / WARP * QUERIES; /* query of this warp */
+  x.load(query, query_stride, first, queries);
+  int phase = 1; /* of what shared memory has: none */
+  bool filled = false, resident = false;
+  for (int turn = blockIdx.x * block_queries; turn < queries; turn += gridDim.x * block_queries) {
+    const bool works = first < queries;
+    x.clear();
+    for (int start = 0, chunk = 0; start < keys; start += CHUNK, chunk++) {
+      if (chunk == chunks || (start == 0 && !resident)) {
+        if (filled) __syncthreads(); /* until all warps are done with what is there */
+        filled = true;
+        phase ^= 1, chunk = 0, resident = keys <= capacity;
+        const int end = (min(keys, start + capacity) + GRANULE - 1) / GRANULE * GRANULE;
+        for (int i = 0; i < chunks; i++) {
+          const int from = start + i * CHUNK, to = i * GRANULES * GRANULE_BYTES;
+          begin_rows(key, value, key_stride, from, min(from + CHUNK, end), keys, keys_at + to,
+                     values_at + to);
+          arrive_after_copies(barriers + i * 8);
+        }
+      }
+      wait_for_phase(barriers + chunk * 8, phase);
+      if (!works) continue;
+      const u32 offset = chunk * GRANULES * GRANULE_BYTES + lane * 16;
+      if (start + CHUNK <= keys) {
+        x.template take<GRANULES>(keys_at + offset, values_at + offset, CHUNK, scale);
+      } else {
+        x.template take_rest<GRANULES>(keys_at + offset, values_at + offset, keys - start, scale);
+      }
     }
-  }
-}
-
-/* --- Resampling --------------------------------------------------------------------------------- */
-/* Pillow's fixed-point bicubic, as image/resample.h describes it: equal to the bit. */
-
-/* One image of a batch and one pass over it. A pass makes `lines` lines of `length` pixels of four
- * bytes each: rows of the output for the vertical pass, and for the horizontal one rows of the
- * image that become shorter. */
-typedef struct {
-  u64 input, output;        /* addresses of the first pixels */
-  u64 first, coefficients;  /* of a filter: int [outputs], int [outputs][capacity] */
-  int input_stride;         /* bytes between rows */
-  int width, height;        /* of the output, in pixels; its rows follow each other */
-  int capacity;             /* coefficients of each output position */
-  int input_size;           /* positions that the input has in the filter's direction */
-  int vertical;
-} resample_pass;
-
-/* Grid: rows of the output in x, images in y. A block makes one row. Sums wrap harmlessly: the true
- * ones fit an int. */
-extern "C" __global__ void resample(const resample_pass *passes) {
-  const resample_pass pass = passes[blockIdx.y];
-  const int y = blockIdx.x;
-  if (y >= pass.height) return;
-  enum { BITS = 32 - 8 - 2 };
-  for (int x = threadIdx.x; x < pass.width; x += blockDim.x) {
-    const int position = pass.vertical ? y : x;
-    const int first = ((const int *)pass.first)[position];
-    const int *coefficients = (const int *)pass.coefficients + (long)position * pass.capacity;
-    const u8 *from = (const u8 *)pass.input +
-                     (pass.vertical ? (long)first * pass.input_stride + (long)x * 4
-                                    : (long)y * pass.input_stride + (long)first * 4);
-    const long step = pass.vertical ? pass.input_stride : 4;
-    const int taps = min(pass.capacity, pass.input_size - first);
-    int red = 1 << (BITS - 1), green = red, blue = red;
-    for (int i = 0; i < taps; i++) {
-      const uchar4 pixel = *(const uchar4 *)(from + i * step);
-      const int coefficient = coefficients[i];
-      red += pixel.x * coefficient;
-      green += pixel.y * coefficient;
-      blue += pixel.z * coefficient;
-    }
-    uchar4 result;
-    result.x = (u8)min(max(red >> BITS, 0), 255);
-    result.y = (u8)min(max(green >> BITS, 0), 255);
-    result.z = (u8)min(max(blue >> BITS, 0), 255);
-    result.w = 0;
-    ((uchar4 *)pass.output)[(long)y * pass.width + x] = result;
+    const int done = first;
+    first += gridDim.x * block_queries;
+    x.load(query, query_stride, first, queries); /* while the sums are stored */
+    if (works) x.store(output + done * width, width, done, queries);
   }
 }

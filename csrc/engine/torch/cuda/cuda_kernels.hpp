@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "engine/torch/cuda/cuda_library.hpp"
+#include "engine/torch/cuda/cuda_compiler.hpp"
 
 namespace cnclip_cuda {
 
@@ -15,28 +15,27 @@ struct Grid {
 /* Starts a kernel. The arguments have exactly the types of its parameters. */
 template <typename... Arguments>
 void launch(Stream stream, Kernel kernel, Grid grid, unsigned threads, unsigned shared_bytes,
-            Arguments... arguments) {
+            const Arguments &...arguments) {
   static_assert((std::is_trivially_copyable_v<Arguments> && ...));
-  void *pointers[] = {&arguments...};
+  void *pointers[] = {const_cast<void *>(static_cast<const void *>(&arguments))...};
   CNCLIP_CUDA(cuLaunchKernel, kernel, grid.x, grid.y, grid.z, threads, 1, 1, shared_bytes, stream,
               pointers, nullptr);
 }
 
 class Kernels {
  public:
-  /* Compiles them, which takes a second, with the GPU's context current.
-   * std::runtime_error: the compiler does not know this GPU. */
+  /* Compiles them, with the GPU's context current.
+   * std::runtime_error: the GPU is too old, or the compiler does not know it. */
   Kernels(int device, bool is_fp16, int head_width, int width);
-  ~Kernels();
-  Kernels(const Kernels &) = delete;
-  Kernels &operator=(const Kernels &) = delete;
-
-  Kernel patches_of_bytes, patches_of_floats, normalize, embed_patches, embed_words, gather_rows,
-      unit_rows, activate, attention;
-  unsigned attention_shared_bytes; /* dynamic shared memory of `attention` */
 
  private:
-  Module module_ = nullptr;
+  LoadedModule module_;
+
+ public:
+  Kernel patches_of_bytes, patches_of_floats, normalize, embed_patches, embed_words, gather_rows,
+      unit_rows, activate, attention;
+  int head_width;
+  int shared_bytes_of_multiprocessor, max_shared_bytes_of_block;
 };
 
 }  // namespace cnclip_cuda

@@ -34,13 +34,23 @@ struct BlasChoice {
   int reserved[4];
 };
 
+/* CUtensorMap */
+struct alignas(64) TensorMap {
+  std::uint64_t words[16];
+};
+
 enum { /* CUdevice_attribute */
+  MULTIPROCESSORS = 16,
   COMPUTE_MAJOR = 75,
   COMPUTE_MINOR = 76,
+  SHARED_BYTES_OF_MULTIPROCESSOR = 81,
+  MAX_SHARED_BYTES_OF_BLOCK = 97,
 };
 enum { STREAM_NON_BLOCKING = 1, EVENT_DISABLE_TIMING = 2, CAPTURE_THREAD_LOCAL = 1 };
 enum { MAX_DYNAMIC_SHARED_BYTES = 8 /* CUfunction_attribute */ };
 enum { TYPE_FLOAT32 = 0, TYPE_FLOAT16 = 2, TYPE_BFLOAT16 = 14 /* cudaDataType */ };
+enum { MAP_FLOAT16 = 6, MAP_BFLOAT16 = 9 /* CUtensorMapDataType */ };
+enum { MAP_NOT_INTERLEAVED = 0, MAP_SWIZZLE_128 = 3, MAP_L2_256 = 3, MAP_ZEROS = 0 };
 enum { COMPUTE_FLOAT32 = 68 /* cublasComputeType_t: no TF32 */ };
 enum { DESCRIPTION_TRANSPOSE_A = 3, DESCRIPTION_EPILOGUE = 7, DESCRIPTION_BIAS_POINTER = 8 };
 enum { EPILOGUE_BIAS = 4, TRANSPOSED = 1, PREFERENCE_MAX_WORKSPACE_BYTES = 1 };
@@ -60,6 +70,10 @@ enum { EPILOGUE_BIAS = 4, TRANSPOSED = 1, PREFERENCE_MAX_WORKSPACE_BYTES = 1 };
   F(cuLaunchKernel, (Kernel kernel, unsigned grid_x, unsigned grid_y, unsigned grid_z,             \
                      unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,        \
                      Stream stream, void **arguments, void **extra))                               \
+  F(cuTensorMapEncodeTiled,                                                                        \
+    (TensorMap * map, int type, unsigned dimensions, DevicePointer matrix,                         \
+     const std::uint64_t *sizes, const std::uint64_t *strides, const unsigned *box,                \
+     const unsigned *steps, int interleave, int swizzle, int l2_promotion, int outside))           \
   F(cuStreamCreate, (Stream * stream, unsigned flags))                                             \
   F(cuStreamSynchronize, (Stream stream))                                                          \
   F(cuStreamDestroy_v2, (Stream stream))                                                           \

@@ -197,8 +197,14 @@ Memory reserve(Run *run, const Sizes &sizes) {
 /* What both towers have. */
 class Base {
  protected:
-  Base(c10::Device device, bool is_fp16, int head_width, int width)
-      : context_(context_of(device)), runs_(device, is_fp16), weights_(device, is_fp16) {
+  Base(c10::Device device, bool is_fp16, int head_width, int width, int activation)
+      : context_(context_of(device)),
+        runs_(device, is_fp16),
+        weights_(device, is_fp16),
+        plain_(device.index(), is_fp16, CNCLIP_ACTIVATION_NONE),
+        activated_(device.index(), is_fp16, activation) {
+    transformer_.width = width;
+    transformer_.activation = activation;
     const CurrentContext current(context_);
     kernels_.emplace(device.index(), is_fp16, head_width, width);
     numbers_ = weights_.keep(at::arange(MAX_ITEMS + 1, at::kInt));
@@ -231,7 +237,9 @@ class Base {
                 gpu.stream);
   }
 
-  Gpu gpu_of(Run *run) { return {run->stream(), &run->products(), &*kernels_}; }
+  Gpu gpu_of(Run *run) {
+    return {run->stream(), &run->products(), &*kernels_, &plain_, &activated_};
+  }
 
   /* Waits for the run and copies the first `items` embeddings. */
   void finish(Run *run, std::size_t items, float *embeddings) {
@@ -266,6 +274,7 @@ class Base {
   Runs runs_;
   Weights weights_;
   std::optional<Kernels> kernels_;
+  HopperLinear plain_, activated_;
   Transformer transformer_{};
   Linear projection_{};       /* no bias */
   DevicePointer numbers_ = 0; /* int32 [MAX_ITEMS + 1]: 0, 1, 2, ... */
@@ -275,7 +284,7 @@ class VisionTower final : public ImageTower, private Base {
  public:
   VisionTower(const torch::jit::Module &visual, c10::Device device, bool is_fp16, int heads,
               int width, const at::Tensor &normalized)
-      : Base(device, is_fp16, width / heads, width) {
+      : Base(device, is_fp16, width / heads, width, CNCLIP_ACTIVATION_QUICK_GELU) {
     patch_size_ = static_cast<int>(visual.attr("patch_size").toInt());
     const at::Tensor patches = Weights::tensor_at(visual, "conv1.weight");
     patch_columns_ = round_up<int>(static_cast<int>(patches.size(1)), 8);
@@ -289,9 +298,7 @@ class VisionTower final : public ImageTower, private Base {
     for (const auto &block : children_of(Weights::module_at(visual, "transformer.resblocks"))) {
       transformer_.layers.push_back(vision_layer(&weights_, block));
     }
-    transformer_.width = width;
     transformer_.heads = heads;
-    transformer_.activation = CNCLIP_ACTIVATION_QUICK_GELU;
     transformer_.norm_first = true;
     projection_ = weights_.linear(Weights::tensor_at(visual, "proj").t(), at::Tensor());
     starts_ = weights_.keep(at::arange(MAX_ITEMS + 1, at::kInt) * rows_);
@@ -397,8 +404,8 @@ class VisionTower final : public ImageTower, private Base {
 class BertTower final : public TextTower, private Base {
  public:
   BertTower(const torch::jit::Module &module, c10::Device device, bool is_fp16, int heads,
-            int width)
-      : Base(device, is_fp16, width / heads, width) {
+            int width, int activation)
+      : Base(device, is_fp16, width / heads, width, activation) {
     const torch::jit::Module bert = Weights::module_at(module, "bert");
     const torch::jit::Module embeddings = Weights::module_at(bert, "embeddings");
     words_ = table(embeddings, "word_embeddings.weight");
@@ -408,10 +415,7 @@ class BertTower final : public TextTower, private Base {
     embedding_norm_ = weights_.norm(embeddings, "LayerNorm", bert.attr("epsilon").toDouble());
     for (const auto &layer : children_of(Weights::module_at(bert, "encoder.layer"))) {
       transformer_.layers.push_back(text_layer(&weights_, layer));
-      transformer_.activation =
-          cnclip_torch::activation_of(layer.attr("activation").toStringRef());
     }
-    transformer_.width = width;
     transformer_.heads = heads;
     transformer_.norm_first = false;
     projection_ = weights_.linear(Weights::tensor_at(module, "text_projection").t(), at::Tensor());
@@ -555,7 +559,10 @@ std::unique_ptr<TextTower> new_text_tower(const torch::jit::Module &module, c10:
              heads = static_cast<int>(layers.front().attr("heads").toInt()),
              inner = static_cast<int>(layers.front().attr("inner").toInt());
   if (!has_kernels(width, heads, inner)) return nullptr;
-  return std::make_unique<BertTower>(module, device, precision == "fp16", heads, width);
+  const int activation =
+      cnclip_torch::activation_of(layers.front().attr("activation").toStringRef());
+  return std::make_unique<BertTower>(module, device, precision == "fp16", heads, width,
+                                     activation);
 }
 
 }  // namespace cnclip_cuda

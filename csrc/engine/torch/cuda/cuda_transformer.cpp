@@ -28,19 +28,49 @@ struct HeadRows {
   long stride;
 };
 
+/* How the kernel `attention` is started; its comment says what the numbers mean. */
+struct AttentionPlan {
+  int capacity, warps, blocks; /* blocks: that share an item's queries */
+  unsigned shared_bytes;
+};
+
+AttentionPlan plan_attention(const Kernels &kernels, int longest_query, int longest_key) {
+  enum { QUERIES = 16, GRANULE = 16, CHUNK = 7 * GRANULE, MAX_WARPS = 12, RESERVED_BYTES = 1024 };
+  const auto shared_bytes = [&](int capacity) {
+    const int granule_bytes = GRANULE * kernels.head_width * 2;
+    return (capacity + GRANULE - 1) / GRANULE * granule_bytes * 2 +
+           (capacity + CHUNK - 1) / CHUNK * 8;
+  };
+  AttentionPlan plan{};
+  plan.capacity = (longest_key + GRANULE - 1) / GRANULE * GRANULE;
+  const bool fits = shared_bytes(plan.capacity) <= kernels.max_shared_bytes_of_block;
+  if (!fits) {
+    plan.capacity = CHUNK;
+    while (shared_bytes(plan.capacity + CHUNK) <= kernels.max_shared_bytes_of_block) {
+      plan.capacity += CHUNK;
+    }
+  }
+  const int bytes = shared_bytes(plan.capacity);
+  const int tiles = (longest_query + QUERIES - 1) / QUERIES;
+  const int resident = std::max(1, kernels.shared_bytes_of_multiprocessor / (bytes + RESERVED_BYTES));
+  plan.warps = std::min(tiles, std::max(4, MAX_WARPS / resident));
+  plan.blocks = fits ? 1 : (tiles + plan.warps - 1) / plan.warps;
+  plan.shared_bytes = static_cast<unsigned>(bytes);
+  return plan;
+}
+
 /* query_starts: as items.starts, for the queries. */
-void attention(const Gpu &gpu, const Items &items, int heads, int head_width, int longest_query,
+void attention(const Gpu &gpu, const Items &items, int heads, int longest_query,
                DevicePointer query_starts, HeadRows query, HeadRows key, HeadRows value,
                DevicePointer output) {
-  enum { QUERIES_OF_WARP = 16, WARP = 32, MOST_WARPS = 8 };
-  const float scale = 1.44269504f / std::sqrt(static_cast<float>(head_width));
-  const int wanted = (longest_query + QUERIES_OF_WARP - 1) / QUERIES_OF_WARP;
-  const int warps = std::min<int>(wanted, MOST_WARPS);
-  const Grid grid{static_cast<unsigned>((wanted + warps - 1) / warps),
-                  static_cast<unsigned>(heads), static_cast<unsigned>(items.count)};
-  launch(gpu.stream, gpu.kernels->attention, grid, static_cast<unsigned>(warps * WARP),
-         gpu.kernels->attention_shared_bytes, query.rows, query.stride, key.rows, value.rows,
-         key.stride, query_starts, items.starts, scale, output);
+  const Kernels &kernels = *gpu.kernels;
+  const float scale = 1.44269504f / std::sqrt(static_cast<float>(kernels.head_width));
+  const AttentionPlan plan = plan_attention(kernels, longest_query, items.longest);
+  const Grid grid{static_cast<unsigned>(plan.blocks), static_cast<unsigned>(heads),
+                  static_cast<unsigned>(items.count)};
+  launch(gpu.stream, kernels.attention, grid, static_cast<unsigned>(plan.warps) * 32U,
+         plan.shared_bytes, query.rows, query.stride, key.rows, value.rows, key.stride,
+         query_starts, items.starts, scale, output, plan.capacity);
 }
 
 }  // namespace
@@ -58,6 +88,12 @@ void normalize(const Gpu &gpu, const Norm &norm, DevicePointer input, long rows,
 
 void multiply(const Gpu &gpu, const Linear &linear, DevicePointer input, long rows, bool adds,
               DevicePointer output) {
+  const bool is_plain = !adds && linear.bias != 0;
+  if (is_plain && gpu.plain->suits(rows, linear.inputs, linear.outputs)) {
+    gpu.plain->run(gpu.stream, input, linear.weight, linear.bias, rows, linear.inputs,
+                   linear.outputs, output);
+    return;
+  }
   const ProductShape shape{.rows = rows,
                            .inputs = linear.inputs,
                            .outputs = linear.outputs,
@@ -97,7 +133,7 @@ void Transformer::attend(const Gpu &gpu, const Items &items, const Layer &layer,
     return HeadRows{memory.wide + static_cast<DevicePointer>(part * width) * HALF_BYTES,
                     3L * width};
   };
-  attention(gpu, items, heads, width / heads, items.longest, items.starts, column(0), column(1),
+  attention(gpu, items, heads, items.longest, items.starts, column(0), column(1),
             column(2), memory.mixed);
   multiply(gpu, layer.out, memory.mixed, items.rows, true, memory.x);
   if (!norm_first) normalize(gpu, layer.attention_norm, memory.x, items.rows, memory.x);
@@ -117,7 +153,7 @@ void Transformer::attend_first(const Gpu &gpu, const Items &items, const Layer &
   multiply(gpu, part(layer.qkv, 0, width), memory.first_hidden, items.count, false, queries);
   const HeadRows keys{memory.wide, 2L * width};
   const HeadRows values{memory.wide + static_cast<DevicePointer>(width) * HALF_BYTES, 2L * width};
-  attention(gpu, items, heads, width / heads, 1, items.numbers, {queries, width}, keys, values,
+  attention(gpu, items, heads, 1, items.numbers, {queries, width}, keys, values,
             memory.first_mixed);
   gather_first(gpu, items, memory.x, memory.first_x);
   multiply(gpu, layer.out, memory.first_mixed, items.count, true, memory.first_x);
@@ -135,11 +171,16 @@ void Transformer::feed(const Gpu &gpu, long rows, const Layer &layer, DevicePoin
     input = hidden;
     normalize(gpu, layer.feed_norm, x, rows, input);
   }
-  multiply(gpu, layer.up, input, rows, false, wide);
-  const long values = rows * layer.up.outputs;
-  const long blocks = (values + VALUES - 1) / VALUES;
-  launch(gpu.stream, gpu.kernels->activate, {static_cast<unsigned>(blocks)}, THREADS, 0, wide,
-         values, activation);
+  const Linear &up = layer.up;
+  if (gpu.activated->suits(rows, up.inputs, up.outputs)) {
+    gpu.activated->run(gpu.stream, input, up.weight, up.bias, rows, up.inputs, up.outputs, wide);
+  } else {
+    multiply(gpu, up, input, rows, false, wide);
+    const long values = rows * up.outputs;
+    const long blocks = (values + VALUES - 1) / VALUES;
+    launch(gpu.stream, gpu.kernels->activate, {static_cast<unsigned>(blocks)}, THREADS, 0, wide,
+           values, activation);
+  }
   multiply(gpu, layer.down, wide, rows, true, x);
   if (!norm_first) normalize(gpu, layer.feed_norm, x, rows, x);
 }

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "engine/torch/cuda/cuda_hopper.hpp"
 #include "engine/torch/cuda/cuda_kernels.hpp"
 #include "engine/torch/cuda/cuda_products.hpp"
 
@@ -46,6 +47,7 @@ struct Gpu {
   Stream stream;
   Products *products;
   const Kernels *kernels;
+  HopperLinear *plain, *activated; /* without an activation, and with the tower's */
 };
 
 struct Transformer {

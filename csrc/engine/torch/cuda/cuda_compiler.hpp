@@ -1,0 +1,43 @@
+/* Compiles the sources in this folder that end in .cu, for the GPU that is there, by NVRTC. */
+#ifndef CNCLIP_CUDA_COMPILER_HPP
+#define CNCLIP_CUDA_COMPILER_HPP
+
+#include <string>
+#include <vector>
+
+#include "engine/torch/cuda/cuda_library.hpp"
+
+namespace cnclip_cuda {
+
+enum class Source { KERNELS, HOPPER };
+
+struct Capability {
+  int major, minor;
+  std::string architecture() const; /* sm_90 */
+};
+
+Capability capability_of(int device);
+
+/* attribute: a CUdevice_attribute. */
+int attribute_of(int device, int attribute);
+
+/* A module that is loaded into the current context, and unloaded with this object. */
+class LoadedModule {
+ public:
+  /* Compiles the source, which takes a second, unless it was compiled with the same values before.
+   * options: the architecture, such as --gpu-architecture=sm_90, and macros.
+   * std::runtime_error: the compiler does not know the architecture. */
+  LoadedModule(Source source, std::vector<std::string> options);
+  ~LoadedModule();
+  LoadedModule(const LoadedModule &) = delete;
+  LoadedModule &operator=(const LoadedModule &) = delete;
+
+  Kernel kernel(const char *name) const;
+
+ private:
+  Module module_ = nullptr;
+};
+
+}  // namespace cnclip_cuda
+
+#endif
