@@ -66,6 +66,9 @@ test-slow: $(VENV)/.installed ## tests that take minutes: wheel and sdist in fre
 test-full-size: $(VENV)/.installed ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
 	$(BIN)/python -m pytest -m full_size $(PYTEST_OPTIONS)
 
+test-gpu: $(VENV)/.installed ## the tests of the GPU, which are skipped where torch finds none (PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m gpu tests/gpu $(PYTEST_OPTIONS)
+
 test-matrix: wheel ## the wheels with other versions of Python and torch: 8 GB of disk (MATRIX_OPTIONS)
 	$(BIN)/python tools/test_matrix.py --table docs/tested-versions.inc $(MATRIX_OPTIONS)
 
@@ -196,5 +199,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-slow test-full-size test-matrix test-ui test-c asan install-asan fuzz lint typing \
-  format bench notebooks docs wheel clean
+.PHONY: help demo test test-slow test-full-size test-gpu test-matrix test-ui test-c asan install-asan fuzz lint \
+  typing format bench notebooks docs wheel clean

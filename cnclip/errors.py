@@ -193,5 +193,9 @@ class ModelRunError(CnclipError, RuntimeError):
     """The engine failed while it ran the model."""
 
 
+class OutOfMemoryError(CnclipError, MemoryError):
+    """The memory of the CPU or the GPU is too small for a batch. Smaller ones may still run."""
+
+
 class ForkedProcessError(CnclipError, RuntimeError):
     """The model was used before a fork and again in the child, which lacks its threads."""

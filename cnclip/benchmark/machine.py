@@ -1,8 +1,9 @@
-"""The description of this machine, and its peak arithmetic rate."""
+"""The description of this machine, and its peak arithmetic rate, on its CPU or a GPU."""
 
 from __future__ import annotations
 
 import platform
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 
@@ -10,6 +11,9 @@ from .. import _core
 from ..environment import describe_processor
 
 _PEAK_SECONDS = 0.1
+# A product of square matrices with so many rows runs at a GPU's highest rate.
+_GPU_ROWS = 8192
+_GPU_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def measure_peak(precision: str, num_threads: int, seconds: float = _PEAK_SECONDS) -> float | None:
@@ -38,11 +42,57 @@ def measure_peak(precision: str, num_threads: int, seconds: float = _PEAK_SECOND
     return sum(known) if known else None
 
 
-def describe_machine() -> dict[str, str | int]:
-    """Return the processor's name, its cores, the system, and versions of the libraries."""
+def measure_gpu_peak(precision: str, device: str, seconds: float = _PEAK_SECONDS) -> float:
+    """Measure operations per second of a large matrix product on a GPU, through torch.
+
+    A multiply-add counts as two operations. The matrices are random: a GPU multiplies zeros faster.
+    Products of float32 are exact, without TF32.
+
+    Args:
+        precision: `'fp32'`, `'bf16'` or `'fp16'`.
+        device: `'cuda:N'`.
+        seconds: Duration; one product at least.
+
+    Returns:
+        Operations per second, of the fastest product.
+    """
+    import torch
+
+    dtype = getattr(torch, _GPU_TYPES[precision])
+    shape = (_GPU_ROWS, _GPU_ROWS)
+    left, right = (torch.randn(shape, device=device, dtype=dtype) for _ in range(2))
+    output = torch.empty_like(left)
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+    fastest, begin = float("inf"), time.perf_counter()
+    with torch.cuda.device(device):
+        torch.matmul(left, right, out=output)  # chooses the kernel
+        while fastest == float("inf") or time.perf_counter() - begin < seconds:
+            events[0].record()
+            torch.matmul(left, right, out=output)
+            events[1].record()
+            events[1].synchronize()
+            fastest = min(fastest, events[0].elapsed_time(events[1]) / 1000)
+        del left, right, output
+        torch.cuda.empty_cache()  # the models use the same memory
+    return 2 * _GPU_ROWS**3 / fastest
+
+
+def describe_machine(device: str = "cpu") -> dict[str, str | int]:
+    """Return the processor's name, its cores, the system, and versions of the libraries.
+
+    Args:
+        device: `'cpu'`, or `'cuda:N'`, whose name and version of CUDA are returned too.
+    """
     return {
         **describe_processor(),
+        **({} if device == "cpu" else _describe_gpu(device)),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "numpy", "pillow")},
     }
+
+
+def _describe_gpu(device: str) -> dict[str, str | int]:
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}

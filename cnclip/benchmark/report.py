@@ -24,7 +24,7 @@ class Result:
         p25: The lower quartile.
         p75: The upper quartile.
         samples: The number of samples.
-        precision: "fp32", "bf16" or "int8"; None for preprocessing and tokenizing.
+        precision: "fp32", "bf16", "int8" or "fp16"; None for preprocessing and tokenizing.
         threads: CPU threads.
         batch_size: Items per call; None if nothing is embedded.
         tokens: Tokens per text; None if no text is embedded.
@@ -51,6 +51,11 @@ class Result:
         """Operations per second at the median."""
         return self.flops / self.median if self.flops else None
 
+    @property
+    def per_second(self) -> float | None:
+        """Items per second at the median; None if nothing is embedded."""
+        return 1 / self.median if self.flops else None
+
 
 @dataclass(frozen=True)
 class BenchmarkReport:
@@ -59,11 +64,12 @@ class BenchmarkReport:
     Attributes:
         date: The end of the run, ISO 8601 in UTC.
         version: cnclip's.
-        machine: The result of `describe_machine`.
+        machine: The result of `describe_machine`, with "gpu" if the model ran on one.
         model: The model's name, parameters, and operations per image and text.
         settings: The run's `Settings`.
         peaks: {"precision", "threads", "flops_per_second"} of the machine, the best of the rounds;
-            the rate is None if the machine has no instruction for the precision.
+            the rate is None if the machine has no instruction for the precision. On a GPU, that
+            of a large matrix product.
         results: The measurements.
         skipped: {"precision", "reason"} for each precision that this machine cannot compute.
     """
@@ -93,26 +99,32 @@ def spread(samples: Sequence[float]) -> tuple[float, float, float]:
 def format_report(report: BenchmarkReport) -> str:
     """Format the report as lines of plain text with an aligned table."""
     machine, model = report.machine, report.model
+    gpu = "gpu" in machine
+    unit, scale = ("Top/s", 1e12) if gpu else ("Gop/s", 1e9)
     lines = [
         f"cnclip {report.version}, {report.date}",
         f"{machine['processor']}, {machine['cores']} cores, {machine['isa']} kernels, "
         f"torch {machine['torch']}, Python {machine['python']}",
+        *([f"{machine['gpu']}, CUDA {machine['cuda']}"] if gpu else []),
         f"model {model['name']}: {model['parameters'] / 1e6:.1f} million parameters, "
         f"{model['image_flops'] / 1e9:.3g} Gop per image",
     ]
     for peak in report.peaks:
         rate = peak["flops_per_second"]
-        found = f"{rate / 1e9:.0f} Gop/s" if rate else "not supported by the processor"
-        lines.append(f"arithmetic peak {peak['precision']}, {peak['threads']} threads: {found}")
+        found = f"{rate / scale:.0f} {unit}" if rate else "not supported by the processor"
+        threads = "" if gpu else f", {peak['threads']} threads"
+        lines.append(f"arithmetic peak {peak['precision']}{threads}: {found}")
     lines += [f"skipped {entry['precision']}: {entry['reason']}" for entry in report.skipped]
-    titles = ("", "precision", "threads", "batch", "median", "p25..p75", "Gop/s", "of peak")
-    rows = [titles, *map(_cells, report.results)]
+    numbers = ("precision", "threads", "batch", "median", "p25..p75", "per s", unit, "of peak")
+    titles = ("", *numbers)
+    rows = [titles, *(_cells(result, scale) for result in report.results)]
     right = [False] + [True] * (len(titles) - 1)
     return "\n".join([*lines, "", format_table(rows, right, underlined=False)])
 
 
-def _cells(result: Result) -> tuple[str, ...]:
-    rate, share = result.flops_per_second, result.peak_share
+def _cells(result: Result, operations: float) -> tuple[str, ...]:
+    """The cells of a row; `operations` is the unit of operations per second."""
+    rate, share, speed = result.flops_per_second, result.peak_share, result.per_second
     scale, unit = _scale(result)
     digits = _digits(result.median * scale)
     return (
@@ -122,7 +134,8 @@ def _cells(result: Result) -> tuple[str, ...]:
         str(result.batch_size or ""),
         f"{result.median * scale:.{digits}f} {unit}",
         f"{result.p25 * scale:.{digits}f}..{result.p75 * scale:.{digits}f}",
-        f"{rate / 1e9:.1f}" if rate else "",
+        f"{speed:.{_digits(speed)}f}" if speed else "",
+        f"{rate / operations:.1f}" if rate else "",
         f"{share:.0%}" if share is not None else "",
     )
 

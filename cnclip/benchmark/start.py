@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from cnclip import pipeline
 
-opened = pipeline(device="cpu", **json.loads(sys.argv[1]))
+opened = pipeline(**json.loads(sys.argv[1]))
 opened.forward({"img": Image.fromarray(np.zeros((480, 640, 3), np.uint8))})
 image = time.monotonic()
 opened.forward({"text": "一个在逛公园的女孩子"})
@@ -50,18 +50,21 @@ class Start(NamedTuple):
     peak_bytes: int
 
 
-def run_once(model: str, precision: str, num_threads: int) -> Start:
+def run_once(model: str, precision: str, num_threads: int, device: str = "cpu") -> Start:
     """Start a process that opens a model, embeds one image, then one text.
 
     Args:
         model: As for `pipeline`; conversion of a checkpoint would be measured too.
         precision: As for `pipeline`.
         num_threads: As for `pipeline`.
+        device: As for `pipeline`.
 
     Raises:
         CnclipError: the process failed; the reason has the last line of its stderr.
     """
-    arguments = json.dumps({"model": model, "precision": precision, "num_threads": num_threads})
+    arguments = json.dumps(
+        {"model": model, "precision": precision, "num_threads": num_threads, "device": device}
+    )
     created = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, arguments],

@@ -18,13 +18,19 @@ from ..archive import ArchiveInfo
 from ..errors import DeviceError
 from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
+from ..pipelines.builder import choose_device
 from ..version import __version__
 from . import inputs, start
 from .flops import image_flops, text_flops
-from .machine import describe_machine, measure_peak
+from .machine import describe_machine, measure_gpu_peak, measure_peak
 from .report import BenchmarkReport, Result, spread
 
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "int8", "fp16")
+# By default, on a CPU and on a GPU.
+_CHOSEN_PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
+_CHOSEN_BATCH_SIZES = {"cpu": (1, 8, 32), "cuda": (1, 2, 4, 8, 16, 256)}
+# Short texts of which a GPU embeds many at once.
+_GPU_TEXTS = 1024
 TITLES = 1000
 # A turn repeats its timed call for this long, so that short calls are timed more than once.
 _TURN_SECONDS = 0.1
@@ -41,10 +47,20 @@ class Settings:
         InvalidInputError: a value is not allowed; names the option.
     """
 
-    precisions: tuple[str, ...] = option(
-        PRECISIONS, "precisions to measure", choices=PRECISIONS, many=True
+    device: str = option("cpu", "cpu, gpu (the CPU if there is none), or cuda:N")
+    precisions: tuple[str, ...] | None = option(
+        None,
+        "precisions to measure (default: all of the device)",
+        choices=PRECISIONS,
+        many=True,
     )
-    batch_sizes: tuple[int, ...] = option((1, 8, 32), "items per call", min=1, max=4096, many=True)
+    batch_sizes: tuple[int, ...] | None = option(
+        None,
+        "items per call (default: 1 8 32, on a GPU 1 2 4 8 16 256)",
+        min=1,
+        max=4096,
+        many=True,
+    )
     threads: tuple[int, ...] | None = option(
         None, "CPU threads (default: one per core)", min=1, max=1024, many=True
     )
@@ -70,7 +86,7 @@ def run_benchmark(
     name: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> BenchmarkReport:
-    """Measure how fast a model embeds on this machine's CPU.
+    """Measure how fast a model embeds on this machine's CPU or GPU.
 
     Args:
         model: As for `pipeline`; conversion of a checkpoint is not measured.
@@ -79,14 +95,13 @@ def run_benchmark(
         progress: Called with a line for each turn of a case.
 
     Raises:
-        CnclipError: the model cannot be opened, or the machine supports none of the precisions.
+        CnclipError: the model cannot be opened, there is no such GPU, or the machine supports none
+            of the precisions.
     """
-    settings = settings or Settings()
-    if settings.threads is None:
-        settings = dataclasses.replace(settings, threads=(usable_cores(),))
+    settings = _complete(settings or Settings())
     info = open_archive(model)
     opened, skipped = _open_all(model, settings)
-    peak_cases = {key: _peak_case(*key) for key in opened}
+    peak_cases = {key: _peak_case(*key, settings.device) for key in opened}
     cases = [*peak_cases.values(), *_cases_without_model(info)]
     for (precision, threads), embedder in opened.items():
         cases += _cases_of(embedder, model, settings, precision, threads)
@@ -96,7 +111,7 @@ def run_benchmark(
     return BenchmarkReport(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
-        machine=describe_machine(),
+        machine=describe_machine(settings.device),
         model=_describe_model(name or model, info),
         settings=dataclasses.asdict(settings),
         peaks=[
@@ -112,11 +127,26 @@ def run_benchmark(
     )
 
 
-def _peak_case(precision: str, threads: int) -> Case:
+def _complete(settings: Settings) -> Settings:
+    """The settings with a value for everything that depends on the machine."""
+    device = choose_device(settings.device)
+    kind = device.partition(":")[0]
+    return dataclasses.replace(
+        settings,
+        device=device,
+        precisions=settings.precisions or _CHOSEN_PRECISIONS[kind],
+        batch_sizes=settings.batch_sizes or _CHOSEN_BATCH_SIZES[kind],
+        threads=settings.threads or (usable_cores(),),
+    )
+
+
+def _peak_case(precision: str, threads: int, device: str) -> Case:
     row = _row(
         "arithmetic peak", unit="operations per second", precision=precision, threads=threads
     )
-    return Case((row,), lambda: (measure_peak(precision, threads) or 0.0,))
+    if device == "cpu":
+        return Case((row,), lambda: (measure_peak(precision, threads) or 0.0,))
+    return Case((row,), lambda: (measure_gpu_peak(precision, device),))
 
 
 def _open_all(
@@ -125,13 +155,13 @@ def _open_all(
     """A pipeline for each precision and number of threads; the precisions that were skipped."""
     opened = {}
     skipped: dict[str, str] = {}
-    assert settings.threads is not None
+    assert settings.precisions is not None and settings.threads is not None
     for precision, threads in itertools.product(settings.precisions, settings.threads):
         if precision in skipped:
             continue
         try:
             opened[precision, threads] = pipeline(
-                model=model, device="cpu", precision=precision, num_threads=threads
+                model=model, device=settings.device, precision=precision, num_threads=threads
             )
         except DeviceError as error:
             skipped[precision] = error.reason
@@ -174,27 +204,43 @@ def _cases_of(
         row = _row(name, batch_size=count, **configuration, **more)
         return _timed(row, lambda: embedder.forward({key: items}, batch_size=count), count)
 
-    yield _start_case(model, configuration)
+    assert settings.batch_sizes is not None
+    on_gpu, flops = settings.device != "cpu", image_flops(architecture)
+    yield _start_case(model, configuration, settings.device)
     for batch_size in settings.batch_sizes:
-        images, flops = inputs.make_images(batch_size), image_flops(architecture)
+        images = inputs.make_images(batch_size)
         yield forward(f"image {inputs.WIDTH} x {inputs.HEIGHT}", "img", images, flops=flops)
-    for tokens, batch_size in itertools.product(_text_lengths(info), settings.batch_sizes):
+        if on_gpu:  # which waits for the cores that prepare those
+            row = _row("prepared image", batch_size=batch_size, flops=flops, **configuration)
+            yield _timed(row, _encode_prepared(embedder, images), batch_size)
+    lots = list(itertools.product(_text_lengths(info), settings.batch_sizes))
+    if on_gpu:
+        lots.append((inputs.SHORT_TOKENS, _GPU_TEXTS))
+    for tokens, batch_size in lots:
         texts, flops = inputs.make_texts(batch_size, tokens), text_flops(architecture, tokens)
         yield forward(f"text of {tokens} tokens", "text", texts, tokens=tokens, flops=flops)
+
+
+def _encode_prepared(
+    embedder: MultiModalEmbeddingPipeline, images: list[Any]
+) -> Callable[[], object]:
+    """A function that runs the model on images that are prepared now."""
+    pixels = embedder.preprocessor.image_processor.resize(images)
+    return lambda: embedder.model.encoder.encode_pixels(pixels)
 
 
 def _text_lengths(info: ArchiveInfo) -> list[int]:
     return sorted({min(tokens, info.context_length) for tokens in inputs.TOKENS})
 
 
-def _start_case(model: str, configuration: dict[str, Any]) -> Case:
+def _start_case(model: str, configuration: dict[str, Any], device: str) -> Case:
     rows = (
         _row("start to first image", **configuration),
         _row("start to first image and text", **configuration),
         _row("peak memory of that process", unit="bytes", **configuration),
     )
     precision, threads = configuration["precision"], configuration["threads"]
-    return Case(rows, lambda: start.run_once(model, precision, threads))
+    return Case(rows, lambda: start.run_once(model, precision, threads, device))
 
 
 def _row(name: str, *, unit: str = "seconds", **configuration: Any) -> Result:

@@ -175,6 +175,6 @@ def choose_device(device: str) -> str:
     found = f"torch finds {available} GPUs here"
     if kind == "cuda":
         raise DeviceError(f"no device {device!r}: {found}")
-    if match[2] is not None:  # a GPU was asked for by its number
+    if match[2] is not None or available:  # a GPU was asked for by its number, or by LOCAL_RANK
         logger.warning("device %r: %s, using the CPU", device, found)
     return "cpu"

@@ -12,7 +12,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CnclipError, ModelRunError
+from .._text import counted
+from ..errors import CnclipError, ModelRunError, OutOfMemoryError
 from ..preprocessors._prefetch import map_ahead
 from ..preprocessors.inputs import ImageInput, Preprocessed, Tensor
 from ..preprocessors.multi_modal import CLIPPreprocessor
@@ -97,7 +98,7 @@ def embed_images(
     )
     with closing(tensors):
         groups = _groups(tensors, size, lambda tensor: 0, cut_every)
-        yield from _embed(model, groups, encode, under_way, strict=strict)
+        yield from _embed(model, "images", groups, encode, under_way, strict=strict)
 
 
 def embed_texts(
@@ -135,7 +136,7 @@ def embed_texts(
     under_way = _batches_under_way(model, items, max_texts)
     texts = ((item, text_of(item)) for item in items)
     groups = _groups(texts, max_texts, len, cut_every)
-    yield from _embed(model, groups, encode, under_way, strict=strict)
+    yield from _embed(model, "texts", groups, encode, under_way, strict=strict)
 
 
 def _batches_under_way(model: EmbeddingModel, items: Iterable[T], size: int) -> int:
@@ -205,6 +206,7 @@ def _groups(
 
 def _embed(
     model: EmbeddingModel,
+    kind: str,
     groups: Iterable[tuple[Batch[T], list[Value]]],
     encode: Callable[[list[Value]], NDArray[np.float32]],
     under_way: int,
@@ -213,14 +215,24 @@ def _embed(
 ) -> Generator[Batch[T], None, None]:
     """Batches with their vectors, in order.
 
-    With several under way, threads call `encode`; groups are drawn on the caller's thread.
+    With several under way, threads call `encode`; groups are drawn on the caller's thread. `kind`,
+    "images" or "texts", names the values in messages.
+
+    Raises:
+        OutOfMemoryError: the model has no memory for a batch.
     """
 
     def embed(group: tuple[Batch[T], list[Value]]) -> Batch[T]:
         batch, values = group
         if not values:
             return batch._replace(vectors=np.empty((0, model.info.embed_dim), np.float32))
-        vectors = encode(values)
+        try:
+            vectors = encode(values)
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"no memory on {model.device} for {counted(len(values), kind)} at once: "
+                "choose a smaller batch_size, or end other programs that use the memory"
+            ) from error
         good = _usable(vectors)
         if good.all():
             return batch._replace(vectors=vectors)

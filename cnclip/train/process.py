@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .._text import counted
 from ..errors import DeviceError, InvalidInputError
 
 
@@ -92,7 +93,7 @@ def join_world(device: str) -> Iterator[World]:
         device: `'cpu'`; `'gpu'`, this process's GPU if there is one, else the CPU; or `'cuda:N'`.
 
     Raises:
-        DeviceError: there is no such GPU.
+        DeviceError: there is no such GPU, or nccl cannot connect the processes.
         InvalidInputError: the name is not that of a device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -106,10 +107,29 @@ def join_world(device: str) -> Iterator[World]:
     if joined_here:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
+        if chosen.type == "cuda":
+            _connect(chosen)
         yield World(rank, size, chosen)
     finally:
         if joined_here:
             dist.destroy_process_group()
+
+
+def _connect(device: torch.device) -> None:
+    """Have nccl connect the processes now, which it would do at the first exchange.
+
+    Raises:
+        DeviceError: it cannot.
+    """
+    try:
+        dist.all_reduce(torch.zeros(1, device=device))
+        torch.cuda.synchronize(device)
+    except dist.DistBackendError as error:
+        reason = (str(error).strip().splitlines() or ["no reason"])[-1]
+        raise DeviceError(
+            f"nccl cannot connect the processes, each of which needs its own GPU: {reason}",
+            item="device",
+        ) from error
 
 
 def _device(name: str, local_rank: int) -> torch.device:
@@ -121,7 +141,9 @@ def _device(name: str, local_rank: int) -> torch.device:
     if kind == "cpu" or (kind == "gpu" and count == 0):
         return torch.device("cpu")
     if index >= count:
-        raise DeviceError(f"no device {name!r}: torch finds {count} GPUs")
+        which = "" if number or not index else f" for process {index + 1} of this machine"
+        hint = "; start one process for each GPU" if which else ""
+        raise DeviceError(f"no device {name!r}{which}: torch finds {counted(count, 'GPUs')}{hint}")
     return torch.device("cuda", index)
 
 

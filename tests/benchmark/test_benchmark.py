@@ -32,6 +32,7 @@ from cnclip.benchmark import (
 from cnclip.benchmark.report import spread
 from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES, VOCABULARY_SIZE
 from cnclip.checkpoints.vocabulary import PUBLISHED_VOCABULARY
+from cnclip.engine import cuda_count
 from cnclip.modeling.config import ClipConfig, VisionConfig
 from cnclip.models import open_archive
 
@@ -180,12 +181,50 @@ def test_table() -> None:
         "arithmetic peak bf16, 2 threads: not supported by the processor",
         "skipped bf16: not here",
         "",
-        "        precision  threads  batch   median    p25..p75  Gop/s  of peak",
-        "image        fp32        2      8   123 ms    120..130    8.1      50%",
+        "        precision  threads  batch   median    p25..p75  per s  Gop/s  of peak",
+        "image        fp32        2      8   123 ms    120..130   8.10    8.1      50%",
         "start        fp32        2          1.50 s  1.40..1.60",
         "memory       fp32        2          250 MB    250..250",
         "title                    1         0.25 us  0.24..0.26",
     ]
+
+
+def test_table_of_a_gpu() -> None:
+    row = Result("image", "seconds", 1e-4, 9e-5, 2e-4, 7, "bf16", 2, 256, None, 4 * 10**10, 0.5)
+    machine: dict[str, str | int] = {
+        "processor": "Abacus", "cores": 2, "isa": "serial", "torch": "2.13.0", "python": "3.11.7",
+        "gpu": "Loom", "cuda": "13.0",
+    }  # fmt: skip
+    model = {"name": "m", "parameters": 2_000_000, "image_flops": 10**9}
+    peaks = [{"precision": "bf16", "threads": 2, "flops_per_second": 8e14}]
+    report = BenchmarkReport("2026-01-01", "9.9", machine, model, {}, peaks, [row], [])
+    assert format_report(report).splitlines()[2:] == [
+        "Loom, CUDA 13.0",
+        "model m: 2.0 million parameters, 1 Gop per image",
+        "arithmetic peak bf16: 800 Top/s",
+        "",
+        "       precision  threads  batch  median  p25..p75  per s  Top/s  of peak",
+        "image       bf16        2    256  100 us   90..200  10000  400.0      50%",
+    ]
+
+
+def test_settings_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "choose_device", lambda name: {"gpu": "cuda:0"}.get(name, name))
+    chosen = suite._complete(Settings(device="gpu"))
+    assert chosen.device == "cuda:0"
+    assert chosen.precisions == ("fp32", "bf16", "fp16")
+    assert chosen.batch_sizes == (1, 2, 4, 8, 16, 256)
+    chosen = suite._complete(Settings(precisions=("fp16",), batch_sizes=(3,), device="cuda:0"))
+    assert (chosen.precisions, chosen.batch_sizes) == (("fp16",), (3,))
+    chosen = suite._complete(Settings())
+    assert (chosen.precisions, chosen.batch_sizes) == (("fp32", "bf16", "int8"), (1, 8, 32))
+
+
+@pytest.mark.skipif(cuda_count() > 0, reason="this machine has a GPU")
+def test_a_gpu_that_is_lacking() -> None:
+    with pytest.raises(cnclip.errors.DeviceError, match="no device 'cuda:0': torch finds 0 GPUs"):
+        run_benchmark("emoji-cn", Settings(device="cuda:0"))
+    assert cli.main(["bench", "--device", "cuda:0"]) == 2
 
 
 def test_precisions_that_are_lacking_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +315,7 @@ def test_bad_usage(capsys: Captured, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"seconds": "x"}, {"precisions": None}, {"batch_sizes": (True,)}, {"threads": 2}],
+    [{"seconds": "x"}, {"precisions": "fp32"}, {"batch_sizes": (True,)}, {"threads": 2}],
     ids=str,
 )
 def test_settings_of_other_types(wrong: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cnclip.assets import asset_path
 from cnclip.datasets import write_split
 
 WORDS = "猫狗车花山水火木金土日月星云雨雪风雷电春夏秋冬红黄蓝绿黑白大小多少上下左右东西南北"
@@ -84,6 +85,23 @@ def write_pairs(folder: Path, split: str, count: int) -> None:
         [(i, png(i)) for i in range(count)],
         [(i, f"{WORDS[i % 40]}{WORDS[i * 7 % 39]}", [i]) for i in range(count)],
     )
+
+
+def write_training_pairs(folder: Path) -> Path:
+    """Write a data set with 64 pairs for training and 20 for validation; returns its folder."""
+    write_pairs(folder, "train", 64)
+    write_pairs(folder, "valid", 20)
+    return folder
+
+
+def write_training_sizes(folder: Path) -> Path:
+    """Write the sizes of a small model and a vocabulary, without weights; returns the folder."""
+    vocabulary = (asset_path("emoji-cn") / "vocab.txt").read_bytes()
+    (folder / "vocab.txt").write_bytes(vocabulary)
+    (folder / "vision_model_config.json").write_text(json.dumps(VISION))
+    count = len(vocabulary.splitlines())
+    (folder / "text_model_config.json").write_text(json.dumps(TEXT | {"vocab_size": count}))
+    return folder
 
 
 def losses_of(output: Path) -> dict[int, float]:

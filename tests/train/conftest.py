@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cnclip.assets import asset_path
-from tests.support.training import SMALL, TEXT, VISION, write_pairs
+from tests.support.training import SMALL, write_training_pairs, write_training_sizes
 
 if TYPE_CHECKING:
     from cnclip.train import TrainReport
-
-BUNDLED = asset_path("emoji-cn")
 
 
 @pytest.fixture(scope="session")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with sizes and a vocabulary, without weights."""
-    folder = tmp_path_factory.mktemp("sizes")
-    vocabulary = (BUNDLED / "vocab.txt").read_bytes()
-    (folder / "vocab.txt").write_bytes(vocabulary)
-    (folder / "vision_model_config.json").write_text(json.dumps(VISION))
-    count = len(vocabulary.splitlines())
-    (folder / "text_model_config.json").write_text(json.dumps(TEXT | {"vocab_size": count}))
-    return folder
+    return write_training_sizes(tmp_path_factory.mktemp("sizes"))
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set with 64 pairs for training and 20 for validation."""
-    folder = tmp_path_factory.mktemp("data")
-    write_pairs(folder, "train", 64)
-    write_pairs(folder, "valid", 20)
-    return folder
+    return write_training_pairs(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
