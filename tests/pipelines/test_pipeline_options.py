@@ -77,6 +77,17 @@ def test_without_a_gpu(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
             pipeline(model="nowhere", device=device)
 
 
+def test_more_processes_than_gpus(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that a launcher gave a GPU which is not there does not take the CPU in silence."""
+    monkeypatch.setattr("cnclip.pipelines.builder.cuda_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with caplog.at_level(logging.WARNING, logger="cnclip"):
+        assert choose_device("gpu") == "cpu"
+    assert "device 'gpu': torch finds 1 GPUs here, using the CPU" in caplog.text
+
+
 def test_devices_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnclip.pipelines.builder.cuda_count", lambda: 2)
     monkeypatch.delenv("LOCAL_RANK", raising=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnclip.errors import ImageError, InvalidInputError
+from cnclip.errors import ImageError, InvalidInputError, OutOfMemoryError
 from cnclip.pipelines import MultiModalEmbeddingPipeline, embed_images, embed_texts
 from cnclip.pipelines.scores import probabilities
 from cnclip.preprocessors import CLIPPreprocessor
@@ -139,3 +140,40 @@ def test_probabilities() -> None:
     assert probabilities([1.0, -1.0], 1e-6).tolist() == [1, 0]
     assert probabilities([], 0.05).shape == (0,)
     assert probabilities(np.empty((0, 4)), 0.05).shape == (0, 4)
+
+
+class EmptyMemory:
+    """An encoder on a device whose memory suffices for two items."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder = encoder
+
+    def encode_pixels(self, pixels: Any) -> Any:
+        if len(pixels) > 2:
+            raise MemoryError("out of memory for running the model")
+        return self.encoder.encode_pixels(pixels)
+
+    def encode_texts(self, texts: list[str], batch_size: int) -> Any:
+        if not 0 < batch_size <= 2:
+            raise MemoryError("out of memory for running the model")
+        return self.encoder.encode_texts(texts, batch_size)
+
+
+def test_memory_that_is_too_small_for_a_batch(vit: MultiModalEmbeddingPipeline) -> None:
+    """The error names the batch; smaller batches run, with the same pipeline."""
+    model = dataclasses.replace(vit.model, encoder=EmptyMemory(vit.model.encoder))
+    small = MultiModalEmbeddingPipeline(model, vit.preprocessor)
+    images, texts = [image_of(number) for number in range(5)], ["猫", "狗", "花"]
+    advice = "at once: choose a smaller batch_size, or end other programs that use the memory"
+    for given, batch_size, batch in (
+        ({"img": images}, 4, "4 images"),
+        ({"img": images[:3]}, None, "3 images"),
+        ({"text": texts}, None, "3 texts"),
+    ):
+        with pytest.raises(OutOfMemoryError) as raised:
+            small.forward(given, batch_size=batch_size)
+        assert isinstance(raised.value, MemoryError)
+        assert str(raised.value) == f"no memory on cpu for {batch} {advice}"
+        found = small.forward(given, batch_size=2)
+        for key, rows in vit.forward(given, batch_size=2).items():
+            assert found[key] is rows is None or np.array_equal(found[key], rows)
