@@ -1,4 +1,4 @@
-"""cnclip compared with other ways to run the same Chinese-CLIP on this machine's CPU.
+"""cnclip compared with other ways to run the same Chinese-CLIP on this machine's CPU or GPU.
 
 Usage: python benchmarks/side_by_side [--python ENGINE=INTERPRETER ...] [--json FILE] [...]
 
@@ -7,6 +7,7 @@ tokenizers for texts to token ids. Each runs in a separate process, with its own
 is given, and with the same weights, inputs and number of threads. In every round each engine
 measures each case once, in turn, while the others wait; medians are printed. An engine that cannot
 run is skipped and printed with the reason. docs/en/about/benchmarks.md explains the rows.
+With --device cuda:N the engines are cnclip and transformers, the latter also compiled.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ import numpy as np
 import report
 from processes import Worker, WorkerError, prepare, start_once
 
+from cnclip._cores import usable_cores
 from cnclip.benchmark import inputs, write_model_directory
-from cnclip.benchmark.machine import available_cores, describe_machine
+from cnclip.benchmark.machine import describe_machine
 from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
 from cnclip.pipelines import pipeline
 
@@ -37,15 +39,23 @@ ENGINES = {
     "cnclip-fp32": "cnclip",
     "cnclip-bf16": "cnclip",
     "cnclip-int8": "cnclip",
+    "cnclip-fp16": "cnclip",
     "modelscope": "modelscope",
     "transformers": "transformers",
+    "transformers-bf16": "transformers",
+    "transformers-fp16": "transformers",
+    "transformers-bf16-compiled": "transformers",
     "onnxruntime": "onnxruntime",
     "openvino-fp32": "openvino",
     "openvino-bf16": "openvino",
     "openvino-int8": "openvino",
     "tokenizers": "tokenizers",
 }
-MAX_BATCHES = {"image": 8, "text": 32}
+TITLES = 10_000
+CPU_ENGINES = ["cnclip-fp32", "cnclip-bf16", "cnclip-int8", "modelscope", "transformers"]
+CPU_ENGINES += [name for name in ENGINES if name.startswith(("onnx", "openvino", "tokenizers"))]
+GPU_ENGINES = ["cnclip-fp32", "cnclip-bf16", "cnclip-fp16"]
+GPU_ENGINES += [name for name in ENGINES if name.startswith("transformers")]
 CASES: list[dict[str, Any]] = [
     {"kind": "image", "batch": 1},
     {"kind": "image", "batch": 8},
@@ -54,22 +64,35 @@ CASES: list[dict[str, Any]] = [
     {"kind": "text", "tokens": 52, "batch": 1},
     {"kind": "text", "tokens": 52, "batch": 32},
     {"kind": "preprocess", "batch": 1},
-    {"kind": "tokenize", "batch": 10_000},
+    {"kind": "tokenize", "batch": TITLES},
+]
+GPU_CASES: list[dict[str, Any]] = [
+    {"kind": "prepared", "batch": 1},
+    {"kind": "prepared", "batch": 256},
+    {"kind": "image", "batch": 256},
+    {"kind": "text", "tokens": 12, "batch": 1},
+    {"kind": "text", "tokens": 12, "batch": 1024},
+    {"kind": "text", "tokens": 52, "batch": 256},
 ]
 
 
 def main() -> None:
     arguments = parse_arguments()
+    on_gpu = arguments.device != "cpu"
+    if arguments.engines is None:
+        arguments.engines = GPU_ENGINES if on_gpu else CPU_ENGINES
+    cases = GPU_CASES if on_gpu else CASES
     interpreters = dict.fromkeys(ENGINES.values(), sys.executable) | dict(arguments.python)
     os.environ |= {
         "OMP_NUM_THREADS": str(arguments.threads),
+        "SIDE_BY_SIDE_DEVICE": arguments.device,
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }
     with data_directory(arguments.data) as data:
         os.environ["CNCLIP_CACHE"] = str(data / "cache")
-        write_inputs(data, arguments)
-        found = compare(data, arguments, interpreters)
+        write_inputs(data, arguments, cases)
+        found = compare(data, arguments, interpreters, cases)
     print(report.format_text(found))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -82,7 +105,8 @@ def parse_arguments() -> argparse.Namespace:
         prog="side_by_side", description=(__doc__ or "").partition("\n")[0]
     )
     add = parser.add_argument
-    add("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="default: all")
+    add("--engines", nargs="+", choices=ENGINES, help="default: all of the device")
+    add("--device", default="cpu", help="cpu (default) or cuda:N")
     add(
         "--python",
         action="append",
@@ -96,7 +120,7 @@ def parse_arguments() -> argparse.Namespace:
     model.add_argument(
         "--random", choices=PUBLISHED_SIZES, default="ViT-B-16", help="random weights; %(default)s"
     )
-    add("--threads", type=int, default=available_cores(), help="default: %(default)s")
+    add("--threads", type=int, default=usable_cores(), help="default: %(default)s")
     add("--rounds", type=int, default=7, help="default: %(default)s")
     add("--data", type=Path, help="keep models and exports here for the next run")
     add("--json", metavar="FILE", help="write all figures")
@@ -121,7 +145,7 @@ def data_directory(kept: Path | None) -> Iterator[Path]:
         yield Path(directory)
 
 
-def write_inputs(data: Path, arguments: argparse.Namespace) -> None:
+def write_inputs(data: Path, arguments: argparse.Namespace, cases: list[dict[str, Any]]) -> None:
     """Write the model, and the inputs of all engines: images, texts, pixels and token ids."""
     model = data / "model"
     if not model.exists():
@@ -131,19 +155,26 @@ def write_inputs(data: Path, arguments: argparse.Namespace) -> None:
             print(f"making {arguments.random}", file=sys.stderr)
             write_model_directory(arguments.random, model)
     embedder = pipeline(model=model, device="cpu")
-    images = inputs.make_images(MAX_BATCHES["image"])
+    most = {
+        kind: max([one["batch"] for one in cases if one["kind"] == kind] + [least])
+        for kind, least in (("image", 8), ("text", 32))
+    }
+    images = inputs.make_images(most["image"])
     np.save(data / "images.npy", np.stack([np.asarray(image) for image in images]))
     np.save(data / "pixels.npy", embedder.preprocess({"img": images})["img"])
-    texts = {n: inputs.make_texts(MAX_BATCHES["text"], n) for n in inputs.TOKENS}
+    texts = {n: inputs.make_texts(most["text"], n) for n in inputs.TOKENS}
     for tokens, some in texts.items():
         np.save(data / f"ids{tokens}.npy", embedder.preprocess({"text": some})["text"][:, :tokens])
     (data / "texts.json").write_text(json.dumps(texts), encoding="ascii")
-    titles = inputs.make_titles(CASES[-1]["batch"])
+    titles = inputs.make_titles(TITLES)
     (data / "titles.json").write_text(json.dumps(titles), encoding="ascii")
 
 
 def compare(
-    data: Path, arguments: argparse.Namespace, interpreters: dict[str, str]
+    data: Path,
+    arguments: argparse.Namespace,
+    interpreters: dict[str, str],
+    cases: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Start every engine, run the rounds, and return all figures."""
     skipped: dict[str, str] = {}
@@ -170,7 +201,7 @@ def compare(
                 if "start" in workers[name].abilities:
                     for what, value in start_once(workers[name]).items():
                         samples[what][name].append(value)
-            for case in CASES:
+            for case in cases:
                 for name in order:
                     if case["kind"] in workers[name].abilities:
                         what = report.describe_case(case)
@@ -179,7 +210,7 @@ def compare(
         versions = {name: worker.versions for name, worker in workers.items()}
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
+        "machine": describe_machine(arguments.device),
         "model": str(arguments.model or f"{arguments.random} with random weights"),
         "threads": arguments.threads,
         "rounds": arguments.rounds,
@@ -198,7 +229,7 @@ def compare_rows(workers: dict[str, Worker], data: Path) -> dict[str, dict[str, 
     """Compare each engine's embeddings with cnclip's in fp32."""
     rows = {}
     for name, worker in workers.items():
-        if "image" in worker.abilities:
+        if {"image", "prepared"} & set(worker.abilities):
             path = data / f"rows-{name}.npy"
             worker.ask("rows", path=str(path))
             rows[name] = np.load(path).astype(np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,19 @@ Rows = NDArray[np.float32]
 class Engine:
     """The interface for worker.py. `image` and `text` embed the first `count` inputs.
 
-    `abilities` are the cases that the engine can run: image, text, start, preprocess, tokenize.
+    `abilities` are the cases that the engine can run: image, text, start, preprocess, tokenize;
+    on a GPU also prepared, images without preprocessing.
     """
 
     abilities: tuple[str, ...] = ("image", "text", "start")
     packages: tuple[str, ...] = ()
     image: Callable[[int], Rows]
+    prepared: Callable[[int], Rows]
     text: Callable[[int, int], Rows]
 
     def __init__(self, data: Path, threads: int, precision: str) -> None:
         self.data, self.threads, self.precision = data, threads, precision
+        self.device = os.environ.get("SIDE_BY_SIDE_DEVICE", "cpu")
 
     def prepare(self) -> None:
         """Write what `load` reads."""
@@ -67,7 +71,7 @@ class Cnclip(Engine):
 
         self.pipeline = pipeline(
             model=self.data / "model",
-            device="cpu",
+            device=self.device,
             precision=self.precision,
             num_threads=self.threads,
         )
@@ -75,9 +79,16 @@ class Cnclip(Engine):
         self.titles = self.read_titles()
         if self.precision != "fp32":  # preprocessing is the same in every precision
             self.abilities = ("image", "text", "start")
+        if self.device != "cpu":
+            self.abilities = ("image", "text", "start", "prepared")
+            self.pixels = self.pipeline.preprocessor.image_processor.resize(self.images)
 
     def image(self, count: int) -> Rows:
         rows: Rows = self.pipeline.forward({"img": self.images[:count]})["img_embedding"]
+        return rows
+
+    def prepared(self, count: int) -> Rows:
+        rows: Rows = self.pipeline.model.encoder.encode_pixels(self.pixels[:count])
         return rows
 
     def text(self, tokens: int, count: int) -> Rows:
@@ -133,7 +144,10 @@ class ModelScope(Engine):
 
 
 class Transformers(Engine):
-    """Model only, from preprocessed pixels and token ids. Texts without padding."""
+    """Model only, from preprocessed pixels and token ids. Texts without padding.
+
+    On a GPU the pixels and ids are there already, in the model's type, which favours this engine.
+    """
 
     packages = ("transformers", "torch")
 
@@ -142,7 +156,8 @@ class Transformers(Engine):
 
         model = read_chinese_clip(self.data / "model")
         model.save_pretrained(self.data / "transformers")
-        export_onnx(model, self.data)
+        if self.device == "cpu":  # no engine of a GPU reads the files
+            export_onnx(model, self.data)
 
     def load(self) -> None:
         import torch
@@ -150,23 +165,36 @@ class Transformers(Engine):
         from weights import ImageTower, TextTower
 
         torch.set_num_threads(self.threads)
+        precision, _, compiled = self.precision.partition("-")
+        types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        self.dtype = types[precision]
         model = ChineseCLIPModel.from_pretrained(
-            self.data / "transformers", attn_implementation="sdpa", dtype=torch.float32
-        ).eval()
-        self.towers = ImageTower(model), TextTower(model)
+            self.data / "transformers", attn_implementation="sdpa", dtype=self.dtype
+        )
+        model.eval().to(self.device)
+        self.towers: tuple[Any, Any] = (ImageTower(model), TextTower(model))
+        if compiled:
+            self.towers = (torch.compile(self.towers[0]), torch.compile(self.towers[1]))
         self.read_arrays()
+        self.pixels = torch.from_numpy(self.pixels).to(self.device, self.dtype)
+        self.ids = {n: torch.from_numpy(ids).to(self.device) for n, ids in self.ids.items()}
+        if self.device != "cpu":
+            self.abilities = ("prepared", "text")
 
     def image(self, count: int) -> Rows:
         return self._run(self.towers[0], self.pixels[:count])
 
+    def prepared(self, count: int) -> Rows:
+        return self.image(count)
+
     def text(self, tokens: int, count: int) -> Rows:
         return self._run(self.towers[1], self.ids[tokens][:count])
 
-    def _run(self, tower: Any, array: NDArray[Any]) -> Rows:
+    def _run(self, tower: Any, tensor: Any) -> Rows:
         import torch
 
         with torch.inference_mode():
-            rows: Rows = tower(torch.from_numpy(array)).numpy()
+            rows: Rows = tower(tensor).float().cpu().numpy()
         return rows
 
 

@@ -60,7 +60,9 @@ class Worker:
 
 def prepare(name: str, data: Path, interpreter: str) -> None:
     """Let an engine write the files that it loads, such as an export, once per directory."""
-    done_before = data / f"{name}.prepared"
+    family = name.partition("-")[0]
+    # Precisions of transformers' share one file of weights.
+    done_before = data / f"{family if family == 'transformers' else name}.prepared"
     if not done_before.exists():
         run(name, data, interpreter, "prepare")
         done_before.touch()

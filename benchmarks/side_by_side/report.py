@@ -9,6 +9,7 @@ from typing import Any
 MODEL_ONLY = ("transformers", "onnxruntime", "openvino")
 NAMES = {
     "image": "image 640 x 480, batch {batch}",
+    "prepared": "prepared image, batch {batch}",
     "text": "text of {tokens} tokens, batch {batch}",
     "preprocess": "preprocessing an image, one thread",
     "tokenize": "tokenizing a title, one thread",
@@ -26,7 +27,9 @@ def format_text(found: dict[str, Any]) -> str:
     engines = [name for name in found["versions"] if any(name in s for s in samples_of(found))]
     parts = [
         f"{found['date']}, {machine['processor']}, {machine['cores']} cores, "
-        f"{found['threads']} threads, {machine['system']}; {found['model']}; "
+        f"{found['threads']} threads, {machine['system']}; "
+        + (f"{machine['gpu']}, CUDA {machine['cuda']}; " if "gpu" in machine else "")
+        + f"{found['model']}; "
         f"medians of {found['rounds']} rounds",
         format_versions(found),
         format_medians(found, engines),
@@ -50,7 +53,8 @@ def is_model_only(engine: str) -> bool:
 
 def counterpart(engine: str) -> str:
     """Return cnclip in the precision of another engine, fp32 unless its name has another."""
-    return f"cnclip-{engine.partition('-')[2] or 'fp32'}"
+    precision = engine.partition("-")[2].removesuffix("-compiled")
+    return f"cnclip-{precision or 'fp32'}"
 
 
 def format_versions(found: dict[str, Any]) -> str:
