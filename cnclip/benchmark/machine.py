@@ -62,7 +62,7 @@ def measure_gpu_peak(precision: str, device: str, seconds: float = _PEAK_SECONDS
     shape = (_GPU_ROWS, _GPU_ROWS)
     left, right = (torch.randn(shape, device=device, dtype=dtype) for _ in range(2))
     output = torch.empty_like(left)
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
     fastest, begin = float("inf"), time.perf_counter()
     with torch.cuda.device(device):
         torch.matmul(left, right, out=output)  # chooses the kernel

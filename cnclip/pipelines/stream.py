@@ -236,16 +236,16 @@ def _embed(
         good = _usable(vectors)
         if good.all():
             return batch._replace(vectors=vectors)
-        error = ModelRunError(
+        unusable = ModelRunError(
             "the model returned a row that is not finite or not of unit length; its weights are "
             "damaged, or too large for its precision",
             file=model.info.path,
         )
         if strict:
-            raise error
+            raise unusable
         pairs = list(zip(batch.embedded, good, strict=True))
         usable = [item for item, ok in pairs if ok]
-        failed = batch.failed + [(item, error) for item, ok in pairs if not ok]
+        failed = batch.failed + [(item, unusable) for item, ok in pairs if not ok]
         return Batch(batch.items, usable, vectors[good], failed)
 
     return map_ahead(embed, groups, under_way, under_way - 1)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline
-from tests.support.answers import LEAST_COSINE, Rows, cosines
+from tests.support.answers import MIN_COSINE, Rows, cosines
 
 BATCHES = [1, 2, 3, 16, 17, 200]
 # Of a row in batches of different sizes, for which the GPU's library chooses other kernels: the
@@ -17,7 +17,7 @@ BATCHES = [1, 2, 3, 16, 17, 200]
 BATCH_TOLERANCE = {"fp32": 2e-6, "bf16": 5e-3, "fp16": 5e-4}
 
 
-@pytest.fixture(scope="module", params=LEAST_COSINE)
+@pytest.fixture(scope="module", params=MIN_COSINE)
 def on_gpu(request: pytest.FixtureRequest, large_archive: Path) -> MultiModalEmbeddingPipeline:
     return pipeline(model=large_archive, device="cuda:0", precision=request.param)
 
@@ -37,7 +37,7 @@ def text_rows(large_on_cpu: MultiModalEmbeddingPipeline, different_texts: list[s
 
 
 def check(found: Rows, expected: Rows, precision: str) -> None:
-    """Rows are near the CPU's, and each is nearest to that of its own item.
+    """Rows are near the CPU's, and each is nearest to that of the same item.
 
     Rows of random weights are similar; so each is compared after the mean is subtracted, too.
     """
@@ -49,7 +49,7 @@ def check(found: Rows, expected: Rows, precision: str) -> None:
         f"{precision}: least cosine {least:.7f}, of centred rows {centred:.7f}, "
         f"largest difference {difference:.1e}"
     )
-    assert least >= LEAST_COSINE[precision]
+    assert least >= MIN_COSINE[precision]
     nearest = (found.astype(np.float64) @ expected.T).argmax(1)
     assert np.array_equal(nearest, np.arange(len(found)))
 
@@ -110,7 +110,7 @@ def test_the_shortest_and_the_longest_texts(
     for texts in ([""], ["", "猫"], ["猫" * 50] * 70, ["", "猫" * 500, "狗"] * 40):
         expected = large_on_cpu.forward({"text": texts})["text_embedding"]
         found = on_gpu.forward({"text": texts})["text_embedding"]
-        assert cosines(found, expected).min() >= LEAST_COSINE[on_gpu.model.precision]
+        assert cosines(found, expected).min() >= MIN_COSINE[on_gpu.model.precision]
 
 
 def test_no_items(on_gpu: MultiModalEmbeddingPipeline) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline
-from tests.support.answers import LEAST_COSINE, Rows, cosines
+from tests.support.answers import MIN_COSINE, Rows, cosines
 
 TOLERANCE = 2e-5
 MODELS = ["tiny-vit", "tiny-rn"]
@@ -37,7 +37,7 @@ def images(image_paths: list[Path]) -> list[Image.Image]:
     return opened
 
 
-@pytest.fixture(scope="module", params=LEAST_COSINE)
+@pytest.fixture(scope="module", params=MIN_COSINE)
 def on_gpu(request: pytest.FixtureRequest, model: Path) -> MultiModalEmbeddingPipeline:
     return pipeline(model=model, device="cuda:0", precision=request.param)
 
@@ -46,7 +46,7 @@ def check(found: Rows, expected: Rows, precision: str) -> None:
     least, difference = cosines(found, expected).min(), np.abs(found - expected).max()
     print(f"{precision}: least cosine {least:.7f}, largest difference {difference:.1e}")
     assert found.dtype == np.float32
-    assert least >= LEAST_COSINE[precision]
+    assert least >= MIN_COSINE[precision]
     if precision == "fp32":
         assert difference <= TOLERANCE
 

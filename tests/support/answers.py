@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Rows = NDArray[Any]
 
 # Cosines of rows that a GPU computes to those of fp32 on a CPU, at least.
-LEAST_COSINE = {"fp32": 0.999999, "bf16": 0.9995, "fp16": 0.99995}
+MIN_COSINE = {"fp32": 0.999999, "bf16": 0.9995, "fp16": 0.99995}
 
 
 def rows(answer: dict[str, Any]) -> Any:
