@@ -42,11 +42,14 @@ Respond = Callable[[BaseHTTPRequestHandler], None]
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name long bytes after the argument: some, such as gzip's, contain the time.
+    """Name bytes that are no short text after the argument: some, such as gzip's, contain the time.
 
     Processes that share the tests need the same names.
     """
-    return argname if isinstance(val, bytes) and len(val) > 40 else None
+    if not isinstance(val, bytes):
+        return None
+    is_short_text = len(val) <= 40 and val.isascii() and val.decode().isprintable()
+    return None if is_short_text else argname
 
 
 def pytest_unconfigure() -> None:
