@@ -6,6 +6,7 @@ import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from typing import Any
 
 from .. import _core
 from ..environment import describe_processor
@@ -62,16 +63,17 @@ def measure_gpu_peak(precision: str, device: str, seconds: float = _PEAK_SECONDS
     shape = (_GPU_ROWS, _GPU_ROWS)
     left, right = (torch.randn(shape, device=device, dtype=dtype) for _ in range(2))
     output = torch.empty_like(left)
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
+    event: Any = torch.cuda.Event
+    begun, ended = event(enable_timing=True), event(enable_timing=True)
     fastest, begin = float("inf"), time.perf_counter()
     with torch.cuda.device(device):
         torch.matmul(left, right, out=output)  # chooses the kernel
         while fastest == float("inf") or time.perf_counter() - begin < seconds:
-            events[0].record()
+            begun.record()
             torch.matmul(left, right, out=output)
-            events[1].record()
-            events[1].synchronize()
-            fastest = min(fastest, events[0].elapsed_time(events[1]) / 1000)
+            ended.record()
+            ended.synchronize()
+            fastest = min(fastest, begun.elapsed_time(ended) / 1000)
         del left, right, output
         torch.cuda.empty_cache()  # the models use the same memory
     return 2 * _GPU_ROWS**3 / fastest

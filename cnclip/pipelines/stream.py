@@ -228,11 +228,11 @@ def _embed(
             return batch._replace(vectors=np.empty((0, model.info.embed_dim), np.float32))
         try:
             vectors = encode(values)
-        except MemoryError as error:
+        except MemoryError as failure:
             raise OutOfMemoryError(
                 f"no memory on {model.device} for {counted(len(values), kind)} at once: "
                 "choose a smaller batch_size, or end other programs that use the memory"
-            ) from error
+            ) from failure
         good = _usable(vectors)
         if good.all():
             return batch._replace(vectors=vectors)

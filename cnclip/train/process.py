@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .._text import counted
+from .._text import counted, first_line
 from ..errors import DeviceError, InvalidInputError
 
 
@@ -125,11 +125,8 @@ def _connect(device: torch.device) -> None:
         dist.all_reduce(torch.zeros(1, device=device))
         torch.cuda.synchronize(device)
     except dist.DistBackendError as error:
-        reason = (str(error).strip().splitlines() or ["no reason"])[-1]
-        raise DeviceError(
-            f"nccl cannot connect the processes, each of which needs its own GPU: {reason}",
-            item="device",
-        ) from error
+        reason = "nccl cannot connect the processes, each of which needs its own GPU"
+        raise DeviceError(f"{reason}: {first_line(error)}", item="device") from error
 
 
 def _device(name: str, local_rank: int) -> torch.device:

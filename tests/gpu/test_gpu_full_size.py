@@ -12,8 +12,8 @@ from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline
 from tests.support.answers import MIN_COSINE, Rows, cosines
 
 BATCHES = [1, 2, 3, 16, 17, 200]
-# Of a row in batches of different sizes, for which the GPU's library chooses other kernels: the
-# order of sums differs, and with it roundings to the precision.
+# Differences of a row in batches of different sizes, for which the GPU's library chooses other
+# kernels: the order of sums differs, and with it roundings to the precision.
 BATCH_TOLERANCE = {"fp32": 2e-6, "bf16": 5e-3, "fp16": 5e-4}
 
 

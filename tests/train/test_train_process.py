@@ -72,10 +72,7 @@ def test_processes_that_share_a_gpu(gpus: Any, monkeypatch: pytest.MonkeyPatch) 
     calls: list[str] = []
 
     def refuse(tensor: object) -> None:
-        raise dist.DistBackendError(
-            "NCCL error in: a.cpp:94\nncclInvalidUsage: an invalid use.\nLast error:\n"
-            "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 60\n"
-        )
+        raise dist.DistBackendError("NCCL error in: a.cpp:94, invalid usage\nLast error:\n...")
 
     gpus(1, size=2)
     monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
@@ -85,7 +82,7 @@ def test_processes_that_share_a_gpu(gpus: Any, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(DeviceError) as raised, join_world("cuda:0"):
         pass
     assert str(raised.value) == (
-        "device: nccl cannot connect the processes, each of which needs its own GPU: Duplicate GPU "
-        "detected : rank 1 and rank 0 both on CUDA device 60"
+        "device: nccl cannot connect the processes, each of which needs its own GPU: NCCL error "
+        "in: a.cpp:94, invalid usage"
     )
     assert calls == ["nccl", "left"]
