@@ -1,12 +1,14 @@
 #include "engine/torch/cuda/cuda_hopper.hpp"
 
+#include <c10/util/Exception.h>
+
 #include "engine/torch/cuda/cuda_kernels.hpp"
 
 namespace cnclip_cuda {
 
 namespace {
 
-/* Of cuda_hopper.cu. */
+/* The values of cuda_hopper.cu. */
 enum {
   BLOCKS = 2,
   ROWS = 128,
@@ -40,26 +42,36 @@ HopperLinear::HopperLinear(int device, bool is_fp16, int activation)
   multiprocessors_ = attribute_of(device, MULTIPROCESSORS);
 }
 
-bool HopperLinear::suits(long rows, int inputs, int outputs) const {
+bool HopperLinear::suits(long rows, int inputs, int outputs) {
   const long down = (rows + BLOCKS * ROWS - 1) / (BLOCKS * ROWS);
   const long tiles = down * ((outputs + COLUMNS - 1) / COLUMNS);
-  return multiprocessors_ > 0 && inputs % DEPTH == 0 && outputs % PIECE_COLUMNS == 0 &&
-         tiles > multiprocessors_ / 2;
+  const int clusters = multiprocessors_ / BLOCKS;
+  if (clusters == 0 || inputs % DEPTH != 0 || outputs % PIECE_COLUMNS != 0 || tiles <= clusters) {
+    return false;
+  }
+  std::call_once(compiled_, [&] { compile(); });
+  return kernel_ != nullptr;
 }
 
 void HopperLinear::compile() {
-  module_.emplace(Source::HOPPER,
-                  std::vector<std::string>{"--gpu-architecture=sm_90a",
-                                           "-DCNCLIP_FP16=" + std::to_string(is_fp16_),
-                                           "-DCNCLIP_ACTIVATION=" + std::to_string(activation_)});
-  kernel_ = module_->kernel("linear_activated");
-  CNCLIP_CUDA(cuFuncSetAttribute, kernel_, MAX_DYNAMIC_SHARED_BYTES, SHARED_BYTES);
+  try {
+    module_.emplace(
+        Source::HOPPER,
+        std::vector<std::string>{"--gpu-architecture=sm_90a",
+                                 "-DCNCLIP_FP16=" + std::to_string(is_fp16_),
+                                 "-DCNCLIP_ACTIVATION=" + std::to_string(activation_)});
+    const Kernel kernel = module_->kernel("linear_activated");
+    CNCLIP_CUDA(cuFuncSetAttribute, kernel, MAX_DYNAMIC_SHARED_BYTES, SHARED_BYTES);
+    kernel_ = kernel;
+  } catch (const std::exception &error) {
+    TORCH_WARN("cnclip computes linear layers by cuBLASLt, since its own kernel cannot be used: ",
+               error.what());
+  }
 }
 
 void HopperLinear::run(Stream stream, DevicePointer input, DevicePointer weight,
                        DevicePointer bias, long rows, int inputs, int outputs,
                        DevicePointer output) {
-  std::call_once(compiled_, [&] { compile(); });
   const auto blocks = static_cast<unsigned>(multiprocessors_ / BLOCKS * BLOCKS);
   launch(stream, kernel_, {blocks}, THREADS, SHARED_BYTES,
          map_of(is_fp16_, input, rows, inputs, ROWS, DEPTH),

@@ -15,12 +15,13 @@ class HopperLinear {
   /* activation: a cnclip_activation. */
   HopperLinear(int device, bool is_fp16, int activation);
 
-  /* Whether it is there for this layer, and faster than cuBLASLt and a kernel for the activation.
-   * Few rows give too few multiprocessors something to do. */
-  bool suits(long rows, int inputs, int outputs) const;
+  /* Whether this kernel can compute the layer, faster than cuBLASLt and a kernel for the activation.
+   * With few rows, too many multiprocessors would be idle. Compiles the kernel the first time that
+   * it would be used, with the GPU's context current, and warns where it cannot be compiled. */
+  bool suits(long rows, int inputs, int outputs);
 
   /* output[rows, outputs] = activation(input[rows, inputs] weight[outputs, inputs]^T + bias), of
-   * 16-bit floats. The first call compiles the kernel. */
+   * 16-bit floats. For layers that suit. */
   void run(Stream stream, DevicePointer input, DevicePointer weight, DevicePointer bias, long rows,
            int inputs, int outputs, DevicePointer output);
 
@@ -31,7 +32,7 @@ class HopperLinear {
   int activation_, multiprocessors_ = 0; /* 0: another kind of GPU */
   std::once_flag compiled_;
   std::optional<LoadedModule> module_;
-  Kernel kernel_ = nullptr;
+  Kernel kernel_ = nullptr; /* NULL: not compiled, or it cannot be */
 };
 
 }  // namespace cnclip_cuda
