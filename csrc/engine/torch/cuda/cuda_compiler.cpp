@@ -49,7 +49,7 @@ std::vector<char> compile(const char *source, const std::vector<std::string> &op
   return image;
 }
 
-/* As `compile`, which is called once for the same source and options. */
+/* Calls `compile` once for each source and options, and keeps the machine code. */
 const std::vector<char> &compiled(Source source, const std::vector<std::string> &options) {
   static std::mutex mutex;
   static std::map<std::pair<Source, std::vector<std::string>>, std::vector<char>> kept;
@@ -80,11 +80,16 @@ Capability capability_of(int device) {
 
 LoadedModule::LoadedModule(Source source, std::vector<std::string> options) {
   options.emplace_back("--std=c++17");
+  CNCLIP_CUDA(cuCtxGetCurrent, &context_);
   CNCLIP_CUDA(cuModuleLoadData, &module_, compiled(source, options).data());
 }
 
 LoadedModule::~LoadedModule() {
-  if (module_ != nullptr) library().cuModuleUnload(module_);
+  /* At the end of the process and in a forked one there is no driver to unload it. */
+  if (library().cuCtxPushCurrent_v2(context_) != 0) return;
+  library().cuModuleUnload(module_);
+  Context popped;
+  library().cuCtxPopCurrent_v2(&popped);
 }
 
 Kernel LoadedModule::kernel(const char *name) const {

@@ -21,7 +21,8 @@ Capability capability_of(int device);
 /* attribute: a CUdevice_attribute. */
 int attribute_of(int device, int attribute);
 
-/* A module that is loaded into the current context, and unloaded with this object. */
+/* A module that is loaded into the current context. The destructor unloads it, whichever context is
+ * current then. */
 class LoadedModule {
  public:
   /* Compiles the source, which takes a second, unless it was compiled with the same values before.
@@ -35,6 +36,7 @@ class LoadedModule {
   Kernel kernel(const char *name) const;
 
  private:
+  Context context_ = nullptr;
   Module module_ = nullptr;
 };
 

@@ -1,13 +1,14 @@
 #include "engine/torch/cuda/cuda_library.hpp"
 
 #include <dlfcn.h>
-#include <link.h>
 
 #include <new>
 
 namespace cnclip_cuda {
 
 namespace {
+
+#ifdef __linux__
 
 template <typename Function>
 void find(void *handle, const char *name, Function **ret_function) {
@@ -16,9 +17,8 @@ void find(void *handle, const char *name, Function **ret_function) {
   *ret_function = reinterpret_cast<Function *>(symbol);
 }
 
-/* A lookup in a handle goes on in the libraries that it depends on: of libtorch_cuda these are
- * cuBLASLt, and of libcaffe2_nvrtc, which torch opens when it compiles kernels, NVRTC and the
- * driver. */
+/* dlsym also searches the libraries that a library depends on. libtorch_cuda depends on cuBLASLt.
+ * libcaffe2_nvrtc, which torch opens when it compiles kernels, depends on NVRTC and the driver. */
 Library load() {
   void *torch_cuda = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
   if (torch_cuda == nullptr) throw std::runtime_error("libtorch_cuda.so is not loaded");
@@ -38,6 +38,14 @@ Library load() {
   return loaded;
 }
 
+#else
+
+Library load() {
+  throw std::runtime_error("there is no torch for CUDA on this system");
+}
+
+#endif
+
 }  // namespace
 
 const Library &library() {
@@ -49,21 +57,18 @@ void check(int status, const char *function) {
   if (status == 0) return;
   const char *text = nullptr;
   const bool is_driver = function[0] == 'c' && function[2] != 'b'; /* cu..., not cublasLt... */
+  if (is_driver && status == OUT_OF_MEMORY) throw std::bad_alloc();
   if (is_driver) library().cuGetErrorString(status, &text);
   throw std::runtime_error(std::string(function) + " failed with status " +
                            std::to_string(status) +
                            (text != nullptr ? std::string(": ") + text : std::string()));
 }
 
-bool PinnedMemory::reserve(std::size_t bytes) {
-  if (bytes <= bytes_) return false;
+void PinnedMemory::reserve(std::size_t bytes) {
+  if (bytes <= bytes_) return;
   release();
-  if (library().cuMemHostAlloc(&data_, bytes, 0) != 0) {
-    data_ = nullptr;
-    throw std::bad_alloc();
-  }
+  CNCLIP_CUDA(cuMemHostAlloc, &data_, bytes, 0);
   bytes_ = bytes;
-  return true;
 }
 
 void PinnedMemory::release() {

@@ -18,7 +18,6 @@ using Context = struct CUctx_st *;
 using Module = struct CUmod_st *;
 using Kernel = struct CUfunc_st *;
 using Stream = struct CUstream_st *;
-using Event = struct CUevent_st *;
 using Graph = struct CUgraph_st *;
 using GraphRun = struct CUgraphExec_st *;
 using Program = struct _nvrtcProgram *;
@@ -46,7 +45,8 @@ enum { /* CUdevice_attribute */
   SHARED_BYTES_OF_MULTIPROCESSOR = 81,
   MAX_SHARED_BYTES_OF_BLOCK = 97,
 };
-enum { STREAM_NON_BLOCKING = 1, EVENT_DISABLE_TIMING = 2, CAPTURE_THREAD_LOCAL = 1 };
+enum { OUT_OF_MEMORY = 2 /* CUresult */ };
+enum { STREAM_NON_BLOCKING = 1, CAPTURE_THREAD_LOCAL = 1 };
 enum { MAX_DYNAMIC_SHARED_BYTES = 8 /* CUfunction_attribute */ };
 enum { TYPE_FLOAT32 = 0, TYPE_FLOAT16 = 2, TYPE_BFLOAT16 = 14 /* cudaDataType */ };
 enum { MAP_FLOAT16 = 6, MAP_BFLOAT16 = 9 /* CUtensorMapDataType */ };
@@ -62,7 +62,7 @@ enum { EPILOGUE_BIAS = 4, TRANSPOSED = 1, PREFERENCE_MAX_WORKSPACE_BYTES = 1 };
   F(cuDevicePrimaryCtxRetain, (Context * context, int device))                                     \
   F(cuCtxPushCurrent_v2, (Context context))                                                        \
   F(cuCtxPopCurrent_v2, (Context * context))                                                       \
-  F(cuCtxSynchronize, ())                                                                          \
+  F(cuCtxGetCurrent, (Context * context))                                                          \
   F(cuModuleLoadData, (Module * module, const void *image))                                        \
   F(cuModuleUnload, (Module module))                                                               \
   F(cuModuleGetFunction, (Kernel * kernel, Module module, const char *name))                       \
@@ -77,11 +77,6 @@ enum { EPILOGUE_BIAS = 4, TRANSPOSED = 1, PREFERENCE_MAX_WORKSPACE_BYTES = 1 };
   F(cuStreamCreate, (Stream * stream, unsigned flags))                                             \
   F(cuStreamSynchronize, (Stream stream))                                                          \
   F(cuStreamDestroy_v2, (Stream stream))                                                           \
-  F(cuEventCreate, (Event * event, unsigned flags))                                                \
-  F(cuEventRecord, (Event event, Stream stream))                                                   \
-  F(cuEventSynchronize, (Event event))                                                             \
-  F(cuEventElapsedTime, (float *milliseconds, Event start, Event end))                             \
-  F(cuEventDestroy_v2, (Event event))                                                              \
   F(cuMemHostAlloc, (void **memory, std::size_t bytes, unsigned flags))                            \
   F(cuMemFreeHost, (void *memory))                                                                 \
   F(cuMemcpyHtoDAsync_v2,                                                                          \
@@ -140,14 +135,16 @@ struct Library {
  * std::runtime_error: this torch is not for CUDA, or a library or function is missing. */
 const Library &library();
 
-/* Throws std::runtime_error for a status other than 0. */
+/* Throws for a status other than 0: std::bad_alloc if the driver is out of memory, else
+ * std::runtime_error. */
 void check(int status, const char *function);
 
 /* Calls a function of the library and checks its status. */
 #define CNCLIP_CUDA(function, ...)                                                                 \
   ::cnclip_cuda::check(::cnclip_cuda::library().function(__VA_ARGS__), #function)
 
-/* Makes a GPU's context the current one of this thread, and restores the one before. */
+/* Makes a GPU's context the current one of this thread, and restores the one before. The driver's
+ * objects are created, used and destroyed with their context current. */
 class CurrentContext {
  public:
   explicit CurrentContext(Context context) { CNCLIP_CUDA(cuCtxPushCurrent_v2, context); }
@@ -159,7 +156,8 @@ class CurrentContext {
   CurrentContext &operator=(const CurrentContext &) = delete;
 };
 
-/* Memory of this machine that a GPU reads and writes without another copy. */
+/* Memory of this machine that a GPU reads and writes without another copy. To be used and destroyed
+ * with the GPU's context current. */
 class PinnedMemory {
  public:
   PinnedMemory() = default;
@@ -167,10 +165,11 @@ class PinnedMemory {
   PinnedMemory(const PinnedMemory &) = delete;
   PinnedMemory &operator=(const PinnedMemory &) = delete;
 
-  /* Makes at least `bytes` available; what was in a smaller memory is lost. Returns whether the
-   * address is another one now. */
-  bool reserve(std::size_t bytes);
+  /* Makes at least `bytes` available. The address and the content may be lost.
+   * std::bad_alloc. */
+  void reserve(std::size_t bytes);
   void *data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
 
  private:
   void release();

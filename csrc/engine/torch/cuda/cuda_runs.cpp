@@ -1,6 +1,7 @@
 #include "engine/torch/cuda/cuda_runs.hpp"
 
 #include <ATen/ops/empty.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 namespace cnclip_cuda {
 
@@ -8,12 +9,11 @@ namespace {
 
 constexpr std::int64_t BLAS_BYTES = 32 << 20; /* what cuBLASLt asks for on the newest GPUs */
 
-/* Memory from torch's allocator, so that its caches are emptied if there is too little. Work that
- * torch has queued may still write to it. */
+/* Memory from torch's allocator, so that its caches are emptied if there is too little. */
 at::Tensor allocate(std::int64_t bytes, c10::Device device) {
   const at::Tensor memory =
       at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
-  CNCLIP_CUDA(cuCtxSynchronize);
+  wait_for_torch(device); /* the memory's last owner may have queued work that writes to it */
   return memory;
 }
 
@@ -23,17 +23,18 @@ DevicePointer address(const at::Tensor &memory) {
 
 }  // namespace
 
-Run::Run(c10::Device device, bool is_fp16) : device_(device) {
-  blas_memory_ = allocate(BLAS_BYTES, device);
-  CNCLIP_CUDA(cuStreamCreate, &stream_, STREAM_NON_BLOCKING);
-  products_.emplace(is_fp16, stream_, address(blas_memory_), BLAS_BYTES);
+void wait_for_torch(c10::Device device) {
+  c10::impl::VirtualGuardImpl(device.type()).getStream(device).synchronize();
 }
 
+Run::Run(c10::Device device, bool is_fp16)
+    : device_(device),
+      blas_memory_(allocate(BLAS_BYTES, device)),
+      products_(is_fp16, stream(), address(blas_memory_), BLAS_BYTES) {}
+
 Run::~Run() {
-  if (stream_ != nullptr) library().cuStreamSynchronize(stream_);
+  library().cuStreamSynchronize(stream()); /* after an error, work may be left on it */
   forget_recordings();
-  products_.reset();
-  if (stream_ != nullptr) library().cuStreamDestroy_v2(stream_);
 }
 
 DevicePointer Run::memory() const {
@@ -41,31 +42,25 @@ DevicePointer Run::memory() const {
 }
 
 void Run::reserve(std::size_t bytes, std::size_t input_bytes, std::size_t output_bytes) {
-  bool moved = false;
-  if (!memory_.defined() || memory_.nbytes() < bytes) {
-    wait();
-    forget_recordings();
+  const bool fits = memory_.defined() && memory_.nbytes() >= bytes;
+  if (fits && input_.bytes() >= input_bytes && output_.bytes() >= output_bytes) return;
+  wait();              /* after an error, work may be left that uses the memory */
+  forget_recordings(); /* they have the addresses */
+  if (!fits) {
     memory_.reset(); /* the new memory may be taken from it */
     memory_ = allocate(static_cast<std::int64_t>(bytes), device_);
   }
-  moved = input_.reserve(input_bytes);
-  moved = output_.reserve(output_bytes) || moved;
-  if (moved) forget_recordings();
+  input_.reserve(input_bytes);
+  output_.reserve(output_bytes);
 }
 
-void Run::end_recording(Recording *recording) {
+GraphRun Run::end_recording(bool complete) {
   Graph graph = nullptr;
-  const int status = library().cuStreamEndCapture(stream_, &graph);
-  if (recording == nullptr) { /* after an error, which is reported elsewhere */
-    if (graph != nullptr) library().cuGraphDestroy(graph);
-    return;
-  }
-  check(status, "cuStreamEndCapture");
-  const int instantiated =
-      library().cuGraphInstantiateWithFlags(&recording->graph, graph, 0);
+  if (library().cuStreamEndCapture(stream(), &graph) != 0 || graph == nullptr) return nullptr;
+  GraphRun run = nullptr;
+  if (complete && library().cuGraphInstantiateWithFlags(&run, graph, 0) != 0) run = nullptr;
   library().cuGraphDestroy(graph);
-  if (instantiated != 0) recording->graph = nullptr;
-  check(instantiated, "cuGraphInstantiateWithFlags");
+  return run;
 }
 
 void Run::forget_recordings() {
@@ -105,6 +100,10 @@ void Runs::give_back(std::size_t index) {
 
 void Runs::clear() {
   for (std::unique_ptr<Run> &run : runs_) run.reset();
+}
+
+void Runs::abandon() {
+  for (std::unique_ptr<Run> &run : runs_) static_cast<void>(run.release());
 }
 
 }  // namespace cnclip_cuda

@@ -7,10 +7,10 @@
 
 #include <array>
 #include <condition_variable>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 
 #include "engine/torch/cuda/cuda_products.hpp"
 
@@ -18,7 +18,26 @@ namespace cnclip_cuda {
 
 using GraphKey = std::array<long, 4>;
 
-/* What one run uses. To be used and destroyed with the GPU's context current. */
+/* Waits for what torch has queued on this thread's current stream. Memory from torch's allocator may
+ * be used on other streams then. Waiting for the whole context would break the recording of a graph
+ * by another thread. */
+void wait_for_torch(c10::Device device);
+
+/* A stream, destroyed with this object. */
+class OwnedStream {
+ public:
+  OwnedStream() { CNCLIP_CUDA(cuStreamCreate, &stream_, STREAM_NON_BLOCKING); }
+  ~OwnedStream() { library().cuStreamDestroy_v2(stream_); }
+  OwnedStream(const OwnedStream &) = delete;
+  OwnedStream &operator=(const OwnedStream &) = delete;
+
+  Stream get() const { return stream_; }
+
+ private:
+  Stream stream_ = nullptr;
+};
+
+/* What one run uses. To be created, used and destroyed with the GPU's context current. */
 class Run {
  public:
   Run(c10::Device device, bool is_fp16);
@@ -26,8 +45,8 @@ class Run {
   Run(const Run &) = delete;
   Run &operator=(const Run &) = delete;
 
-  Stream stream() const { return stream_; }
-  Products &products() { return *products_; }
+  Stream stream() const { return stream_.get(); }
+  Products &products() { return products_; }
   void *input() const { return input_.data(); }
   void *output() const { return output_.data(); }
   DevicePointer memory() const;
@@ -37,21 +56,21 @@ class Run {
    * c10::OutOfMemoryError, std::bad_alloc. */
   void reserve(std::size_t bytes, std::size_t input_bytes, std::size_t output_bytes);
 
-  /* Does what `body` queues on the stream. From its third time with the same key and memory on, a
-   * graph does it, so that `body` has to queue the same work each time. */
+  /* Queues the work of `body` on the stream. From the second time with the same key and memory on, a
+   * graph of the kernels is launched in its place, so `body` has to queue the same work each time. */
   template <typename Body>
   void repeat(const GraphKey &key, Body body) {
     Recording &recording = recordings_[key];
     if (recording.graph == nullptr && recording.seen) record(&recording, body);
     if (recording.graph != nullptr) {
-      CNCLIP_CUDA(cuGraphLaunch, recording.graph, stream_);
+      CNCLIP_CUDA(cuGraphLaunch, recording.graph, stream());
     } else {
       body(); /* the first time also chooses algorithms and loads kernels */
       recording.seen = true;
     }
   }
 
-  void wait() { CNCLIP_CUDA(cuStreamSynchronize, stream_); }
+  void wait() { CNCLIP_CUDA(cuStreamSynchronize, stream()); }
 
  private:
   struct Recording {
@@ -59,26 +78,29 @@ class Run {
     GraphRun graph = nullptr;
   };
 
+  /* Leaves the graph NULL after any error: another thread that waits for the whole GPU, such as
+   * torch.cuda.synchronize, ends a capture. An error of `body` appears again without a graph. */
   template <typename Body>
   void record(Recording *recording, Body body) {
-    CNCLIP_CUDA(cuStreamBeginCapture_v2, stream_, CAPTURE_THREAD_LOCAL);
+    CNCLIP_CUDA(cuStreamBeginCapture_v2, stream(), CAPTURE_THREAD_LOCAL);
+    bool complete = true;
     try {
       body();
-    } catch (...) {
-      end_recording(nullptr);
-      throw;
+    } catch (const std::exception &) {
+      complete = false;
     }
-    end_recording(recording);
+    recording->graph = end_recording(complete);
   }
 
-  void end_recording(Recording *recording);
+  /* NULL: the capture is not complete, or it failed. */
+  GraphRun end_recording(bool complete);
   void forget_recordings();
 
   c10::Device device_;
-  Stream stream_ = nullptr;
+  OwnedStream stream_;
   at::Tensor memory_, blas_memory_;
   PinnedMemory input_, output_;
-  std::optional<Products> products_;
+  Products products_;
   std::map<GraphKey, Recording> recordings_;
 };
 
@@ -102,7 +124,9 @@ class Runs {
     std::size_t index_;
   };
 
-  void clear(); /* with the GPU's context current, when no lease is left */
+  /* Both when no lease is left. */
+  void clear();   /* with the GPU's context current */
+  void abandon(); /* without destroying the runs */
 
  private:
   std::size_t take();

@@ -71,7 +71,7 @@ class Weights {
 
   DevicePointer halves(const at::Tensor &tensor) { return keep(tensor.to(half_)); }
 
-  DevicePointer floats(const torch::jit::Module &module, const char *path) {
+  DevicePointer floats(const torch::jit::Module &module, const std::string &path) {
     return keep(tensor_at(module, path).to(at::kFloat));
   }
 
@@ -85,7 +85,7 @@ class Weights {
   }
 
   Norm norm(const torch::jit::Module &module, const std::string &path, double epsilon) {
-    return {keep(tensor_at(module, path + ".weight")), keep(tensor_at(module, path + ".bias")),
+    return {floats(module, path + ".weight"), floats(module, path + ".bias"),
             static_cast<float>(epsilon)};
   }
 
@@ -137,7 +137,7 @@ Context context_of(c10::Device device) {
   int handle = 0;
   Context context = nullptr;
   CNCLIP_CUDA(cuDeviceGet, &handle, device.index());
-  CNCLIP_CUDA(cuDevicePrimaryCtxRetain, &context, handle); /* torch keeps it as well */
+  CNCLIP_CUDA(cuDevicePrimaryCtxRetain, &context, handle); /* never released: torch also keeps it */
   return context;
 }
 
@@ -214,9 +214,8 @@ class Base {
     try {
       const CurrentContext current(context_);
       runs_.clear();
-      kernels_.reset();
-    } catch (...) {
-      /* There is no way to report an error of a destructor. */
+    } catch (const std::exception &) {
+      runs_.abandon(); /* at the end of the process, or in a forked one: the driver is not there */
     }
   }
 
@@ -303,9 +302,10 @@ class VisionTower final : public ImageTower, private Base {
     projection_ = weights_.linear(Weights::tensor_at(visual, "proj").t(), at::Tensor());
     starts_ = weights_.keep(at::arange(MAX_ITEMS + 1, at::kInt) * rows_);
     if (normalized.defined()) normalized_ = weights_.keep(normalized);
-    const CurrentContext current(context_);
-    CNCLIP_CUDA(cuCtxSynchronize);
+    wait_for_torch(device);
   }
+
+  std::size_t embed_dim() const override { return static_cast<std::size_t>(projection_.outputs); }
 
   void encode(const cnclip_pixels &pixels, float *embeddings) override {
     const std::size_t side = pixels.resolution, grid = side / patch_size_;
@@ -420,9 +420,10 @@ class BertTower final : public TextTower, private Base {
     transformer_.norm_first = false;
     projection_ = weights_.linear(Weights::tensor_at(module, "text_projection").t(), at::Tensor());
     pad_id_ = module.attr("pad_id").toInt();
-    const CurrentContext current(context_);
-    CNCLIP_CUDA(cuCtxSynchronize);
+    wait_for_torch(device);
   }
+
+  std::size_t embed_dim() const override { return static_cast<std::size_t>(projection_.outputs); }
 
   void encode(const std::int64_t *ids, std::size_t count, std::size_t length,
               float *embeddings) override {

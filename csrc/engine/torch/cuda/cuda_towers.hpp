@@ -17,6 +17,8 @@ namespace cnclip_cuda {
 class Tower {
  public:
   virtual ~Tower() = default;
+
+  virtual std::size_t embed_dim() const = 0;
 };
 
 class ImageTower : public Tower {
