@@ -59,6 +59,13 @@ std::optional<torch::jit::Method> find_method(const torch::jit::Module &module, 
   return std::optional<torch::jit::Method>(std::move(*found));
 }
 
+cnclip_status wrong_shape(size_t count, size_t width, cnclip_error *error) {
+  return core->error_set(error, CNCLIP_ERROR_MODEL,
+                         "the model returned a tensor of another shape or type than float32 "
+                         "[%zu, %zu]",
+                         count, width);
+}
+
 /* By a method of the module. make_input returns its input on the model's device. */
 template <typename MakeInput>
 cnclip_status run_method(const torch::jit::Method &method, MakeInput make_input, size_t count,
@@ -67,10 +74,7 @@ cnclip_status run_method(const torch::jit::Method &method, MakeInput make_input,
   const at::Tensor rows = method(std::move(stack)).toTensor().to(at::kCPU).contiguous();
   if (rows.scalar_type() != at::kFloat || rows.dim() != 2 ||
       rows.size(0) != static_cast<int64_t>(count) || rows.size(1) != static_cast<int64_t>(width)) {
-    return core->error_set(error, CNCLIP_ERROR_MODEL,
-                           "the model returned a tensor of another shape or type than float32 "
-                           "[%zu, %zu]",
-                           count, width);
+    return wrong_shape(count, width, error);
   }
   std::memcpy(embeddings, rows.const_data_ptr<float>(), count * width * sizeof(float));
   return CNCLIP_OK;
@@ -233,6 +237,7 @@ cnclip_status encode_image(cnclip_model *model, const cnclip_pixels *pixels, flo
                            size_t width, cnclip_error *error) {
   return run(model, pixels->count, "images", error, [&]() -> cnclip_status {
     if (model->image_tower != nullptr) {
+      if (model->image_tower->embed_dim() != width) return wrong_shape(pixels->count, width, error);
       model->image_tower->encode(*pixels, embeddings);
       return CNCLIP_OK;
     }
@@ -251,6 +256,7 @@ cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t count,
   };
   return run(model, count, "texts", error, [&]() -> cnclip_status {
     if (model->text_tower != nullptr) {
+      if (model->text_tower->embed_dim() != width) return wrong_shape(count, width, error);
       model->text_tower->encode(ids, count, length, embeddings);
       return CNCLIP_OK;
     }
