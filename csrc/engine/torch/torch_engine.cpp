@@ -189,8 +189,8 @@ cnclip_status load(const cnclip_model_options *options, cnclip_model **ret_model
 /* Where kernels cannot be compiled, the model runs all the same, more slowly. */
 void open_towers(cnclip_model *model, const char *precision) {
   try {
-    model->image_tower = cnclip_cuda::new_image_tower(model->module, model->device, precision,
-                                                      model->normalized);
+    model->image_tower =
+        cnclip_cuda::new_image_tower(model->module, model->device, precision, model->normalized);
     model->text_tower = cnclip_cuda::new_text_tower(model->module, model->device, precision);
   } catch (const c10::OutOfMemoryError &) {
     throw;

@@ -1,4 +1,4 @@
-/* Compiles the sources in this folder that end in .cu, for the GPU that is there, by NVRTC. */
+/* Compiles the .cu files of this folder by NVRTC, at run time, for the GPU of this machine. */
 #ifndef CNCLIP_CUDA_COMPILER_HPP
 #define CNCLIP_CUDA_COMPILER_HPP
 

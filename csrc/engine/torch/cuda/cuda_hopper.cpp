@@ -55,11 +55,10 @@ bool HopperLinear::suits(long rows, int inputs, int outputs) {
 
 void HopperLinear::compile() {
   try {
-    module_.emplace(
-        Source::HOPPER,
-        std::vector<std::string>{"--gpu-architecture=sm_90a",
-                                 "-DCNCLIP_FP16=" + std::to_string(is_fp16_),
-                                 "-DCNCLIP_ACTIVATION=" + std::to_string(activation_)});
+    module_.emplace(Source::HOPPER,
+                    std::vector<std::string>{"--gpu-architecture=sm_90a",
+                                             "-DCNCLIP_FP16=" + std::to_string(is_fp16_),
+                                             "-DCNCLIP_ACTIVATION=" + std::to_string(activation_)});
     const Kernel kernel = module_->kernel("linear_activated");
     CNCLIP_CUDA(cuFuncSetAttribute, kernel, MAX_DYNAMIC_SHARED_BYTES, SHARED_BYTES);
     kernel_ = kernel;
@@ -69,9 +68,8 @@ void HopperLinear::compile() {
   }
 }
 
-void HopperLinear::run(Stream stream, DevicePointer input, DevicePointer weight,
-                       DevicePointer bias, long rows, int inputs, int outputs,
-                       DevicePointer output) {
+void HopperLinear::run(Stream stream, DevicePointer input, DevicePointer weight, DevicePointer bias,
+                       long rows, int inputs, int outputs, DevicePointer output) {
   const auto blocks = static_cast<unsigned>(multiprocessors_ / BLOCKS * BLOCKS);
   launch(stream, kernel_, {blocks}, THREADS, SHARED_BYTES,
          map_of(is_fp16_, input, rows, inputs, ROWS, DEPTH),

@@ -5,12 +5,12 @@
  *   CNCLIP_ACTIVATION: a number of cnclip_activation in kernels/linear.h
  * Sums are float32.
  *
- * A block stays on its multiprocessor and makes one tile of ROWS x COLUMNS after another. One warp,
- * the producer, copies DEPTH columns of a and of w at a time into the next of STAGES places in
- * shared memory. Two warpgroups, the consumers, take turns with the tiles: while one multiplies,
- * the other adds the bias to its sums, activates and stores them, so the tensor cores need not wait
- * for that. The two blocks of a cluster make tiles below each other. They need the same rows of w;
- * each copies half of them to both. */
+ * A block stays on its multiprocessor and computes one tile of ROWS x COLUMNS after another. One
+ * thread, the producer, copies DEPTH columns of a and of w at a time into the next of STAGES
+ * buffers in shared memory. Two warpgroups, the consumers, take turns with the tiles: while one
+ * multiplies, the other adds the bias to its sums, activates and stores them, so the tensor cores
+ * need not wait for that. The two blocks of a cluster compute tiles below each other. They need the
+ * same rows of w; each copies half of them to both. */
 
 typedef unsigned short half; /* the bits of a 16-bit float */
 typedef unsigned int u32;
@@ -23,23 +23,27 @@ typedef unsigned long long u64;
 
 enum {
   BLOCKS = 2,    /* of a cluster */
-  CONSUMERS = 2, /* warpgroups, after one with the producer */
+  CONSUMERS = 2, /* warpgroups, after the one of the producer */
   THREADS = 128 * (1 + CONSUMERS),
-  GROUPS = 2, /* of 64 rows, those of one matrix instruction */
-  ROWS = GROUPS * 64, COLUMNS = 192,
+  GROUPS = 2,         /* of 64 rows, those of one matrix instruction */
+  ROWS = GROUPS * 64, /* of a tile */
+  COLUMNS = 192,
   SUMS = COLUMNS / 2, /* of one thread in 64 rows */
   DEPTH = 64,         /* 128 bytes, the width of the swizzle */
   STAGES = 5,
   GROUP_BYTES = 64 * DEPTH * 2,
   A_BYTES = GROUPS * GROUP_BYTES,
   W_BYTES = COLUMNS * DEPTH * 2,
-  PIECE_ROWS = 16, PIECE_COLUMNS = 64, /* of the results that a warp stores at a time */
+  PIECE_ROWS = 16, /* of the results that a warp stores at a time */
+  PIECE_COLUMNS = 64,
 };
 
 /* A CUtensorMap of the host. */
-struct alignas(64) tensor_map { u64 words[16]; };
+struct alignas(64) tensor_map {
+  u64 words[16];
+};
 
-/* The swizzle wants stages and pieces at multiples of 1,024 bytes. */
+/* The swizzle requires that stages and pieces are at multiples of 1,024 bytes. */
 struct shared_memory {
   half stages[STAGES][(A_BYTES + W_BYTES) / 2]; /* a, then w */
   half pieces[4 * CONSUMERS][PIECE_ROWS * PIECE_COLUMNS];
@@ -47,75 +51,91 @@ struct shared_memory {
   u64 empty[STAGES];   /* both blocks have used a stage */
   u64 turn[CONSUMERS]; /* the other consumer has begun its last products */
 };
+static_assert(sizeof(shared_memory) == 221280, "SHARED_BYTES in cuda_hopper.cpp");
 
 __device__ __forceinline__ u32 shared_address(const void *pointer) {
   return (u32)__cvta_generic_to_shared(pointer);
 }
 
-/* --- Barriers ----------------------------------------------------------------------------------- */
+/* --- Barriers --------------------------------------------------------------------------------- */
 
 __device__ __forceinline__ void prepare(u64 *barrier, int arrivals) {
   const u32 address = shared_address(barrier);
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address), "r"(arrivals));
 }
 
-/* Until the phase of this parity has passed. For a new barrier one of parity 1 has. */
+/* Waits until the phase of this parity has passed. A new barrier has passed one of parity 1. */
 __device__ __forceinline__ void wait(u64 *barrier, int parity) {
   const u32 address = shared_address(barrier);
   for (u32 passed = 0; !passed;) {
-    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
-                 "selp.u32 %0, 1, 0, p; }" : "=r"(passed) : "r"(address), "r"(parity) : "memory");
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+        "selp.u32 %0, 1, 0, p; }"
+        : "=r"(passed)
+        : "r"(address), "r"(parity)
+        : "memory");
   }
 }
 
-/* And tells it how many bytes will be copied. */
+/* Arrives, and adds the number of bytes whose copies the phase waits for. */
 __device__ __forceinline__ void arrive_and_expect(u64 *barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)), "r"(bytes) : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 
-/* At the barrier in the same place of a block of the cluster. Only products came before, which have
- * ended; with .release.cluster it would wait for stores too, a microsecond each time. */
+/* Arrives at the same barrier in a block of the cluster. The products that read the stage have
+ * ended, so no order of memory is needed: .release.cluster would also wait for stores, a
+ * microsecond each time. */
 __device__ __forceinline__ void arrive(u64 *barrier, int block) {
-  asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; "
-               "mbarrier.arrive.shared::cluster.b64 _, [there]; }" ::"r"(shared_address(barrier)),
-               "r"(block) : "memory");
+  asm volatile(
+      "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; "
+      "mbarrier.arrive.shared::cluster.b64 _, [there]; }" ::"r"(shared_address(barrier)),
+      "r"(block)
+      : "memory");
 }
 
 __device__ __forceinline__ void synchronize_cluster(void) {
   asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
 }
 
-/* --- Copies ------------------------------------------------------------------------------------- */
-/* Of a box of a tensor map. Outside its matrix are zeros, and nothing is stored there. */
+/* --- Copies ----------------------------------------------------------------------------------- */
+/* They copy a box of a tensor map. Outside the matrix, loads read zeros, and nothing is stored. */
 
 #define COPY "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
 
 __device__ __forceinline__ void load(half *to, const tensor_map *map, int column, int row,
                                      u64 *barrier) {
-  asm volatile(COPY " [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(to)), "l"(map),
-               "r"(column), "r"(row), "r"(shared_address(barrier)) : "memory");
+  asm volatile(COPY " [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(to)), "l"(map), "r"(column),
+               "r"(row), "r"(shared_address(barrier))
+               : "memory");
 }
 
-/* To the same place of all blocks of the cluster; it arrives at the barrier of each. */
+/* To the same address in all blocks of the cluster; the bytes count at the barrier of each. */
 __device__ __forceinline__ void load_for_all(half *to, const tensor_map *map, int column, int row,
                                              u64 *barrier) {
-  asm volatile(COPY ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
-                   shared_address(to)), "l"(map), "r"(column), "r"(row),
-               "r"(shared_address(barrier)), "h"((half)((1 << BLOCKS) - 1)) : "memory");
+  asm volatile(COPY ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(to)),
+               "l"(map), "r"(column), "r"(row), "r"(shared_address(barrier)),
+               "h"((half)((1 << BLOCKS) - 1))
+               : "memory");
 }
 
 /* By one thread of a warp, after the whole warp has written the piece. */
 __device__ __forceinline__ void store(const tensor_map *map, int column, int row, half *from) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3]; "
-               "cp.async.bulk.commit_group;" ::"l"(map), "r"(column), "r"(row),
-               "r"(shared_address(from)) : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3]; "
+      "cp.async.bulk.commit_group;" ::"l"(map),
+      "r"(column), "r"(row), "r"(shared_address(from))
+      : "memory");
 }
 
-/* --- Products ----------------------------------------------------------------------------------- */
+/* --- Products --------------------------------------------------------------------------------- */
 
-/* Of rows of 128 bytes, swizzled, eight of them in 1,024 bytes. It counts by 16 bytes. The mask
- * takes the block's number in its cluster off the address. */
+/* The descriptor, for a matrix instruction, of swizzled rows of 128 bytes: bit 62 is the swizzle of
+ * 128 bytes, bits 32 to 45 the 1,024 bytes from eight rows to the next eight, bits 0 to 13 the
+ * address, both in units of 16 bytes. The mask removes the block's number in its cluster from the
+ * address. */
 __device__ __forceinline__ u64 descriptor(const half *rows) {
   return (u64)1 << 62 | (u64)64 << 32 | 1 << 16 | (shared_address(rows) & 0x3ffff) >> 4;
 }
@@ -125,19 +145,21 @@ __device__ __forceinline__ u64 descriptor(const half *rows) {
 #define FOUR(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
 #define SIXTEEN(i) FOUR(i), FOUR(i + 4), FOUR(i + 8), FOUR(i + 12)
 
-/* sums[64, COLUMNS] += a[64, 16] w[COLUMNS, 16]^T, by a warpgroup. It only begins. */
+/* Begins sums[64, COLUMNS] += a[64, 16] w[COLUMNS, 16]^T, by a warpgroup. */
 __device__ __forceinline__ void multiply(float sums[SUMS], u64 a, u64 w) {
+  /* clang-format off */
   asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32." TYPE "." TYPE
                " {" TEN() TEN(1) TEN(2) TEN(3) TEN(4) TEN(5) TEN(6) TEN(7) TEN(8)
                FIVE(90, 91, 92, 93, 94) "%95}, %96, %97, 1, 1, 1, 0, 0;"
                : SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48), SIXTEEN(64), SIXTEEN(80)
                : "l"(a), "l"(w));
+  /* clang-format on */
 }
 
-/* Until no more than n groups of this warpgroup's products go on. */
+/* Waits until at most n groups of this warpgroup's products are unfinished. */
 #define WAIT_FOR_PRODUCTS(n) asm volatile("wgmma.wait_group.sync.aligned " #n ";" ::: "memory")
 
-/* --- Activations -------------------------------------------------------------------------------- */
+/* --- Activations ------------------------------------------------------------------------------ */
 
 __device__ __forceinline__ float float_of(u32 bits) {
   float value;
@@ -151,7 +173,7 @@ __device__ __forceinline__ u32 pack(float low, float high) {
   return both;
 }
 
-/* For all activations from GELU on, that of x = 2 h is h + h tanh(y) with this y. */
+/* For the activations from 2 (GELU) on: activation(2 h) = h + h tanh(y) with this y. */
 __device__ __forceinline__ float tanh_argument(float h) {
   const float s = h * h, t = fminf(s, 9.0f);
   if (CNCLIP_ACTIVATION == 5) return 1.702f * h;
@@ -161,7 +183,7 @@ __device__ __forceinline__ float tanh_argument(float h) {
   return h * (1.595015078f + t * (0.2960482872f - 0.01125116886f * t));
 }
 
-/* Of eight values 2 h at once, so that none waits for another. */
+/* h = activation(2 h) for eight values at once, so that none waits for another. */
 __device__ __forceinline__ void activate(float h[8]) {
   float y[8];
   for (int i = 0; i < 8; i++) y[i] = tanh_argument(h[i]);
@@ -175,11 +197,13 @@ __device__ __forceinline__ void activate(float h[8]) {
 
 __device__ __forceinline__ void store_matrices(half *row, const u32 m[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                   shared_address(row)), "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3]) : "memory");
+                   shared_address(row)),
+               "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
+               : "memory");
 }
 
-/* Adds the bias to the sums of a tile, activates and stores them. row: the first of this warp's,
- * which has 16 of every 64. */
+/* Adds the bias to the sums of a tile, activates and stores them. row: the first of this warp's
+ * rows, which are 16 of every 64. */
 __device__ __forceinline__ void finish_tile(float sums[GROUPS][SUMS], const half *bias, int n,
                                             const tensor_map *out, int row, int first_column,
                                             half *piece) {
@@ -188,7 +212,7 @@ __device__ __forceinline__ void finish_tile(float sums[GROUPS][SUMS], const half
   for (int c = 0; c < COLUMNS / PIECE_COLUMNS; c++) {
     const int column = first_column + c * PIECE_COLUMNS;
     if (column >= n) break;
-    float halves[8][2]; /* of the bias of two columns; the same 8 columns on */
+    float halves[8][2]; /* of the bias: two columns, then two each 8 columns further */
     for (int i = 0; i < 8; i++) {
       const u32 both = __ldg((const u32 *)(bias + column + i * 8) + lane % 4);
       halves[i][0] = 0.5f * float_of(both);
@@ -198,14 +222,14 @@ __device__ __forceinline__ void finish_tile(float sums[GROUPS][SUMS], const half
     for (int g = 0; g < GROUPS; g++) {
       u32 results[4][4];
       for (int i = 0; i < 4; i++) {
-        float h[8]; /* two columns of two rows 8 apart; the same 8 columns on */
+        float h[8]; /* two columns of two rows 8 apart, then two columns 8 further */
         for (int j = 0; j < 8; j++) {
           h[j] = fmaf(sums[g][(c * 4 + i) * 8 + j], 0.5f, halves[i * 2 + j / 4][j % 2]);
         }
         activate(h);
         for (int j = 0; j < 4; j++) results[i][j] = pack(h[j * 2], h[j * 2 + 1]);
       }
-      /* The copy of the piece before must have read it. */
+      /* The copy of the previous piece must have read the shared memory. */
       if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
       __syncwarp();
       for (int i = 0; i < 4; i++) {
@@ -228,7 +252,7 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
                      int k) {
   extern __shared__ __align__(1024) shared_memory memory[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, steps = k / DEPTH;
-  const int block = blockIdx.x % BLOCKS; /* in its cluster, which makes as many tiles at a time */
+  const int block = blockIdx.x % BLOCKS; /* in its cluster, which computes BLOCKS tiles at a time */
   const int cluster = blockIdx.x / BLOCKS, clusters = gridDim.x / BLOCKS;
   const int tiles_across = (n + COLUMNS - 1) / COLUMNS;
   const int tiles = (m + ROWS * BLOCKS - 1) / (ROWS * BLOCKS) * tiles_across;
@@ -280,7 +304,7 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
           }
         }
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-        if (step > 0) { /* one group goes on while the one before gives up its stage */
+        if (step > 0) { /* the previous group has ended: its stage is free */
           WAIT_FOR_PRODUCTS(1);
           if (lane < BLOCKS) arrive(&memory->empty[last], lane);
         }
@@ -296,5 +320,5 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
     }
     if (lane == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
   }
-  synchronize_cluster(); /* until no block copies to another or arrives at its barriers */
+  synchronize_cluster(); /* the other block may still copy to this one and arrive at its barriers */
 }

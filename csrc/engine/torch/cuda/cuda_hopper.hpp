@@ -15,9 +15,10 @@ class HopperLinear {
   /* activation: a cnclip_activation. */
   HopperLinear(int device, bool is_fp16, int activation);
 
-  /* Whether this kernel can compute the layer, faster than cuBLASLt and a kernel for the activation.
-   * With few rows, too many multiprocessors would be idle. Compiles the kernel the first time that
-   * it would be used, with the GPU's context current, and warns where it cannot be compiled. */
+  /* Whether this kernel can compute the layer, faster than cuBLASLt and a kernel for the
+   * activation. With few rows, too many multiprocessors would be idle. Compiles the kernel the
+   * first time that it would be used, with the GPU's context current, and warns where it cannot be
+   * compiled. */
   bool suits(long rows, int inputs, int outputs);
 
   /* output[rows, outputs] = activation(input[rows, inputs] weight[outputs, inputs]^T + bias), of

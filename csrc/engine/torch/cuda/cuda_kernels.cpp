@@ -10,8 +10,7 @@ std::vector<std::string> options_for(int device, bool is_fp16, int head_width, i
     throw std::runtime_error("they need a GPU of compute capability 8 or more");
   }
   return {"--gpu-architecture=" + capability.architecture(),
-          "-DCNCLIP_FP16=" + std::to_string(is_fp16),
-          "-DCNCLIP_HEAD=" + std::to_string(head_width),
+          "-DCNCLIP_FP16=" + std::to_string(is_fp16), "-DCNCLIP_HEAD=" + std::to_string(head_width),
           "-DCNCLIP_WIDTH=" + std::to_string(width)};
 }
 

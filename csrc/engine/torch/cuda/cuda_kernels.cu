@@ -18,7 +18,7 @@ enum {
   VECTORS = (CNCLIP_WIDTH + WARP * VECTOR - 1) / (WARP * VECTOR) /* of a row, in each lane */
 };
 
-/* --- 16-bit floats ------------------------------------------------------------------------------ */
+/* --- 16-bit floats ---------------------------------------------------------------------------- */
 
 __device__ __forceinline__ u32 pack(float low, float high) {
   u32 both;
@@ -75,7 +75,7 @@ __device__ __forceinline__ long warp_row(void) {
   return ((long)blockIdx.x * blockDim.x + threadIdx.x) / WARP;
 }
 
-/* --- Pixels to patches -------------------------------------------------------------------------- */
+/* --- Pixels to patches ------------------------------------------------------------------------ */
 
 /* Patches of `size` x `size` pixels as rows of `columns` halves: channel, y, x, then zeros. One
  * block writes one row. pixel(image, channel, y, x) is the normalised value. */
@@ -90,9 +90,8 @@ __device__ __forceinline__ void write_patch(int side, int size, int columns, hal
     float values[2];
     for (int i = 0; i < 2; i++) {
       const int column = 2 * pair + i, channel = column / area, place = column % area;
-      values[i] = channel < 3
-                      ? pixel(image, channel, top + place / size, left + place % size)
-                      : 0.0f;
+      values[i] =
+          channel < 3 ? pixel(image, channel, top + place / size, left + place % size) : 0.0f;
     }
     row[pair] = pack(values[0], values[1]);
   }
@@ -115,7 +114,7 @@ extern "C" __global__ void patches_of_floats(const float *pixels, int side, int 
   });
 }
 
-/* --- Rows: one warp computes one row, which its lanes keep in registers ------------------------- */
+/* --- Rows: one warp computes one row, which its lanes keep in registers ----------------------- */
 
 /* Lane l has vectors l, l + 32, ... of a row; those past its end are zero. */
 struct Row {
@@ -126,8 +125,8 @@ struct Row {
     return (vector * WARP + threadIdx.x % WARP) * VECTOR;
   }
 
-  __device__ __forceinline__ void normalize(const float *weight, const float *bias,
-                                            float epsilon, half *output) {
+  __device__ __forceinline__ void normalize(const float *weight, const float *bias, float epsilon,
+                                            half *output) {
     float sum = 0, squares = 0;
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
@@ -155,8 +154,8 @@ struct Row {
   }
 };
 
-extern "C" __global__ void normalize(const half *input, long rows, const float *weight, const float *bias, float epsilon,
-                                     half *output) {
+extern "C" __global__ void normalize(const half *input, long rows, const float *weight,
+                                     const float *bias, float epsilon, half *output) {
   const long row = warp_row();
   if (row >= rows) return;
   Row x;
@@ -176,8 +175,8 @@ extern "C" __global__ void normalize(const half *input, long rows, const float *
  * the rows are normalised. */
 extern "C" __global__ void embed_patches(const half *patches, const float *class_row,
                                          const float *positions, long rows, int per_image,
-                                         const float *weight, const float *bias,
-                                         float epsilon, half *output) {
+                                         const float *weight, const float *bias, float epsilon,
+                                         half *output) {
   const long row = warp_row(), image = row / per_image;
   const int place = (int)(row % per_image);
   if (row >= rows) return;
@@ -216,8 +215,8 @@ __device__ __forceinline__ void add_stored(const void *table, int is_f16, long a
 extern "C" __global__ void embed_words(const int *ids, const int *places, const void *words,
                                        int words_are_f16, const void *positions,
                                        int positions_are_f16, const float *segment, long rows,
-                                       const float *weight, const float *bias,
-                                       float epsilon, half *output) {
+                                       const float *weight, const float *bias, float epsilon,
+                                       half *output) {
   const long row = warp_row();
   if (row >= rows) return;
   Row x;
@@ -253,17 +252,23 @@ extern "C" __global__ void unit_rows(float *x, long rows, int columns) {
   for (int i = threadIdx.x % WARP; i < columns; i += WARP) values[i] /= length;
 }
 
-/* --- Activations -------------------------------------------------------------------------------- */
+/* --- Activations ------------------------------------------------------------------------------ */
 
 /* The numbers of cnclip_activation in kernels/linear.h. */
 __device__ __forceinline__ float activated(int activation, float x) {
   switch (activation) {
-    case 1: return fmaxf(x, 0.0f);
-    case 2: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-    case 3: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-    case 4: return __fdividef(x, 1.0f + __expf(-x));
-    case 5: return __fdividef(x, 1.0f + __expf(-1.702f * x));
-    default: return x;
+    case 1:
+      return fmaxf(x, 0.0f);
+    case 2:
+      return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    case 3:
+      return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+    case 4:
+      return __fdividef(x, 1.0f + __expf(-x));
+    case 5:
+      return __fdividef(x, 1.0f + __expf(-1.702f * x));
+    default:
+      return x;
   }
 }
 
@@ -277,7 +282,7 @@ extern "C" __global__ void activate(half *x, long count, int activation) {
   store_vector(x + at, values);
 }
 
-/* --- Attention ---------------------------------------------------------------------------------- */
+/* --- Attention -------------------------------------------------------------------------------- */
 /* Softmax without the whole matrix of scores (Dao et al. 2022, arXiv:2205.14135). A block computes
  * one head of an item. Its keys and values are copied to shared memory once, if they fit; warps
  * then take 16 queries at a time and wait for nothing but keys that are still on their way. */
@@ -288,8 +293,8 @@ enum {
   QUERIES = 16,                       /* of a warp at a time: rows of one matrix instruction */
   GRANULE = 16,                       /* keys that one matrix instruction multiplies with values */
   GRANULE_BYTES = GRANULE * HEAD * 2, /* of its keys, or of its values */
-  /* Of a chunk, whose scores a warp has in registers at once: more are faster, but leave room for
-   * fewer warps. */
+  /* Of a chunk, whose scores a warp has in registers at once: more are faster, but then fewer warps
+   * fit on a multiprocessor. */
   GRANULES = 7,
   CHUNK = GRANULES * GRANULE,
   TWO_ONES = CNCLIP_FP16 ? 0x3c003c00 : 0x3f803f80
@@ -316,11 +321,13 @@ __device__ __forceinline__ void arrive_after_copies(u32 barrier) {
 }
 
 __device__ __forceinline__ void wait_for_phase(u32 barrier, int phase) {
-  asm volatile("{\n.reg .pred done;\n"
-               "again:\n"
-               "mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n"
-               "@!done bra again;\n}" ::"r"(barrier), "r"(phase)
-               : "memory");
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\n"
+      "mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n"
+      "@!done bra again;\n}" ::"r"(barrier),
+      "r"(phase)
+      : "memory");
 }
 
 __device__ __forceinline__ void load_matrices(u32 from, u32 m[4]) {
@@ -338,14 +345,16 @@ __device__ __forceinline__ void load_matrices_transposed(u32 from, u32 m[4]) {
 /* sums[16, 8] += a[16, 16] b[16, 8] */
 __device__ __forceinline__ void multiply_add(float sums[4], const u32 a[4], u32 b0, u32 b1) {
 #if CNCLIP_FP16
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, "
-               "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, "
+      "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
 #else
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-               "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
+      "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
 #endif
-               : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 __device__ __forceinline__ float exp2_fast(float x) {
@@ -383,8 +392,8 @@ __device__ __forceinline__ void begin_rows(const half *key, const half *value, l
   }
 }
 
-/* What a warp has of its 16 queries. This lane has rows lane / 4 and lane / 4 + 8, and of eight
- * columns two: lane % 4 * 2 and the next. */
+/* The state of a warp's 16 queries. This lane has rows lane / 4 and lane / 4 + 8, and two of every
+ * eight columns: lane % 4 * 2 and the next. */
 struct Queries {
   u32 q[HEAD / 16][4];
   float sums[HEAD / 8][4]; /* of values, weighted */
@@ -508,7 +517,8 @@ struct Queries {
       half *to = output + row * stride;
 #pragma unroll
       for (int d = 0; d < HEAD / 8; d += 2) {
-        /* Neighbours trade, so that each has four columns, and a row gets 32 bytes at once. */
+        /* Neighbours exchange columns, so that each stores four, and a row gets 32 bytes at once.
+         */
         const u32 left = pack(sums[d][2 * r] * inverse, sums[d][2 * r + 1] * inverse);
         const u32 right = pack(sums[d + 1][2 * r] * inverse, sums[d + 1][2 * r + 1] * inverse);
         const u32 other = __shfl_xor_sync(~0u, lane % 2 ? left : right, 1);
@@ -520,11 +530,15 @@ struct Queries {
 };
 
 /* query, key, value: rows of heads * HEAD columns, `stride` halves apart; output: rows of
- * heads * HEAD. Item i has the queries query_starts[i] .. query_starts[i + 1], keys likewise. scale:
- * of the products, times log2(e), above 0. capacity: keys that have room in shared memory; no fewer
- * than any item has, or a multiple of CHUNK: then blocks copy the keys of longer items again for
- * each of their turns.
- * Grid: blocks that share the queries of an item, heads, items. Block: up to 384 threads. Shared
+ * heads * HEAD. Item i has the queries query_starts[i] .. query_starts[i + 1], keys likewise.
+ *
+ * scale: of the products, times log2(e), above 0.
+ *
+ * capacity: keys that fit in shared memory; no fewer than any item has, or a multiple of CHUNK:
+ * then blocks copy the keys of longer items again for each of their turns.
+ *
+ * Grid: blocks that share the queries of an item, heads, items. Block: up to 384 threads, at least
+ * one per chunk of `capacity`. Shared
  * memory: GRANULE_BYTES for the keys and as many for the values of each granule of `capacity`, then
  * 8 bytes for each chunk. */
 extern "C" __global__ __launch_bounds__(384, 1) void attention(
@@ -552,14 +566,14 @@ extern "C" __global__ __launch_bounds__(384, 1) void attention(
   Queries x;
   int first = blockIdx.x * block_queries + threadIdx.x / WARP * QUERIES; /* query of this warp */
   x.load(query, query_stride, first, queries);
-  int phase = 1; /* of what shared memory has: none */
+  int phase = 1; /* of the copies to shared memory; the first is 0 */
   bool filled = false, resident = false;
   for (int turn = blockIdx.x * block_queries; turn < queries; turn += gridDim.x * block_queries) {
     const bool works = first < queries;
     x.clear();
     for (int start = 0, chunk = 0; start < keys; start += CHUNK, chunk++) {
       if (chunk == chunks || (start == 0 && !resident)) {
-        if (filled) __syncthreads(); /* until all warps are done with what is there */
+        if (filled) __syncthreads(); /* until all warps have used the keys that are there */
         filled = true;
         phase ^= 1, chunk = 0, resident = keys <= capacity;
         const int end = (min(keys, start + capacity) + GRANULE - 1) / GRANULE * GRANULE;

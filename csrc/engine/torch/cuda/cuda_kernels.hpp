@@ -29,7 +29,7 @@ class Kernels {
   Kernels(int device, bool is_fp16, int head_width, int width);
 
  private:
-  LoadedModule module_;
+  LoadedModule module_; /* the first member, since it is constructed before the kernels */
 
  public:
   Kernel patches_of_bytes, patches_of_floats, normalize, embed_patches, embed_words, gather_rows,

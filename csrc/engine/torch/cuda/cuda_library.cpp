@@ -59,8 +59,7 @@ void check(int status, const char *function) {
   const bool is_driver = function[0] == 'c' && function[2] != 'b'; /* cu..., not cublasLt... */
   if (is_driver && status == OUT_OF_MEMORY) throw std::bad_alloc();
   if (is_driver) library().cuGetErrorString(status, &text);
-  throw std::runtime_error(std::string(function) + " failed with status " +
-                           std::to_string(status) +
+  throw std::runtime_error(std::string(function) + " failed with status " + std::to_string(status) +
                            (text != nullptr ? std::string(": ") + text : std::string()));
 }
 

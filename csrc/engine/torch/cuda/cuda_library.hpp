@@ -1,8 +1,8 @@
 /* CUDA's driver, its run-time compiler and cuBLASLt, as far as this folder uses them.
  *
- * torch for CUDA has loaded these libraries, or can. Their functions are looked up at run time and
- * declared here, so that one engine works with and without CUDA and is compiled without its
- * headers. Declarations have CUDA's names and values. */
+ * A torch for CUDA brings these libraries. Their functions are declared here and found at run time,
+ * so one engine works with and without CUDA, and is compiled without CUDA's headers. Functions have
+ * CUDA's names, constants have its values. */
 #ifndef CNCLIP_CUDA_LIBRARY_HPP
 #define CNCLIP_CUDA_LIBRARY_HPP
 
@@ -38,7 +38,8 @@ struct alignas(64) TensorMap {
   std::uint64_t words[16];
 };
 
-enum { /* CUdevice_attribute */
+/* CUdevice_attribute */
+enum {
   MULTIPROCESSORS = 16,
   COMPUTE_MAJOR = 75,
   COMPUTE_MINOR = 76,
@@ -55,48 +56,47 @@ enum { COMPUTE_FLOAT32 = 68 /* cublasComputeType_t: no TF32 */ };
 enum { DESCRIPTION_TRANSPOSE_A = 3, DESCRIPTION_EPILOGUE = 7, DESCRIPTION_BIAS_POINTER = 8 };
 enum { EPILOGUE_BIAS = 4, TRANSPOSED = 1, PREFERENCE_MAX_WORKSPACE_BYTES = 1 };
 
-#define CNCLIP_DRIVER_FUNCTIONS(F)                                                                 \
-  F(cuGetErrorString, (int error, const char **text))                                              \
-  F(cuDeviceGet, (int *device, int number))                                                        \
-  F(cuDeviceGetAttribute, (int *value, int attribute, int device))                                 \
-  F(cuDevicePrimaryCtxRetain, (Context * context, int device))                                     \
-  F(cuCtxPushCurrent_v2, (Context context))                                                        \
-  F(cuCtxPopCurrent_v2, (Context * context))                                                       \
-  F(cuCtxGetCurrent, (Context * context))                                                          \
-  F(cuModuleLoadData, (Module * module, const void *image))                                        \
-  F(cuModuleUnload, (Module module))                                                               \
-  F(cuModuleGetFunction, (Kernel * kernel, Module module, const char *name))                       \
-  F(cuFuncSetAttribute, (Kernel kernel, int attribute, int value))                                 \
-  F(cuLaunchKernel, (Kernel kernel, unsigned grid_x, unsigned grid_y, unsigned grid_z,             \
-                     unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,        \
-                     Stream stream, void **arguments, void **extra))                               \
-  F(cuTensorMapEncodeTiled,                                                                        \
-    (TensorMap * map, int type, unsigned dimensions, DevicePointer matrix,                         \
-     const std::uint64_t *sizes, const std::uint64_t *strides, const unsigned *box,                \
-     const unsigned *steps, int interleave, int swizzle, int l2_promotion, int outside))           \
-  F(cuStreamCreate, (Stream * stream, unsigned flags))                                             \
-  F(cuStreamSynchronize, (Stream stream))                                                          \
-  F(cuStreamDestroy_v2, (Stream stream))                                                           \
-  F(cuMemHostAlloc, (void **memory, std::size_t bytes, unsigned flags))                            \
-  F(cuMemFreeHost, (void *memory))                                                                 \
-  F(cuMemcpyHtoDAsync_v2,                                                                          \
-    (DevicePointer to, const void *from, std::size_t bytes, Stream stream))                        \
-  F(cuMemcpyDtoHAsync_v2, (void *to, DevicePointer from, std::size_t bytes, Stream stream))        \
-  F(cuStreamBeginCapture_v2, (Stream stream, int mode))                                            \
-  F(cuStreamEndCapture, (Stream stream, Graph * graph))                                            \
-  F(cuGraphInstantiateWithFlags, (GraphRun * run, Graph graph, unsigned long long flags))          \
-  F(cuGraphLaunch, (GraphRun run, Stream stream))                                                  \
-  F(cuGraphDestroy, (Graph graph))                                                                 \
+#define CNCLIP_DRIVER_FUNCTIONS(F)                                                                \
+  F(cuGetErrorString, (int error, const char **text))                                             \
+  F(cuDeviceGet, (int *device, int number))                                                       \
+  F(cuDeviceGetAttribute, (int *value, int attribute, int device))                                \
+  F(cuDevicePrimaryCtxRetain, (Context * context, int device))                                    \
+  F(cuCtxPushCurrent_v2, (Context context))                                                       \
+  F(cuCtxPopCurrent_v2, (Context * context))                                                      \
+  F(cuCtxGetCurrent, (Context * context))                                                         \
+  F(cuModuleLoadData, (Module * module, const void *image))                                       \
+  F(cuModuleUnload, (Module module))                                                              \
+  F(cuModuleGetFunction, (Kernel * kernel, Module module, const char *name))                      \
+  F(cuFuncSetAttribute, (Kernel kernel, int attribute, int value))                                \
+  F(cuLaunchKernel, (Kernel kernel, unsigned grid_x, unsigned grid_y, unsigned grid_z,            \
+                     unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,       \
+                     Stream stream, void **arguments, void **extra))                              \
+  F(cuTensorMapEncodeTiled,                                                                       \
+    (TensorMap * map, int type, unsigned dimensions, DevicePointer matrix,                        \
+     const std::uint64_t *sizes, const std::uint64_t *strides, const unsigned *box,               \
+     const unsigned *steps, int interleave, int swizzle, int l2_promotion, int outside))          \
+  F(cuStreamCreate, (Stream * stream, unsigned flags))                                            \
+  F(cuStreamSynchronize, (Stream stream))                                                         \
+  F(cuStreamDestroy_v2, (Stream stream))                                                          \
+  F(cuMemHostAlloc, (void **memory, std::size_t bytes, unsigned flags))                           \
+  F(cuMemFreeHost, (void *memory))                                                                \
+  F(cuMemcpyHtoDAsync_v2, (DevicePointer to, const void *from, std::size_t bytes, Stream stream)) \
+  F(cuMemcpyDtoHAsync_v2, (void *to, DevicePointer from, std::size_t bytes, Stream stream))       \
+  F(cuStreamBeginCapture_v2, (Stream stream, int mode))                                           \
+  F(cuStreamEndCapture, (Stream stream, Graph * graph))                                           \
+  F(cuGraphInstantiateWithFlags, (GraphRun * run, Graph graph, unsigned long long flags))         \
+  F(cuGraphLaunch, (GraphRun run, Stream stream))                                                 \
+  F(cuGraphDestroy, (Graph graph))                                                                \
   F(cuGraphExecDestroy, (GraphRun run))
 
-#define CNCLIP_COMPILER_FUNCTIONS(F)                                                               \
-  F(nvrtcCreateProgram, (Program * program, const char *source, const char *name, int headers,     \
-                         const char *const *contents, const char *const *names))                   \
-  F(nvrtcCompileProgram, (Program program, int count, const char *const *options))                 \
-  F(nvrtcGetCUBINSize, (Program program, std::size_t * bytes))                                     \
-  F(nvrtcGetCUBIN, (Program program, char *image))                                                 \
-  F(nvrtcGetProgramLogSize, (Program program, std::size_t * bytes))                                \
-  F(nvrtcGetProgramLog, (Program program, char *log))                                              \
+#define CNCLIP_COMPILER_FUNCTIONS(F)                                                           \
+  F(nvrtcCreateProgram, (Program * program, const char *source, const char *name, int headers, \
+                         const char *const *contents, const char *const *names))               \
+  F(nvrtcCompileProgram, (Program program, int count, const char *const *options))             \
+  F(nvrtcGetCUBINSize, (Program program, std::size_t * bytes))                                 \
+  F(nvrtcGetCUBIN, (Program program, char *image))                                             \
+  F(nvrtcGetProgramLogSize, (Program program, std::size_t * bytes))                            \
+  F(nvrtcGetProgramLog, (Program program, char *log))                                          \
   F(nvrtcDestroyProgram, (Program * program))
 
 #define CNCLIP_BLAS_FUNCTIONS(F)                                                                   \
@@ -116,11 +116,11 @@ enum { EPILOGUE_BIAS = 4, TRANSPOSED = 1, PREFERENCE_MAX_WORKSPACE_BYTES = 1 };
   F(cublasLtMatmulAlgoGetHeuristic,                                                                \
     (Blas blas, BlasObject description, BlasObject a, BlasObject b, BlasObject c, BlasObject d,    \
      BlasObject preference, int wanted, BlasChoice *choices, int *found))                          \
-  F(cublasLtMatmul, (Blas blas, BlasObject description, const void *alpha, DevicePointer a,        \
-                     BlasObject a_layout, DevicePointer b, BlasObject b_layout, const void *beta,  \
-                     DevicePointer c, BlasObject c_layout, DevicePointer d, BlasObject d_layout,   \
-                     const void *algorithm, DevicePointer workspace, std::size_t workspace_bytes,  \
-                     Stream stream))
+  F(cublasLtMatmul,                                                                                \
+    (Blas blas, BlasObject description, const void *alpha, DevicePointer a, BlasObject a_layout,   \
+     DevicePointer b, BlasObject b_layout, const void *beta, DevicePointer c, BlasObject c_layout, \
+     DevicePointer d, BlasObject d_layout, const void *algorithm, DevicePointer workspace,         \
+     std::size_t workspace_bytes, Stream stream))
 
 /* The functions, each of which returns 0 for success. */
 struct Library {
@@ -140,7 +140,7 @@ const Library &library();
 void check(int status, const char *function);
 
 /* Calls a function of the library and checks its status. */
-#define CNCLIP_CUDA(function, ...)                                                                 \
+#define CNCLIP_CUDA(function, ...) \
   ::cnclip_cuda::check(::cnclip_cuda::library().function(__VA_ARGS__), #function)
 
 /* Makes a GPU's context the current one of this thread, and restores the one before. The driver's

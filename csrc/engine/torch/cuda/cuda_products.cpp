@@ -2,8 +2,8 @@
 
 namespace cnclip_cuda {
 
-/* cuBLASLt's matrices have columns one after the other: our input is its transpose there, and so
- * are the weight and the output. The weight is transposed back. */
+/* cuBLASLt's matrices are in column-major order, so our input, weight and output are their
+ * transposes there. The weight is transposed back. */
 struct Products::Plan {
   BlasObject description = nullptr, weight = nullptr, input = nullptr, output = nullptr;
   BlasChoice choice{};
@@ -57,8 +57,7 @@ Products::Plan &Products::plan_of(const ProductShape &shape) {
   if (shape.has_bias) set(plan->description, DESCRIPTION_EPILOGUE, EPILOGUE_BIAS);
   plan->weight = new_layout(half_type_, shape.outputs, shape.inputs);
   plan->input = new_layout(half_type_, shape.rows, shape.inputs);
-  plan->output =
-      new_layout(shape.to_float ? TYPE_FLOAT32 : half_type_, shape.rows, shape.outputs);
+  plan->output = new_layout(shape.to_float ? TYPE_FLOAT32 : half_type_, shape.rows, shape.outputs);
 
   BlasObject preference = nullptr;
   CNCLIP_CUDA(cublasLtMatmulPreferenceCreate, &preference);
@@ -77,10 +76,6 @@ Products::Plan &Products::plan_of(const ProductShape &shape) {
   return *kept;
 }
 
-void Products::prepare(const ProductShape &shape) {
-  plan_of(shape);
-}
-
 void Products::run(const ProductShape &shape, DevicePointer input, DevicePointer weight,
                    DevicePointer bias, DevicePointer output) {
   Plan &plan = plan_of(shape);
@@ -89,9 +84,9 @@ void Products::run(const ProductShape &shape, DevicePointer input, DevicePointer
                 sizeof bias);
   }
   const float one = 1, beta = shape.adds ? 1.0f : 0.0f;
-  CNCLIP_CUDA(cublasLtMatmul, blas_, plan.description, &one, weight, plan.weight, input,
-              plan.input, &beta, output, plan.output, output, plan.output,
-              plan.choice.algorithm, workspace_, workspace_bytes_, stream_);
+  CNCLIP_CUDA(cublasLtMatmul, blas_, plan.description, &one, weight, plan.weight, input, plan.input,
+              &beta, output, plan.output, output, plan.output, plan.choice.algorithm, workspace_,
+              workspace_bytes_, stream_);
 }
 
 }  // namespace cnclip_cuda

@@ -16,7 +16,7 @@ struct ProductShape {
   long rows;
   int inputs, outputs;
   bool has_bias;
-  bool adds;     /* adds to what the output has */
+  bool adds;     /* to the values of the output */
   bool to_float; /* the output is float32 */
 
   auto operator<=>(const ProductShape &) const = default;
@@ -31,11 +31,9 @@ class Products {
   Products(const Products &) = delete;
   Products &operator=(const Products &) = delete;
 
-  /* Chooses an algorithm for a shape, unless there is one. To be called before a capture. */
-  void prepare(const ProductShape &shape);
-
-  void run(const ProductShape &shape, DevicePointer input, DevicePointer weight,
-           DevicePointer bias, DevicePointer output);
+  /* Queues a product. The first of a shape must not be captured in a graph. */
+  void run(const ProductShape &shape, DevicePointer input, DevicePointer weight, DevicePointer bias,
+           DevicePointer output);
 
  private:
   struct Plan;

@@ -11,8 +11,7 @@ constexpr std::int64_t BLAS_BYTES = 32 << 20; /* what cuBLASLt asks for on the n
 
 /* Memory from torch's allocator, so that its caches are emptied if there is too little. */
 at::Tensor allocate(std::int64_t bytes, c10::Device device) {
-  const at::Tensor memory =
-      at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
+  const at::Tensor memory = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
   wait_for_torch(device); /* the memory's last owner may have queued work that writes to it */
   return memory;
 }

@@ -18,9 +18,9 @@ namespace cnclip_cuda {
 
 using GraphKey = std::array<long, 4>;
 
-/* Waits for what torch has queued on this thread's current stream. Memory from torch's allocator may
- * be used on other streams then. Waiting for the whole context would break the recording of a graph
- * by another thread. */
+/* Waits for what torch has queued on this thread's current stream. Memory from torch's allocator
+ * may be used on other streams then. Waiting for the whole context would break the recording of a
+ * graph by another thread. */
 void wait_for_torch(c10::Device device);
 
 /* A stream, destroyed with this object. */
@@ -56,8 +56,9 @@ class Run {
    * c10::OutOfMemoryError, std::bad_alloc. */
   void reserve(std::size_t bytes, std::size_t input_bytes, std::size_t output_bytes);
 
-  /* Queues the work of `body` on the stream. From the second time with the same key and memory on, a
-   * graph of the kernels is launched in its place, so `body` has to queue the same work each time. */
+  /* Queues the work of `body` on the stream. From the second time with the same key and memory on,
+   * a graph of the kernels is launched in its place, so `body` has to queue the same work each
+   * time. */
   template <typename Body>
   void repeat(const GraphKey &key, Body body) {
     Recording &recording = recordings_[key];

@@ -19,10 +19,12 @@ namespace cnclip_cuda {
 namespace {
 
 enum {
-  MAX_ITEMS = 4096,    /* of one run */
+  MAX_IMAGES = 512, /* of one run */
+  MAX_TEXTS = 4096,
+  MAX_ITEMS = 4096, /* the larger of both */
   MAX_GRAPH_IMAGES = 16,
   MAX_GRAPH_ROWS = 512, /* of texts */
-  UPLOAD_PIECE = 32,    /* images that are copied for the upload while the ones before are sent */
+  UPLOAD_PIECE = 32, /* images that are copied to pinned memory while the previous are uploaded */
   PATCH_THREADS = 128,
 };
 
@@ -37,7 +39,7 @@ Integer round_up(Integer value, Integer unit) {
   return (value + unit - 1) / unit * unit;
 }
 
-/* --- Reading a module --------------------------------------------------------------------------- */
+/* --- Reading a module ------------------------------------------------------------------------- */
 
 /* Tensors of a module in the forms that the kernels read; keeps them. */
 class Weights {
@@ -141,9 +143,9 @@ Context context_of(c10::Device device) {
   return context;
 }
 
-/* --- Memory ------------------------------------------------------------------------------------- */
+/* --- Memory ----------------------------------------------------------------------------------- */
 
-/* Places pieces one after the other. */
+/* Divides memory into consecutive pieces, at multiples of 256 bytes from its start. */
 class Arena {
  public:
   explicit Arena(DevicePointer start) : next_(start) {}
@@ -166,7 +168,7 @@ struct Sizes {
 };
 
 Memory place(Arena *arena, const Sizes &sizes) {
-  /* One more row: the first row of an empty item at the end. */
+  /* One more row: an empty item at the end has its first row there, which is read and ignored. */
   const std::size_t rows = static_cast<std::size_t>(sizes.rows + 1) * sizes.width * 2,
                     items = static_cast<std::size_t>(sizes.items) * sizes.width * 2;
   Memory memory{};
@@ -192,9 +194,9 @@ Memory reserve(Run *run, const Sizes &sizes) {
   return place(&arena, sizes);
 }
 
-/* --- The towers --------------------------------------------------------------------------------- */
+/* --- The towers ------------------------------------------------------------------------------- */
 
-/* What both towers have. */
+/* The parts that both towers need. */
 class Base {
  protected:
   Base(c10::Device device, bool is_fp16, int head_width, int width, int activation)
@@ -232,8 +234,7 @@ class Base {
     launch(gpu.stream, kernels_->unit_rows, row_grid(items), ROW_THREADS, 0, memory.embeddings,
            items, projection_.outputs);
     CNCLIP_CUDA(cuMemcpyDtoHAsync_v2, run->output(), memory.embeddings,
-                static_cast<std::size_t>(items) * projection_.outputs * sizeof(float),
-                gpu.stream);
+                static_cast<std::size_t>(items) * projection_.outputs * sizeof(float), gpu.stream);
   }
 
   Gpu gpu_of(Run *run) {
@@ -313,11 +314,10 @@ class VisionTower final : public ImageTower, private Base {
                 side, " x ", side, " pixels");
     TORCH_CHECK(pixels.bytes == nullptr || normalized_ != 0,
                 "the model was loaded without normalized values");
-    in_parts(pixels.count, 512, [&](std::size_t first, std::size_t count) {
+    in_parts(pixels.count, MAX_IMAGES, [&](std::size_t first, std::size_t count) {
       const std::size_t bytes = image_bytes(pixels);
-      const char *source = pixels.bytes != nullptr
-                               ? reinterpret_cast<const char *>(pixels.bytes)
-                               : reinterpret_cast<const char *>(pixels.floats);
+      const char *source = pixels.bytes != nullptr ? reinterpret_cast<const char *>(pixels.bytes)
+                                                   : reinterpret_cast<const char *>(pixels.floats);
       encode_part(source + first * bytes, pixels, count,
                   embeddings + first * static_cast<std::size_t>(projection_.outputs));
     });
@@ -343,16 +343,13 @@ class VisionTower final : public ImageTower, private Base {
                         .wide_values = rows * std::max(transformer_.widest(), patch_columns_),
                         .width = transformer_.width,
                         .embed_dim = projection_.outputs});
-    const auto queue = [&] {
-      compute(&*run, memory, images, pixels);
-    };
     if (is_small) {
       std::memcpy(run->input(), source, count * bytes);
       const auto side = static_cast<long>(pixels.resolution);
       run->repeat({images, pixels.bytes != nullptr, side, 0}, [&] {
         CNCLIP_CUDA(cuMemcpyHtoDAsync_v2, memory.input, run->input(),
                     static_cast<std::size_t>(images) * bytes, run->stream());
-        queue();
+        compute(&*run, memory, images, pixels);
       });
     } else {
       for (std::size_t first = 0; first < count; first += UPLOAD_PIECE) {
@@ -362,7 +359,7 @@ class VisionTower final : public ImageTower, private Base {
         CNCLIP_CUDA(cuMemcpyHtoDAsync_v2, memory.input + first * bytes, staged, piece,
                     run->stream());
       }
-      queue();
+      compute(&*run, memory, images, pixels);
     }
     finish(&*run, count, embeddings);
   }
@@ -429,7 +426,7 @@ class BertTower final : public TextTower, private Base {
               float *embeddings) override {
     TORCH_CHECK(length <= static_cast<std::size_t>(positions_.rows), "a text of ", length,
                 " ids, and the model has ", positions_.rows, " positions");
-    in_parts(count, MAX_ITEMS, [&](std::size_t first, std::size_t some) {
+    in_parts(count, MAX_TEXTS, [&](std::size_t first, std::size_t some) {
       encode_part(pack(ids + first * length, some, length),
                   embeddings + first * static_cast<std::size_t>(projection_.outputs));
     });
@@ -442,7 +439,7 @@ class BertTower final : public TextTower, private Base {
     std::int64_t rows;
   };
 
-  /* Texts without padding. */
+  /* The ids of texts without padding, and their places in the texts. */
   struct Packed {
     std::vector<int> ids, places; /* [rows] */
     std::vector<int> starts;      /* [texts + 1] */
@@ -516,9 +513,9 @@ class BertTower final : public TextTower, private Base {
     const Gpu gpu = gpu_of(run);
     const auto bytes = static_cast<DevicePointer>(rows) * sizeof(int);
     launch(gpu.stream, kernels_->embed_words, row_grid(rows), ROW_THREADS, 0, memory.input,
-           memory.input + bytes, words_.values, words_.is_f16, positions_.values,
-           positions_.is_f16, segment_, rows, embedding_norm_.weight, embedding_norm_.bias,
-           embedding_norm_.epsilon, memory.x);
+           memory.input + bytes, words_.values, words_.is_f16, positions_.values, positions_.is_f16,
+           segment_, rows, embedding_norm_.weight, embedding_norm_.bias, embedding_norm_.epsilon,
+           memory.x);
     transformer_.run(gpu,
                      {.count = texts,
                       .longest = longest,
@@ -562,8 +559,7 @@ std::unique_ptr<TextTower> new_text_tower(const torch::jit::Module &module, c10:
   if (!has_kernels(width, heads, inner)) return nullptr;
   const int activation =
       cnclip_torch::activation_of(layers.front().attr("activation").toStringRef());
-  return std::make_unique<BertTower>(module, device, precision == "fp16", heads, width,
-                                     activation);
+  return std::make_unique<BertTower>(module, device, precision == "fp16", heads, width, activation);
 }
 
 }  // namespace cnclip_cuda

@@ -28,13 +28,14 @@ struct HeadRows {
   long stride;
 };
 
-/* How the kernel `attention` is started; its comment says what the numbers mean. */
+/* How the kernel `attention` is started. The comment of the kernel explains the capacity. */
 struct AttentionPlan {
-  int capacity, warps, blocks; /* blocks: that share an item's queries */
+  int capacity, warps, blocks; /* blocks: those that share the queries of an item */
   unsigned shared_bytes;
 };
 
 AttentionPlan plan_attention(const Kernels &kernels, int longest_query, int longest_key) {
+  /* The first three as in cuda_kernels.cu. CUDA reserves some shared memory in each block. */
   enum { QUERIES = 16, GRANULE = 16, CHUNK = 7 * GRANULE, MAX_WARPS = 12, RESERVED_BYTES = 1024 };
   const auto shared_bytes = [&](int capacity) {
     const int granule_bytes = GRANULE * kernels.head_width * 2;
@@ -52,8 +53,11 @@ AttentionPlan plan_attention(const Kernels &kernels, int longest_query, int long
   }
   const int bytes = shared_bytes(plan.capacity);
   const int tiles = (longest_query + QUERIES - 1) / QUERIES;
-  const int resident = std::max(1, kernels.shared_bytes_of_multiprocessor / (bytes + RESERVED_BYTES));
+  const int resident =
+      std::max(1, kernels.shared_bytes_of_multiprocessor / (bytes + RESERVED_BYTES));
   plan.warps = std::min(tiles, std::max(4, MAX_WARPS / resident));
+  const int chunks = (plan.capacity + CHUNK - 1) / CHUNK;
+  plan.warps = std::max(plan.warps, (chunks + 31) / 32); /* a thread per chunk */
   plan.blocks = fits ? 1 : (tiles + plan.warps - 1) / plan.warps;
   plan.shared_bytes = static_cast<unsigned>(bytes);
   return plan;
@@ -133,13 +137,13 @@ void Transformer::attend(const Gpu &gpu, const Items &items, const Layer &layer,
     return HeadRows{memory.wide + static_cast<DevicePointer>(part * width) * HALF_BYTES,
                     3L * width};
   };
-  attention(gpu, items, heads, items.longest, items.starts, column(0), column(1),
-            column(2), memory.mixed);
+  attention(gpu, items, heads, items.longest, items.starts, column(0), column(1), column(2),
+            memory.mixed);
   multiply(gpu, layer.out, memory.mixed, items.rows, true, memory.x);
   if (!norm_first) normalize(gpu, layer.attention_norm, memory.x, items.rows, memory.x);
 }
 
-/* The same for the first row of each item, whose result goes to first_x. */
+/* first_x = x + attention(x) for the first row of each item, with its norm. */
 void Transformer::attend_first(const Gpu &gpu, const Items &items, const Layer &layer,
                                const Memory &memory) const {
   DevicePointer input = memory.x;

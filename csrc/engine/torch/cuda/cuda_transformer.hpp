@@ -10,9 +10,9 @@
 
 namespace cnclip_cuda {
 
-/* Matrices of 16-bit floats; a bias and a norm's vectors see below. The memory is a tensor's. */
+/* The pointers of Linear and Norm are to memory of tensors, which the tower keeps. */
 struct Linear {
-  DevicePointer weight, bias; /* [outputs, inputs], [outputs] of 16 bits; bias 0: none */
+  DevicePointer weight, bias; /* 16-bit floats [outputs, inputs] and [outputs]; bias 0: none */
   int inputs, outputs;
 };
 
@@ -28,26 +28,26 @@ struct Layer {
 
 /* Working memory of a tower: rows of 16-bit floats. */
 struct Memory {
-  DevicePointer input;                          /* what was uploaded */
-  DevicePointer x, hidden, mixed;               /* [rows, width] */
-  DevicePointer wide;                           /* [rows, the widest result of a layer] */
+  DevicePointer input;                              /* what was uploaded */
+  DevicePointer x, hidden, mixed;                   /* [rows, width] */
+  DevicePointer wide;                               /* [rows, the widest result of a layer] */
   DevicePointer first_x, first_hidden, first_mixed; /* [items, width] */
-  DevicePointer embeddings;                     /* float32 [items, embed_dim] */
+  DevicePointer embeddings;                         /* float32 [items, embed_dim] */
 };
 
 struct Items {
-  int count, longest; /* rows of the longest item, or more */
-  long rows;          /* of all items, or more */
+  int count, longest;    /* rows of the longest item, or more */
+  long rows;             /* of all items, or more */
   DevicePointer starts;  /* int32 [count + 1]: the first row of each */
   DevicePointer numbers; /* int32 [count + 1]: 0, 1, 2, ... */
 };
 
-/* Where a tower's work goes. */
+/* The objects that a tower's work is queued with. */
 struct Gpu {
   Stream stream;
   Products *products;
   const Kernels *kernels;
-  HopperLinear *plain, *activated; /* without an activation, and with the tower's */
+  HopperLinear *plain, *activated; /* without an activation, and with the tower's activation */
 };
 
 struct Transformer {
