@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument("--random", default="ViT-B-16", metavar="ARCHITECTURE")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--images", type=int, default=96, help="whole batches of them are used")
+    parser.add_argument(
+        "--images", type=int, default=96, help="rounded down to whole batches, at least one"
+    )
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
@@ -87,7 +89,7 @@ def main() -> None:
         folder = Path(directory)
         embedder = pipeline(model=archive, device=arguments.device, precision=arguments.precision)
         batch = embedder.model.image_batch
-        count = arguments.images // batch * batch
+        count = max(1, arguments.images // batch) * batch
         write_images(folder, count, width, height)
         size = sum(path.stat().st_size for path in folder.iterdir()) / count / 1e3
         model_rate(embedder, 2 * batch)

@@ -30,7 +30,7 @@ COMPILED = (
     f"{CUDA}/cuda_towers.cpp",
     f"{CUDA}/cuda_transformer.cpp",
 )
-# Compiled on the machine that has the GPU, by NVRTC: in the engine it is text.
+# The engine contains them as text, which NVRTC compiles at run time for the GPU that it finds.
 KERNELS = (f"{CUDA}/cuda_kernels.cu", f"{CUDA}/cuda_hopper.cu")
 
 # -fopenmp: libtorch's parallel loops are templates; without OpenMP they run on one thread.
