@@ -261,7 +261,7 @@ class Base {
         if (count == 1) throw;
         at_once = (count + 1) / 2;
         continue;
-      } catch (const std::bad_alloc &) { /* pinned memory */
+      } catch (const std::bad_alloc &) { /* pinned memory, or the driver */
         if (count == 1) throw;
         at_once = (count + 1) / 2;
         continue;
