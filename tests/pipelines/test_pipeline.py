@@ -379,7 +379,7 @@ def test_every_error_is_ours_and_resembles_a_built_in() -> None:
         assert issubclass(found, cnclip.CnclipError)
         if found is not cnclip.CnclipError:
             assert issubclass(
-                found, ValueError | TypeError | OSError | RuntimeError | ImportError
+                found, ValueError | TypeError | OSError | RuntimeError | ImportError | MemoryError
             ), found
 
 
