@@ -139,6 +139,9 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="also torch.compile, AOTInductor")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("not measured: torch finds no GPU")
+        return
     dtype, device = DTYPES[arguments.precision], arguments.device
     torch.cuda.set_device(device)  # the one that torch.cuda.synchronize waits for
     calls: dict[str, tuple[Callable[[], object], int, float]] = {}  # call, items, FLOPs of an item
