@@ -178,9 +178,9 @@ def test_answers_of_another_shape_or_type(open_script: Open, kind: str, given: A
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("raises", "running the model: .*not today, 今天不行"),
-        ("asserts", "running the model: .*n is not negative"),
-        ("fails in an operation", "running the model: .*(2x3|mat1)"),
+        ("raises", "running the model on a batch of (1 text|1 image|3 texts|3 images): .*not today, 今天不行"),
+        ("asserts", "running the model on a batch of (1 text|1 image|3 texts|3 images): .*n is not negative"),
+        ("fails in an operation", "running the model on a batch of (1 text|1 image|3 texts|3 images): .*(2x3|mat1)"),
         ("sparse", "running the model"),
     ],
 )

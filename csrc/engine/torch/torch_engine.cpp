@@ -80,14 +80,15 @@ cnclip_status run_method(const torch::jit::Method &method, MakeInput make_input,
   return CNCLIP_OK;
 }
 
-/* Calls `body`, which returns a status, with the model's settings. items: of the batch. */
+/* Calls `body`, which returns a status, with the model's settings. item: one of the batch. */
 template <typename Body>
-cnclip_status run(cnclip_model *model, size_t count, const char *items, cnclip_error *error,
+cnclip_status run(cnclip_model *model, size_t count, const char *item, cnclip_error *error,
                   Body body) {
   const cnclip_status status = check_not_forked(error);
   if (status != CNCLIP_OK) return status;
   char doing[80];
-  std::snprintf(doing, sizeof doing, "running the model on a batch of %zu %s", count, items);
+  std::snprintf(doing, sizeof doing, "running the model on a batch of %zu %s%s", count, item,
+                count == 1 ? "" : "s");
   return guarded_parallel(CNCLIP_ERROR_MODEL, doing, error, [&]() -> cnclip_status {
     const c10::InferenceMode inference;
     const ThreadCount threads(model->num_threads);
@@ -235,7 +236,7 @@ at::Tensor floats_of(const cnclip_model *model, const cnclip_pixels *pixels) {
 
 cnclip_status encode_image(cnclip_model *model, const cnclip_pixels *pixels, float *embeddings,
                            size_t width, cnclip_error *error) {
-  return run(model, pixels->count, "images", error, [&]() -> cnclip_status {
+  return run(model, pixels->count, "image", error, [&]() -> cnclip_status {
     if (model->image_tower != nullptr) {
       if (model->image_tower->embed_dim() != width) return wrong_shape(pixels->count, width, error);
       model->image_tower->encode(*pixels, embeddings);
@@ -254,7 +255,7 @@ cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t count,
                          {static_cast<int64_t>(count), static_cast<int64_t>(length)}, at::kLong)
         .to(model->device);
   };
-  return run(model, count, "texts", error, [&]() -> cnclip_status {
+  return run(model, count, "text", error, [&]() -> cnclip_status {
     if (model->text_tower != nullptr) {
       if (model->text_tower->embed_dim() != width) return wrong_shape(count, width, error);
       model->text_tower->encode(ids, count, length, embeddings);
