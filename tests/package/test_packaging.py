@@ -165,7 +165,8 @@ def test_sdist_holds_the_sources_and_nothing_else(sdist: Path) -> None:
     sources = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "csrc").rglob("*")
-        if path.suffix in {".c", ".cpp", ".h", ".hpp", ".md", ".py"} or path.name == "meson.build"
+        if path.suffix in {".c", ".cpp", ".cu", ".h", ".hpp", ".md", ".py"}
+        or path.name == "meson.build"
     }
     top = {"pyproject.toml", "meson.build", "meson.options", "LICENSE", "CHANGELOG.md", *READMES}
     assert names - {"PKG-INFO"} == package_files() | sources | top
