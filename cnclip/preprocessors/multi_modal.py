@@ -178,10 +178,12 @@ class CLIPPreprocessor:
         """
         if isinstance(image, Preprocessed):
             return image.tensor
-        pixels = [open_pixels(image, self.image_resolution)]
-        if as_bytes:
-            return self.image_processor.resize(pixels)
-        return self.image_processor.process(pixels)
+        return self._tensor(open_pixels(image, self.image_resolution), as_bytes=as_bytes)
+
+    def _tensor(self, pixels: Pixels, *, as_bytes: bool) -> Tensor:
+        """Opened pixels as `process_image` returns them."""
+        convert = self.image_processor.resize if as_bytes else self.image_processor.process
+        return convert([pixels])
 
     def prepare_input(self, given: InputImage, *, as_bytes: bool = False) -> Preprocessed:
         """Open and preprocess an image of a call, as `process_image` does.
@@ -195,7 +197,7 @@ class CLIPPreprocessor:
         try:
             with given.lock:
                 pixels = open_pixels(image, self.image_resolution)
-            return Preprocessed(self.process_image(pixels, as_bytes=as_bytes))
+            return Preprocessed(self._tensor(pixels, as_bytes=as_bytes))
         except CnclipError as error:
             raise error.at(item=given.name) from error
 

@@ -124,14 +124,18 @@ void Transformer::run(const Gpu &gpu, const Items &items, const Memory &memory) 
   }
 }
 
+DevicePointer Transformer::input_of(const Gpu &gpu, const Norm &norm, DevicePointer x, long rows,
+                                    DevicePointer hidden) const {
+  if (!norm_first) return x;
+  normalize(gpu, norm, x, rows, hidden);
+  return hidden;
+}
+
 /* x += attention(x), with its norm. */
 void Transformer::attend(const Gpu &gpu, const Items &items, const Layer &layer,
                          const Memory &memory) const {
-  DevicePointer input = memory.x;
-  if (norm_first) {
-    input = memory.hidden;
-    normalize(gpu, layer.attention_norm, memory.x, items.rows, input);
-  }
+  const DevicePointer input =
+      input_of(gpu, layer.attention_norm, memory.x, items.rows, memory.hidden);
   multiply(gpu, layer.qkv, input, items.rows, false, memory.wide);
   const auto column = [&](int part) {
     return HeadRows{memory.wide + static_cast<DevicePointer>(part * width) * HALF_BYTES,
@@ -146,11 +150,8 @@ void Transformer::attend(const Gpu &gpu, const Items &items, const Layer &layer,
 /* first_x = x + attention(x) for the first row of each item, with its norm. */
 void Transformer::attend_first(const Gpu &gpu, const Items &items, const Layer &layer,
                                const Memory &memory) const {
-  DevicePointer input = memory.x;
-  if (norm_first) {
-    input = memory.hidden;
-    normalize(gpu, layer.attention_norm, memory.x, items.rows, input);
-  }
+  const DevicePointer input =
+      input_of(gpu, layer.attention_norm, memory.x, items.rows, memory.hidden);
   multiply(gpu, part(layer.qkv, width, 2 * width), input, items.rows, false, memory.wide);
   gather_first(gpu, items, input, memory.first_hidden);
   const DevicePointer queries = memory.mixed; /* unused until the next run */
@@ -170,11 +171,7 @@ void Transformer::attend_first(const Gpu &gpu, const Items &items, const Layer &
 void Transformer::feed(const Gpu &gpu, long rows, const Layer &layer, DevicePointer x,
                        DevicePointer hidden, DevicePointer wide) const {
   enum { THREADS = 256, VALUES = THREADS * 8 /* of a block */ };
-  DevicePointer input = x;
-  if (norm_first) {
-    input = hidden;
-    normalize(gpu, layer.feed_norm, x, rows, input);
-  }
+  const DevicePointer input = input_of(gpu, layer.feed_norm, x, rows, hidden);
   const Linear &up = layer.up;
   if (gpu.activated->suits(rows, up.inputs, up.outputs)) {
     gpu.activated->run(gpu.stream, input, up.weight, up.bias, rows, up.inputs, up.outputs, wide);

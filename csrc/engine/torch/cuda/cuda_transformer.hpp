@@ -63,6 +63,10 @@ struct Transformer {
   void run(const Gpu &gpu, const Items &items, const Memory &memory) const;
 
  private:
+  /* The rows that attention or feed-forward reads: x, or where norms come first, `hidden`, which
+   * gets the norm of x. */
+  DevicePointer input_of(const Gpu &gpu, const Norm &norm, DevicePointer x, long rows,
+                         DevicePointer hidden) const;
   void attend(const Gpu &gpu, const Items &items, const Layer &layer, const Memory &memory) const;
   void attend_first(const Gpu &gpu, const Items &items, const Layer &layer,
                     const Memory &memory) const;
