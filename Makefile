@@ -147,8 +147,8 @@ asan: install-asan ## the C unit tests and the Python suite under ASan and UBSan
 	@$(call setup,$(ASAN)/c,-Dtests=true -Db_sanitize=$(SANITIZERS))
 	@$(call test_core,$(ASAN)/c)
 	@$(ASAN_ENVIRONMENT) $(ASAN)/venv/bin/python -c 'import cnclip._core as core; print("under ASan:", core.__file__); assert "build/asan" in core.__file__'
-	$(ASAN_ENVIRONMENT) $(ASAN)/venv/bin/python -m pytest -m 'not slow and not full_size' -p no:cacheprovider -o pythonpath= \
-	  $(ASAN_LEFT_OUT) $(PYTEST_OPTIONS)
+	$(ASAN_ENVIRONMENT) $(ASAN)/venv/bin/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal \
+	  -p no:cacheprovider -o pythonpath= $(ASAN_LEFT_OUT) $(PYTEST_OPTIONS)
 
 # --- Style and types -------------------------------------------------------------------------------
 
