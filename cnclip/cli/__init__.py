@@ -6,10 +6,12 @@ The top layer: it may import everything, and nothing imports it.
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 from .. import __version__
@@ -78,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except CnclipError as error:
-        print_message(parsed.command, error)
+        print_message(parsed.command, _as_typed(error))
         return 2
     except OSError as error:
         print_message(parsed.command, _described(error))
@@ -86,6 +88,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print_message(parsed.command, "interrupted")
         return 130
+
+
+def _as_typed(error: CnclipError) -> CnclipError:
+    """The error; an option that it names is named as it is typed: `--batch-size`."""
+    where = error.where
+    if where is None or where.item is None or where.file is not None:
+        return error
+    shown = copy.copy(error)
+    shown.where = replace(where, item=Parser.deepest.option_of(where.item) or where.item)
+    return shown
 
 
 def _described(error: OSError) -> str:

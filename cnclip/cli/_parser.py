@@ -27,6 +27,13 @@ class Parser(argparse.ArgumentParser):
         """Print the usage, the message and the nearest of a mistyped option on stderr; exit."""
         super().error(message + "".join(f"\n{hint}" for hint in self._hints()))
 
+    def option_of(self, name: str) -> str | None:
+        """The option, as it is typed, whose value has this name; None if there is none."""
+        for option, action in self._option_string_actions.items():
+            if action.dest == name and option.startswith("--"):
+                return option
+        return None
+
     def _hints(self) -> Iterator[str]:
         for argument in self._arguments:
             if argument == "--":

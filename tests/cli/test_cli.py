@@ -53,6 +53,16 @@ def test_version_and_help(cnclip: Command) -> None:
     assert "record, else the bundled emoji-cn" in " ".join(out.split())
 
 
+def test_options_are_named_as_they_are_typed(cnclip: Command, tmp_path: Path) -> None:
+    files = ("a.jpg", "-o", tmp_path / "out", "--model", "emoji-cn")
+    status, _, err = cnclip("embed", *files, "--shard-items", "0")
+    assert (status, err) == (2, "cnclip embed: --shard-items: expected 1 or more, got 0\n")
+    run = ("--train", tmp_path, "-o", tmp_path / "run", "--model", "emoji-cn")
+    status, _, err = cnclip("train", *run, "--freeze-vision", "--mask-ratio", "0.5")
+    assert status == 2
+    assert err.startswith("cnclip train: --mask-ratio: requires a trained")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [[], ["nonsense"], ["convert"], ["info"], ["info", "a", "b"], ["info", "a", "--environment"]],
