@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,55 @@ def download(
         HubError: the files cannot be downloaded, or do not match the hub's digests.
         CheckpointError: it is not Chinese-CLIP, which is found before the weights are downloaded.
     """
-    client = {"modelscope": _ModelScope, "huggingface": _HuggingFace}[hub](model, revision)
-    named = model if revision is None else f"{model} of revision {revision}"
-    try:
+    with _client(hub, model, revision) as client:
+        return client.local_files() if local_files_only else _download(client)
+
+
+def fetch_settings(
+    hub: str,
+    model: str,
+    names: Collection[str],
+    revision: str | None = None,
+    *,
+    local_files_only: bool = False,
+) -> Path:
+    """Download small files of a model, those of `names` that it has.
+
+    Args:
+        hub: `'modelscope'` or `'huggingface'`.
+        model: The model's name on the hub.
+        names: The names of files.
+        revision: A branch, tag or commit; by default the hub's default.
+        local_files_only: Use only files that were downloaded before.
+
+    Returns:
+        The directory of the files, which may have others.
+
+    Raises:
+        MissingExtraError, ModelNotFoundError, HubError: as for `download`.
+    """
+    with _client(hub, model, revision) as client:
         if local_files_only:
             return client.local_files()
-        return _download(client, named)
+        try:
+            found = client.names()
+        except ModelNotFoundError:
+            raise
+        except Exception as error:
+            try:
+                return client.local_files()
+            except Exception:
+                raise error from None
+        return client.fetch([name for name in names if name in found])
+
+
+@contextlib.contextmanager
+def _client(hub: str, model: str, revision: str | None) -> Iterator[_Client]:
+    """The client of a model; whatever fails in the block is raised as an error of cnclip."""
+    client = {"modelscope": _ModelScope, "huggingface": _HuggingFace}[hub](model, revision)
+    named = client.named
+    try:
+        yield client
     except (MissingExtraError, CheckpointError):
         raise
     except ModelNotFoundError as error:
@@ -82,7 +125,7 @@ def download(
         raise HubError(reason) from error
 
 
-def _download(client: _Client, named: str) -> Path:
+def _download(client: _Client) -> Path:
     """Download the settings, check them, and download the weights.
 
     If the hub cannot be reached, the files that were downloaded before are used.
@@ -101,7 +144,7 @@ def _download(client: _Client, named: str) -> Path:
             "%s cannot be reached (%s); using %s", client.title, first_line(error), found
         )
         return found
-    layout = layout_of(names, f"{named} on {client.title}")
+    layout = layout_of(names, f"{client.named} on {client.title}")
     index = () if layout.index is None else (layout.index,)
     path = client.fetch([*layout.settings, *index])
     weights = [*layout.weights] if layout.index is None else shards_of(path / layout.index)
@@ -132,6 +175,11 @@ class _Client(ABC):
 
     def __init__(self, model: str, revision: str | None) -> None:
         self.model, self.revision = model, revision
+
+    @property
+    def named(self) -> str:
+        """The model and its revision, for messages."""
+        return self.model if self.revision is None else f"{self.model} of revision {self.revision}"
 
     @abstractmethod
     def names(self) -> set[str]:

@@ -27,6 +27,7 @@ LAYERS = (
     "bulk",
     "search evaluate benchmark",
     "serve train demo",
+    "modelscope",
     "cli __main__",
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names.split()}

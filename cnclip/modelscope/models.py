@@ -1,0 +1,74 @@
+"""The content of `modelscope.models`: opens a model of its kind."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+from torch import nn
+
+from ._choice import is_chinese_clip
+from ._installed import installed_object
+
+
+class Model:
+    """The base of models; `Model.from_pretrained` opens one."""
+
+    def __init__(self, model_dir: Any = None, *_: Any, **__: Any) -> None:
+        self.model_dir = model_dir
+
+    def postprocess(self, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """The result of `forward`, unchanged."""
+        return inputs
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str | PathLike[str],
+        revision: str | None = None,
+        cfg_dict: Any = None,
+        device: Any = None,
+        trust_remote_code: bool | None = False,
+        **keywords: Any,
+    ) -> Any:
+        """Open a model: a `CLIPForMultiModalEmbedding`, or ModelScope's class for other models.
+
+        Args:
+            model_name_or_path: A directory, or a name on ModelScope's hub.
+            revision: Branch, tag or commit on the hub.
+            cfg_dict: A configuration in the place of the model's; for ModelScope.
+            device: As for `pipeline`.
+            trust_remote_code: For ModelScope.
+            keywords: For ModelScope.
+
+        Raises:
+            ModelNotFoundError, HubError, CheckpointError: as `cnclip.pipelines.pipeline`.
+            ModelScopeError: it is a model for ModelScope, which is not installed.
+        """
+        name = str(model_name_or_path)
+        if not is_chinese_clip(name, revision):
+            theirs = installed_object("modelscope.models", "Model")
+            keywords |= {"cfg_dict": cfg_dict} if cfg_dict is not None else {}
+            keywords |= {"device": device} if device is not None else {}
+            keywords |= {"trust_remote_code": True} if trust_remote_code else {}
+            return theirs.from_pretrained(
+                name, *(() if revision is None else (revision,)), **keywords
+            )
+        from .clip import CLIPForMultiModalEmbedding
+
+        return CLIPForMultiModalEmbedding(name, revision=revision, device=device)
+
+
+class TorchModel(Model, nn.Module):
+    """The base of models that are torch modules."""
+
+    def __init__(self, model_dir: Any = None, *arguments: Any, **keywords: Any) -> None:
+        nn.Module.__init__(self)
+        super().__init__(model_dir, *arguments, **keywords)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """`forward`, then `postprocess`."""
+        return self.postprocess(nn.Module.__call__(self, *arguments, **keywords))
+
+
+__all__ = ["Model", "TorchModel"]

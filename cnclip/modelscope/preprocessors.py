@@ -1,0 +1,174 @@
+"""The content of `modelscope.preprocessors`: opens images, makes the model's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..archive import ArchiveInfo
+from ..errors import InvalidInputError
+from ..models import open_archive
+from ..preprocessors import multi_modal
+from ..preprocessors.image import load_image
+from ._choice import is_chinese_clip, own_name
+from ._installed import installed_object
+from .constant import ModeKeys
+from .tokenizer import FullTokenizer
+
+
+class Preprocessor:
+    """The base of preprocessors."""
+
+    def __init__(self, mode: str = ModeKeys.INFERENCE, *_: Any, **__: Any) -> None:
+        self.mode = mode
+
+    def __call__(self, input: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Make a model's inputs."""
+        raise NotImplementedError(f"{type(self).__name__}.__call__")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str | PathLike[str],
+        revision: str | None = None,
+        *arguments: Any,
+        **keywords: Any,
+    ) -> Any:
+        """The preprocessor of a model: a `CLIPPreprocessor`, or of ModelScope for other models."""
+        if is_chinese_clip(str(model_name_or_path), revision):
+            return CLIPPreprocessor(model_name_or_path, revision=revision)
+        theirs = installed_object("modelscope.preprocessors", "Preprocessor")
+        return theirs.from_pretrained(model_name_or_path, revision, *arguments, **keywords)
+
+
+class CLIPPreprocessor(Preprocessor):
+    """Chinese-CLIP's preprocessing, with tensors as results.
+
+    Attributes:
+        tokenizer: The model's tokenizer.
+        image_resolution: Pixels per side of the tensors.
+        input_keys: The keys of images and texts in the input, by `'img'` and `'text'`.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | PathLike[str] | ArchiveInfo,
+        mode: str = ModeKeys.INFERENCE,
+        *arguments: Any,
+        revision: str | None = None,
+        **keywords: Any,
+    ) -> None:
+        """Take the preprocessing of a model.
+
+        Args:
+            model_dir: The model: its directory, its name on the hub, or an open archive.
+            mode: Images are not augmented in any mode: `cnclip train` does that.
+            arguments: Ignored.
+            revision: Branch, tag or commit on the hub.
+            keywords: `tokenizer` and `resolution` must be the model's; others are ignored.
+
+        Raises:
+            InvalidInputError: another resolution than the model's.
+        """
+        super().__init__(mode)
+        info = model_dir
+        if not isinstance(info, ArchiveInfo):
+            info = open_archive(own_name(str(model_dir)), revision)
+        self._own = multi_modal.CLIPPreprocessor(info)
+        self.image_resolution = info.resolution
+        if keywords.get("resolution", info.resolution) != info.resolution:
+            raise InvalidInputError(f"the model's is {info.resolution}", item="resolution")
+        self.tokenizer = FullTokenizer(info.vocabulary)
+        self.input_keys = {"img": "img", "text": "text"}
+
+    def set_input_img_key(self, new_key: str) -> None:
+        """Choose the key of images in the input."""
+        self.input_keys["img"] = new_key
+
+    def set_input_text_key(self, new_key: str) -> None:
+        """Choose the key of texts in the input."""
+        self.input_keys["text"] = new_key
+
+    def chosen(self, input: Mapping[str, Any]) -> dict[str, Any]:
+        """The images and texts of an input, without its other values and without None."""
+        found = {key: input.get(name) for key, name in self.input_keys.items()}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def img_preprocess(self, image: Any) -> torch.Tensor:
+        """An image, as `forward` takes it, to float32 [3, r, r]."""
+        return torch.from_numpy(self._own({"img": [image]})["img"][0])
+
+    def tokenize(self, texts: str | list[str], context_length: int | None = None) -> torch.Tensor:
+        """Ids of texts, int64 [n, context_length], by default of the model's context length."""
+        return torch.from_numpy(self._own.tokenize(texts, context_length))
+
+    def __call__(self, input: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+        """Make the model's tensors.
+
+        Args:
+            input: Images and texts, as the pipeline's `forward` takes them. Other keys are ignored.
+
+        Returns:
+            {'img': float32 [n, 3, r, r], 'text': int64 [n, l]}: the keys that the input has.
+
+        Raises:
+            InputTypeError: an item cannot be used; also a TypeError.
+            ImageError, InvalidInputError: an image cannot be read.
+        """
+        arrays = self._own(self.chosen(input))
+        return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
+class LoadImage:
+    """Opens an image; the result is a dict."""
+
+    def __init__(self, mode: str = "rgb", backend: str = "pillow") -> None:
+        self.mode, self.backend = mode.upper(), backend
+
+    def __call__(self, input: str | Mapping[str, Any]) -> dict[str, Any]:
+        """Open the image of a path or URL, or of a dict's `'filename'`.
+
+        Returns:
+            {'filename', 'img', 'img_shape': (height, width, 3), 'img_field': 'img'} and the keys of
+            the input. The image is turned by its EXIF orientation, of mode `mode`; with the backend
+            `'cv2'` an array [height, width, 3], blue first unless `mode` is RGB.
+        """
+        name = input["filename"] if isinstance(input, Mapping) else input
+        image: Any = load_image(name)
+        shape = (image.height, image.width, 3)
+        if self.backend == "cv2":
+            image = np.asarray(image)
+            image = image.copy() if self.mode == "RGB" else image[..., ::-1].copy()
+        elif self.mode != "RGB":
+            image = image.convert(self.mode)
+        found = {"filename": name, "img": image, "img_shape": shape, "img_field": "img"}
+        return {**input, **found} if isinstance(input, Mapping) else found
+
+    def __repr__(self) -> str:
+        return f"LoadImage(mode={self.mode})"
+
+    @staticmethod
+    def convert_to_img(input: Any) -> Image.Image:
+        """A path, URL, image or array (blue first) to an image of mode RGB."""
+        if isinstance(input, Mapping):
+            input = input["image"]
+        if isinstance(input, Image.Image):
+            return input.convert("RGB")
+        if isinstance(input, np.ndarray):
+            ordered = input if input.ndim == 2 else input[..., ::-1]
+            return Image.fromarray(ordered.astype(np.uint8)).convert("RGB")
+        return load_image(input)
+
+    @staticmethod
+    def convert_to_ndarray(input: Any) -> NDArray[np.uint8]:
+        """A path, URL, image or array (blue first) to an array, red first."""
+        return np.array(LoadImage.convert_to_img(input))
+
+
+__all__ = ["CLIPPreprocessor", "LoadImage", "Preprocessor", "load_image"]
