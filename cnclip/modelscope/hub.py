@@ -126,7 +126,7 @@ def model_file_download(
     local_dir: str | PathLike[str] | None = None,
     **others: Any,
 ) -> str:
-    """Download one file of a model; returns its path. Arguments as of `snapshot_download`."""
+    """Download one file of a model; returns its path. See `snapshot_download`."""
     path: str = _client().model_file_download(
         model_id,
         file_path,
@@ -148,7 +148,7 @@ def dataset_file_download(
     local_dir: str | PathLike[str] | None = None,
     **others: Any,
 ) -> str:
-    """Download one file of a data set; returns its path. Arguments as of `snapshot_download`."""
+    """Download one file of a data set; returns its path. See `snapshot_download`."""
     path: str = _client().dataset_file_download(
         dataset_id,
         file_path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-# The version whose programs and answers are stood in for.
+# The version of ModelScope whose results these are.
 __version__ = "1.40.2"
 __release_datetime__ = "2026-10-09 18:00:00"
 

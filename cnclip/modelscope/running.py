@@ -168,7 +168,7 @@ def _install() -> None:
 
 
 def _reach_children() -> None:
-    """Install the stand-ins in processes that multiprocessing starts anew, before their program."""
+    """Install the stand-ins in processes that multiprocessing spawns, before their program."""
     prepare = multiprocessing.spawn.get_preparation_data
 
     def prepare_with_stand_ins(name: str) -> dict[str, Any]:
