@@ -23,12 +23,14 @@ class Where:
         file: A path or URL.
         line: The line or row of the file, from 1.
         member: The name of a member of an archive, or a key of a database.
+        index: The position of the item in the request, from 0, if a `Batcher` embeds it.
     """
 
     item: str | None = None
     file: str | None = None
     line: int | None = None
     member: str | None = None
+    index: int | None = None
 
     def __str__(self) -> str:
         inner = (self.file, self.member, None if self.line is None else str(self.line))
@@ -214,3 +216,23 @@ class OutOfMemoryError(CnclipError, MemoryError):
 
 class ForkedProcessError(CnclipError, RuntimeError):
     """The model was used before a fork and again in the child, which lacks its threads."""
+
+
+class BusyError(CnclipError, RuntimeError):
+    """A `Batcher` holds as much work as it may.
+
+    Attributes:
+        retry_after: Seconds after which there should be room for the request.
+    """
+
+    def __init__(self, reason: str, *, retry_after: float = 1.0, **place: Any) -> None:
+        super().__init__(reason, **place)
+        self.retry_after = retry_after
+
+
+class DeadlineError(CnclipError, TimeoutError):
+    """A request was not embedded within its time."""
+
+
+class ClosedError(CnclipError, RuntimeError):
+    """A `Batcher` was closed before it could embed a request."""

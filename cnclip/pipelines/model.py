@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # memory of a whole batch is allocated before its images are counted.
 _IMAGE_BATCH = {"cpu": 8, "cuda": 256}
 _MAX_IMAGE_BATCH = {"cpu": 32, "cuda": 256}
+# Tokens of texts that go through the model together: tokens_at_once of
+# csrc/engine/torch/torch_engine.cpp.
+_TEXT_TOKENS = {"cpu": 2048, "cuda": 16384}
 
 
 @dataclass(eq=False)
@@ -63,6 +66,11 @@ class EmbeddingModel:
     def max_image_batch(self) -> int:
         """Images that go through the model together, at most."""
         return max_image_batch(self.device)
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens of the texts that go through the model together, at most."""
+        return _TEXT_TOKENS[self.device.partition(":")[0]]
 
 
 def image_batch(device: str) -> int:

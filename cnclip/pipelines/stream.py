@@ -92,7 +92,7 @@ def embed_images(
     under_way = _batches_under_way(model, items, size)
     if isinstance(items, Sized):
         size = min(size, max(1, len(items)))
-    encode = _image_encoder(pipeline, size, under_way)
+    encode = image_encoder(pipeline, size, under_way)
     tensors = preprocessor.tensors(
         items, open_image, size, as_bytes=model.takes_bytes, strict=strict
     )
@@ -144,8 +144,8 @@ def _batches_under_way(model: EmbeddingModel, items: Iterable[T], size: int) -> 
     return 1 if isinstance(items, Sized) and len(items) <= size else model.batches_under_way
 
 
-def _image_encoder(
-    pipeline: Embedder, size: int, buffers: int
+def image_encoder(
+    pipeline: Embedder, size: int, buffers: int = 1
 ) -> Callable[[list[Tensor]], NDArray[np.float32]]:
     """A function from the tensors of up to `size` images to their embeddings.
 
@@ -226,21 +226,10 @@ def _embed(
         batch, values = group
         if not values:
             return batch._replace(vectors=np.empty((0, model.info.embed_dim), np.float32))
-        try:
-            vectors = encode(values)
-        except MemoryError as failure:
-            raise OutOfMemoryError(
-                f"no memory on {model.device} for {counted(len(values), kind)} at once: "
-                "choose a smaller batch_size, or end other programs that use the memory"
-            ) from failure
-        good = _usable(vectors)
+        vectors, good = run_model(model, kind, values, encode)
         if good.all():
             return batch._replace(vectors=vectors)
-        unusable = ModelRunError(
-            "the model returned a row that is not finite or not of unit length; its weights are "
-            "damaged, or too large for its precision",
-            file=model.info.path,
-        )
+        unusable = unusable_row(model)
         if strict:
             raise unusable
         pairs = list(zip(batch.embedded, good, strict=True))
@@ -251,8 +240,42 @@ def _embed(
     return map_ahead(embed, groups, under_way, under_way - 1)
 
 
-def _usable(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether each row is finite and of unit length: bool [n]."""
+def run_model(
+    model: EmbeddingModel,
+    kind: str,
+    values: list[Value],
+    encode: Callable[[list[Value]], NDArray[np.float32]],
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The embeddings of one batch, and which of them can be used.
+
+    Args:
+        model: The model.
+        kind: "images" or "texts", the name of the values in messages.
+        values: Texts, or tensors of images.
+        encode: From the values to their embeddings.
+
+    Returns:
+        float32 [n, d], and bool [n]: whether each row is finite and of unit length.
+
+    Raises:
+        OutOfMemoryError: the device has no memory for the batch.
+    """
+    try:
+        vectors = encode(values)
+    except MemoryError as failure:
+        raise OutOfMemoryError(
+            f"no memory on {model.device} for {counted(len(values), kind)} at once: "
+            "choose a smaller batch_size, or end other programs that use the memory"
+        ) from failure
     squares = np.einsum("ij,ij->i", vectors, vectors)
     usable: NDArray[np.bool_] = np.abs(squares - 1) < MAX_DEVIATION
-    return usable
+    return vectors, usable
+
+
+def unusable_row(model: EmbeddingModel) -> ModelRunError:
+    """The error of an item whose row cannot be used."""
+    return ModelRunError(
+        "the model returned a row that is not finite or not of unit length; its weights are "
+        "damaged, or too large for its precision",
+        file=model.info.path,
+    )

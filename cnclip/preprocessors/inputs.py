@@ -6,13 +6,13 @@ import io
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import InputTypeError, InvalidInputError
+from ..errors import CnclipError, InputTypeError, InvalidInputError
 from .image import ImageSource
 
 ImageInput: TypeAlias = Image.Image | NDArray[np.uint8] | ImageSource
@@ -94,6 +94,49 @@ def split_input(
     images = _items_of(input.get("img"), img, _IMAGE_TYPES, _IMAGE)
     texts = _items_of(input.get("text"), text, (str,), "str")
     return None if images is None else _named(images, img), texts
+
+
+def mixed_items(items: Iterable[Any], name: str = "items") -> list[InputImage | str | CnclipError]:
+    """The images and texts of a mixed list, in its order.
+
+    Args:
+        items: Each is a dict with one key, 'img' with one image or 'text' with one text, or a
+            CnclipError for an item that has failed already.
+        name: The name of the list in messages.
+
+    Returns:
+        For an item that cannot be embedded, its error.
+
+    Raises:
+        InputTypeError: not an iterable of items.
+    """
+    if isinstance(items, _NO_ITEMS) or not isinstance(items, Iterable):
+        found = type(items).__name__
+        raise InputTypeError(
+            f"expected a list of {{'img': ...}} and {{'text': ...}}, got {found}", item=name
+        )
+    locks: dict[int, threading.Lock] = {}
+    return [_mixed_item(item, f"{name}[{index}]", locks) for index, item in enumerate(items)]
+
+
+def _mixed_item(
+    item: Any, name: str, locks: dict[int, threading.Lock]
+) -> InputImage | str | CnclipError:
+    if isinstance(item, CnclipError):
+        return item
+    if not isinstance(item, Mapping) or len(item) != 1 or not item.keys() <= {"img", "text"}:
+        shown = list(item) if isinstance(item, Mapping) else type(item).__name__
+        return InputTypeError(
+            f"expected a dict with one key, 'img' or 'text', got {shown!r:.60}", item=name
+        )
+    key, value = next(iter(item.items()))
+    types, expected = ((str,), "str") if key == "text" else (_IMAGE_TYPES, _IMAGE)
+    if not isinstance(value, types):
+        found = type(value).__name__
+        return InputTypeError(f"expected {expected}, got {found}", item=name)
+    if key == "text":
+        return cast("str", value)
+    return InputImage(name, value, locks.setdefault(id(value), threading.Lock()))
 
 
 def _named(images: list[ImageInput] | Iterator[ImageInput], name: str) -> InputImages:

@@ -1,0 +1,105 @@
+"""What a batcher's threads compute: tensors of images, tokens of texts, rows of a batch."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._text import type_and_line
+from ..errors import CnclipError, ModelRunError, OutOfMemoryError
+from ..pipelines.stream import Embedder, image_encoder, run_model, unusable_row
+from ..preprocessors.inputs import InputImage, Preprocessed
+from .queues import Batch, Item, bare
+
+logger = logging.getLogger("cnclip")
+
+
+class Compute:
+    """The work of a pipeline, step by step. Threads may use one at the same time.
+
+    Args:
+        pipeline: An open pipeline.
+        batch_images: Images of a batch, at most.
+    """
+
+    def __init__(self, pipeline: Embedder, batch_images: int) -> None:
+        self._pipeline, self._batch_images = pipeline, batch_images
+        self._local = threading.local()  # each thread that runs the model has a buffer
+
+    def open(self, item: Item) -> None:
+        """Open, decode and resize an image, and keep its tensor alone.
+
+        Raises:
+            InvalidInputError, ImageError: it cannot be used.
+        """
+        given = item.value
+        assert isinstance(given, InputImage)
+        as_bytes = self._pipeline.model.takes_bytes
+        tensor = self._pipeline.preprocessor.prepare_input(given, as_bytes=as_bytes)
+        item.value = given._replace(image=tensor)
+
+    def tokenize(self, items: list[Item]) -> float:
+        """Count the tokens of texts; returns the seconds that it took."""
+        begun = time.monotonic()
+        preprocessor = self._pipeline.preprocessor
+        limit = preprocessor.context_length
+        texts = [_text_of(item) for item in items]
+        lengths = preprocessor.tokenizer.encode(texts, limit)[1]
+        for item, length in zip(items, lengths.tolist(), strict=True):
+            item.tokens = min(length, limit)
+            item.request.result.tokens[item.index] = length
+        return time.monotonic() - begun
+
+    def rows(self, batch: Batch) -> tuple[NDArray[np.float32], list[CnclipError | None]]:
+        """Run the model for a batch.
+
+        Returns:
+            float32 [n, d], and for each row None, or the error if it cannot be used.
+        """
+        model = self._pipeline.model
+        if batch.kind == "text":
+            texts = [_text_of(item) for item in batch.items]
+            vectors, good = run_model(model, "texts", texts, model.encoder.encode_texts)
+        else:
+            tensors = [_tensor_of(item) for item in batch.items]
+            vectors, good = run_model(model, "images", tensors, self._encode_images())
+        return vectors, [None if ok else unusable_row(model) for ok in good.tolist()]
+
+    def _encode_images(self) -> Callable[[list[Any]], NDArray[np.float32]]:
+        """This thread's function from tensors to rows."""
+        if not hasattr(self._local, "encode"):
+            self._local.encode = image_encoder(self._pipeline, self._batch_images)
+        encode: Callable[[list[Any]], NDArray[np.float32]] = self._local.encode
+        return encode
+
+
+def characters_of(item: Item) -> int:
+    """The characters of a text, 0 for an image."""
+    return len(item.value) if isinstance(item.value, str) else 0
+
+
+def _text_of(item: Item) -> str:
+    assert isinstance(item.value, str)
+    return item.value
+
+
+def _tensor_of(item: Item) -> Any:
+    assert isinstance(item.value, InputImage) and isinstance(item.value.image, Preprocessed)
+    return item.value.image.tensor
+
+
+def as_error(failure: BaseException, what: str) -> CnclipError:
+    """An exception as the error of an item, without tracebacks."""
+    if isinstance(failure, CnclipError):
+        return bare(failure)
+    logger.error("%s", what, exc_info=failure)
+    kind = OutOfMemoryError if isinstance(failure, MemoryError) else ModelRunError
+    error = kind(f"{what}: {type_and_line(failure)}")
+    error.__cause__ = failure
+    return bare(error)
