@@ -27,6 +27,8 @@ _KINDS = (
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
 )
+# Errors of a write that mean: no space, above a quota, above a limit.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # zipfile raises these for a damaged or hostile zip.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -118,12 +120,32 @@ def replaced_atomically(path: Path, mode: int = 0o666, *, durable: bool = False)
 
 @contextlib.contextmanager
 def _named(temporary: Path, path: Path) -> Iterator[None]:
-    """Put the file's name in place of the temporary one in an OSError that the block raises."""
+    """Put the name of a file or directory in place of the temporary one in an OSError.
+
+    The system names no file where a write fails because the disk is full. Such an error gets the
+    name too.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is not None and os.fspath(error.filename) == str(temporary):
-            error.filename, error.filename2 = str(path), None
+        name, final = error.filename, None
+        if name is None and error.errno in _FULL:
+            final = path
+        elif isinstance(name, str | os.PathLike) and Path(name).is_relative_to(temporary):
+            final = path / Path(name).relative_to(temporary)
+        if final is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(final)) from error
+
+
+@contextlib.contextmanager
+def names_file(path: Path) -> Iterator[None]:
+    """Put a file's name in an OSError of the block that names none, as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 
@@ -148,18 +170,22 @@ def directory_replaced_atomically(path: Path, previous: Path | None = None) -> I
         path: The directory to create. Without `previous` it must be empty or not exist.
         previous: Where an existing directory is moved first, and then removed. A process that is
             killed between the two renames leaves it there.
+
+    Raises:
+        OSError: the directory or a file in it cannot be written; names it by its final name.
     """
     temporary = temporary_name(path)
-    temporary.mkdir()
-    try:
-        yield temporary
-        if previous is not None and path.exists():
-            path.rename(previous)
-        temporary.rename(path)
-        if previous is not None:
-            remove(previous)
-    finally:
-        remove(temporary)
+    with _named(temporary, path):
+        temporary.mkdir()
+        try:
+            yield temporary
+            if previous is not None and path.exists():
+                path.rename(previous)
+            temporary.rename(path)
+            if previous is not None:
+                remove(previous)
+        finally:
+            remove(temporary)
 
 
 class FolderLock(contextlib.AbstractContextManager[None]):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._checks import check_integer
+from ._checks import check_integer, requires_extra
 from ._files import directory_replaced_atomically, replaced_atomically
 from .archive import CHECKPOINT_SUFFIXES, SUFFIX, is_archive, read_archive
 from .checkpoints.files import CheckpointFiles, find_checkpoint
@@ -16,12 +16,13 @@ from .errors import (
     OutputDirectoryError,
     OutputExistsError,
 )
-from .models import find_model, origin_of, read_files
+from .models import find_model, origin_of, read_files, read_known_archive
 
 if TYPE_CHECKING:
     from .checkpoints.checkpoint import Checkpoint, Hints
 
-FORMATS = ("archive", "modelscope", "cn_clip", "huggingface")
+FORMATS = ("archive", "modelscope", "cn_clip", "huggingface", "onnx")
+_DIRECTORIES = ("modelscope", "huggingface", "onnx")
 
 
 def convert(
@@ -32,6 +33,7 @@ def convert(
     vision_head_width: int | None = None,
     text_head_width: int | None = None,
     vocabulary: str | Path | None = None,
+    half: bool = False,
     allow_nonfinite: bool = False,
     revision: str | None = None,
 ) -> Path:
@@ -42,11 +44,14 @@ def convert(
         output: The file (`'archive'`, `'cn_clip'`) or directory (other formats) to write. A
             directory must be empty or not exist. The output appears as a whole when the conversion
             is complete.
-        to: One of FORMATS. Weights keep the types that the source stores.
+        to: One of FORMATS. Weights keep the types that the source stores; for `'onnx'` they are
+            float32.
         vision_head_width: For a `.pt` file whose tensors do not determine it: columns of one
             attention head of the vision tower.
         text_head_width: For a `.pt` file: columns of one attention head of the text tower.
         vocabulary: For a `.pt` file: its vocab.txt, if it is not that of the published models.
+        half: For `'onnx'`: round the weights that ModelScope's software rounds to float16, and
+            store most of them in that type. Rows are computed in float32.
         allow_nonfinite: Accept weights that are NaN or infinite, for example of a failed training.
         revision: Branch, tag or commit of a model on a hub.
 
@@ -55,17 +60,18 @@ def convert(
 
     Raises:
         ModelNotFoundError: there is no such source.
-        CheckpointError: the source cannot be converted; names the file or tensor.
+        CheckpointError: the source cannot be converted; names the file or tensor. Or the rows of
+            ONNX Runtime are not those of torch.
         InvalidInputError: an unknown format, an option that the source does not need, or an output
             that is the source itself or cannot be written: also a FileNotFoundError if its
             directory does not exist, a FileExistsError if a directory is not empty.
         InputTypeError: a head width is not an integer.
-        OSError: the output cannot be written.
+        MissingExtraError: a package that the format requires is not installed.
+        OSError: the output cannot be written; names the file.
     """
     from .checkpoints.archive import read_archived, write_archive
 
-    if to not in FORMATS:
-        raise InvalidInputError(f"expected one of {', '.join(FORMATS)}, got {to!r}", item="to")
+    _check_format(to, half)
     target = Path(output)
     _check_target(target, to)
     hints = _hints(vision_head_width, text_head_width, vocabulary)
@@ -73,20 +79,39 @@ def convert(
     found = None if is_archive(path) else find_checkpoint(path.resolve())
     _check_source(path, found, target, to, hints)
     checkpoint = read_archived(path) if found is None else read_files(found, hints)
-    if found is None or to != "archive":
+    if to not in ("archive", "onnx"):
         _write_other(checkpoint, path, target, to, allow_nonfinite)
         return target
-    origin = origin_of(found)
+    origin = read_archive(path).metadata["source"] if found is None else origin_of(found)
+    if to == "onnx":
+        from .checkpoints.onnx import write_onnx
+
+        with directory_replaced_atomically(target) as temporary:
+            write_onnx(
+                checkpoint, temporary, path, origin, half=half, allow_nonfinite=allow_nonfinite
+            )
+        return target
     with replaced_atomically(target) as temporary:
-        write_archive(checkpoint, temporary, found.path, origin, allow_nonfinite=allow_nonfinite)
+        write_archive(checkpoint, temporary, path, origin, allow_nonfinite=allow_nonfinite)
     return target
+
+
+def _check_format(to: str, half: bool) -> None:
+    """Refuse a format that is unknown or requires a package that is not installed."""
+    if to not in FORMATS:
+        raise InvalidInputError(f"expected one of {', '.join(FORMATS)}, got {to!r}", item="to")
+    if half and to != "onnx":
+        raise InvalidInputError("is for 'onnx'; other formats keep the types", item="half")
+    if to == "onnx":
+        with requires_extra("onnx", "onnx"):
+            import onnx  # noqa: F401
 
 
 def _check_target(target: Path, to: str) -> None:
     """Refuse an output that cannot be written, before any work is done."""
     if not os.path.isdir(target.parent):
         raise OutputDirectoryError(f"there is no directory {target.parent}", file=target)
-    if to in ("modelscope", "huggingface"):
+    if to in _DIRECTORIES:
         is_empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
         if os.path.lexists(target) and not is_empty:
             raise OutputExistsError("exists; choose a new or an empty directory", file=target)
@@ -117,8 +142,9 @@ def _check_source(
         to: The format of the output.
         hints: The options for .pt files.
     """
+    if found is None:
+        read_known_archive(path)  # which reports a damaged one
     if found is None and to == "archive":
-        read_archive(path)  # which reports a damaged one
         raise InvalidInputError("is an archive already; choose another format with `to`", file=path)
     if found is not None and hints is not None and found.format != "cn_clip":
         raise InvalidInputError(

@@ -88,8 +88,7 @@ def open_archive(
     """
     path = find_model(name, revision, local_files_only=local_files_only)
     if is_archive(path):
-        _check_kind(path)
-        info = read_archive(path)
+        info = read_known_archive(path)
         cache.check_once(path)
         return info
     found = find_checkpoint(path.resolve())
@@ -104,15 +103,20 @@ def open_archive(
     return read_archive(cache.cached_archive(found.path.name, origin["digest"], write))
 
 
-def _check_kind(path: Path) -> None:
-    """Refuse a file that is something else than an archive, such as a web page."""
+def read_known_archive(path: Path) -> ArchiveInfo:
+    """As `read_archive`, for a file of a user, which may be something else, such as a web page.
+
+    Raises:
+        ArchiveError: it is something else, and what; or as for `read_archive`.
+    """
     try:
         if path.is_file():
             check_kind(path)
     except CheckpointError as error:
         raise ArchiveError(error.reason, error.where) from error
     except OSError:
-        return  # which read_archive reports
+        pass  # which read_archive reports
+    return read_archive(path)
 
 
 def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint:
@@ -134,6 +138,7 @@ def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
 
     path = find_model(name, revision)
     if is_archive(path):
+        read_known_archive(path)
         checkpoint = read_archived(path)
     else:
         checkpoint = read_files(find_checkpoint(path.resolve()))

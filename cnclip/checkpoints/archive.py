@@ -62,8 +62,9 @@ def write_archive(
         CheckpointError: the weights do not fit the model; names the tensor.
         OSError: the file cannot be written.
     """
-    model = _build(checkpoint, file, allow_nonfinite)
-    metadata = _metadata(checkpoint, model, file) | {"source": origin}
+    model = build_model(checkpoint, file, allow_nonfinite=allow_nonfinite)
+    metadata = {"format": FORMAT_VERSION, **describe_model(checkpoint, model, file)}
+    metadata |= {"operators": list(OPERATORS), "source": origin}
     _save(model, metadata, checkpoint.vocabulary, output)
 
 
@@ -75,8 +76,18 @@ def check_weights(checkpoint: Checkpoint, file: Path, *, allow_nonfinite: bool =
     _temperature(weights, file)
 
 
-def _build(checkpoint: Checkpoint, file: Path, allow_nonfinite: bool) -> ChineseClip:
-    """The model with the checkpoint's weights, each of the type that the archive stores."""
+def build_model(checkpoint: Checkpoint, file: Path, *, allow_nonfinite: bool) -> ChineseClip:
+    """The model with the checkpoint's weights, each of the type that an archive stores.
+
+    Args:
+        checkpoint: The checkpoint. Its weights are removed from it, so that memory never holds all
+            of them in two types.
+        file: The checkpoint's file or directory, for messages.
+        allow_nonfinite: Accept weights that are NaN or infinite.
+
+    Raises:
+        CheckpointError: the weights do not fit the model; names the tensor.
+    """
     model = empty_model(checkpoint.config)
     weights = _fitting(model, checkpoint.weights, file)
     checkpoint.weights.clear()  # so that each tensor is freed once it is converted
@@ -124,13 +135,17 @@ def _check_finite(weights: Weights, file: Path) -> None:
             raise CheckpointError(f"{name} has NaN or infinite values as {tensor.dtype}", file=file)
 
 
-def _metadata(checkpoint: Checkpoint, model: ChineseClip, file: Path) -> dict[str, Any]:
+def describe_model(checkpoint: Checkpoint, model: ChineseClip, file: Path) -> dict[str, Any]:
+    """The metadata of a model that `build_model` returned, as JSON has it.
+
+    Raises:
+        CheckpointError: the word embedding has too few rows for the vocabulary.
+    """
     config = checkpoint.config
     check_ids(_core.Tokenizer(checkpoint.vocabulary), config.text.vocab_size, file)
     stored = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
     described = {"normalized_texts": True} if checkpoint.normalized_texts else {}
     return described | {
-        "format": FORMAT_VERSION,
         "cnclip": __version__,
         "torch": torch.__version__,
         "embed_dim": config.embed_dim,
@@ -142,7 +157,6 @@ def _metadata(checkpoint: Checkpoint, model: ChineseClip, file: Path) -> dict[st
         "parameters": sum(value.numel() for value in model.parameters()),
         "stored_dtypes": sorted(str(dtype).removeprefix("torch.") for dtype in stored),
         "architecture": dataclasses.asdict(config),
-        "operators": list(OPERATORS),
     }
 
 

@@ -34,6 +34,10 @@ _MAGICS = {
     b"GGUF": "a GGUF file; expected torch's weights",
     b"\x93NUMPY": "a NumPy array; expected torch's weights",
 }
+ONNX = (
+    "ONNX, which cnclip writes and does not open: open the model that it was made from, or run it "
+    "with another runtime"
+)
 _TAR = (257, b"ustar")
 
 
@@ -63,8 +67,23 @@ def check_kind(path: Path, *, weights: bool = False) -> None:
         found = f"nothing but zeros: {_AGAIN}" if zeros else f"{_OTHER}: {_AGAIN}"
     if head[_TAR[0] :].startswith(_TAR[1]):
         found = "a tar file; unpack it first"
+    if _is_onnx(head):
+        found = ONNX
     if found is not None:
         raise CheckpointError(found, file=path)
+
+
+def _is_onnx(head: bytes) -> bool:
+    """Whether a file begins as ONNX's protocol buffers do.
+
+    That is the version of the format, and the tag of a later field. There is no magic number, so
+    that safetensors, which begin with a length and a brace, may have the same first bytes.
+    """
+    tags = {number << 3 | 2 for number in (2, 3, 4, 6, 7, 8)} | {5 << 3}
+    if len(head) < 8:
+        return False
+    is_tagged = head[:1] == b"\x08" and 0 < head[1] < 32 and head[2] in tags
+    return is_tagged and head[8:9] != b"{"
 
 
 def _head(path: Path) -> bytes:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .._text import first_line
 from ..errors import CheckpointError
-from .config_file import ConfigFile, read_small
-from .file_kinds import check_kind, check_zip
+from .config_file import ConfigFile, read_json, read_small
+from .file_kinds import ONNX, check_kind, check_zip
 
 WEIGHTS = "pytorch_model.bin"
 VOCABULARY = "vocab.txt"
@@ -27,6 +28,10 @@ SAFETENSORS_SUFFIX = ".safetensors"
 SAFETENSORS = "model" + SAFETENSORS_SUFFIX
 INDEX_SUFFIX = ".index.json"
 MODELSCOPE_FILES = (WEIGHTS, VISION_CONFIG, TEXT_CONFIG, VOCABULARY)
+# Of ONNX, which is only written: the towers, the weights of large ones, and the description.
+ONNX_TOWERS = {"image": "image.onnx", "text": "text.onnx"}
+ONNX_SUFFIX, ONNX_DATA_SUFFIX = ".onnx", ".data"
+ONNX_DESCRIPTION, ONNX_FORMAT = "cnclip.json", "onnx"
 # Of adapters, which peft saves without the model.
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = (
@@ -125,6 +130,8 @@ def layout_of(names: Collection[str], place: str | Path) -> Layout:
         )
     if ADAPTER_CONFIG in names:
         raise CheckpointError(ADAPTER, file=place)
+    if any(name.endswith(ONNX_SUFFIX) for name in names):
+        raise CheckpointError(f"a folder of {ONNX}", file=place)
     others = sorted(name for name in names if name.endswith((".pt", ".pth", ".ckpt")))
     hint = f"; to open {others[0]}, pass that file" if others else ""
     raise CheckpointError(
@@ -132,6 +139,23 @@ def layout_of(names: Collection[str], place: str | Path) -> Layout:
         f"(Hugging Face){hint}",
         file=place,
     )
+
+
+def read_onnx_description(path: Path) -> Mapping[str, Any] | None:
+    """The description of a model that was written as ONNX; None if there is none.
+
+    Args:
+        path: Its folder, or an ONNX file in it.
+
+    Raises:
+        CheckpointError: the description is damaged.
+    """
+    folder = path if path.is_dir() else path.parent
+    file = folder / ONNX_DESCRIPTION
+    if not (path.is_dir() or path.suffix == ONNX_SUFFIX) or not file.is_file():
+        return None
+    values = read_json(file)
+    return values if values.get("format") == ONNX_FORMAT else None
 
 
 def own_settings(directory: Path) -> ConfigFile | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import pickle
 from collections.abc import Iterable
@@ -213,9 +214,7 @@ def write_pickle(content: Any, path: Path) -> None:
             torch.save(content, file)
     except RuntimeError as error:  # torch replaces an OSError of the file
         cause = error.__context__
-        raise (
-            cause if isinstance(cause, OSError) else OSError(f"{path}: {first_line(error)}")
-        ) from error
+        raise (cause if isinstance(cause, OSError) else _unwritten(path, error)) from error
 
 
 def write_safetensors(weights: Weights, path: Path) -> None:
@@ -231,4 +230,8 @@ def write_safetensors(weights: Weights, path: Path) -> None:
     try:
         save_file(weights, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        raise OSError(f"{path}: {first_line(error)}") from error
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: Exception) -> OSError:
+    return OSError(errno.EIO, first_line(error), str(path))

@@ -30,6 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--to", choices=conversion.FORMATS, default="archive", help="default: %(default)s"
     )
     parser.add_argument(
+        "--half", action="store_true", help="with --to onnx: store the large weights in float16"
+    )
+    parser.add_argument(
         "--allow-nonfinite", action="store_true", help="accept weights that are NaN or infinite"
     )
     parser.add_argument(
@@ -55,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         vision_head_width=arguments.vision_head_width,
         text_head_width=arguments.text_head_width,
         vocabulary=arguments.vocabulary,
+        half=arguments.half,
         allow_nonfinite=arguments.allow_nonfinite,
         revision=arguments.revision,
     )

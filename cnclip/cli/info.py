@@ -1,19 +1,21 @@
-"""`cnclip info ARCHIVE` and `cnclip info --environment`."""
+"""`cnclip info MODEL` and `cnclip info --environment`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from .._tables import format_table
 from .._text import printable
-from ..archive import is_archive, read_archive
+from ..archive import is_archive
+from ..checkpoints.files import read_onnx_description
 from ..environment import describe_environment
-from ..models import find_model, open_archive
+from ..models import find_model, open_archive, read_known_archive
 
-SUMMARY = "print the metadata of an archive or checkpoint, or the environment"
+SUMMARY = "print the metadata of an archive, checkpoint or ONNX folder, or the environment"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,15 +38,34 @@ def run(arguments: argparse.Namespace) -> int:
         fields = values = describe_environment()
     else:
         path = find_model(arguments.archive)
-        info = read_archive(path) if is_archive(path) else open_archive(path)
-        fields = info.metadata
-        values = {"archive": str(info.path), "bytes": info.path.stat().st_size} | fields
+        fields, values = _onnx_fields(path) or _archive_fields(path)
     if arguments.json:
         print(json.dumps(fields, indent=1))
         return 0
     rows = [(printable(name), printable(str(value))) for name, value in _flattened(values)]
     print(format_table(rows, [False, False], underlined=False))
     return 0
+
+
+def _archive_fields(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The metadata of an archive or checkpoint, and with the facts of the file."""
+    info = read_known_archive(path) if is_archive(path) else open_archive(path)
+    return info.metadata, {
+        "archive": str(info.path),
+        "bytes": info.path.stat().st_size,
+        **info.metadata,
+    }
+
+
+def _onnx_fields(path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The same of a folder that `cnclip convert --to onnx` wrote, or of an ONNX file in one."""
+    described = read_onnx_description(path)
+    if described is None:
+        return None
+    folder = path if path.is_dir() else path.parent
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    sizes = {f"bytes of {file.name}": file.stat().st_size for file in files}
+    return dict(described), {"onnx": str(path), **sizes, **described}
 
 
 def _flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

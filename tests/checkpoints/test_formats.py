@@ -204,7 +204,7 @@ def test_hints_are_for_files_without_a_configuration(modelscope: Path, tmp_path:
     with pytest.raises(cnclip.errors.InvalidInputError, match="can only be set for .pt files"):
         convert(modelscope, tmp_path / "a.pt", vision_head_width=64)
     with pytest.raises(cnclip.errors.InvalidInputError, match="to: expected one of archive"):
-        convert(modelscope, tmp_path / "a.pt", to="onnx")
+        convert(modelscope, tmp_path / "a.pt", to="tflite")
     with pytest.raises(FileExistsError, match="exists") as raised:
         convert(modelscope, modelscope, to="huggingface")
     assert isinstance(raised.value, cnclip.errors.InvalidInputError)
