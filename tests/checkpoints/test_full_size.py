@@ -22,6 +22,7 @@ import cnclip
 from cnclip.benchmark import write_model_directory
 from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
 from cnclip.convert import convert
+from tests.support.onnx_rows import check_rows
 
 pytestmark = pytest.mark.full_size
 
@@ -118,6 +119,26 @@ def test_writing_the_largest_back(
     with capsys.disabled():
         print(f"\n{kind} archive to {to}: {done['bytes'] / 1e6:.0f} MB, {done['seconds']:.0f} s")
     assert done["bytes"] < 1.2 * 4 * parameters + 500e6
+    remove_files(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-H-14"])
+def test_onnx(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    source, output = tmp_path / "source", tmp_path / "onnx"
+    write_model_directory(name, source)
+    done = run("convert", source, output, "onnx")
+    deviations = json.loads((output / "cnclip.json").read_text())["largest_deviation_from_torch"]
+    assert all(value < 1e-5 for value in deviations.values())
+    check_rows(output, source)
+    # The image tower of ViT-H/14 is above the limit of protobuf.
+    sizes = {file.name: file.stat().st_size for file in output.iterdir()}
+    assert ("image.onnx.data" in sizes) == (name == "ViT-H-14")
+    assert "text.onnx.data" not in sizes
+    with capsys.disabled():
+        print(f"\n{name} to onnx: {sizes}, {deviations}", end=", ")
+        print(f"{done['bytes'] / 1e6:.0f} MB, {done['seconds']:.0f} s")
     remove_files(tmp_path)
 
 
