@@ -5,9 +5,9 @@
 `guard.py` protects it from other hosts, `server.py` runs it. Only `app.py`, `guard.py` and
 `server.py` require Gradio.
 
-`batcher.py` lets many callers share one open model: `options.py` has its limits, `queues.py` and
-`schedule.py` decide what is computed next, `compute.py` computes, `workers.py` has the threads, and
-`counters.py` what is counted.
+`batcher.py` lets many callers share one open model: `dispatch.py` has the way of a request,
+`queues.py` and `schedule.py` decide what is computed next, `compute.py` computes, `workers.py` has
+the threads, `options.py` the limits, and `counters.py` what is counted.
 """
 
 from .batcher import Batcher

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._text import type_and_line
-from ..errors import CnclipError, ModelRunError, OutOfMemoryError
+from ..errors import CnclipError, ImageError, InvalidInputError, ModelRunError, OutOfMemoryError
 from ..pipelines.stream import Embedder, image_encoder, run_model, unusable_row
+from ..preprocessors.image import shown_name
 from ..preprocessors.inputs import InputImage, Preprocessed
 from .queues import Batch, Item, bare
 
@@ -103,3 +105,14 @@ def as_error(failure: BaseException, what: str) -> CnclipError:
     error = kind(f"{what}: {type_and_line(failure)}")
     error.__cause__ = failure
     return bare(error)
+
+
+def took_too_long(item: Item, seconds: float) -> CnclipError:
+    """The error of an item that could not be prepared in time."""
+    if isinstance(item.value, str):
+        return InvalidInputError(f"could not be tokenized within {seconds:g} seconds")
+    error = ImageError(f"could not be opened and prepared within {seconds:g} seconds")
+    image = item.value.image
+    if isinstance(image, str | os.PathLike):
+        return error.at(file=shown_name(os.fsdecode(image)))
+    return error

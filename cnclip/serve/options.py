@@ -17,7 +17,9 @@ class BatchOptions:
     """
 
     batch_tokens: int | None = option(
-        None, "tokens of the texts of a batch (default: 512, on a GPU 16384)", min=1
+        None,
+        "tokens of a batch of texts, padded to the longest (default: 512, on a GPU 16384)",
+        min=1,
     )
     batch_images: int | None = option(
         None, "images of a batch (default: 4, on a GPU 256)", min=1, max=256

@@ -246,20 +246,28 @@ class Batch:
 
 
 class Limit:
-    """Decides which items still fit in a batch: the first one always does."""
+    """Decides which items still fit in a batch: the first one always does.
+
+    Args:
+        max_items: Items of a batch.
+        max_tokens: Tokens of its texts, which the model pads to the longest.
+    """
 
     def __init__(self, max_items: int, max_tokens: int) -> None:
-        self._items, self._tokens, self._characters = max_items, max_tokens, MAX_CHARACTERS
-        self._is_empty = True
+        self._max_items, self._max_tokens = max_items, max_tokens
+        self._items = self._longest = self._characters = 0
 
     def __call__(self, item: Item) -> bool:
         """Whether the next item fits."""
-        self._items -= 1
-        self._tokens -= item.tokens
-        self._characters -= len(item.value) if isinstance(item.value, str) else 0
-        fits = min(self._items, self._tokens, self._characters) >= 0 or self._is_empty
-        self._is_empty = False
-        return fits
+        self._items += 1
+        self._longest = max(self._longest, item.tokens)
+        self._characters += len(item.value) if isinstance(item.value, str) else 0
+        fits = (
+            self._items <= self._max_items
+            and self._items * self._longest <= self._max_tokens
+            and self._characters <= MAX_CHARACTERS
+        )
+        return fits or self._items == 1
 
 
 def first_only() -> Callable[[object], bool]:

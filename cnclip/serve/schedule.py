@@ -121,6 +121,7 @@ class Schedule:
             )
         self.requests[request.future] = request
         self._bytes += request.bytes
+        self.counters.items["failed"] += sum(error is not None for error in request.result.errors)
         for kind in KINDS:
             self._waiting[kind] += request.unsettled[kind]
 

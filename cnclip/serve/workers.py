@@ -29,8 +29,7 @@ class Workers(Generic[Job]):
 
     Args:
         name: The name of the threads.
-        count: Threads that are not late.
-        spare: Threads that may be late; with more, those are not replaced.
+        counts: Threads that are not late, and those that may be late; more are not replaced.
         limit: Seconds of a job, after which its thread is late.
         take: Returns the next job or None; called with the lock.
         do: Does a job; called without the lock.
@@ -40,14 +39,14 @@ class Workers(Generic[Job]):
     def __init__(
         self,
         name: str,
-        count: int,
-        spare: int,
+        counts: tuple[int, int],
         limit: float,
         take: Callable[[], Job | None],
         do: Callable[[Job], None],
         wake: threading.Condition,
     ) -> None:
-        self._name, self._count, self._spare, self.limit = name, count, spare, limit
+        self._name, self._limit = name, limit
+        self._count, self._spare = counts
         self._take, self._do, self._wake = take, do, wake
         self._threads: set[_Worker[Job]] = set()
         self._is_ended = False
@@ -56,26 +55,32 @@ class Workers(Generic[Job]):
         return len(self._threads)
 
     def start(self) -> None:
-        """Start the threads; with the lock."""
+        """Start the threads that are missing; with the lock.
+
+        Raises:
+            RuntimeError: the system allows no more threads.
+        """
         while self._on_time() < self._count and len(self._threads) < self._count + self._spare:
             worker: _Worker[Job] = _Worker(target=self._loop, name=self._name, daemon=True)
-            self._threads.add(worker)
             worker.start()
+            self._threads.add(worker)
 
     def check(self, now: float) -> Iterator[Job]:
         """Replace threads that have become late, and yield their jobs; with the lock."""
         late = [
             worker
             for worker in self._threads
-            if worker.job is not None and not worker.is_late and now - worker.begun > self.limit
+            if worker.job is not None and not worker.is_late and now - worker.begun > self._limit
         ]
         for worker in late:
             worker.is_late = True
             job = worker.job
             if job is not None:
                 yield job
-        if late:
+        try:
             self.start()
+        except RuntimeError as error:  # the next check tries again
+            logger.error("no thread for %s: %s", self._name, error)
 
     def jobs_since(self, begun: float) -> list[Job]:
         """The jobs in progress that were begun before a time; with the lock."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnclip.errors import ModelRunError, OutOfMemoryError
+from cnclip.errors import ClosedError, ModelRunError, OutOfMemoryError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.serve import Batcher, BatchOptions
 from tests.support.batcher import Embedder, Gate, eventually, watched
@@ -162,6 +162,20 @@ def test_a_dead_model_is_not_ready(model: Embedder) -> None:
         assert eventually(lambda: all(future.done() for future in futures))
         assert batcher.ready
         assert batcher.forward({"text": "猫"})["text_embedding"].shape[0] == 1
+
+
+def test_close_does_not_wait_for_a_dead_model(model: Embedder) -> None:
+    gate = Gate(model.encoder)
+    begun = time.monotonic()
+    with Batcher(model, BatchOptions(run_timeout=0.1)) as batcher:
+        futures = [batcher.submit([{"text": text}, {"text": "x"}]) for text in GOOD * 2]
+        assert gate.came.wait(10)
+    assert time.monotonic() - begun < 10
+    for future in futures:
+        assert isinstance(future.exception(0), ClosedError | ModelRunError)
+    assert isinstance(futures[-1].exception(0), ClosedError)
+    gate.opened.set()
+    assert eventually(lambda: batcher.counters().threads == 0)
 
 
 def test_a_batch_that_was_only_slow_counts(model: Embedder) -> None:
