@@ -40,6 +40,8 @@ API = {
     "cnclip.datasets": "Reads and writes data sets of images and texts.",
     "cnclip.convert": "Writes an archive, or a checkpoint in another format.",
     "cnclip.archive": "Reads the description in an archive, without running its code.",
+    "cnclip.serve": "The batcher, which embeds requests of many callers in common batches, and the "
+    "collections of the search application.",
     "cnclip.benchmark": "Measures how fast this machine embeds: the library of `cnclip bench`.",
     "cnclip.errors": "Every exception of the package.",
 }
