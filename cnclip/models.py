@@ -119,12 +119,15 @@ def read_known_archive(path: Path) -> ArchiveInfo:
     return read_archive(path)
 
 
-def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    name: str | Path, revision: str | None = None, hints: Hints | None = None
+) -> Checkpoint:
     """The sizes, weights and vocabulary of a model. Reading an archive runs the code in it.
 
     Args:
         name: As for `open_archive`.
         revision: Branch, tag or commit of a model on a hub.
+        hints: As for `read_files`.
 
     Raises:
         ModelNotFoundError: there is no such model.
@@ -141,7 +144,7 @@ def read_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
         read_known_archive(path)
         checkpoint = read_archived(path)
     else:
-        checkpoint = read_files(find_checkpoint(path.resolve()))
+        checkpoint = read_files(find_checkpoint(path.resolve()), hints)
     check_weights(checkpoint, path)
     return checkpoint
 

@@ -77,7 +77,7 @@ def empty_model(config: ClipConfig) -> ChineseClip:
 def check_tensors(
     weights: Weights,
     shapes: Mapping[str, Sequence[int]],
-    file: Path,
+    file: Path | None,
     optional: Collection[str] = (),
 ) -> None:
     """Raise a CheckpointError that names tensors which are missing, unknown or do not fit.
@@ -85,7 +85,7 @@ def check_tensors(
     Args:
         weights: The tensors of a file or directory.
         shapes: The shapes that they must have.
-        file: The file or directory, for messages.
+        file: The file or directory, for messages, if there is one.
         optional: Names of tensors that may be missing, and are not checked.
     """
     problems = [f"no tensor {name}" for name in shapes.keys() - weights.keys() - set(optional)]

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -46,7 +46,7 @@ def read_cn_clip(found: CheckpointFiles, hints: Hints | None = None) -> Checkpoi
     if vocabulary is None:
         vocabulary = PUBLISHED_VOCABULARY.read_bytes()
     tokenizer = tokenizer_of(vocabulary, found.path)
-    named = _plain_names(found.path, read_tensors(found.weights))
+    named = plain_names(found.path, read_tensors(found.weights))
     weights = used_tensors(by_name(found.path, named))
     if "text_model.embeddings.word_embeddings.weight" in weights:
         raise CheckpointError(
@@ -64,7 +64,9 @@ def read_cn_clip(found: CheckpointFiles, hints: Hints | None = None) -> Checkpoi
     return Checkpoint(config, weights, vocabulary, rounds_to_half=True)
 
 
-def _plain_names(path: Path, weights: Weights) -> Iterator[tuple[str, torch.Tensor]]:
+def plain_names(
+    path: Path | None, weights: Mapping[str, torch.Tensor]
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Weights by their names without flash attention."""
     for name, value in weights.items():
         match = _FUSED.fullmatch(name)

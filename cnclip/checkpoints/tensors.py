@@ -163,7 +163,7 @@ def _separate(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.untyped_storage().nbytes() <= tensor.nbytes else tensor.clone()
 
 
-def by_name(path: Path, tensors: Iterable[tuple[Any, Any]]) -> Weights:
+def by_name(path: Path | None, tensors: Iterable[tuple[Any, Any]]) -> Weights:
     """Tensors by their names.
 
     Raises:

@@ -18,11 +18,11 @@ MAX_LOGIT_SCALE = math.log(100.0)
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
 
-class ChineseClip(nn.Module):
-    """Images and texts to rows of unit length in one space.
+class ClipTowers(nn.Module):
+    """Both towers with their projections, and the logit scale.
 
     Attributes:
-        config: Its sizes.
+        config: Their sizes.
     """
 
     def __init__(self, config: ClipConfig, text_dropout: float = 0.0) -> None:
@@ -34,22 +34,19 @@ class ChineseClip(nn.Module):
         self.text_projection = nn.Parameter(torch.empty(config.text.width, config.embed_dim))
         self.logit_scale = nn.Parameter(torch.empty([]))
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels, float [n, 3, r, r], to unit rows, float32 [n, embed_dim]."""
-        return _unit(self.visual(pixels))
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels, float [n, 3, r, r], to float [n, embed_dim] of any length."""
+        features: Tensor = self.visual(pixels)
+        return features
 
-    def encode_text(self, ids: Tensor) -> Tensor:
-        """Token ids, int64 [n, l], to unit rows, float32 [n, embed_dim].
+    def text_features(self, ids: Tensor) -> Tensor:
+        """Token ids, int64 [n, l], to float [n, embed_dim] of any length.
 
         Padding is masked; the first column never is.
         """
         mask = ids.ne(self.config.pad_id)
         mask[:, 0] = True
-        return _unit(self.bert(ids, mask) @ self.text_projection)
-
-    def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of images, rows of texts, and the logit scale."""
-        return self.encode_image(pixels), self.encode_text(ids), self.logit_scale.view(())
+        return self.bert(ids, mask) @ self.text_projection
 
     def initialize(self) -> None:
         """Draw random weights, for training from scratch."""
@@ -66,11 +63,30 @@ class ChineseClip(nn.Module):
         missing, unknown = self.load_state_dict(weights, strict=False)
         assert not unknown and all(name.endswith("num_batches_tracked") for name in missing)
 
-    def recompute_activations(self) -> None:
+    def recompute_activations(self, enabled: bool = True) -> None:
         """Keep no layer's activations for the backward pass (gradient checkpointing)."""
         for module in self.modules():
             if isinstance(module, Stack):
-                module.recompute = True
+                module.recompute = enabled
+
+
+class ChineseClip(ClipTowers):
+    """Images and texts to rows of unit length in one space."""
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels, float [n, 3, r, r], to unit rows, float32 [n, embed_dim]."""
+        return _unit(self.image_features(pixels))
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """Token ids, int64 [n, l], to unit rows, float32 [n, embed_dim].
+
+        Padding is masked; the first column never is.
+        """
+        return _unit(self.text_features(ids))
+
+    def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of images, rows of texts, and the logit scale."""
+        return self.encode_image(pixels), self.encode_text(ids), self.logit_scale.view(())
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -79,7 +95,7 @@ def _unit(rows: Tensor) -> Tensor:
     return F.normalize(wide, dim=-1)
 
 
-def half_precision_names(model: ChineseClip) -> set[str]:
+def half_precision_names(model: ClipTowers) -> set[str]:
     """Names of the tensors that ModelScope rounds to float16 before it computes in float32.
 
     Linear and convolution layers, the two final projections and all of BERT; not the vision tower's

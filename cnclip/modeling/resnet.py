@@ -67,10 +67,16 @@ class AttentionPool(nn.Module):
 
 
 class ModifiedResNet(nn.Module):
-    """Pixels to one vector per image."""
+    """Pixels to one vector per image.
+
+    Attributes:
+        input_resolution: Pixels per side of the input.
+        output_dim: Columns of the output.
+    """
 
     def __init__(self, config: VisionConfig, embed_dim: int) -> None:
         super().__init__()
+        self.input_resolution, self.output_dim = config.resolution, embed_dim
         layers, width = config.layers, config.width
         assert not isinstance(layers, int)
         self.conv1 = nn.Conv2d(3, width // 2, kernel_size=3, stride=2, padding=1, bias=False)

@@ -97,6 +97,8 @@ class VisionTransformer(nn.Module):
     """Pixels to one vector per image: patches and [CLS], layers, projection.
 
     Attributes:
+        input_resolution: Pixels per side of the input.
+        output_dim: Columns of the output.
         mask_ratio: The share of its patches that each image loses in training, chosen at random, as
             in FLIP (Li et al. 2023, arXiv:2212.00794).
     """
@@ -106,6 +108,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: VisionConfig, embed_dim: int) -> None:
         super().__init__()
         assert isinstance(config.layers, int) and config.patch_size is not None
+        self.input_resolution, self.output_dim = config.resolution, embed_dim
         width = config.width
         rows = (config.resolution // config.patch_size) ** 2 + 1
         self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
@@ -116,11 +119,16 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Float [n, 3, r, r] to float [n, embed_dim]."""
+    def forward(self, pixels: Tensor, mask_ratio: float = 0.0) -> Tensor:
+        """Float [n, 3, r, r] to float [n, embed_dim].
+
+        `mask_ratio` is used outside of training too. In training, 0 means the attribute's value.
+        """
         x = self.conv1(pixels).flatten(2).transpose(1, 2) + self.positional_embedding[1:]
-        if self.training and self.mask_ratio > 0:
-            x = _random_rows(x, self.mask_ratio)
+        if self.training and mask_ratio == 0:
+            mask_ratio = self.mask_ratio
+        if mask_ratio > 0:
+            x = _random_rows(x, mask_ratio)
         cls = self.class_embedding + self.positional_embedding[0]
         x = torch.cat([cls.to(x.dtype).expand(x.size(0), 1, -1), x], dim=1)
         x = self.transformer(self.ln_pre(x))
