@@ -116,7 +116,7 @@ class CLIP(ClipTowers):
 
         Without gradients on a CPU, texts of similar length go through the tower together.
         """
-        if ids.numel() == 0:
+        if ids.size(0) == 0:
             return self.text_features(ids)
         columns = torch.arange(1, ids.size(1) + 1, device=ids.device)
         lengths = (ids.ne(self.config.pad_id) * columns).amax(1).clamp(min=1)

@@ -25,7 +25,7 @@ def attention(
     """
 
     def by_head(x: Tensor) -> Tensor:
-        return x.view(x.size(0), x.size(1), heads, -1).transpose(1, 2)
+        return x.view(x.size(0), x.size(1), heads, x.size(2) // heads).transpose(1, 2)
 
     wide = None if mask is None else mask[:, None, None, :]
     q, k, v = by_head(query), by_head(key), by_head(value)

@@ -20,6 +20,7 @@ from ...checkpoints.published_sizes import (
     VISION_SIZES,
 )
 from ...checkpoints.tensors import by_name, read_pickle
+from ...checkpoints.vocabulary import PUBLISHED_VOCABULARY
 from ...errors import (
     CheckpointError,
     DeviceError,
@@ -103,7 +104,8 @@ def load_from_name(
     Raises:
         ModelNotFoundError: there is no such model.
         HubError, MissingExtraError: it cannot be downloaded.
-        CheckpointError: it is damaged, or has other sizes than those of the names.
+        CheckpointError: it is damaged, has other sizes than those of the names, or a vocabulary
+            other than the published models'.
         InvalidInputError: a name of a tower is unknown.
         DeviceError: there is no such device.
     """
@@ -115,6 +117,12 @@ def load_from_name(
         None if text is None else text.width // text.heads,
     )
     checkpoint = read_checkpoint(place, hints=hints)
+    if checkpoint.vocabulary.splitlines() != PUBLISHED_VOCABULARY.read_bytes().splitlines():
+        raise CheckpointError(
+            "its vocabulary is not the published models', which `tokenize` uses; open it with "
+            "cnclip.pipeline",
+            file=place,
+        )
     _check_sizes(checkpoint.config, vision, text, input_resolution, place)
     model = _model_of(checkpoint)
     if target.type != "cpu":
