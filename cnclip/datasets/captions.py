@@ -151,6 +151,10 @@ class FolderData(CaptionedData):
                 self._add_texts(texts, number)
         return _FolderImages(table, ids, np.frombuffer(lines, np.int64))
 
+    def tables(self) -> list[Path]:
+        """The table."""
+        return self._files
+
     def files(self) -> list[Path]:
         """The table and the images."""
         images = self.locate(Problems())

@@ -14,10 +14,13 @@ from ..sources.tables import checked_encoding
 from ..sources.tar_files import refuse_compressed
 from .captions import METADATA, FolderData, ParquetData, TarData
 from .chinese_clip import LmdbData, TsvData, is_half, is_lmdb_split
+from .indexed import IndexedData
 from .retrieval import RetrievalData
 
 # Of a folder in several layouts, the first is used.
-_OF_FOLDERS: tuple[type[RetrievalData], ...] = (TsvData, LmdbData, FolderData, TarData, ParquetData)
+_OF_FOLDERS: tuple[type[RetrievalData], ...] = (
+    *(TsvData, LmdbData, IndexedData, FolderData, TarData, ParquetData),
+)
 _OF_FILES: dict[str, type[RetrievalData]] = {
     ".jsonl": FolderData,
     ".json": FolderData,
@@ -40,7 +43,8 @@ def open_retrieval(
     Args:
         path: A folder with Chinese-CLIP's `{split}_imgs.tsv` and `{split}_texts.jsonl`, or with the
             LMDB made from them, `lmdb/{split}/imgs` (or `lmdb/{split}` itself, as in cn_clip's
-            options); a zip of the former, as the data sets are published; a folder of images with
+            options); a zip of the former, as the data sets are published; ModelScope's index
+            `NAME.json`, CSV files and zips of images; a folder of images with
             a JSON Lines, JSON or CSV file that has `file_name` and `text` (`metadata.jsonl`, as
             Hugging Face's imagefolder; or COCO's captions), in it or in `{split}/`; such a file
             itself; tar files as WebDataset
@@ -56,17 +60,40 @@ def open_retrieval(
         InvalidInputError: the encoding is unknown.
         MissingExtraError: lmdb or pyarrow is not installed; raised when it is first used.
     """
+    bundled, place = _place_of(path)
+    layout, splits = _find_layout(place, path)
+    name = "emoji-cn" if bundled else _name_of(place)
+    chosen = _choose(splits, split, preferred, path)
+    return layout(place, name, chosen, checked_encoding(encoding))
+
+
+def splits_of(path: str | Path) -> list[str]:
+    """The names of a data set's splits; an empty name for a data set that is not split.
+
+    Args:
+        path: As for `open_retrieval`.
+
+    Raises:
+        DatasetError: there is no such data set.
+    """
+    return sorted(_find_layout(_place_of(path)[1], path)[1])
+
+
+def _place_of(path: str | Path) -> tuple[bool, Path]:
+    """Whether it is the bundled data set, and where it is."""
     bundled = str(path) == "emoji-cn"
-    place = asset_path("gallery") if bundled else Path(path).expanduser()
+    return bundled, asset_path("gallery") if bundled else Path(path).expanduser()
+
+
+def _find_layout(place: Path, path: str | Path) -> tuple[type[RetrievalData], Sequence[str]]:
+    """The layout of a data set, and its splits."""
     for layout in _possible_layouts(place, path):
         if splits := layout.splits(place):
-            name = "emoji-cn" if bundled else _name_of(place)
-            chosen = _choose(splits, split, preferred, path)
-            return layout(place, name, chosen, checked_encoding(encoding))
+            return layout, splits
     raise DatasetError(
         "of no known layout: neither SPLIT_imgs.tsv with SPLIT_texts.jsonl (also in a zip), nor "
-        "lmdb/SPLIT/imgs, nor images with a metadata.jsonl or metadata.csv, nor .tar or .parquet "
-        "files",
+        "lmdb/SPLIT/imgs, nor images with a metadata.jsonl or metadata.csv, nor ModelScope's "
+        "NAME.json with CSV files and zips, nor .tar or .parquet files",
         file=path,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
@@ -39,6 +41,7 @@ class PairData:
         split: The split's name.
         turns_images: Whether images are turned as their EXIF orientation says.
         texts: The rows' texts, in the data set's order; equal ones are not merged.
+        text_ids: The id of each text.
         pairs: int64 [n, 2], (image number, text number), in the data set's order: every relation
             of an image and a text once. Some images and texts may be in none.
         image_ids: The id of each image number.
@@ -59,6 +62,7 @@ class PairData:
         self.image_ids, self.groups = self._images.ids, self._images.groups
         numbers = {image_id: number for number, image_id in enumerate(self.image_ids)}
         self.texts: list[str] = []
+        self.text_ids: list[Id] = []
         pairs = array("q")
         for row in data.texts(problems):
             text = without_missing_images(row, numbers, problems)
@@ -67,6 +71,7 @@ class PairData:
             for image_id in text.image_ids:
                 pairs.extend((numbers[image_id], len(self.texts)))
             self.texts.append(text.text)
+            self.text_ids.append(text.text_id)
         if not pairs:
             place = f"{data.name}, {data.split}"
             reason = f"no image with a text that can be used{problems.hint}"
@@ -87,8 +92,16 @@ class PairData:
             raise DatasetError(reason, file=error.filename or self.name) from error
         return total.hexdigest()
 
-    def read(self, image: int) -> bytes | Path:
-        """An image file's bytes, or its path.
+    def select(self, pairs: NDArray[np.int64]) -> PairData:
+        """The same images and texts with some of the pairs: int64 [n], their numbers."""
+        selected = copy.copy(self)
+        selected.pairs = self.pairs[pairs]
+        digest = hashlib.sha256(self.fingerprint.encode() + selected.pairs.tobytes())
+        selected.fingerprint = digest.hexdigest()
+        return selected
+
+    def read(self, image: int) -> bytes | Path | Image.Image:
+        """An image file's bytes or its path; or an image that is decoded already.
 
         Raises:
             ImageError: it cannot be read. The error has its place.

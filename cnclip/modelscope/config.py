@@ -4,77 +4,89 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
-from os import PathLike
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, InvalidInputError
+from .._checks import requires_extra
+from .._encoding import read_text
+from .._text import first_line
+from ..errors import CnclipError, InputTypeError, InvalidInputError
+
+__all__ = ["Config", "ConfigDict", "check_config"]
+
+_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 class ConfigDict(dict[str, Any]):
-    """A dict whose keys are attributes too, in dicts and lists inside as well."""
+    """A dict whose keys are also attributes; dicts in it are of this class."""
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, **values: Any) -> None:
         super().__init__()
-        self.update(*arguments, **keywords)
-
-    def update(self, *arguments: Any, **keywords: Any) -> None:
-        """As `dict.update`."""
-        for key, value in dict(*arguments, **keywords).items():
-            self[key] = value
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        """As `dict.setdefault`."""
-        if key not in self:
-            self[key] = default
-        return self[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, _with_attributes(value))
+        self.update(*arguments, **values)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"no setting {name!r}; there are {', '.join(self)}") from None
+            reason = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(reason) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
 
     def __delattr__(self, name: str) -> None:
-        del self[name]
+        try:
+            del self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, _converted(value))
+
+    def update(self, *arguments: Any, **values: Any) -> None:
+        """As of a dict."""
+        for key, value in dict(*arguments, **values).items():
+            self[key] = value
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """As of a dict."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def copy(self) -> ConfigDict:
+        """A copy of the first level."""
+        return ConfigDict(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ConfigDict:
         return ConfigDict({key: copy.deepcopy(value, memo) for key, value in self.items()})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.to_dict(),)
+        return ConfigDict, (self.to_dict(),)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts and lists with the same content."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        """Plain dicts and lists."""
+        return {key: _plain(value) for key, value in self.items()}
 
 
-def _with_attributes(value: Any) -> Any:
+def _converted(value: Any) -> Any:
     if isinstance(value, Mapping) and not isinstance(value, ConfigDict):
         return ConfigDict(value)
-    if isinstance(value, list | tuple):
-        return type(value)(map(_with_attributes, value)) if type(value) in (list, tuple) else value
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(_converted(one) for one in value)
     return value
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value
+    if isinstance(value, ConfigDict):
+        return value.to_dict()
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 class Config:
-    """The settings of a `configuration.json`."""
+    """A configuration: a dict whose keys are also attributes, and the file that it is from."""
 
     _cfg_dict: ConfigDict
     _filename: str | None
@@ -83,88 +95,70 @@ class Config:
         self,
         cfg_dict: Mapping[str, Any] | None = None,
         cfg_text: str | None = None,
-        filename: str | PathLike[str] | None = None,
+        filename: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__setattr__("_cfg_dict", ConfigDict(cfg_dict or {}))
-        super().__setattr__("_filename", None if filename is None else str(filename))
-
-    @staticmethod
-    def from_file(filename: str | PathLike[str], *_: Any, **__: Any) -> Config:
-        """Read a JSON file.
+        """Take the values, the text of the file, and its path.
 
         Raises:
-            CheckpointError: it cannot be read, or is not a JSON object.
+            InputTypeError: the values are not a dict.
         """
-        path = Path(filename)
+        if cfg_dict is not None and not isinstance(cfg_dict, Mapping):
+            found = type(cfg_dict).__name__
+            raise InputTypeError(f"expected a dict, got {found}", item="cfg_dict")
+        values = {
+            "_cfg_dict": ConfigDict(cfg_dict or {}),
+            "_filename": None if filename is None else os.fspath(filename),
+            "_text": cfg_text or "",
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @staticmethod
+    def from_file(filename: str | os.PathLike[str], **options: Any) -> Config:
+        """Read a JSON or YAML file. A Python file is refused: reading it would run it.
+
+        Raises:
+            InvalidInputError: the file cannot be read, or is not a JSON object.
+            MissingExtraError: YAML without PyYAML.
+        """
+        path = Path(filename).expanduser()
         try:
-            settings = json.loads(path.read_bytes())
+            text, _ = read_text(path)
+        except CnclipError as error:
+            raise error.at(file=path) from error
         except (OSError, ValueError) as error:
-            reason = f"cannot be read as JSON ({type(error).__name__})"
-            raise CheckpointError(reason, file=path) from error
-        if not isinstance(settings, dict):
-            raise CheckpointError("expected a JSON object", file=path)
-        return Config(settings, filename=path)
+            raise InvalidInputError(f"cannot be read: {first_line(error)}", file=path) from error
+        return Config(_parse(text, path.suffix.lower(), path), text, path)
 
     @staticmethod
     def from_string(cfg_str: str, file_format: str) -> Config:
-        """Read the text of a JSON file; `file_format` must be `'.json'`."""
-        if file_format != ".json":
-            raise InvalidInputError(f"expected '.json', got {file_format!r}", item="file_format")
-        return Config(json.loads(cfg_str))
+        """Read a text as of a file with this suffix, `.json` or `.yaml`.
+
+        Raises:
+            InvalidInputError: it cannot be parsed.
+        """
+        return Config(_parse(cfg_str, file_format, Path(f"text{file_format}")), cfg_str)
 
     @property
     def filename(self) -> str | None:
-        """The file that was read."""
+        """The path of the file."""
         return self._filename
 
     @property
     def text(self) -> str:
-        """The settings as JSON."""
-        return json.dumps(self.to_dict(), indent=4, ensure_ascii=False)
+        """The text of the file."""
+        text: str = object.__getattribute__(self, "_text")
+        return text
 
-    pretty_text = text
-
-    def safe_get(self, key_chain: str, default: Any = None, type_field: str = "type") -> Any:
-        """The setting at the end of keys with dots between, such as `train.optimizer.lr`.
-
-        A key of a list is an index, or the value of an item's `type_field`.
-        """
-        found: Any = self._cfg_dict
-        for key in key_chain.split("."):
-            if isinstance(found, list):
-                found = next((one for one in found if _is_named(one, type_field, key)), None)
-                if found is None:
-                    return default
-            elif isinstance(found, Mapping) and key in found:
-                found = found[key]
-            else:
-                return default
-        return found
-
-    def merge_from_dict(self, options: Mapping[str, Any], *_: Any, **__: Any) -> None:
-        """Set settings by keys with dots between."""
-        for chain, value in options.items():
-            *outer, last = chain.split(".")
-            inner = self._cfg_dict
-            for key in outer:
-                inner = inner.setdefault(key, ConfigDict())
-            inner[last] = value
-
-    def dump(self, file: str | PathLike[str] | None = None) -> str | None:
-        """The settings as JSON, or with `file` write them."""
-        if file is None:
-            return self.text
-        Path(file).write_text(self.text, encoding="utf-8")
-        return None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts and lists with the same content."""
-        return self._cfg_dict.to_dict()
+    @property
+    def pretty_text(self) -> str:
+        """The values as JSON."""
+        return _json(self.to_dict())
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__"):  # such as those that pickle looks for
             raise AttributeError(name)
-        return getattr(self._cfg_dict, name)
+        return getattr(object.__getattribute__(self, "_cfg_dict"), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._cfg_dict[name] = value
@@ -185,14 +179,168 @@ class Config:
         return len(self._cfg_dict)
 
     def __repr__(self) -> str:
-        return f"Config({self._filename!r}): {self._cfg_dict!r}"
+        return f"Config (path: {self._filename}): {self._cfg_dict!r}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.to_dict(), None, self._filename)
+        return Config, (self.to_dict(), self.text, self._filename)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Config:
+        return Config(copy.deepcopy(self._cfg_dict, memo), self.text, self._filename)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts and lists."""
+        return self._cfg_dict.to_dict()
+
+    def safe_get(self, key_chain: str, default: Any = None, type_field: str = "type") -> Any:
+        """The value at a path such as `train.hooks[0].type`, or the default.
+
+        `train.hooks.NAME` is the first dict of a list whose `type_field` is NAME.
+        """
+        value: Any = self._cfg_dict
+        try:
+            for key in key_chain.split("."):
+                name, *indices = key.replace("]", "").split("[")
+                if isinstance(value, list | tuple):
+                    value = next(one for one in value if one[type_field] == name)
+                else:
+                    value = value[name]
+                for index in indices:
+                    value = value[int(index)]
+        except (KeyError, IndexError, TypeError, ValueError, StopIteration):
+            return default
+        return value
+
+    def dump(self, file: str | os.PathLike[str] | None = None) -> str | None:
+        """Write a JSON or YAML file; without a path, return the values as JSON.
+
+        Raises:
+            InvalidInputError: the file's name has another suffix.
+            MissingExtraError: YAML without PyYAML.
+            OSError: the file cannot be written.
+        """
+        if file is None:
+            return _json(self.to_dict())
+        path = Path(file).expanduser()
+        if path.suffix.lower() not in _SUFFIXES:
+            reason = f"expected a name that ends in {', '.join(_SUFFIXES)}"
+            raise InvalidInputError(reason, file=path)
+        text = _json(self.to_dict()) if path.suffix.lower() == ".json" else _yaml(self.to_dict())
+        path.write_text(text, encoding="utf-8")
+        return None
+
+    def merge_from_dict(
+        self, options: Mapping[str, Any], allow_list_keys: bool = True, force: bool = True
+    ) -> None:
+        """Set values by their paths, such as `{'train.max_epochs': 3}`.
+
+        Dicts are merged. Lists of dicts with a `type` are merged by it.
+
+        Args:
+            options: The values by their paths.
+            allow_list_keys: Unused: an index in a path of a list is always allowed.
+            force: Replace values that there are.
+
+        Raises:
+            InvalidInputError: a path leads through a value that is neither a dict nor a list.
+        """
+        for path, value in options.items():
+            *parents, last = path.split(".")
+            inner: Any = self._cfg_dict
+            for key in parents:
+                inner = _child(inner, key, path)
+            _merge(inner, last, _converted(value), path, force=force)
 
 
-def _is_named(item: Any, type_field: str, key: str) -> bool:
-    return isinstance(item, Mapping) and item.get(type_field) == key
+def _child(inner: Any, key: str, path: str) -> Any:
+    """The dict or list under a key, which is made if there is none."""
+    if isinstance(inner, ConfigDict):
+        return inner.setdefault(key, ConfigDict())
+    if isinstance(inner, list) and key.isdecimal() and int(key) < len(inner):
+        return inner[int(key)]
+    reason = f"no place for it in the configuration: {key!r} of {type(inner).__name__}"
+    raise InvalidInputError(reason, item=path)
 
 
-__all__ = ["Config", "ConfigDict"]
+def _merge(inner: Any, key: str, value: Any, path: str, *, force: bool) -> None:
+    """Set the value of a key of a dict or list."""
+    if isinstance(inner, list) and key.isdecimal() and int(key) < len(inner):
+        inner[int(key)] = value if force else inner[int(key)]
+        return
+    if not isinstance(inner, ConfigDict):
+        reason = f"no place for it in the configuration: {key!r} of {type(inner).__name__}"
+        raise InvalidInputError(reason, item=path)
+    known = inner.get(key)
+    if isinstance(known, ConfigDict) and isinstance(value, ConfigDict):
+        for one, new in value.items():
+            _merge(known, one, new, path, force=force)
+    elif _has_types(known) and _has_types(value):
+        by_type = {one["type"]: one for one in known}
+        for new in value:
+            if new["type"] not in by_type:
+                known.append(new)
+            else:
+                for one, part in new.items():
+                    _merge(by_type[new["type"]], one, part, path, force=force)
+    elif key not in inner or force:
+        inner[key] = value
+
+
+def _has_types(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, ConfigDict) and "type" in one for one in value
+    )
+
+
+def _parse(text: str, suffix: str, path: Path) -> Any:
+    if suffix not in _SUFFIXES:
+        reason = f"expected a name that ends in {', '.join(_SUFFIXES)}"
+        raise InvalidInputError(reason, file=path)
+    try:
+        value = json.loads(text) if suffix == ".json" else _load_yaml(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"cannot be read: {first_line(error)}", file=path) from error
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"expected names and values, found {value!r:.60}", file=path)
+    return value
+
+
+def _load_yaml(text: str) -> Any:
+    with requires_extra("train", "PyYAML"):
+        import yaml
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(first_line(error)) from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=4, ensure_ascii=False, default=_as_json) + "\n"
+
+
+def _as_json(value: Any) -> Any:
+    """What JSON has no type for: functions are left out, iterables become lists."""
+    if callable(value):
+        return None
+    return list(value) if isinstance(value, Iterable) else str(value)
+
+
+def _yaml(value: Any) -> str:
+    with requires_extra("train", "PyYAML"):
+        import yaml
+    text: str = yaml.safe_dump(json.loads(_json(value)), allow_unicode=True, sort_keys=False)
+    return text
+
+
+def check_config(cfg: str | Config, is_training: bool = False) -> None:
+    """Refuse a configuration without a part that ModelScope requires.
+
+    Raises:
+        InvalidInputError: a part is missing; names it.
+    """
+    config = Config.from_file(cfg) if isinstance(cfg, str) else cfg
+    names = ["framework", "task", "pipeline"]
+    if is_training:
+        names += ["model", "train", "preprocessor", "evaluation"]
+    for name in names:
+        if name not in config:
+            raise InvalidInputError(f"{name} is missing", file=config.filename)

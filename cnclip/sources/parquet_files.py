@@ -192,6 +192,11 @@ class ParquetTable:
             if image is not None
         ]
 
+    @property
+    def chosen(self) -> Chosen:
+        """The columns that are read."""
+        return self._chosen
+
     def read(self, problems: Problems, *, images: bool = True) -> Iterator[Row]:
         """The rows, in order. A value that cannot be read is an exception.
 

@@ -76,9 +76,40 @@ def read_table(
             if suffix in _DELIMITERS:
                 yield from _csv_rows(file, _DELIMITERS[suffix], name, columns, problems)
             else:
-                yield from _json_rows(file, name, columns, problems, is_lines=suffix == ".jsonl")
+                lines = suffix == ".jsonl"
+                objects = _json_objects(file, name, columns, problems, is_lines=lines)
+                yield from _object_rows(objects, name, columns, problems)
     except OSError as error:
         raise DatasetError(f"cannot be read: {first_line(error)}", file=name) from error
+
+
+def column_names(
+    path: Path, name: str, columns: Columns, format: TextFormat = AS_FOUND
+) -> list[str]:
+    """The names of a CSV file's columns, or of the keys of a JSON file's first object.
+
+    Raises:
+        DatasetError: the file cannot be read.
+    """
+    suffix = path.suffix.lower()
+    try:
+        with open_file(path, _BUFFER) as raw:
+            file = open_text(raw, name, Problems(), format)
+            if suffix in _DELIMITERS:
+                return _header(file, _DELIMITERS[suffix])
+            lines = suffix == ".jsonl"
+            objects = _json_objects(file, name, columns, Problems(), is_lines=lines)
+            return next((list(value) for _, value in objects), [])
+    except (OSError, csv.Error) as error:
+        raise DatasetError(f"cannot be read: {first_line(error)}", file=name) from error
+
+
+def _header(file: IO[bytes], delimiter: str) -> list[str]:
+    with io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
+        for values in csv.reader(text, delimiter=delimiter, strict=True):
+            if any(value.strip() for value in values):
+                return [value.strip() for value in values]
+    return []
 
 
 def open_text(
@@ -163,17 +194,17 @@ def _csv_rows(
                 problems.add(ProblemKind.DAMAGED, where, reason)
 
 
-def _json_rows(
+def _json_objects(
     file: IO[bytes], name: str, columns: Columns, problems: Problems, *, is_lines: bool
-) -> Iterator[Row]:
-    """The rows of a JSON file, whose name says `is_lines`, and whose beginning may say otherwise.
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON file, whose name says `is_lines`; its beginning may say otherwise.
 
     Raises:
         DatasetError: the file is not JSON, is too large, or has no objects that could be rows.
     """
     head = file.peek(_BUFFER).removeprefix(BYTE_ORDER_MARK).lstrip()  # type: ignore[attr-defined]
     if not head.startswith(b"[") and (is_lines or _begins_with_a_row(head)):
-        yield from _object_rows(read_objects(file, name, problems), name, columns, problems)
+        yield from read_objects(file, name, problems)
         return
     content = file.read(MAX_JSON + 1)
     if len(content) > MAX_JSON:
@@ -186,11 +217,9 @@ def _json_rows(
     except (ValueError, RecursionError) as error:
         if not is_lines:
             raise DatasetError(f"not JSON: {first_line(error)}", file=name) from error
-        lines = read_objects(io.BytesIO(content), name, problems)
-        yield from _object_rows(lines, name, columns, problems)
+        yield from read_objects(io.BytesIO(content), name, problems)
         return
-    objects = _objects_in(value, name, columns, problems)
-    yield from _object_rows(objects, name, columns, problems)
+    yield from _objects_in(value, name, columns, problems)
 
 
 def _begins_with_a_row(head: bytes) -> bool:

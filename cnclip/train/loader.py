@@ -95,7 +95,10 @@ def read_image(data: PairData, image: int) -> tuple[Image.Image, int]:
     Raises:
         CnclipError: it cannot be read.
     """
-    content = read_inner(data.read(image))
+    content = data.read(image)
+    if isinstance(content, Image.Image):
+        return content, _key(content.tobytes())
+    content = read_inner(content)
     return decode_image(content, turned=data.turns_images), _key(content)
 
 

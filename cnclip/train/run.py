@@ -24,10 +24,10 @@ from .run_folder import OPTIONS, prepare_folder
 
 def finetune(
     model: str | Path,
-    train: str | Path,
+    train: str | Path | PairData,
     output: str | Path,
     *,
-    val: str | Path | None = None,
+    val: str | Path | PairData | None = None,
     train_split: str | None = None,
     val_split: str | None = None,
     from_scratch: bool = False,
@@ -45,7 +45,7 @@ def finetune(
         model: A name, path or hub id, as for `pipeline`. From scratch: the name of a published
             model in cn_clip, such as `'ViT-B-16'`, or a directory with ModelScope's configuration
             files and a vocab.txt.
-        train: The data set, see `cnclip.datasets.open_pairs` for its layouts.
+        train: The data set, see `cnclip.datasets.open_pairs` for its layouts; or its pairs.
         output: The run's folder. `output/best` becomes a ModelScope model directory.
         val: The data set on which recall is measured: R@1, R@5 and R@10 over all of it, in both
             directions. The weights with the best mean recall are kept; without `val` the last.
@@ -97,6 +97,8 @@ def _options(values: dict[str, Any]) -> TrainOptions:
 def _check_types(arguments: dict[str, Any]) -> None:
     for name in ("model", "train", "output", "val"):
         path = arguments[name]
+        if isinstance(path, PairData) and name in ("train", "val"):
+            continue
         if not isinstance(path, str | os.PathLike) and not (name == "val" and path is None):
             raise InputTypeError(f"expected a name or path, got {type(path).__name__}", item=name)
     for name in ("from_scratch", "resume"):
@@ -155,9 +157,12 @@ def _open_data(arguments: dict[str, Any], problems: Problems) -> tuple[PairData,
     """
     train, val = arguments["train"], arguments["val"]
     options: dict[str, Any] = {"problems": problems, "encoding": arguments["encoding"]}
-    data = open_pairs(train, arguments["train_split"], role="train", **options)
-    validation = None
-    if val is not None:
+    data = train
+    if not isinstance(data, PairData):
+        data = open_pairs(train, arguments["train_split"], role="train", **options)
+    if val is None or isinstance(val, PairData):
+        validation = val
+    else:
         validation = open_pairs(val, arguments["val_split"], role="val", **options)
         if arguments["val_split"] is None and validation.fingerprint == data.fingerprint:
             raise InvalidInputError(
@@ -169,9 +174,15 @@ def _open_data(arguments: dict[str, Any], problems: Problems) -> tuple[PairData,
 
 
 def _absolute(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with absolute paths, where they are those of existing files."""
-    paths = {name: arguments[name] for name in ("model", "train", "val") if arguments[name]}
-    return arguments | {
-        name: os.path.abspath(path) if os.path.exists(path) else str(path)
-        for name, path in paths.items()
-    }
+    """The arguments with absolute paths, where they are those of existing files.
+
+    Of pairs, the name of the data set is recorded.
+    """
+    recorded = dict(arguments)
+    for name in ("model", "train", "val"):
+        value = arguments[name]
+        if isinstance(value, PairData):
+            recorded[name] = value.name
+        elif value:
+            recorded[name] = os.path.abspath(value) if os.path.exists(value) else str(value)
+    return recorded

@@ -50,10 +50,18 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class _Embedded:
-    """Embeddings of one process; numbers are those of the data set."""
+class Embedded:
+    """Embeddings of a data set, or of the share of one process.
 
-    images: list[int]
+    Attributes:
+        images: The numbers of the images that could be read: int64 [images].
+        image_rows: float32 [images, d].
+        texts: The numbers of the texts: int64 [texts].
+        text_rows: float32 [texts, d].
+        skipped: Images that could not be read.
+    """
+
+    images: NDArray[np.int64]
     image_rows: NDArray[np.float32]
     texts: NDArray[np.int64]
     text_rows: NDArray[np.float32]
@@ -107,12 +115,41 @@ class Validator:
         Raises:
             DatasetError: no image of the data set can be read.
         """
+        found = self.embed(model, stop)
+        return None if found is None else self.recall(found)
+
+    def recall(self, found: Embedded) -> Validation:
+        """The recall over all embeddings of the data set."""
+        images, texts = found.images, found.texts
+        by_text, by_image = mutual_top_k(found.text_rows, found.image_rows, 10)
+        pairs = self._data.pairs[np.isin(self._data.pairs[:, 0], images)]
+        return Validation(
+            _recall(by_text.indices, texts, images, pairs[:, ::-1]),
+            _recall(by_image.indices, images, texts, pairs),
+            found.skipped,
+        )
+
+    def embed(
+        self, model: ChineseClip, stop: Callable[[], bool] = lambda: False
+    ) -> Embedded | None:
+        """Embed the data set. All processes call.
+
+        Args:
+            model: As for `measure`.
+            stop: As for `measure`.
+
+        Returns:
+            All embeddings in the order of their numbers; None if it was cancelled.
+
+        Raises:
+            DatasetError: no image of the data set can be read.
+        """
         with _evaluation_mode(model), torch.inference_mode():
             own = self._embed(model, stop)
         if own is None:
             return None
-        parts: list[_Embedded] = self._world.gather_objects(own)
-        images = np.concatenate([part.images for part in parts]).astype(np.int64)
+        parts: list[Embedded] = self._world.gather_objects(own)
+        images = np.concatenate([part.images for part in parts])
         texts = np.concatenate([part.texts for part in parts])
         skipped = [image for part in parts for image in part.skipped]
         if len(images) == 0:
@@ -121,20 +158,15 @@ class Validator:
                 f"the first: {skipped[0]}"
             )
         order, text_order = np.argsort(images), np.argsort(texts)
-        images, texts = images[order], texts[text_order]
-        by_text, by_image = mutual_top_k(
-            np.concatenate([part.text_rows for part in parts])[text_order],
+        return Embedded(
+            images[order],
             np.concatenate([part.image_rows for part in parts])[order],
-            10,
-        )
-        pairs = self._data.pairs[np.isin(self._data.pairs[:, 0], images)]
-        return Validation(
-            _recall(by_text.indices, texts, images, pairs[:, ::-1]),
-            _recall(by_image.indices, images, texts, pairs),
+            texts[text_order],
+            np.concatenate([part.text_rows for part in parts])[text_order],
             skipped,
         )
 
-    def _embed(self, model: ChineseClip, stop: Callable[[], bool]) -> _Embedded | None:
+    def _embed(self, model: ChineseClip, stop: Callable[[], bool]) -> Embedded | None:
         """The embeddings of this process's share; None if cancelled."""
         device, size = self._world.device, self._batch_size
         share = slice(self._world.rank, None, self._world.size)
@@ -157,8 +189,8 @@ class Validator:
                 text_rows.append(model.encode_text(ids.to(device)).cpu().numpy())
             if self._world.size == 1 and stop():
                 return None
-        return _Embedded(
-            numbers,
+        return Embedded(
+            np.asarray(numbers, np.int64),
             np.concatenate(rows),
             self._texts[share],
             np.concatenate(text_rows),
