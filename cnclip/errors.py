@@ -170,6 +170,10 @@ class DatasetError(CnclipError, ValueError):
     """A data set has no known layout, or a row of it cannot be used."""
 
 
+class UnknownLayoutError(DatasetError):
+    """The files of a data set have no known layout."""
+
+
 class IndexFileError(CnclipError, ValueError):
     """A file is not an index, is truncated or damaged, or of another format version."""
 

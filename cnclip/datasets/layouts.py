@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .._files import why_not_a_file
 from ..assets import asset_path
-from ..errors import DatasetError
+from ..errors import DatasetError, UnknownLayoutError
 from ..sources.images import is_pattern
 from ..sources.tables import checked_encoding
 from ..sources.tar_files import refuse_compressed
@@ -90,7 +90,7 @@ def _find_layout(place: Path, path: str | Path) -> tuple[type[RetrievalData], Se
     for layout in _possible_layouts(place, path):
         if splits := layout.splits(place):
             return layout, splits
-    raise DatasetError(
+    raise UnknownLayoutError(
         "of no known layout: neither SPLIT_imgs.tsv with SPLIT_texts.jsonl (also in a zip), nor "
         "lmdb/SPLIT/imgs, nor images with a metadata.jsonl or metadata.csv, nor ModelScope's "
         "NAME.json with CSV files and zips, nor .tar or .parquet files",

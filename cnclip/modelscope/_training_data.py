@@ -45,7 +45,9 @@ def pairs_of(dataset: Any, role: str, image: str | None, text: str | None) -> Pa
     first = rows[0]
     found = list(first) if isinstance(first, dict) or hasattr(first, "keys") else []
     chosen = Columns(image=IMAGE_COLUMNS, text=TEXT_COLUMNS).choose(found)
-    return RowPairs(rows, role, "all", image or chosen.image or "img", text or chosen.text or "text")
+    return RowPairs(
+        rows, role, "all", image or chosen.image or "img", text or chosen.text or "text"
+    )
 
 
 def _rows_of(dataset: Any, role: str) -> Any:

@@ -18,16 +18,20 @@ from ..train.options import TrainOptions
 _PAPER = {"lr": 5e-4, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6, "weight_decay": 0.0}
 _USUAL = _PAPER | {"beta2": 0.999, "eps": 1e-8}
 _BASE = "damo/multi-modal_clip-vit-base-patch16_zh"
-_LARGE = ("damo/multi-modal_clip-vit-large-patch14_zh",
-          "damo/multi-modal_clip-vit-large-patch14_336_zh")
+_LARGE = (
+    "damo/multi-modal_clip-vit-large-patch14_zh",
+    "damo/multi-modal_clip-vit-large-patch14_336_zh",
+)
 # Parts of a configuration that describe the model and the data, and not the training.
 _DESCRIPTIONS = (
     *("framework", "task", "pipeline", "model", "pretrained_model", "preprocessor", "dataset"),
     *("plugins", "version", "log_level", "allow_remote", "cnclip"),
 )
 # Hooks for what `cnclip.train` always does.
-_BUILT_IN = ("IterTimerHook", "ClipClampLogitScaleHook", "LrSchedulerHook", "OptimizerHook")
-_BUILT_IN += ("TorchAMPOptimizerHook", "TensorboardHook", "DDPHook")
+_BUILT_IN = (
+    *("IterTimerHook", "ClipClampLogitScaleHook", "LrSchedulerHook", "OptimizerHook"),
+    *("TorchAMPOptimizerHook", "TensorboardHook", "DDPHook"),
+)
 # Where newer configurations have the settings of a hook.
 _PLACES = {
     "train.logging": "TextLoggerHook",
@@ -123,8 +127,14 @@ class _Values:
         self.left: dict[str, Any] = {}
         self._file = file
         for path, value in _flattened(config):
-            name = next((f"{place}{path.removeprefix(old)}" for old, place in _MOVED.items()
-                         if path.startswith(f"{old}.")), path)
+            name = next(
+                (
+                    f"{place}{path.removeprefix(old)}"
+                    for old, place in _MOVED.items()
+                    if path.startswith(f"{old}.")
+                ),
+                path,
+            )
             # Of several hooks of a type, the second has another path.
             while name in self.left:
                 name = name.replace("Hook.", "Hook#.", 1) if "Hook" in name else f"{name}#"
@@ -226,8 +236,10 @@ def read_settings(
     _read_hooks(values, settings)
     _read_own(config, settings)
     metrics = values.take("evaluation.metrics", [])
-    names = [one.get("type") if isinstance(one, Mapping) else one
-             for one in (metrics if isinstance(metrics, list) else [metrics])]
+    names = [
+        one.get("type") if isinstance(one, Mapping) else one
+        for one in (metrics if isinstance(metrics, list) else [metrics])
+    ]
     if any(name != "inbatch_recall" for name in names):
         settings.ignored.append("evaluation.metrics")
     settings.ignored += [
@@ -246,9 +258,7 @@ def _read_loaders(values: _Values, settings: TrainingSettings) -> None:
     if f"{loader}.workers_per_gpu" in values.left:
         settings.options["num_workers"] = values.integer(f"{loader}.workers_per_gpu", 0, 0)
     settings.drop_last = values.flag(f"{loader}.drop_last", False)
-    settings.eval_batch_size = values.integer(
-        f"{of_eval}.batch_size_per_gpu", settings.batch_size
-    )
+    settings.eval_batch_size = values.integer(f"{of_eval}.batch_size_per_gpu", settings.batch_size)
     settings.options["valid_batch_size"] = settings.eval_batch_size
     settings.eval_drop_last = values.flag(f"{of_eval}.drop_last", False)
     values.take(f"{of_eval}.workers_per_gpu")  # the workers of the training read its images
@@ -268,7 +278,9 @@ def _read_optimizer(values: _Values, settings: TrainingSettings) -> None:
     optimizer = "train.optimizer"
     betas = values.take(f"{optimizer}.betas", (found["beta1"], found["beta2"]))
     if not isinstance(betas, list | tuple) or len(betas) != 2:
-        raise InvalidInputError(f"expected two numbers, got {betas!r:.60}", item=f"{optimizer}.betas")
+        raise InvalidInputError(
+            f"expected two numbers, got {betas!r:.60}", item=f"{optimizer}.betas"
+        )
     settings.options |= {
         "lr": values.number(f"{optimizer}.lr", found["lr"]),
         "beta1": betas[0],

@@ -273,7 +273,7 @@ def _merge(inner: Any, key: str, value: Any, path: str, *, force: bool) -> None:
     if isinstance(known, ConfigDict) and isinstance(value, ConfigDict):
         for one, new in value.items():
             _merge(known, one, new, path, force=force)
-    elif _has_types(known) and _has_types(value):
+    elif known is not None and _has_types(known) and _has_types(value):
         by_type = {one["type"]: one for one in known}
         for new in value:
             if new["type"] not in by_type:

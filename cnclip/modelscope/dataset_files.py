@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import re
 import shutil
 import zipfile
@@ -17,7 +18,7 @@ from .._files import ZIP_ERRORS, directory_replaced_atomically, identity_of
 from .._text import first_line
 from ..cache import cache_directory
 from ..datasets.chinese_clip import TsvData
-from ..errors import DatasetError, HubError, InvalidInputError
+from ..errors import DatasetError, HubError, InvalidInputError, UnknownLayoutError
 from ..sources.zip_files import ZIP_SUFFIX, open_zip, visible_members
 
 logger = logging.getLogger("cnclip")
@@ -44,7 +45,7 @@ def download_dataset(
     revision: str | None = None,
     *,
     splits: set[str] | None = None,
-    cache_dir: str | Path | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     again: bool = False,
 ) -> Path:
     """Download a data set from ModelScope's hub, unless its files were downloaded before.
@@ -84,7 +85,7 @@ def download_dataset(
         return _downloaded_before(named, fetch, error)
     wanted = [file for file in files if file.type != "tree" and _is_wanted(file.path, splits)]
     if not wanted:
-        raise DatasetError(f"{named} on ModelScope has no files of images and texts; {_scripts()}")
+        raise UnknownLayoutError(f"{named} on ModelScope has no files of images and texts")
     entries = [{"Path": one.path, "Size": one.size, "Sha256": one.sha256} for one in wanted]
     try:
         if again:
@@ -94,13 +95,6 @@ def download_dataset(
     except Exception as error:  # of the client, of its HTTP library, and of the disk
         reason = f"{named} cannot be downloaded from ModelScope: {first_line(error)}"
         raise HubError(reason) from error
-
-
-def _scripts() -> str:
-    return (
-        "if a script there downloads them, download them yourself and pass the folder or zip to "
-        "MsDataset.load"
-    )
 
 
 def _downloaded_before(named: str, fetch: Callable[..., Path], error: Exception) -> Path:
@@ -185,9 +179,12 @@ def _unpacked(path: Path, archive: zipfile.ZipFile, members: list[zipfile.ZipInf
     if not folder.is_dir():
         _check_room(path, home, members)
         logger.info("unpacking %s to %s", path, folder)
-        with contextlib.suppress(FileExistsError):  # another process was faster
+        try:
             with directory_replaced_atomically(folder) as temporary:
                 _extract(path, archive, members, temporary)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was faster
+                raise
     return _without_single_folders(folder)
 
 
@@ -236,4 +233,3 @@ def subset_folder(folder: Path, subset: str) -> Path | None:
         raise InvalidInputError(f"expected a name, got {subset!r:.60}", item="subset_name")
     places = (folder / subset, folder / "data" / subset)
     return next((place for place in places if place.is_dir()), None)
-

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from .._text import counted, value_text
 from ..datasets import Problems, open_retrieval
 from ..datasets.layouts import splits_of
-from ..errors import DatasetError, InputTypeError, InvalidInputError
+from ..errors import (
+    DatasetError,
+    InputTypeError,
+    InvalidInputError,
+    ModelScopeError,
+    UnknownLayoutError,
+)
+from ._installed import installed_object
 from .dataset_files import (
     download_dataset,
     split_of,
@@ -165,30 +172,82 @@ class MsDataset:
         if isinstance(dataset_name, list):
             column = "target" if target is None else target
             return MsDataset(ListRows(dataset_name, column), column)
-        _warn_of_ignored(options)
-        parts = None if split is None else parse_splits(_checked(split, "split"))
-        wanted = None if parts is None else {usual_split(part.split) for part in parts}
-        place, file_splits = _local_place(dataset_name, data_files)
-        if place is None:
-            _check_hub(hub)
-            place = download_dataset(
-                _hub_name(str(dataset_name), namespace),
-                version,
-                splits=wanted,
-                cache_dir=cache_dir,
-                again=str(getattr(download_mode, "value", download_mode)) == _REDOWNLOAD,
-            )
-        if data_dir is not None:
-            place = _inner_folder(place, data_dir)
-        place = with_random_access(place, wanted)
-        opened = _DataSet(place, subset_name, file_splits)
-        if parts is not None:
-            return MsDataset(opened.rows(parts), target)
-        found = {
-            usual_split(name) or "train": MsDataset(opened.rows(parse_splits(name or "train")), target)
-            for name in opened.names
-        }
-        return next(iter(found.values())) if len(found) == 1 else found
+        arguments = {
+            "dataset_name": str(dataset_name),
+            "namespace": namespace,
+            "target": target,
+            "version": version,
+            "hub": hub,
+            "subset_name": subset_name,
+            "split": split,
+            "data_dir": data_dir,
+            "data_files": data_files,
+            "download_mode": download_mode,
+            "cache_dir": cache_dir,
+        } | options
+        try:
+            return _load(**arguments)
+        except UnknownLayoutError as error:
+            return _load_by_modelscope(arguments, error)
+
+
+def _load(
+    dataset_name: str,
+    namespace: str | None,
+    target: str | None,
+    version: str | None,
+    hub: Any,
+    subset_name: str | None,
+    split: str | None,
+    data_dir: str | None,
+    data_files: Any,
+    download_mode: Any,
+    cache_dir: str | os.PathLike[str] | None,
+    **options: Any,
+) -> Any:
+    """The data set of `MsDataset.load`.
+
+    Raises:
+        UnknownLayoutError: it has no images with texts.
+    """
+    _warn_of_ignored(options)
+    parts = None if split is None else parse_splits(_checked(split, "split"))
+    wanted = None if parts is None else {usual_split(part.split) for part in parts}
+    place, file_splits = _local_place(dataset_name, data_files)
+    if place is None:
+        _check_hub(hub)
+        place = download_dataset(
+            _hub_name(str(dataset_name), namespace),
+            version,
+            splits=wanted,
+            cache_dir=cache_dir,
+            again=str(getattr(download_mode, "value", download_mode)) == _REDOWNLOAD,
+        )
+    if data_dir is not None:
+        place = _inner_folder(place, data_dir)
+    place = with_random_access(place, wanted)
+    opened = _DataSet(place, subset_name, file_splits)
+    if parts is not None:
+        return MsDataset(opened.rows(parts), target)
+    found = {
+        usual_split(name) or "train": MsDataset(opened.rows(parse_splits(name or "train")), target)
+        for name in opened.names
+    }
+    return next(iter(found.values())) if len(found) == 1 else found
+
+
+def _load_by_modelscope(arguments: dict[str, Any], error: UnknownLayoutError) -> Any:
+    """Another kind of data set, by the installed ModelScope.
+
+    Raises:
+        UnknownLayoutError: ModelScope is not installed.
+    """
+    try:
+        theirs = installed_object("modelscope.msdatasets", "MsDataset")
+    except ModelScopeError as missing:
+        reason = f"{error.reason}; other data sets need ModelScope: {missing.reason}"
+        raise UnknownLayoutError(reason, error.where) from error
+    return theirs.load(**{name: value for name, value in arguments.items() if value is not None})
 
 
 # --- Arguments -----------------------------------------------------------------------------------

@@ -22,8 +22,10 @@ _MODULES = {
         "snapshot_download",
     ),
     "models": ("Model", "TorchModel"),
+    "msdatasets": ("MsDataset",),
     "pipelines": ("Pipeline", "pipeline"),
     "preprocessors": ("Preprocessor",),
+    "trainers": ("build_trainer",),
     "utils": ("get_logger", "read_config"),
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}

@@ -189,6 +189,7 @@ class ListRows(Rows):
         return len(self._items)
 
     def value(self, number: int, column: str) -> Any:
+        """An item."""
         return self._items[number]
 
     def select(self, indices: Iterable[int]) -> Self:
@@ -223,6 +224,7 @@ class PairRows(Rows):
         return len(self.pairs.pairs)
 
     def value(self, number: int, column: str) -> Any:
+        """The value of a pair in a column, see `Rows.value`."""
         image, text = self.pairs.pairs[number].tolist()
         if column in self._ids:
             return self._ids[column][image]
@@ -269,7 +271,7 @@ class PairRows(Rows):
             ImageError: an image cannot be read.
         """
         with requires_extra("bulk", "datasets"):
-            import datasets
+            import datasets  # type: ignore[import-not-found,unused-ignore]
         ids = (self.names.text_id, self.names.image_id)
         integers = {name for name in ids if all(isinstance(one, int) for one in self[name])}
         features = {name: datasets.Value("string") for name in self.column_names}
@@ -287,8 +289,9 @@ def _file_rows(rows: PairRows, strings: list[str]) -> Iterator[Row]:
     names = [name for name in rows.column_names if name != rows.names.image]
     for number in range(len(rows)):
         content = rows.pairs.read(int(rows.pairs.pairs[number, 0]))
-        is_decoded = isinstance(content, Image.Image)
-        file = content if is_decoded else {"bytes": read_inner(content), "path": None}
+        file: Any = content
+        if not isinstance(content, Image.Image):
+            file = {"bytes": read_inner(content), "path": None}
         values = {name: rows.value(number, name) for name in names}
         values |= {name: str(values[name]) for name in strings}
         yield {rows.names.image: file} | values
@@ -365,7 +368,9 @@ def _names(chosen: Chosen, ids: tuple[str | None, str | None]) -> Names:
     usual = Names()
     image = (chosen.image or usual.image).removesuffix(FILE_SUFFIX)
     image = usual.image if image == "file_name" else image
-    return Names(chosen.text or usual.text, ids[0] or usual.text_id, image, ids[1] or usual.image_id)
+    return Names(
+        chosen.text or usual.text, ids[0] or usual.text_id, image, ids[1] or usual.image_id
+    )
 
 
 # --- Rows of other software -----------------------------------------------------------------------

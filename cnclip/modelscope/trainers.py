@@ -26,10 +26,14 @@ from ..errors import InputTypeError, InvalidInputError
 from ..models import find_model, read_checkpoint
 from ..train.options import TrainOptions
 from ..train.run_folder import BEST, STATE
+from ._choice import is_chinese_clip, own_name
+from ._installed import installed_object
 from ._training_data import INBATCH_RECALL, inbatch_recall, pairs_of
 from ._training_settings import TrainingSettings, read_settings
 from .config import Config
+from .metainfo import Trainers
 from .msdatasets import MsDataset
+from .utils import own_device
 
 if TYPE_CHECKING:
     from ..checkpoints.checkpoint import Checkpoint
@@ -57,19 +61,33 @@ _CONFIGURATION = {
 }
 
 
-def build_trainer(name: str | None = None, default_args: dict[str, Any] | None = None) -> Any:
-    """A trainer by its name.
+def build_trainer(
+    name: str | None = Trainers.default, default_args: dict[str, Any] | None = None
+) -> Any:
+    """A trainer by its name: ours for Chinese-CLIP, otherwise one of the installed ModelScope.
 
     Args:
         name: `Trainers.clip_multi_modal_embedding`.
         default_args: The arguments of `CLIPTrainer`.
 
     Raises:
+        ModelScopeError: it is not Chinese-CLIP, and ModelScope is not installed.
         InvalidInputError, InputTypeError: an argument cannot be used.
         DatasetError: a data set cannot be used.
         ModelNotFoundError, HubError, MissingExtraError: the model cannot be found or fetched.
     """
-    return CLIPTrainer(**(default_args or {}))
+    arguments = default_args or {}
+    if name in (None, Trainers.default, NAME) and _is_ours(name, arguments):
+        return CLIPTrainer(**arguments)
+    return installed_object("modelscope.trainers", "build_trainer")(name, arguments)
+
+
+def _is_ours(name: str | None, arguments: dict[str, Any]) -> bool:
+    """Whether a trainer is that of Chinese-CLIP: the model decides, where it is named."""
+    model = arguments.get("model")
+    if isinstance(model, str | os.PathLike):
+        return is_chinese_clip(os.fspath(model), arguments.get("model_revision"))
+    return name == NAME or isinstance(getattr(model, "model_dir", None), str | os.PathLike)
 
 
 class CLIPTrainer:
@@ -135,14 +153,15 @@ class CLIPTrainer:
         if not isinstance(model, str | os.PathLike):
             reason = f"expected a name, a path or a model, got {type(model).__name__}"
             raise InputTypeError(reason, item="model")
-        self.model_dir = _find_model(model, model_revision)
+        self.model_dir = find_model(own_name(os.fspath(model)), model_revision)
         self.cfg = _read_config(self._config_path(cfg_file), cfg_modify_fn, cfg_options)
         given = {"max_epochs": max_epochs, "launcher": launcher, "use_fp16": use_fp16}
         values = {f"train.{name}": value for name, value in given.items() if value is not None}
         if work_dir is not None:
             values["train.work_dir"] = os.fspath(work_dir)
         self.cfg.merge_from_dict(values)
-        self._device = _device_name(device)
+        # Without a number, a process takes the GPU of its rank.
+        self._device = "gpu" if device in (None, "gpu", "cuda") else own_device(device)
         self._settings = read_settings(
             self.cfg.to_dict(), on_gpu=self._on_gpu(), file=self.cfg.filename
         )
@@ -392,13 +411,6 @@ class CLIPTrainer:
         logger.info("%s: the model of the training", Path(self.work_dir) / OUTPUT)
 
 
-def _find_model(model: str | os.PathLike[str], revision: str | None) -> Path:
-    name = os.fspath(model)
-    if Path(name).expanduser().exists():
-        return find_model(name)
-    return find_model(f"ms:{name}" if "/" in name and name[2:3] != ":" else name, revision)
-
-
 def _read_config(
     path: Path,
     modify: Callable[[Config], Config | None] | None,
@@ -411,15 +423,6 @@ def _read_config(
     if options:
         config.merge_from_dict(options)
     return config
-
-
-def _device_name(device: Any) -> str:
-    """A device in the words of `TrainOptions`: `cuda` is the GPU if there is one."""
-    name = "gpu" if device is None else str(device)
-    kind, _, number = name.partition(":")
-    if kind in ("gpu", "cuda"):
-        return f"cuda:{number}" if number else "gpu"
-    return name
 
 
 def _text_dropout(model: Path) -> float | None:
