@@ -137,7 +137,7 @@ class FolderTable(TableData):
 
     @staticmethod
     def splits(place: Path) -> list[str]:
-        """As of `FolderData`."""
+        """The splits of `FolderData`."""
         return FolderData.splits(place)
 
     def sources(self) -> tuple[Path, Path]:

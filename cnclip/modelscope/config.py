@@ -46,12 +46,12 @@ class ConfigDict(dict[str, Any]):
         super().__setitem__(key, _converted(value))
 
     def update(self, *arguments: Any, **values: Any) -> None:
-        """As of a dict."""
+        """Like `dict.update`."""
         for key, value in dict(*arguments, **values).items():
             self[key] = value
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """As of a dict."""
+        """Like `dict.setdefault`."""
         if key not in self:
             self[key] = default
         return self[key]
@@ -132,7 +132,7 @@ class Config:
 
     @staticmethod
     def from_string(cfg_str: str, file_format: str) -> Config:
-        """Read a text as of a file with this suffix, `.json` or `.yaml`.
+        """Read the text of a file with this suffix, `.json` or `.yaml`.
 
         Raises:
             InvalidInputError: it cannot be parsed.

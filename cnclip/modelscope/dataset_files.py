@@ -201,7 +201,7 @@ def _extract(
     for member in members:
         parts = [part for part in member.filename.split("/") if part not in ("", ".")]
         if not parts or ".." in parts or "\0" in member.filename:
-            raise DatasetError("a name leads out of the zip", file=path, member=member.filename)
+            raise DatasetError("a name is outside the zip", file=path, member=member.filename)
         target = folder.joinpath(*parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(member) as source, target.open("xb") as file:
