@@ -35,6 +35,7 @@ def load_image(
     *,
     timeout: float | None = None,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
+    name: str | None = None,
 ) -> Image.Image:
     """Open an image, turn it as its EXIF orientation says, convert it to RGB.
 
@@ -43,6 +44,7 @@ def load_image(
         timeout: Seconds that a download may take, with all tries; by default the value of the
             environment variable CNCLIP_TIMEOUT, or 10.
         max_bytes: Size above which a download is stopped.
+        name: The name of bytes in messages, by default their number.
 
     Returns:
         An image of mode RGB, loaded.
@@ -56,7 +58,7 @@ def load_image(
     """
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
-        name = f"{len(content)} bytes"
+        name = name or f"{len(content)} bytes"
     elif isinstance(source, str | os.PathLike):
         content = None
         name = os.fsdecode(source)
@@ -120,6 +122,12 @@ def is_foreign_url(value: str) -> bool:
 def is_url(value: str) -> bool:
     """Whether this is a URL of a kind that images are read from."""
     return _URL.match(value) is not None
+
+
+def is_remote(value: object) -> bool:
+    """Whether this is an http or https URL."""
+    match = _URL.match(value) if isinstance(value, str) else None
+    return match is not None and match[1].lower().startswith("http")
 
 
 def located(value: str, folder: str | os.PathLike[str] = "") -> Path | str:

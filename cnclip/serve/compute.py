@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .._text import type_and_line
 from ..errors import CnclipError, ImageError, InvalidInputError, ModelRunError, OutOfMemoryError
 from ..pipelines.stream import Embedder, image_encoder, run_model, unusable_row
-from ..preprocessors.image import shown_name
+from ..preprocessors.image import fetch, load_image, located, shown_name
 from ..preprocessors.inputs import InputImage, Preprocessed
 from .queues import Batch, Item, bare
 
@@ -34,6 +34,19 @@ class Compute:
         self._pipeline, self._batch_images = pipeline, batch_images
         self._local = threading.local()  # each thread that runs the model has a buffer
 
+    def fetch(self, item: Item) -> None:
+        """Download an image.
+
+        Raises:
+            ImageError: it cannot be fetched.
+        """
+        assert isinstance(item.value, InputImage)
+        url = str(item.value.image)
+        try:
+            item.content = fetch(str(located(url)))
+        except ImageError as error:
+            raise error.at(file=shown_name(url)) from error.__cause__
+
     def open(self, item: Item) -> None:
         """Open, decode and resize an image, and keep its tensor alone.
 
@@ -42,6 +55,9 @@ class Compute:
         """
         given = item.value
         assert isinstance(given, InputImage)
+        if item.content is not None:
+            opened = load_image(item.content, name=str(given.image))
+            given, item.content = given._replace(image=opened), None
         as_bytes = self._pipeline.model.takes_bytes
         tensor = self._pipeline.preprocessor.prepare_input(given, as_bytes=as_bytes)
         item.value = given._replace(image=tensor)

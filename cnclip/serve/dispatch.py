@@ -1,7 +1,8 @@
 """The way of a request through the threads of a batcher.
 
     start         tokenizes short texts, and puts the items of a request into the queues
-    _prepare      on some threads: opens, decodes and resizes images, tokenizes the other texts
+    _fetch        on many threads: downloads images
+    _prepare      on a thread per core: opens, decodes and resizes images, tokenizes other texts
     take_batch    when the model is free: the items that are ready, up to a limit
     _run          on the thread of the model: the rows of a batch
     settle        gives each item its row or its error
@@ -18,14 +19,17 @@ import math
 import threading
 import time
 from concurrent.futures import Future
+from functools import partial
 
 from ..errors import ClosedError, CnclipError
 from ..pipelines.stream import Embedder
+from ..preprocessors.image import is_remote
+from ..preprocessors.inputs import InputImage
 from .compute import Compute, as_error, characters_of, took_too_long
 from .counters import Counters
 from .options import BatchOptions
-from .queues import Batch, Embedded, Item, Request
-from .schedule import Schedule
+from .queues import Batch, Embedded, Item, Request, Stage
+from .schedule import MAX_FETCHES, Schedule
 from .workers import Workers
 
 logger = logging.getLogger("cnclip")
@@ -37,7 +41,7 @@ _TEXTS_AT_ONCE = 256
 # Seconds of preparing an image, after which another thread takes the next ones.
 _SLOW = 1.0
 # Threads that may be slow, or hang, at the same time.
-_SLOW_PREPARERS, _HUNG_RUNNERS = 32, 3
+_SLOW_PREPARERS, _HUNG_RUNNERS = 4, 3
 # Seconds between two looks at the time, and without requests until it is no longer looked at.
 _TICK, _DOZE_AFTER = 0.05, 2.0
 
@@ -59,13 +63,22 @@ class Dispatcher:
         self._compute = Compute(pipeline, schedule.batch_images)
         self._tick = threading.Condition(self._lock)
         self._is_dozing = False
+        slow = min(_SLOW, options.prepare_timeout)
+        self._fetchers: Workers[Item | list[Item]] = Workers(
+            "cnclip-fetch",
+            (MAX_FETCHES, MAX_FETCHES),
+            slow,
+            partial(schedule.take_preparation, "fetch"),
+            self._fetch,
+            schedule.to_prepare["fetch"],
+        )
         self._preparers: Workers[Item | list[Item]] = Workers(
             "cnclip-prepare",
             (threads, _SLOW_PREPARERS),
-            min(_SLOW, options.prepare_timeout),
-            schedule.take_preparation,
+            slow,
+            partial(schedule.take_preparation, "prepare"),
             self._prepare,
-            schedule.to_prepare,
+            schedule.to_prepare["prepare"],
         )
         self._runners: Workers[Batch] = Workers(
             "cnclip-run",
@@ -84,11 +97,11 @@ class Dispatcher:
             self._run,
             schedule.to_retry,
         )
-        self._all = (self._preparers, self._runners, self._retriers)
+        self._all = (self._fetchers, self._preparers, self._runners, self._retriers)
         self._watcher = threading.Thread(target=self._watch, name="cnclip-watch", daemon=True)
         with self._lock:
             try:
-                for workers in self._all:
+                for workers in (self._preparers, self._runners, self._retriers):
                     workers.start()
                 self._watcher.start()
             except RuntimeError:  # the system allows no more threads
@@ -105,17 +118,24 @@ class Dispatcher:
             ClosedError, BusyError, InvalidInputError: as `Batcher.submit`.
         """
         needed = [item for item in request.items if item.is_needed]
-        request.unprepared.extend(item for item in needed if item.kind == "img")
+        for item in needed:
+            if isinstance(item.value, InputImage):
+                stage: Stage = "fetch" if is_remote(item.value.image) else "prepare"
+                request.unprepared[stage].append(item)
         texts = [item for item in needed if item.kind == "text"]
         if is_short := sum(map(characters_of, texts)) <= _INLINE_CHARACTERS:
             took = self._compute.tokenize(texts) if texts else 0.0
         else:
             starts = range(0, len(texts), _TEXTS_AT_ONCE)
-            request.unprepared.extend(texts[start : start + _TEXTS_AT_ONCE] for start in starts)
+            request.unprepared["prepare"].extend(
+                texts[start : start + _TEXTS_AT_ONCE] for start in starts
+            )
         with self._lock:
             if self._is_closing:
                 self._schedule.counters.refused["closed"] += 1
                 raise ClosedError("the batcher is closed")
+            if urls := len(request.unprepared["fetch"]):
+                self._fetchers.start(len(self._fetchers) + urls)
             self._schedule.admit(request)
             if is_short and texts:
                 self._schedule.counters.tokenize_seconds.add(took)
@@ -170,6 +190,22 @@ class Dispatcher:
             schedule.empty.wait(min(end - now, patience))
 
     # The steps
+
+    def _fetch(self, job: Item | list[Item]) -> None:
+        """Download an image."""
+        error: CnclipError | None = None
+        (item,) = _items_of(job)
+        try:
+            if item.is_needed:
+                self._compute.fetch(item)
+        except BaseException as failure:
+            error = as_error(failure, "the image cannot be fetched")
+        with self._lock:
+            if error is None:
+                self._schedule.fetched(item)
+            else:
+                self._schedule.settle(item, error)
+        self._deliver()
 
     def _prepare(self, job: Item | list[Item]) -> None:
         """Prepare an image, or some texts, for the model."""
@@ -265,10 +301,12 @@ class Dispatcher:
         """Act on what takes too long; returns whether there is any work; with the lock."""
         schedule = self._schedule
         schedule.expire(now)
-        for _ in self._preparers.check(now):
-            pass
-        for job in self._preparers.jobs_since(now - self._options.prepare_timeout):
-            self._give_up(job)
+        for threads in (self._fetchers, self._preparers):
+            for job in threads.check(now):
+                for item in _items_of(job):
+                    schedule.free_place(item)
+            for job in threads.jobs_since(now - self._options.prepare_timeout):
+                self._give_up(job)
         for workers in (self._runners, self._retriers):
             for batch in workers.check(now):
                 logger.error("the model does not end with a batch of %d items", len(batch.items))

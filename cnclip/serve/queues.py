@@ -19,6 +19,9 @@ from ..preprocessors.inputs import InputImage, Preprocessed
 
 Kind = Literal["text", "img"]
 Priority = Literal["interactive", "bulk"]
+# Of preparing: images of URLs are fetched first.
+Stage = Literal["fetch", "prepare"]
+STAGES: tuple[Stage, ...] = ("fetch", "prepare")
 KINDS: tuple[Kind, ...] = ("text", "img")
 PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
 # While both wait, one batch of bulk requests follows this many of interactive ones.
@@ -56,14 +59,16 @@ class Item:
         tokens: The columns that a prepared text needs.
         ready_at: The time when the item was prepared, or None.
         is_settled: Whether it has a row or an error.
-        holds_place: Whether it counts among the images that are prepared ahead of the model.
+        content: The bytes of an image that was fetched from a URL.
+        place: The stage of preparing among whose images it counts, or None.
     """
 
     __slots__ = (
-        "holds_place",
+        "content",
         "index",
         "is_settled",
         "kind",
+        "place",
         "ready_at",
         "request",
         "tokens",
@@ -75,7 +80,9 @@ class Item:
         self.kind: Kind = "text" if isinstance(value, str) else "img"
         self.tokens = 0
         self.ready_at: float | None = None
-        self.is_settled = self.holds_place = False
+        self.is_settled = False
+        self.content: bytes | None = None
+        self.place: Stage | None = None
 
     @property
     def is_needed(self) -> bool:
@@ -99,7 +106,7 @@ class Request:
         priority: The queue in which they wait.
         deadline: When the request expires, or None.
         strict: Whether the first bad item fails the request.
-        unprepared: Images, and runs of texts, that are to be prepared.
+        unprepared: Images, and runs of texts, that wait for a stage of preparing.
         ready: Prepared items that wait for the model, by kind.
         unsettled: Items without a row or an error, by kind.
         first_bad: In a strict request the least index of a bad item, or None.
@@ -126,7 +133,7 @@ class Request:
             np.empty((count, width), np.float32), [None] * count, np.zeros(count, np.int64)
         )
         self.outcome: Embedded | CnclipError = self.result
-        self.unprepared: deque[Item | list[Item]] = deque()
+        self.unprepared: dict[Stage, deque[Item | list[Item]]] = {one: deque() for one in STAGES}
         self.ready: dict[Kind, deque[Item]] = {kind: deque() for kind in KINDS}
         self.unsettled: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self.first_bad: int | None = None

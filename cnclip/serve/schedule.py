@@ -23,6 +23,7 @@ from .options import BatchOptions
 from .queues import (
     KINDS,
     PRIORITIES,
+    STAGES,
     Batch,
     Embedded,
     Item,
@@ -30,16 +31,23 @@ from .queues import (
     Limit,
     Queue,
     Request,
+    Stage,
     Turns,
     first_only,
 )
 
+# Threads that fetch images from URLs.
+MAX_FETCHES = 32
 # A batch on a CPU. Larger ones gain nothing, and a request waits for the batch in progress.
 _CPU_TOKENS = 512
 _CPU_IMAGES = 4
 # How much the last batch counts in the mean time of an item.
 _NEWEST = 0.2
 _MIN_RETRY_AFTER, _MAX_RETRY_AFTER = 0.1, 600.0  # seconds
+
+
+def _unprepared_items(stage: Stage) -> Callable[[Request], deque[Item | list[Item]]]:
+    return lambda request: request.unprepared[stage]
 
 
 def _ready_items(kind: Kind) -> Callable[[Request], deque[Item]]:
@@ -54,7 +62,7 @@ class Schedule:
         requests: Those in progress, by their futures.
         done: Closed requests whose futures have not got their outcome yet.
         batch_images: Images of a batch, at most.
-        to_prepare: Is notified when there is something to prepare.
+        to_prepare: Is notified when there is something to prepare, for each stage.
         to_run: Is notified when there is something for the model.
         to_retry: Is notified when an item of a batch that hung is to be repeated.
         empty: Is notified when no request is in progress any more.
@@ -68,10 +76,10 @@ class Schedule:
         self._batch_tokens = options.batch_tokens or (model.text_tokens if on_gpu else _CPU_TOKENS)
         images = options.batch_images or (model.image_batch if on_gpu else _CPU_IMAGES)
         self.batch_images = min(images, model.max_image_batch)
-        # Images that are prepared, or being prepared, ahead of the model, for each priority.
-        self._max_ahead = 2 * self.batch_images + threads
-        self._ahead = dict.fromkeys(PRIORITIES, 0)
-        self.to_prepare = threading.Condition(lock)
+        # Images whose stage of preparing has begun and which the next step has not taken yet.
+        self._max_places = {"fetch": MAX_FETCHES // 2, "prepare": 2 * self.batch_images + threads}
+        self._places = {(one, stage): 0 for one in PRIORITIES for stage in STAGES}
+        self.to_prepare = {stage: threading.Condition(lock) for stage in STAGES}
         self.to_run = threading.Condition(lock)
         self.to_retry = threading.Condition(lock)
         self.empty = threading.Condition(lock)
@@ -81,11 +89,14 @@ class Schedule:
         self._bytes = 0
         self._waiting = dict.fromkeys(KINDS, 0)
         self._means = {"text": 0.0, "img": 0.0, "prepare": 0.0}  # seconds per item
-        self._unprepared = {one: Queue(lambda request: request.unprepared) for one in PRIORITIES}
+        self._unprepared = {
+            (one, stage): Queue(_unprepared_items(stage)) for one in PRIORITIES for stage in STAGES
+        }
         self._ready = {
             (one, kind): Queue(_ready_items(kind)) for one in PRIORITIES for kind in KINDS
         }
-        self._prepare_turns, self._run_turns = Turns(), Turns()
+        self._prepare_turns = {stage: Turns() for stage in STAGES}
+        self._run_turns = Turns()
         self._last_kind: Kind = "img"
         self._parts: deque[Batch] = deque()  # of batches that failed
         self._suspects: deque[Batch] = deque()  # the items of batches that hung
@@ -130,9 +141,8 @@ class Schedule:
         if request.is_complete:
             self._finish(request, request.result, "embedded")
             return
-        if request.unprepared:
-            self._unprepared[request.priority].add(request)
-            self.to_prepare.notify()
+        for stage in STAGES:
+            self._add_unprepared(request, stage)
         if ready:
             self.prepared(ready)
 
@@ -169,10 +179,11 @@ class Schedule:
             self._waiting[kind] -= request.unsettled[kind]
             request.ready[kind].clear()
             self._ready[request.priority, kind].remove(request)
-        request.unprepared.clear()
-        self._unprepared[request.priority].remove(request)
+        for stage in STAGES:
+            request.unprepared[stage].clear()
+            self._unprepared[request.priority, stage].remove(request)
         for item in request.items:
-            self._free_place(item)
+            self.free_place(item)
         request.items = []
         self.done.append(request)
         if not self.requests:
@@ -180,25 +191,38 @@ class Schedule:
 
     # Preparing
 
-    def take_preparation(self) -> Item | list[Item] | None:
-        """The next image, or texts of one request, to prepare."""
-        now = time.monotonic()
-        for priority in self._prepare_turns.order():
-            queue = self._unprepared[priority]
-            if self._ahead[priority] >= self._max_ahead or not queue:
+    def take_preparation(self, stage: Stage) -> Item | list[Item] | None:
+        """The next image, or texts of one request, to fetch or to prepare."""
+        now, turns = time.monotonic(), self._prepare_turns[stage]
+        for priority in turns.order():
+            if self._places[priority, stage] >= self._max_places[stage]:
                 continue
-            taken: list[Item | list[Item]] = queue.take(now, first_only())
+            taken: list[Item | list[Item]]
+            taken = self._unprepared[priority, stage].take(now, first_only())
             if not taken:
                 continue
             job = taken[0]
             if isinstance(job, Item):
-                job.holds_place = True
-                self._ahead[priority] += 1
-            self._prepare_turns.took(priority, bulk_waits=bool(self._unprepared["bulk"]))
-            if any(self._unprepared.values()):
-                self.to_prepare.notify()
+                self.free_place(job)
+                job.place = stage
+                self._places[priority, stage] += 1
+            turns.took(priority, bulk_waits=bool(self._unprepared["bulk", stage]))
+            if any(self._unprepared[one, stage] for one in PRIORITIES):
+                self.to_prepare[stage].notify()
             return job
         return None
+
+    def fetched(self, item: Item) -> None:
+        """Put an image whose content was fetched into the queue for decoding."""
+        request = item.request
+        if not item.is_needed:
+            self.prepared([item])
+            return
+        size = len(item.content or b"")
+        request.bytes += size
+        self._bytes += size
+        request.unprepared["prepare"].append(item)
+        self._add_unprepared(request, "prepare")
 
     def prepared(self, items: list[Item]) -> None:
         """Put prepared items into the queues for the model."""
@@ -212,7 +236,7 @@ class Schedule:
                 request.ready[item.kind].append(item)
                 self._ready[request.priority, item.kind].add(request)
                 continue
-            self._free_place(item)
+            self.free_place(item)
             if not request.is_closed and request.is_complete:
                 self._finish(request, request.result, "embedded")
         if self._has_batch():
@@ -223,12 +247,17 @@ class Schedule:
         self.counters.prepare_seconds.add(seconds)
         self._average("prepare", seconds / self._threads)
 
-    def _free_place(self, item: Item) -> None:
-        """The item is no longer among those that are prepared ahead of the model."""
-        if item.holds_place:
-            item.holds_place = False
-            self._ahead[item.request.priority] -= 1
-            self.to_prepare.notify()
+    def free_place(self, item: Item) -> None:
+        """The item no longer counts among those of its stage of preparing."""
+        if stage := item.place:
+            item.place = None
+            self._places[item.request.priority, stage] -= 1
+            self.to_prepare[stage].notify()
+
+    def _add_unprepared(self, request: Request, stage: Stage) -> None:
+        if request.unprepared[stage]:
+            self._unprepared[request.priority, stage].add(request)
+            self.to_prepare[stage].notify()
 
     # The model
 
@@ -248,7 +277,7 @@ class Schedule:
                 if not items:
                     continue
                 for item in items:
-                    self._free_place(item)
+                    self.free_place(item)
                     self.counters.queue_seconds[priority].add(now - (item.ready_at or now))
                 self._last_kind = kind
                 bulk_waits = any(self._ready["bulk", one] for one in KINDS)
@@ -315,7 +344,7 @@ class Schedule:
 
     def settle(self, item: Item, outcome: NDArray[np.float32] | CnclipError) -> None:
         """Give an item its row or its error, if its request still waits for it."""
-        self._free_place(item)
+        self.free_place(item)
         if not item.is_needed:
             return
         request = item.request
@@ -337,18 +366,15 @@ class Schedule:
         """Drop what a request that will fail does not wait for."""
         for kind in KINDS:
             for item in request.ready[kind]:
-                self._free_place(item)
+                self.free_place(item)
             request.ready[kind].clear()
             self._ready[request.priority, kind].remove(request)
-        kept = [
-            job
-            for job in request.unprepared
-            if (job if isinstance(job, Item) else job[0]).is_needed
-        ]
-        request.unprepared.clear()
-        request.unprepared.extend(kept)
-        if not kept:
-            self._unprepared[request.priority].remove(request)
+        for stage, jobs in request.unprepared.items():
+            kept = [job for job in jobs if (job if isinstance(job, Item) else job[0]).is_needed]
+            jobs.clear()
+            jobs.extend(kept)
+            if not kept:
+                self._unprepared[request.priority, stage].remove(request)
 
     # The state
 

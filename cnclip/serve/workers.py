@@ -49,18 +49,25 @@ class Workers(Generic[Job]):
         self._count, self._spare = counts
         self._take, self._do, self._wake = take, do, wake
         self._threads: set[_Worker[Job]] = set()
+        self._ending: list[_Worker[Job]] = []
+        self._wanted = 0
         self._is_ended = False
 
     def __len__(self) -> int:
         return len(self._threads)
 
-    def start(self) -> None:
-        """Start the threads that are missing; with the lock.
+    def start(self, count: int | None = None) -> None:
+        """Start the threads that are missing, until there are so many; with the lock.
+
+        Args:
+            count: Threads, at most as many as there may be; by default all. Fewer than before
+                change nothing.
 
         Raises:
             RuntimeError: the system allows no more threads.
         """
-        while self._on_time() < self._count and len(self._threads) < self._count + self._spare:
+        self._wanted = max(self._wanted, min(self._count, count or self._count))
+        while self._on_time() < self._wanted and len(self._threads) < self._wanted + self._spare:
             worker: _Worker[Job] = _Worker(target=self._loop, name=self._name, daemon=True)
             worker.start()
             self._threads.add(worker)
@@ -78,7 +85,8 @@ class Workers(Generic[Job]):
             if job is not None:
                 yield job
         try:
-            self.start()
+            if self._wanted:
+                self.start(self._wanted)
         except RuntimeError as error:  # the next check tries again
             logger.error("no thread for %s: %s", self._name, error)
 
@@ -99,14 +107,13 @@ class Workers(Generic[Job]):
     def end(self) -> None:
         """Let the threads end when their jobs are done; with the lock."""
         self._is_ended = True
+        self._ending = list(self._threads)
         self._wake.notify_all()
 
     def join(self, seconds: float) -> None:
-        """Wait for the threads that are not late; without the lock."""
+        """Wait for the threads that are not late, after `end`; without the lock."""
         end = time.monotonic() + seconds
-        with self._wake:
-            threads = list(self._threads)
-        for worker in threads:
+        for worker in self._ending:
             if worker is not threading.current_thread():
                 while worker.is_alive() and not worker.is_late and time.monotonic() < end:
                     worker.join(0.05)
@@ -130,7 +137,7 @@ class Workers(Generic[Job]):
             worker.job = None
             while not self._is_ended:
                 if worker.is_late:
-                    if self._on_time() >= self._count:
+                    if self._on_time() >= self._wanted:
                         break  # it was replaced
                     worker.is_late = False
                 job = self._take()

@@ -347,28 +347,67 @@ def test_retry_after_follows_the_measured_rate(watched_model: Embedder) -> None:
         gate.opened.set()
 
 
-def test_a_slow_image_holds_no_other(
+def test_slow_images_hold_no_other(
     embedder: MultiModalEmbeddingPipeline,
     serve: Callable[[Callable[[BaseHTTPRequestHandler], None]], str],
     images: list[Any],
     rows: dict[str, Any],
 ) -> None:
     leave = threading.Event()
+    content = images[0].read_bytes()
 
-    def hang(request: BaseHTTPRequestHandler) -> None:
-        leave.wait(20)
-        request.send_error(404)
+    def respond(request: BaseHTTPRequestHandler) -> None:
+        if "slow" in request.path:
+            leave.wait(20)
+        if "good" not in request.path:
+            return request.send_error(404)
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(content)
+        return None
 
-    url = serve(hang)
-    with Batcher(embedder, BatchOptions(threads=2, prepare_timeout=0.3)) as batcher:
-        slow = [batcher.submit([{"img": f"{url}{n}"}, {"text": "猫"}]) for n in range(6)]
-        found = batcher.submit([{"img": images[0]}]).result(20)
-        same(found.vectors[0], rows["img_embedding"][0])
+    url = serve(respond)
+    options = BatchOptions(threads=1, prepare_timeout=0.4)
+    with Batcher(embedder, options) as batcher:
+        slow = [batcher.submit([{"img": f"{url}slow{n}"}, {"text": "猫"}]) for n in range(20)]
+        begun = time.monotonic()
+        for given in (content, f"{url}good"):
+            found = batcher.submit([{"img": given}]).result(20)
+            same(found.vectors[0], rows["img_embedding"][0])
+        assert time.monotonic() - begun < 5
+        with pytest.raises(ImageError, match=r"^items\[0\]: http.*/bad: cannot be fetched"):
+            batcher.submit([{"img": f"{url}bad"}]).result(20)
         for future in slow:
-            with pytest.raises(ImageError, match=r"^items\[0\]: http.*within 0.3 seconds"):
+            with pytest.raises(ImageError, match=r"^items\[0\]: http.*within 0.4 seconds"):
                 future.result(20)
         assert batcher.ready
         leave.set()
+        assert eventually(lambda: batcher.counters().bytes_in_flight == 0)
+
+
+def test_a_fetched_file_is_named_by_its_url_and_counted(
+    watched_model: Embedder,
+    serve: Callable[[Callable[[BaseHTTPRequestHandler], None]], str],
+    images: list[Any],
+) -> None:
+    contents = {"/good": images[0].read_bytes() + bytes(50_000), "/bad": b"no image"}
+
+    def respond(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(contents[request.path])
+
+    url = serve(respond)
+    with Batcher(watched_model) as batcher:
+        gate = Gate(watched_model.encoder)
+        future = batcher.submit([{"img": f"{url}good"}])
+        assert gate.came.wait(20)
+        assert batcher.counters().bytes_in_flight > 50_000
+        gate.opened.set()
+        future.result(20)
+        with pytest.raises(ImageError, match=r"^items\[0\]: http.*/bad: cannot be read"):
+            batcher.submit([{"img": f"{url}bad"}]).result(20)
+        assert batcher.counters().bytes_in_flight == 0
 
 
 def test_memory_stays_flat_and_nothing_is_kept(shared: Batcher, images: list[Any]) -> None:

@@ -280,3 +280,22 @@ def test_an_idle_model_begins_at_once_and_what_waits_is_one_batch(model: Embedde
         for future in futures:
             future.result(10)
     assert model.encoder.batches == [["alone"], GOOD]
+
+
+def test_a_gpu_has_two_batches_at_a_time(model: Embedder) -> None:
+    model.model.device = "cuda:0"  # the encoder is that of the CPU
+    both, opened = threading.Barrier(3), threading.Event()
+
+    def before(values: Any) -> None:
+        if not opened.is_set():
+            both.wait(20)
+            opened.wait(20)
+
+    model.encoder.before = before
+    with Batcher(model, BatchOptions(batch_tokens=3)) as batcher:
+        futures = [batcher.submit([{"text": text}]) for text in "猫狗"]
+        both.wait(20)
+        opened.set()
+        for future in futures:
+            future.result(20)
+    assert sorted(model.encoder.batches) == [["狗"], ["猫"]]
