@@ -233,7 +233,7 @@ class Session:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.namespace: dict[str, Any] = {"__name__": "__page__"}
-        self.printed = ""
+        self.printed: str | None = ""  # None after a block that did not run
 
     def run(self, block: Block) -> None:
         """Run a block, or check it if it is not to run.
@@ -242,7 +242,7 @@ class Session:
             AssertionError: a command failed, or the output is another.
         """
         set_up(block.comments.get("setup", ""), self.folder)
-        if "output" in block.comments:
+        if "output" in block.comments and self.printed is not None:
             assert self.printed.rstrip() == block.code.rstrip(), f"{block.place}: {self.printed}"
         if not block.is_example:
             return
@@ -251,6 +251,7 @@ class Session:
             for name in block.comments.get("requires", "").split()
         ):
             check(block)
+            self.printed = None
             return
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
