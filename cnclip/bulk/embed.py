@@ -24,7 +24,15 @@ from ..preprocessors.text import TextCounts, TextInput, normalize_text
 from ..progress import progress
 from ..sources import ProblemKind, Problems, pyarrow_modules
 from ..sources.exclusions import Exclusions
-from .folder import DTYPES, MANIFEST, UNFINISHED, Manifest, model_identity
+from .folder import (
+    DTYPES,
+    LAYOUTS,
+    MANIFEST,
+    UNFINISHED,
+    Manifest,
+    model_identity,
+    open_embeddings,
+)
 from .items import (
     ITEM_KINDS,
     Item,
@@ -35,6 +43,7 @@ from .items import (
     open_sources,
 )
 from .store import Store, locked
+from .to_clip_retrieval import remove_clip_retrieval, write_clip_retrieval
 
 logger = logging.getLogger("cnclip")
 
@@ -124,6 +133,13 @@ class EmbedOptions:
     )
     retry: bool = option(False, "try items again that failed in an earlier run")
     replace: bool = option(False, "drop embeddings of sources that are not listed")
+    to: Literal["cnclip", "clip-retrieval"] | None = option(
+        None,
+        "layout of OUT: cnclip; or clip-retrieval, which adds img_emb or text_emb, and metadata, "
+        "for clip-retrieval's index and front end; by default as in the last run to OUT, else "
+        "cnclip",
+        choices=LAYOUTS,
+    )
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -166,6 +182,7 @@ class EmbedOptions:
             self,
             ids=earlier.ids if self.ids is None and earlier.rows else self.ids,
             exclude=(earlier.exclude or None) if given is None else given,
+            to=earlier.layout if self.to is None else self.to,
             default_excludes=(
                 earlier.default_excludes if self.default_excludes is None else self.default_excludes
             ),
@@ -204,6 +221,7 @@ class EmbedOptions:
             self.default_excludes is not False,
             "relative" if relative else "absolute",
             image_options=changed,
+            layout=self.to or "cnclip",
         )
 
 
@@ -323,7 +341,7 @@ def iter_embeddings(
     Args:
         sources: One path, or several, see `open_sources`.
         pipeline: An open pipeline.
-        options: All but `dtype`, `retry` and `replace` are used. A batch ends after every
+        options: All but `dtype`, `retry`, `replace` and `to` are used. A batch ends after every
             `shard_items` items, as in `embed`. Ids of files are absolute paths by default.
         problems: Gets the items that cannot be embedded, which are left out. Without it, their
             number and the first reason are logged as a warning at the end.
@@ -474,6 +492,10 @@ def write_outcomes(
             store.commit()
             raise
     store.finish()
+    if wanted.layout == "clip-retrieval":
+        write_clip_retrieval(open_embeddings(store.folder))
+    elif store.former_layout == "clip-retrieval":
+        remove_clip_retrieval(store.folder)
     return report
 
 

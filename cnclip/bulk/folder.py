@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from ..sources import pyarrow_modules
 from .items import ITEM_KINDS, IdForm, ItemKind
 
 DTYPES = ("float16", "float32")
+Layout = Literal["cnclip", "clip-retrieval"]
+LAYOUTS = ("cnclip", "clip-retrieval")
 FORMAT = 1
 MANIFEST = "manifest.json"
 # The manifest of a run that has not ended.
@@ -87,6 +89,7 @@ class Manifest:
     ids: IdForm = "absolute"  # of files in folders
     shards: list[Shard] = field(default_factory=list)
     image_options: dict[str, str] = field(default_factory=dict)  # those that are not defaults
+    layout: Layout = "cnclip"  # whether clip-retrieval's files are written as well
 
     @property
     def rows(self) -> int:
@@ -125,6 +128,8 @@ class Manifest:
         value = {"format": FORMAT, **asdict(self), "rows": self.rows, "items": self.items}
         if not self.image_options:
             del value["image_options"]
+        if self.layout == "cnclip":
+            del value["layout"]
         value["shards"] = value.pop("shards")  # the long part last
         text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
         write_durably(path, text.encode())
@@ -190,6 +195,7 @@ def _manifest_of(value: dict[str, Any]) -> Manifest:
         "relative" if value.get("ids") == "relative" else "absolute",
         shards,
         {_text(name): _text(one) for name, one in value.get("image_options", {}).items()},
+        "clip-retrieval" if value.get("layout") == "clip-retrieval" else "cnclip",
     )
 
 
@@ -321,7 +327,8 @@ class Embeddings:
         path: The folder.
         manifest: The content of its `manifest.json`.
         kind: The kind of the items: "images" or "texts".
-        model: The identity of the model, see `model_identity`.
+        model: The identity of the model, see `model_identity`; None if it is unknown, see
+            `open_clip_retrieval`.
         precision: The precision of the model, such as "fp32".
         dtype: The type of the embeddings: "float16" or "float32".
         dim: Columns of the embeddings.
@@ -330,7 +337,8 @@ class Embeddings:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
-        self.kind, self.model = manifest.kind, manifest.model
+        self.kind = manifest.kind
+        self.model: dict[str, Any] | None = manifest.model
         self.precision, self.dtype = manifest.precision, manifest.dtype
         self.dim: int = manifest.model["embed_dim"]
         self.rows = manifest.rows
@@ -341,7 +349,7 @@ class Embeddings:
     def __repr__(self) -> str:
         return (
             f"Embeddings({str(self.path)!r}: {counted(self.rows, self.kind)}, {self.dim} columns, "
-            f"{self.dtype}; model {self.model['name']}, {self.precision})"
+            f"{self.dtype}; model {(self.model or {}).get('name', 'unknown')}, {self.precision})"
         )
 
     @cached_property

@@ -67,6 +67,7 @@ class Store:
         folder: The folder.
         wanted: Its manifest, without shards.
         earlier: The items of earlier runs.
+        former_layout: The layout of the last run that ended, or "cnclip".
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Store:
         read = self._read_usable if rebuild else Manifest.read
         self._last_manifest = read(folder / MANIFEST)
         unfinished = read(folder / UNFINISHED)
+        self.former_layout = "cnclip" if (m := self._last_manifest) is None else m.layout
         manifests = [one for one in (self._last_manifest, unfinished) if one is not None]
         shards = [shard for one in manifests for shard in one.shards]
         if not manifests:

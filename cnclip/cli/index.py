@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._text import counted
 from ..errors import CnclipError, InvalidInputError, ModelMismatchError
@@ -32,8 +32,9 @@ _FILES_TRIED = 1000
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Build an index of the embeddings that `cnclip embed` wrote, or of a folder of images, "
-        "which is embedded first. Exit status 1 if images could not be read; each is named."
+        "Build an index of the embeddings that `cnclip embed` or clip-retrieval wrote, or of a "
+        "folder of images, which is embedded first. Exit status 1 if images could not be read; "
+        "each is named."
     )
     parser.add_argument(
         "source", metavar="OUT|FOLDER", type=Path, help="embeddings, or a folder of images"
@@ -62,12 +63,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="folder that keeps the embeddings of the images for the next run (default: "
         "NAME.embeddings)",
     )
+    parser.add_argument(
+        "--texts",
+        action="store_true",
+        help="of clip-retrieval's folder with images and texts: index the texts",
+    )
     add_pixels_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed if needed, build the index, and describe it."""
     from ..bulk import open_embeddings
+    from ..bulk.clip_retrieval import is_clip_retrieval
     from ..bulk.folder import MANIFEST, UNFINISHED
     from ..search import Root, connect, index_embeddings, update_embeddings
     from ..search.milvus import is_milvus
@@ -83,8 +90,14 @@ def run(arguments: argparse.Namespace) -> int:
     if not source.is_dir():
         raise InvalidInputError("no such folder", file=source)
     failed = 0
-    embedder = None
-    if not any((source / name).exists() for name in (MANIFEST, UNFINISHED)):
+    embedder: MultiModalEmbeddingPipeline | None = None
+    embeddings: Embeddings | None = None
+    recorded = any((source / name).exists() for name in (MANIFEST, UNFINISHED))
+    if not recorded and is_clip_retrieval(source):
+        embeddings, embedder = _open_clip_retrieval(arguments)
+    elif arguments.texts:
+        raise InvalidInputError("--texts is for clip-retrieval's folders", file=source)
+    elif not recorded:
         folder = arguments.embeddings or Path(arguments.output).with_suffix(".embeddings")
         if "://" in arguments.output and arguments.embeddings is None:
             raise InvalidInputError("--embeddings: expected a folder, for images into Milvus")
@@ -93,10 +106,11 @@ def run(arguments: argparse.Namespace) -> int:
         embedder = open_pipeline(arguments)
         failed = _embed(embedder, source, folder, replace=arguments.embeddings is None)
         source = folder
-    embeddings = open_embeddings(source)
+    if embeddings is None:
+        embeddings = open_embeddings(source)
     if (message := gone_message(_sample(embeddings, root))) is not None:
         print_message("index", message)
-    if embedder is None:
+    if embedder is None and embeddings.model is not None:
         embedder = _model_of(arguments, embeddings.model, embeddings.precision)
     if remote:
         collection = connect(
@@ -116,11 +130,29 @@ def run(arguments: argparse.Namespace) -> int:
             f"{done.removed} removed"
         )
     else:
-        index = index_embeddings(source, kind=arguments.kind, root=root, show_progress=True)
+        index = index_embeddings(embeddings, kind=arguments.kind, root=root, show_progress=True)
         index.prepare(embedder)
         index.save(arguments.output)
         print(_described(index))
     return 1 if failed else 0
+
+
+def _open_clip_retrieval(
+    arguments: argparse.Namespace,
+) -> tuple[Embeddings, MultiModalEmbeddingPipeline | None]:
+    """The embeddings of clip-retrieval's folder, and the model that --model names."""
+    from ..bulk import open_clip_retrieval
+
+    embedder = None if arguments.model is None else open_pipeline(arguments)
+    kind: Literal["texts"] | None = "texts" if arguments.texts else None
+    embeddings = open_clip_retrieval(arguments.source, kind, pipeline=embedder)
+    if embeddings.model is None:
+        print_message(
+            "index",
+            f"{arguments.source} does not record the model of its embeddings, so that queries "
+            "cannot be compared with it; name it as --model if cnclip opens it",
+        )
+    return embeddings, embedder
 
 
 def _sample(embeddings: Embeddings, root: Root | None) -> list[str]:

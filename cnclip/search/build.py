@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 1 << 14
 
 
 def index_embeddings(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | Embeddings,
     *,
     kind: str = "auto",
     temperature: float | None = None,
@@ -38,7 +38,8 @@ def index_embeddings(
     The embeddings are compared with their checksums first.
 
     Args:
-        folder: A folder that `cnclip embed` or `cnclip.bulk` wrote.
+        folder: A folder that `cnclip embed` or `cnclip.bulk` wrote; or embeddings that
+            `open_embeddings` or `open_clip_retrieval` opened.
         kind: `'exact'`, `'hnsw'` or `'ivfpq'`; `'auto'` chooses by the number of embeddings.
         temperature: The model's temperature, for probabilities.
         exact_up_to: The maximum number of embeddings for which `'auto'` is exact.
@@ -52,9 +53,10 @@ def index_embeddings(
         InvalidInputError: there are no embeddings, or an argument has a value that is not listed
             above.
     """
-    embeddings = open_embeddings(folder, check=True)
+    embeddings = folder if isinstance(folder, Embeddings) else open_embeddings(folder)
+    embeddings.check()
     if embeddings.rows == 0:
-        raise InvalidInputError("the folder has no embeddings", file=folder)
+        raise InvalidInputError("the folder has no embeddings", file=embeddings.path)
     chosen = choose_kind(embeddings.rows, exact_up_to, hnsw_up_to) if kind == "auto" else kind
     index = Index.create(
         embeddings.dim,

@@ -25,7 +25,7 @@ LAYERS = (
     "pipelines cn_clip",
     "sources datasets",
     "bulk",
-    "search evaluate benchmark",
+    "search evaluate benchmark integrations",
     "serve train demo",
     "modelscope",
     "cli __main__",

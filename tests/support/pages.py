@@ -205,8 +205,26 @@ SETUPS: dict[str, tuple[tuple[str, ...], Callable[[Path], None]]] = {
         ),
     ),
 }
+SETUPS["foreign"] = (("photos", "base.cnclip.pt"), lambda at: _clip_retrieval(at))
 SETUPS["cat.png"] = ((), lambda at: _copy_photo(at, "cat"))
 SETUPS["car.png"] = ((), lambda at: _copy_photo(at, "car"))
+
+
+def _clip_retrieval(folder: Path) -> None:
+    """A folder as clip-retrieval writes it, which does not record the model."""
+    import numpy as np
+    import pyarrow
+    import pyarrow.parquet
+
+    from cnclip import pipeline
+
+    photos = [str(path) for path in sorted((folder / "photos").iterdir())]
+    rows = pipeline(model=folder / "base.cnclip.pt").forward({"img": photos})["img_embedding"]
+    for name in ("img_emb", "metadata"):
+        (folder / "foreign" / name).mkdir(parents=True)
+    np.save(folder / "foreign" / "img_emb" / "img_emb_0.npy", rows.astype(np.float16))
+    table = pyarrow.table({"image_path": photos})
+    pyarrow.parquet.write_table(table, folder / "foreign" / "metadata" / "metadata_0.parquet")
 
 
 def _copy_photo(folder: Path, name: str) -> None:
