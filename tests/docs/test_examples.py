@@ -103,7 +103,7 @@ def test_examples_are_valid(page: Path) -> None:
 
 # Packages whose modules have other names.
 PACKAGES = {
-    "llama_index": "llama_index_core",
+    "llama_index.core": "llama_index_core",
     "pymilvus.model": "pymilvus",
     "sklearn": "scikit_learn",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -54,7 +55,9 @@ def test_columns_that_are_missing(model: Any) -> None:
 
 @pytest.fixture
 def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    found = pytest.importorskip("datasets", reason="datasets is not installed")
+    # The folder of the tests has a subfolder `datasets`, which can be imported too.
+    pytest.importorskip("datasets.arrow_dataset", reason="datasets is not installed")
+    found = importlib.import_module("datasets")
     monkeypatch.setattr(found.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     found.disable_progress_bars()
     return found
@@ -202,7 +205,7 @@ class Embed:
     def __call__(self, batch):
         return {**batch, **self.embed(batch)}
 
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 data = ray.data.from_items([{"path": path} for path in sys.argv[1:]])
 data = data.map_batches(Embed, fn_constructor_args=("emoji-cn",), batch_size=2, concurrency=1)
 print(json.dumps({row["path"]: row["image_embedding"].tolist() for row in data.take_all()}))

@@ -264,10 +264,8 @@ class Session:
             assert self.printed.rstrip() == block.code.rstrip(), f"{block.place}: {self.printed}"
         if not block.is_example:
             return
-        if "not run" in block.comments or any(
-            importlib.util.find_spec(name) is None
-            for name in block.comments.get("requires", "").split()
-        ):
+        required = block.comments.get("requires", "").split()
+        if "not run" in block.comments or not all(map(is_installed, required)):
             check(block)
             self.printed = None
             return
@@ -282,6 +280,15 @@ class Session:
                     wanted = int(block.comments.get("status", 0))
                     assert status == wanted, f"{block.place}: {command}: status {status}"
         self.printed = printed.getvalue()
+
+
+def is_installed(name: str) -> bool:
+    """Whether a module can be imported; a folder without code, as `tests/datasets`, is none."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # its package is missing
+        return False
+    return spec is not None and spec.origin is not None
 
 
 def run_command(command: str, folder: Path) -> int:
