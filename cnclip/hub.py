@@ -25,8 +25,13 @@ from .errors import CheckpointError, HubError, MissingExtraError, ModelNotFoundE
 logger = logging.getLogger("cnclip")
 
 PREFIXES = {"hf:": "huggingface", "ms:": "modelscope"}
-# The owners that publish Chinese-CLIP, and their hubs.
-OWNERS = {"damo": "modelscope", "iic": "modelscope", "ofa-sys": "huggingface"}
+# The owners that publish Chinese-CLIP or QA-CLIP, and their hubs.
+OWNERS = {
+    "damo": "modelscope",
+    "iic": "modelscope",
+    "ofa-sys": "huggingface",
+    "tencentarc": "huggingface",
+}
 
 _NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
