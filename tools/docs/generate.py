@@ -43,6 +43,8 @@ API = {
     "cnclip.serve": "The batcher, which embeds requests of many callers in common batches, and the "
     "collections of the search application.",
     "cnclip.benchmark": "Measures how fast this machine embeds: the library of `cnclip bench`.",
+    "cnclip.cn_clip": "The interface of the package cn_clip, for programs that move from it. "
+    "Requires Python's torch.",
     "cnclip.errors": "Every exception of the package.",
 }
 
