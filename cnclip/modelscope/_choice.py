@@ -29,10 +29,12 @@ def own_name(model: str | Path) -> str:
     return name if parse_hub_name(f"ms:{name}") is None else f"ms:{name}"
 
 
-def is_chinese_clip(
+def foreign_type(
     model: str | Path, revision: str | None = None, *, local_files_only: bool = False
-) -> bool:
-    """Whether a model is Chinese-CLIP. If its files do not say, it is: opening it reports why not.
+) -> str | None:
+    """The type of a model that is not Chinese-CLIP; None for Chinese-CLIP.
+
+    It is also None if the model's files do not say: opening it reports what they lack.
 
     Args:
         model: A path, or a name on ModelScope's hub, from which only the configuration is fetched.
@@ -50,11 +52,11 @@ def is_chinese_clip(
         )
     else:
         folder = find_model(name)
-    kind = kind_of(folder)
-    return kind is None or kind in (MODEL_TYPE, HUGGINGFACE_TYPE)
+    found = type_of(folder)
+    return None if found in (MODEL_TYPE, HUGGINGFACE_TYPE) else found
 
 
-def kind_of(folder: Path) -> str | None:
+def type_of(folder: Path) -> str | None:
     """The type of a model by its configuration; None if there is none."""
     settings = _settings(folder / PIPELINE_CONFIG)
     model = settings.get("model")

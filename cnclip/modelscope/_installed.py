@@ -13,6 +13,7 @@ import sys
 import threading
 from typing import Any
 
+from .._text import type_and_line
 from ..errors import ModelScopeError
 from . import _finder
 from ._finder import ROOT
@@ -28,17 +29,20 @@ def is_used() -> bool:
     return module is not None and not isinstance(module, _finder.StandIn)
 
 
-def installed_object(module: str, name: str) -> Any:
+def installed_object(module: str, name: str, wanted: str | None = None, what: str = "") -> Any:
     """An object of the installed ModelScope.
 
     Args:
         module: Its module, such as `modelscope.models.nlp`.
         name: Its name there.
+        wanted: What it is for, in messages, such as a model; by default the object itself.
+        what: What that is.
 
     Raises:
         ModelScopeError: ModelScope is not installed or cannot be imported, or lacks it.
     """
-    use_installed(f"{module}.{name}")
+    wanted = f"{module}.{name}" if wanted is None else wanted
+    use_installed(wanted, what or "not a part of cnclip")
     try:
         found = importlib.import_module(module)
         try:
@@ -46,15 +50,16 @@ def installed_object(module: str, name: str) -> Any:
         except AttributeError:
             return importlib.import_module(f"{module}.{name}")
     except ImportError as error:
-        reason = f"the installed ModelScope cannot import it ({type(error).__name__}: {error})"
-        raise ModelScopeError(f"{module}.{name}", reason) from error
+        reason = f"the installed ModelScope lacks {module}.{name}: {type_and_line(error)}"
+        raise ModelScopeError(wanted, reason) from error
 
 
-def use_installed(name: str) -> None:
+def use_installed(name: str, what: str) -> None:
     """Let `modelscope` be the installed ModelScope.
 
     Args:
         name: What is needed, for messages.
+        what: What that is.
 
     Raises:
         ModelScopeError: ModelScope is not installed, or cannot be imported.
@@ -70,15 +75,20 @@ def use_installed(name: str) -> None:
         except ModuleNotFoundError as error:
             _finder.restore(stand_ins)
             if error.name == ROOT:
-                reason = "not a part of cnclip; it needs ModelScope: pip install modelscope"
+                reason = f"{what}; it requires ModelScope: pip install modelscope"
             else:
-                reason = f"needs ModelScope, which needs {error.name}: pip install {error.name}"
+                reason = (
+                    f"{what}; it requires ModelScope, which is installed without {error.name}, "
+                    f"which it imports: pip install {error.name}"
+                )
             raise ModelScopeError(name, reason) from error
         except BaseException as error:
             _finder.restore(stand_ins)
             if not isinstance(error, Exception):
                 raise
-            reason = f"needs ModelScope, which cannot be imported ({type(error).__name__}: {error})"
+            reason = (
+                f"{what}; it requires ModelScope, which cannot be imported: {type_and_line(error)}"
+            )
             raise ModelScopeError(name, reason) from error
         logger.info("%s: using the installed ModelScope", name)
         ours = importlib.import_module(f"{__package__}.pipelines")  # which imports this one

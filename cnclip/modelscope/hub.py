@@ -6,6 +6,7 @@ folders, and errors are the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -16,6 +17,8 @@ from .._checks import requires_extra
 
 Patterns = Sequence[str] | str | None
 MODEL_NAME_PARTS = 2
+# Of regular expressions and not of file names: ModelScope took such patterns before 1.10.
+_REGULAR = re.compile(r"[\\^$+(|]|\.\*")
 
 
 def _client() -> ModuleType:
@@ -31,6 +34,25 @@ def _client() -> ModuleType:
 
 def _text(path: str | PathLike[str] | None) -> str | None:
     return None if path is None else fspath(path)
+
+
+def _as_names(patterns: Patterns, model: str | None, others: dict[str, Any]) -> Patterns:
+    """Patterns of file names: regular expressions are replaced by the names that they match."""
+    listed = [patterns] if isinstance(patterns, str) else list(patterns or ())
+    if not any(map(_REGULAR.search, listed)):
+        return patterns
+    with requires_extra("modelscope", "modelscope-hub"):
+        from modelscope_hub import HubApi as Api
+    files = Api(token=others.get("token"), endpoint=others.get("endpoint")).list_repo_files(
+        others.get("repo_id") or model or "", others.get("repo_type") or "model"
+    )
+    names = [
+        file.path
+        for pattern in listed
+        for file in files
+        if _REGULAR.search(pattern) and re.search(pattern, file.path)
+    ]
+    return [*(one for one in listed if not _REGULAR.search(one)), *names] or patterns
 
 
 def snapshot_download(
@@ -57,7 +79,7 @@ def snapshot_download(
         user_agent: Sent with requests.
         local_files_only: Use only files that were downloaded before.
         cookies: Ignored.
-        ignore_file_pattern: Files to leave out, as patterns of file names.
+        ignore_file_pattern: Files to leave out: patterns such as `*.bin`, or regular expressions.
         allow_file_pattern: Files to download.
         local_dir: The directory for the files, instead of one in the cache.
         allow_patterns: As `allow_file_pattern`.
@@ -69,6 +91,9 @@ def snapshot_download(
         MissingExtraError: the client is not installed.
         requests.exceptions.HTTPError: the hub has no such model; the client raises others too.
     """
+    if not local_files_only:
+        ignore_file_pattern = _as_names(ignore_file_pattern, model_id, others)
+        allow_file_pattern = _as_names(allow_file_pattern, model_id, others)
     directory: str = _client().snapshot_download(
         model_id,
         revision=revision,

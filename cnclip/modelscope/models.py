@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ._choice import is_chinese_clip
+from ._choice import foreign_type
 from ._installed import installed_object
 
 
@@ -46,8 +46,9 @@ class Model:
             ModelScopeError: it is a model for ModelScope, which is not installed.
         """
         name = str(model_name_or_path)
-        if not is_chinese_clip(name, revision):
-            theirs = installed_object("modelscope.models", "Model")
+        if other := foreign_type(name, revision):
+            what = f"a model of type {other!r}"
+            theirs = installed_object("modelscope.models", "Model", name, what)
             keywords |= {"cfg_dict": cfg_dict} if cfg_dict is not None else {}
             keywords |= {"device": device} if device is not None else {}
             keywords |= {"trust_remote_code": True} if trust_remote_code else {}

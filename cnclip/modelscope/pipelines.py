@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import InvalidInputError
-from ._choice import DEFAULT_MODEL, is_chinese_clip
+from ._choice import DEFAULT_MODEL, foreign_type
 from ._installed import installed_object
 from .clip import CLIPForMultiModalEmbedding
 from .config import Config
@@ -66,11 +66,9 @@ def pipeline(
     if model is None and task in TASKS:
         model = DEFAULT_MODEL
     local = bool(others.get("local_files_only"))
-    named = isinstance(model, str | PathLike)
-    if not isinstance(model, CLIPForMultiModalEmbedding) and not (
-        named and is_chinese_clip(str(model), model_revision, local_files_only=local)
-    ):
-        theirs = installed_object("modelscope.pipelines.builder", "pipeline")
+    wanted, what = _foreign(task, model, model_revision, local_files_only=local)
+    if what:
+        theirs = installed_object("modelscope.pipelines.builder", "pipeline", wanted, what)
         given = {
             "preprocessor": preprocessor,
             "config_file": config_file,
@@ -92,6 +90,21 @@ def pipeline(
     return MultiModalEmbeddingPipeline(
         model, preprocessor, device=device, model_revision=model_revision, **own
     )
+
+
+def _foreign(
+    task: str | None, model: Any, revision: str | None, *, local_files_only: bool
+) -> tuple[str, str]:
+    """A pipeline that is ModelScope's: what it is of, and what that is; else empty text."""
+    if isinstance(model, str | PathLike):
+        name = str(model)
+        other = foreign_type(name, revision, local_files_only=local_files_only)
+        return name, "" if other is None else f"a model of type {other!r}"
+    if isinstance(model, CLIPForMultiModalEmbedding):
+        return model.name, ""
+    if model is None:
+        return f"task {task!r}", "a task of other models than Chinese-CLIP"
+    return f"model {type(model).__name__}", "not a model that cnclip has opened"
 
 
 class Pipeline:

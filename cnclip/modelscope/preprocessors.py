@@ -16,7 +16,7 @@ from ..errors import InvalidInputError
 from ..models import open_archive
 from ..preprocessors import multi_modal
 from ..preprocessors.image import load_image
-from ._choice import is_chinese_clip, own_name
+from ._choice import foreign_type, own_name
 from ._installed import installed_object
 from .constant import ModeKeys
 from .tokenizer import FullTokenizer
@@ -41,9 +41,12 @@ class Preprocessor:
         **keywords: Any,
     ) -> Any:
         """The preprocessor of a model: a `CLIPPreprocessor`, or of ModelScope for other models."""
-        if is_chinese_clip(str(model_name_or_path), revision):
-            return CLIPPreprocessor(model_name_or_path, revision=revision)
-        theirs = installed_object("modelscope.preprocessors", "Preprocessor")
+        name = str(model_name_or_path)
+        other = foreign_type(name, revision)
+        if other is None:
+            return CLIPPreprocessor(name, revision=revision)
+        what = f"a model of type {other!r}"
+        theirs = installed_object("modelscope.preprocessors", "Preprocessor", name, what)
         return theirs.from_pretrained(model_name_or_path, revision, *arguments, **keywords)
 
 
