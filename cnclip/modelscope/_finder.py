@@ -83,7 +83,9 @@ class StandIn(ModuleType):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Importing `modelscope.hub.snapshot_download` does not hide the function of that name.
-        if not (isinstance(value, StandIn) and name in getattr(self, "__all__", ())):
+        inner = f"{self.__name__.partition('.')[2]}.{name}".lstrip(".")
+        is_inner = isinstance(value, StandIn) and inner in _CONTENT
+        if not (is_inner and name in getattr(self, "__all__", ())):
             super().__setattr__(name, value)
 
     def __dir__(self) -> Iterable[str]:
