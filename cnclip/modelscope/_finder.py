@@ -59,12 +59,16 @@ _CONTENT = {
     "utils.torch_utils": "utils",
     "version": "root",
 }
+# The names with an underscore that a module may have.
+_SPECIAL = ("__all__", "__release_datetime__", "__version__")
 
 
 class StandIn(ModuleType):
     """A module of ModelScope: our content, submodules, and placeholders for all other names."""
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") and name not in _SPECIAL:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         inner = self.__name__.partition(".")[2]
         content = _CONTENT.get(inner)
         if content is not None:
@@ -75,7 +79,7 @@ class StandIn(ModuleType):
                 value = getattr(module, name)
                 setattr(self, name, value)
                 return value
-        if name.startswith("_"):
+        if name in _SPECIAL:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if f"{inner}.{name}".lstrip(".") in _CONTENT:
             return importlib.import_module(f"{self.__name__}.{name}")

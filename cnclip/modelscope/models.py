@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from os import PathLike
 from typing import Any
 
@@ -55,9 +56,8 @@ class Model:
             return theirs.from_pretrained(
                 name, *(() if revision is None else (revision,)), **keywords
             )
-        from .clip import CLIPForMultiModalEmbedding
-
-        return CLIPForMultiModalEmbedding(name, revision=revision, device=device)
+        clip = importlib.import_module(f"{__package__}.clip")  # which imports this one
+        return clip.CLIPForMultiModalEmbedding(name, revision=revision, device=device)
 
 
 class TorchModel(Model, nn.Module):

@@ -60,8 +60,9 @@ def test_a_module_and_standard_input(run_command: Run, tmp_path: Path) -> None:
     assert ours.stdout == theirs.stdout
     assert ours.returncode == theirs.returncode == 1
     assert "runpy" not in ours.stderr and "ValueError: of the program" in ours.stderr
-    ours = run_command("-", "a", stdin=SHOW, folder=tmp_path)
-    theirs = run_command("-", "a", stdin=SHOW, plain=True, folder=tmp_path)
+    code = "import sys\nprint(sys.argv, __name__, repr(sys.path[0]))"
+    ours = run_command("-", "a", stdin=code, folder=tmp_path)
+    theirs = run_command("-", "a", stdin=code, plain=True, folder=tmp_path)
     assert (ours.stdout, ours.stderr, ours.returncode) == (theirs.stdout, theirs.stderr, 0)
 
 

@@ -176,7 +176,7 @@ def _command(*arguments: str) -> None:
 
 
 # What makes the file or folder of each name, and which others must exist before.
-SETUPS: dict[str, tuple[tuple[str, ...], Callable[[Path], None]]] = {
+SETUPS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "base.cnclip.pt": ((), lambda at: _convert(_emoji_cn(), at / "base.cnclip.pt")),
     "epoch_latest.pt": ((), lambda at: _write_cn_clip(at / "epoch_latest.pt")),
     "clip_cn_vit-b-16.pt": ((), lambda at: _write_cn_clip(at / "clip_cn_vit-b-16.pt")),
@@ -206,6 +206,11 @@ SETUPS: dict[str, tuple[tuple[str, ...], Callable[[Path], None]]] = {
     ),
 }
 SETUPS["foreign"] = (("photos", "base.cnclip.pt"), lambda at: _clip_retrieval(at))
+# A program for ModelScope.
+SETUPS["program.py"] = (
+    (),
+    lambda at: shutil.copy(ROOT / "tests/support/programs/image_text_match.py", at / "program.py"),
+)
 SETUPS["cat.png"] = ((), lambda at: _copy_photo(at, "cat"))
 SETUPS["car.png"] = ((), lambda at: _copy_photo(at, "car"))
 
