@@ -26,7 +26,7 @@ from ..errors import InputTypeError, InvalidInputError
 from ..models import find_model, read_checkpoint
 from ..train.options import TrainOptions
 from ..train.run_folder import BEST, STATE
-from ._choice import is_chinese_clip, own_name
+from ._choice import foreign_type, own_name
 from ._installed import installed_object
 from ._training_data import INBATCH_RECALL, inbatch_recall, pairs_of
 from ._training_settings import TrainingSettings, read_settings
@@ -86,7 +86,7 @@ def _is_ours(name: str | None, arguments: dict[str, Any]) -> bool:
     """Whether a trainer is that of Chinese-CLIP: the model decides, where it is named."""
     model = arguments.get("model")
     if isinstance(model, str | os.PathLike):
-        return is_chinese_clip(os.fspath(model), arguments.get("model_revision"))
+        return foreign_type(os.fspath(model), arguments.get("model_revision")) is None
     return name == NAME or isinstance(getattr(model, "model_dir", None), str | os.PathLike)
 
 
