@@ -82,6 +82,15 @@ def open_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
         OSError: it cannot be opened, or is not a regular file.
     """
     check_file(path)
+    return open_checked_file(path, buffering)
+
+
+def open_checked_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
+    """Open a path that has been found to be a regular file, to read it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
     file: BinaryIO = open(path, "rb", buffering, opener=_without_waiting)  # noqa: SIM115
     return file
 

@@ -98,6 +98,8 @@ class EarlierItems:
         Raises:
             EmbeddingsError: a shard was removed or damaged since.
         """
+        if not self._shards:
+            return
         item = outcome.item
         key = _key(self._kind, item.id, item.path, item.size, item.mtime_ns, item.text)
         for shard, line in self._found.of(key):

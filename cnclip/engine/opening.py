@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from .. import _core
 from .._files import replaced_atomically
 from ..cache import file_without_cache, private_directory
@@ -31,6 +33,8 @@ from .libtorch import (
 logger = logging.getLogger("cnclip")
 
 _PACKAGE = Path(__file__).resolve().parent
+# Bytes. The largest tensors of a batch of a small model are below it.
+_KEPT_BLOCK = 8 << 20
 
 
 @functools.cache
@@ -44,6 +48,7 @@ def open_engine() -> _core.Engine:
     """
     torch = find_torch()
     load_libraries(torch)
+    _keep_freed_memory()
     if chosen := os.environ.get("CNCLIP_ENGINE"):
         return _core.Engine(chosen)
     if (included := included_engines().get(torch.minor)) is not None:
@@ -55,6 +60,17 @@ def open_engine() -> _core.Engine:
                 "the included engine does not fit torch %s: %s", torch.version, error.reason
             )
     return _core.Engine(compiled_engine(torch))
+
+
+def _keep_freed_memory() -> None:
+    """Make glibc keep some freed memory, up to 16 MiB, for the next batch.
+
+    At first it returns all above 128 KiB to the system, and each batch of a small model has a
+    hundred page faults per image. The limit becomes twice the largest block of up to 32 MiB that
+    was freed, see M_MMAP_THRESHOLD in mallopt(3); this block is never written to. Models of the
+    published sizes free larger ones anyway.
+    """
+    np.empty(_KEPT_BLOCK, np.uint8)
 
 
 def cuda_count() -> int:

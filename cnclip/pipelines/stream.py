@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .._core import unusable_rows
 from .._text import counted
 from ..errors import CnclipError, ModelRunError, OutOfMemoryError
 from ..preprocessors._prefetch import map_ahead
@@ -53,6 +54,10 @@ class Batch(NamedTuple, Generic[T]):
     embedded: list[T]
     vectors: NDArray[np.float32]
     failed: list[tuple[T, CnclipError]]
+
+    def with_vectors(self, vectors: NDArray[np.float32]) -> Batch[T]:
+        """The batch with embeddings of its embedded items."""
+        return Batch(self.items, self.embedded, vectors, self.failed)
 
 
 def embed_images(
@@ -124,7 +129,7 @@ def embed_texts(
         cut_every: A batch ends after every so many items, counted from the first.
         strict: Raise an error if the model returns a row that cannot be used.
 
-    Yields:
+    Returns:
         Batches in the order of the items. Failed items are those of such rows.
     """
     model = pipeline.model
@@ -136,7 +141,7 @@ def embed_texts(
     under_way = _batches_under_way(model, items, max_texts)
     texts = ((item, text_of(item)) for item in items)
     groups = _groups(texts, max_texts, len, cut_every)
-    yield from _embed(model, "texts", groups, encode, under_way, strict=strict)
+    return _embed(model, "texts", groups, encode, under_way, strict=strict)
 
 
 def _batches_under_way(model: EmbeddingModel, items: Iterable[T], size: int) -> int:
@@ -225,17 +230,16 @@ def _embed(
     def embed(group: tuple[Batch[T], list[Value]]) -> Batch[T]:
         batch, values = group
         if not values:
-            return batch._replace(vectors=np.empty((0, model.info.embed_dim), np.float32))
-        vectors, good = run_model(model, kind, values, encode)
-        if good.all():
-            return batch._replace(vectors=vectors)
+            return batch.with_vectors(np.empty((0, model.info.embed_dim), np.float32))
+        vectors, bad = run_model(model, kind, values, encode)
+        if not bad:
+            return batch.with_vectors(vectors)
         unusable = unusable_row(model)
         if strict:
             raise unusable
-        pairs = list(zip(batch.embedded, good, strict=True))
-        usable = [item for item, ok in pairs if ok]
-        failed = batch.failed + [(item, unusable) for item, ok in pairs if not ok]
-        return Batch(batch.items, usable, vectors[good], failed)
+        failed = batch.failed + [(batch.embedded[row], unusable) for row in bad]
+        rows = [row for row in range(len(vectors)) if row not in set(bad)]
+        return Batch(batch.items, [batch.embedded[row] for row in rows], vectors[rows], failed)
 
     return map_ahead(embed, groups, under_way, under_way - 1)
 
@@ -245,8 +249,8 @@ def run_model(
     kind: str,
     values: list[Value],
     encode: Callable[[list[Value]], NDArray[np.float32]],
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The embeddings of one batch, and which of them can be used.
+) -> tuple[NDArray[np.float32], list[int]]:
+    """The embeddings of one batch, and which of them cannot be used.
 
     Args:
         model: The model.
@@ -255,7 +259,7 @@ def run_model(
         encode: From the values to their embeddings.
 
     Returns:
-        float32 [n, d], and bool [n]: whether each row is finite and of unit length.
+        float32 [n, d], and the numbers of the rows that are not finite or not of unit length.
 
     Raises:
         OutOfMemoryError: the device has no memory for the batch.
@@ -267,9 +271,7 @@ def run_model(
             f"no memory on {model.device} for {counted(len(values), kind)} at once: "
             "choose a smaller batch_size, or end other programs that use the memory"
         ) from failure
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    usable: NDArray[np.bool_] = np.abs(squares - 1) < MAX_DEVIATION
-    return vectors, usable
+    return vectors, unusable_rows(vectors, MAX_DEVIATION)
 
 
 def unusable_row(model: EmbeddingModel) -> ModelRunError:

@@ -83,11 +83,11 @@ class Compute:
         model = self._pipeline.model
         if batch.kind == "text":
             texts = [_text_of(item) for item in batch.items]
-            vectors, good = run_model(model, "texts", texts, model.encoder.encode_texts)
+            vectors, bad = run_model(model, "texts", texts, model.encoder.encode_texts)
         else:
             tensors = [_tensor_of(item) for item in batch.items]
-            vectors, good = run_model(model, "images", tensors, self._encode_images())
-        return vectors, [None if ok else unusable_row(model) for ok in good.tolist()]
+            vectors, bad = run_model(model, "images", tensors, self._encode_images())
+        return vectors, [unusable_row(model) if row in bad else None for row in range(len(vectors))]
 
     def _encode_images(self) -> Callable[[list[Any]], NDArray[np.float32]]:
         """This thread's function from tensors to rows."""

@@ -48,7 +48,9 @@ class Exclusions:
         self.counts: Counter[str] = Counter()
         self.output: str | None = None
         wanted = [*(DEFAULT_EXCLUDES if defaults else ()), *patterns]
-        self._patterns = [_Pattern(pattern) for pattern in dict.fromkeys(wanted) if pattern]
+        patterns = [_Pattern(pattern) for pattern in dict.fromkeys(wanted) if pattern]
+        self._of_folders = patterns
+        self._of_files = [pattern for pattern in patterns if not pattern.folders_only]
 
     def exclude(self, path: str, *, is_folder: bool) -> bool:
         """Whether a file or folder is left out, which is then counted.
@@ -58,8 +60,8 @@ class Exclusions:
             is_folder: Whether it is a folder.
         """
         name = path.rpartition("/")[2]
-        for pattern in self._patterns:
-            if pattern.matches(path, name, is_folder):
+        for pattern in self._of_folders if is_folder else self._of_files:
+            if pattern.matches(path, name):
                 if pattern.text != HIDDEN:
                     self.counts[pattern.text] += 1
                 return True
@@ -82,13 +84,11 @@ class _Pattern:
     def __init__(self, text: str) -> None:
         self.text = text
         inner = text.rstrip("/")
-        self._folders_only = inner != text
+        self.folders_only = inner != text
         self._of_paths = "/" in inner
         self._expression = re.compile(translate(inner.removeprefix("/")), re.IGNORECASE)
 
-    def matches(self, path: str, name: str, is_folder: bool) -> bool:
-        if self._folders_only and not is_folder:
-            return False
+    def matches(self, path: str, name: str) -> bool:
         return self._expression.match(path if self._of_paths else name) is not None
 
 

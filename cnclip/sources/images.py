@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import not_a_file, open_file
+from .._files import not_a_file, open_checked_file, open_file
 from .._text import first_line, hide_secrets, is_utf8, printable
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.formats import HEAD
@@ -245,7 +245,7 @@ def read_content(content: Content) -> bytes:
     if file.error is not None:
         raise ImageError(file.error)
     try:
-        with open_file(file.path) as opened:
+        with open_checked_file(file.path, buffering=0) as opened:
             return opened.read()
     except OSError as error:
         raise ImageError(first_line(error)) from error

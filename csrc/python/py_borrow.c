@@ -212,6 +212,16 @@ PyObject *cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
   return (PyObject *)contiguous;
 }
 
+PyObject *cnclip_borrow_rows(PyObject *object, const float **ret_rows, size_t *ret_count,
+                             size_t *ret_width) {
+  PyObject *rows = PyArray_FROMANY(object, NPY_FLOAT32, 2, 2, NPY_ARRAY_CARRAY_RO);
+  if (rows == NULL) return NULL;
+  *ret_rows = PyArray_DATA((PyArrayObject *)rows);
+  *ret_count = (size_t)PyArray_DIM((PyArrayObject *)rows, 0);
+  *ret_width = (size_t)PyArray_DIM((PyArrayObject *)rows, 1);
+  return rows;
+}
+
 PyObject *cnclip_pixels_output(const cnclip_state *state, PyObject *out, bool is_bytes,
                                Py_ssize_t count, Py_ssize_t resolution, void **ret_data) {
   const Py_ssize_t floats[] = {count, 3, resolution, resolution};

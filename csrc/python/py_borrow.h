@@ -53,6 +53,11 @@ PyObject *cnclip_borrow_pillow(const cnclip_state *state, const cnclip_image_pro
 PyObject *cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
                                cnclip_pixels *ret_pixels);
 
+/* Borrows float32 [count, width]; an array that is not contiguous is copied. A new reference to the
+ * object that keeps the rows alive, or NULL with an exception set for any other object. */
+PyObject *cnclip_borrow_rows(PyObject *object, const float **ret_rows, size_t *ret_count,
+                             size_t *ret_width);
+
 /* The array for the pixels of `count` images, and its memory, borrowed: `out`, which must be such
  * an array, contiguous, or a new one if that is None. float32 [count, 3, r, r], or with `is_bytes`
  * uint8 [count, r, r, 4]. A new reference, or NULL with an exception set. */

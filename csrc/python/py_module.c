@@ -1,6 +1,7 @@
 /* The extension module cnclip._core: state, errors, types. */
 #include <math.h>
 
+#include "base/rows.h"
 #include "engine/engine.h"
 #include "kernels/peak.h"
 #include "kernels/precision.h"
@@ -166,6 +167,31 @@ static PyObject *measure_peak(PyObject *module, PyObject *arguments) {
   return PyFloat_FromDouble(rate);
 }
 
+/* With the GIL: a row takes less than a microsecond. */
+static PyObject *unusable_rows(PyObject *module, PyObject *arguments) {
+  (void)module;
+  PyObject *object, *result;
+  float max_deviation;
+  const float *rows;
+  size_t count, width;
+  if (!PyArg_ParseTuple(arguments, "Of:unusable_rows", &object, &max_deviation)) return NULL;
+  PyObject *owner = cnclip_borrow_rows(object, &rows, &count, &width);
+  if (owner == NULL) return NULL;
+  result = PyList_New(0);
+  size_t row = result == NULL ? count : 0;
+  while ((row = cnclip_rows_next_unusable(rows, row, count, width, max_deviation)) < count) {
+    PyObject *number = PyLong_FromSize_t(row++);
+    const bool added = number != NULL && PyList_Append(result, number) == 0;
+    Py_XDECREF(number);
+    if (!added) {
+      Py_CLEAR(result);
+      break;
+    }
+  }
+  Py_DECREF(owner);
+  return result;
+}
+
 static PyMethodDef module_methods[] = {
     {"check_precision", check_precision, METH_VARARGS,
      "check_precision(device, precision, /)\n--\n\nRaises DeviceError where the device does not "
@@ -173,6 +199,9 @@ static PyMethodDef module_methods[] = {
     {"measure_peak", measure_peak, METH_VARARGS,
      "measure_peak(precision, seconds, /)\n--\n\nOperations per second that one thread computes in "
      "registers, a multiply-add counted as two; None where the machine has no instruction for it."},
+    {"unusable_rows", unusable_rows, METH_VARARGS,
+     "unusable_rows(rows, max_deviation, /)\n--\n\nThe numbers of the rows of float32 [n, d] whose "
+     "squared length is not finite or differs from 1 by max_deviation or more."},
     {0},
 };
 

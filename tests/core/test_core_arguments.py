@@ -48,6 +48,10 @@ BAD_CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("encoder: other bytes", lambda p: p.model.encoder.encode_pixels(BYTES.view(np.int8))),
     ("encoder: one", lambda p: p.model.encoder.encode_pixels(OBLONG[0])),
     ("encoder: None", lambda p: p.model.encoder.encode_texts([None], 1)),
+    ("rows: list", lambda p: _core.unusable_rows([0.5], 0.01)),
+    ("rows: doubles", lambda p: _core.unusable_rows(np.zeros((1, 2)), 0.01)),
+    ("rows: one row", lambda p: _core.unusable_rows(np.zeros(2, np.float32), 0.01)),
+    ("rows: deviation", lambda p: _core.unusable_rows(np.zeros((1, 2), np.float32), "0.01")),
     ("encoder: new", lambda p: _core.Encoder(open_engine(), "path", None, 1, 2)),
 ]  # fmt: skip
 
