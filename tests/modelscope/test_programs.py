@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from tests.modelscope.conftest import OTHERS, Run
+from tests.support.tls_proxy import serve_https
 from tests.support.twins.tokenizer import Tokenizer
 
 TOLERANCE = 2e-6
@@ -62,6 +63,25 @@ def test_image_text_match(
     image = answers["img_embedding"][plain[1][0]]
     expected = probabilities(image[None], rows, float(answers["temperature"]))
     close(numbers(done.stdout), expected[0])
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_the_model_card(
+    run_program: Run,
+    vit: MultiModalEmbeddingPipeline,
+    answers: dict[str, Any],
+    plain: Any,
+    tmp_path: Path,
+) -> None:
+    host = "yangan2.oss-cn-beijing.aliyuncs.com"
+    with serve_https(host, plain[0][0].read_bytes(), tmp_path) as variables:
+        done = run_program("model_card", **variables)
+    texts = vit.forward({"text": ["杰尼龟", "妙蛙种子", "小火龙", "皮卡丘"]})["text_embedding"]
+    image = answers["img_embedding"][plain[1][0]]
+    expected = probabilities(image[None], texts, float(answers["temperature"]))
+    title, printed = done.stdout.split(":")
+    assert title == "图文匹配概率"
+    close(numbers(printed.strip(" []\n")), expected[0])
 
 
 def test_folder_features(
@@ -214,6 +234,7 @@ def test_fine_tuned(run_program: Run, answers: dict[str, Any], tmp_path: Path) -
     assert np.array_equal(found["restored"], found["after"])
 
 
+@pytest.mark.slow
 def test_spawned_processes(
     run_command: Run, vit: MultiModalEmbeddingPipeline, vit_directory: Path
 ) -> None:
