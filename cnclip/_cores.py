@@ -32,6 +32,11 @@ def model_threads() -> int:
     return cores
 
 
+def is_number_fixed() -> bool:
+    """Whether `$OMP_NUM_THREADS` sets the number of threads, whatever other processes do."""
+    return _openmp_threads() is not None
+
+
 def _openmp_threads() -> int | None:
     # A list has a number for each level of nested parallel regions.
     number = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()

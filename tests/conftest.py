@@ -28,6 +28,9 @@ os.environ["LC_ALL"] = "C.UTF-8"
 os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 # On a busy machine, threads that spin while they wait take the cores from those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# The default number of threads depends on what else runs, and the last bits of some results on it.
+if hasattr(os, "sched_getaffinity"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

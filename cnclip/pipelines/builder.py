@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from .. import _core
 from .._checks import check_integer
-from .._cores import model_threads
+from .._cores import is_number_fixed, model_threads
 from ..engine import cuda_count, open_engine
 from ..errors import DeviceError, InputTypeError, InvalidInputError
 from ..models import open_archive
@@ -74,9 +74,9 @@ def pipeline(
             `'int8'`, weights and activations of linear layers, on processors with AVX-512 VNNI;
             `'fp16'`, on GPUs.
         num_threads: CPU threads for each run of the model, and as many for preparing images; by
-            default one per core that the process may use by its affinity and CPU quota, or
-            `$OMP_NUM_THREADS`. Ask for no more than the system allows a process: OpenMP ends
-            the process if one is refused.
+            default `$OMP_NUM_THREADS`, or one per core that the process may use by its affinity
+            and CPU quota, and for the model fewer while other processes use these cores. Ask for
+            no more than the system allows a process: OpenMP ends the process if one is refused.
         return_tensors: `'np'` for NumPy arrays, `'pt'` for torch tensors that share their memory.
         model_revision: Branch, tag or commit of a model on a hub. Models on disk have none.
         local_files_only: Use the files of a hub's model that were fetched before, without the
@@ -124,6 +124,7 @@ def pipeline(
         precision=precision,
         num_threads=int(num_threads or model_threads()),
         image_processor=preprocessor.image_processor,
+        spares_busy_cores=num_threads is None and not is_number_fixed(),
     )
     opened = EmbeddingModel(info, encoder, where, precision, return_tensors)
     return MultiModalEmbeddingPipeline(opened, preprocessor)

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/cores.h"
 #include "base/cpu.h"
 #include "base/status.h"
 #include "kernels/attention.h"
@@ -20,7 +21,7 @@ extern "C" {
 
 /* The version of everything that this header declares or includes. Raise it with each change: an
  * engine of another version is refused. */
-enum { CNCLIP_ENGINE_API = 2 };
+enum { CNCLIP_ENGINE_API = 3 };
 
 /* What the core lends to an engine: functions of the headers above, under the names they have
  * there without the prefix cnclip_. Static memory. */
@@ -28,6 +29,7 @@ typedef struct {
   long process; /* id of the process that loaded the core; another one was forked from it */
   cnclip_status (*error_set)(cnclip_error *error, cnclip_status code, const char *format, ...);
   bool (*isa_supported)(cnclip_isa isa);
+  int (*cores_free)(void);
 
   const cnclip_linear_kernels *(*linear_kernels_get)(cnclip_linear_type type, cnclip_isa isa);
   bool (*linear_fits)(size_t input_width, size_t output_width);
@@ -49,6 +51,7 @@ typedef struct {
   const char *path;               /* of the archive: UTF-8, or the file system's bytes */
   const char *device;             /* "cpu", "cuda:0" */
   int num_threads;                /* for this model's runs; 0: the engine's default */
+  bool spares_busy_cores;         /* on a CPU, fewer where cores_free returns fewer */
   cnclip_isa isa;                 /* of the kernels that the model uses */
   const float (*normalized)[256]; /* [3]: the normalized value of each byte of each channel.
                                      Borrowed for the call. */
@@ -99,7 +102,7 @@ typedef struct {
   /* Ids that one run of encode_text should have, padding counted. */
   size_t (*tokens_at_once)(const cnclip_model *model);
 
-  /* Number of threads that a run of `model` on this thread uses. */
+  /* Number of threads that a run of `model` on this thread uses at most. */
   int (*num_threads)(const cnclip_model *model);
 
   void (*free)(cnclip_model *model); /* NULL is allowed */

@@ -12,20 +12,22 @@ typedef struct {
   PyObject *image_processor; /* borrowed; NULL: none */
   const char *device, *precision;
   Py_ssize_t embedding_width, context_length;
-  int num_threads;
+  int num_threads, spares_busy_cores;
 } encoder_arguments;
 
 static bool parse_arguments(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
                             encoder_arguments *parsed) {
-  static char *names[] = {"engine", "path",      "tokenizer",   "embedding_width", "context_length",
-                          "device", "precision", "num_threads", "image_processor", NULL};
+  static char *names[] = {
+      "engine", "path",      "tokenizer",   "embedding_width", "context_length",
+      "device", "precision", "num_threads", "image_processor", "spares_busy_cores",
+      NULL};
   PyObject *image_processor = Py_None;
   *parsed = (encoder_arguments){.device = "cpu", .precision = "fp32"};
   if (!PyArg_ParseTupleAndKeywords(
-          arguments, keywords, "O!O&O!nn|ssiO:Encoder", names, state->engine_type, &parsed->engine,
+          arguments, keywords, "O!O&O!nn|ssiOp:Encoder", names, state->engine_type, &parsed->engine,
           PyUnicode_FSConverter, &parsed->path, state->tokenizer_type, &parsed->tokenizer,
           &parsed->embedding_width, &parsed->context_length, &parsed->device, &parsed->precision,
-          &parsed->num_threads, &image_processor)) {
+          &parsed->num_threads, &image_processor, &parsed->spares_busy_cores)) {
     return false;
   }
   if (image_processor != Py_None) {
@@ -55,6 +57,7 @@ static cnclip_status open_model(const cnclip_engine *engine, const encoder_argum
       .path = PyBytes_AS_STRING(parsed->path),
       .device = parsed->device,
       .num_threads = parsed->num_threads,
+      .spares_busy_cores = parsed->spares_busy_cores != 0,
   };
   if (parsed->image_processor != NULL) {
     options.normalized = cnclip_image_processor_normalized(
@@ -243,7 +246,7 @@ static PyObject *get_num_threads(PyObject *object, void *closure) {
 }
 
 static PyGetSetDef getters[] = {
-    {"num_threads", get_num_threads, NULL, "Threads that a run of the model uses.", NULL},
+    {"num_threads", get_num_threads, NULL, "Threads that a run of the model uses at most.", NULL},
     {0},
 };
 
@@ -257,9 +260,10 @@ static PyMethodDef methods[] = {
 static PyType_Slot slots[] = {
     {Py_tp_doc,
      "Encoder(engine, path, tokenizer, embedding_width, context_length, device='cpu', "
-     "precision='fp32', num_threads=0, image_processor=None)\n--\n\n"
+     "precision='fp32', num_threads=0, image_processor=None, spares_busy_cores=False)\n--\n\n"
      "The two towers of an archive, and the tokenizer of the text tower. With an image_processor,\n"
-     "images may be bytes, which are normalized as it does."},
+     "images may be bytes, which are normalized as it does. With spares_busy_cores, runs on a CPU\n"
+     "use fewer threads while other processes use cores."},
     {Py_tp_new, encoder_new},
     {Py_tp_dealloc, encoder_dealloc},
     {Py_tp_methods, methods},

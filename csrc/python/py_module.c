@@ -1,6 +1,7 @@
 /* The extension module cnclip._core: state, errors, types. */
 #include <math.h>
 
+#include "base/cores.h"
 #include "base/rows.h"
 #include "engine/engine.h"
 #include "kernels/peak.h"
@@ -192,6 +193,12 @@ static PyObject *unusable_rows(PyObject *module, PyObject *arguments) {
   return result;
 }
 
+static PyObject *cores_free(PyObject *module, PyObject *unused) {
+  (void)module;
+  (void)unused;
+  return PyLong_FromLong(cnclip_cores_free());
+}
+
 static PyMethodDef module_methods[] = {
     {"check_precision", check_precision, METH_VARARGS,
      "check_precision(device, precision, /)\n--\n\nRaises DeviceError where the device does not "
@@ -199,6 +206,9 @@ static PyMethodDef module_methods[] = {
     {"measure_peak", measure_peak, METH_VARARGS,
      "measure_peak(precision, seconds, /)\n--\n\nOperations per second that one thread computes in "
      "registers, a multiply-add counted as two; None where the machine has no instruction for it."},
+    {"cores_free", cores_free, METH_NOARGS,
+     "cores_free()\n--\n\nThe cores that other processes leave to this one, by their use of the "
+     "last tenths of a second; a large number where that is not known."},
     {"unusable_rows", unusable_rows, METH_VARARGS,
      "unusable_rows(rows, max_deviation, /)\n--\n\nThe numbers of the rows of float32 [n, d] whose "
      "squared length is not finite or differs from 1 by max_deviation or more."},

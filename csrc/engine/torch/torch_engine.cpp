@@ -11,6 +11,7 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/version.h>
 
+#include <climits>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -29,14 +30,19 @@ struct cnclip_model {
   c10::Device device;
   cnclip_isa isa; /* of the kernels that its operators use */
   int num_threads;
+  bool spares_busy_cores;
   at::Tensor normalized; /* float32 [3, 256] on the device: cnclip_model_options.normalized */
   std::optional<torch::jit::Method> encode_image, encode_text;
   /* On a GPU, in 16 bits, in place of the methods; may be NULL. */
   std::unique_ptr<cnclip_cuda::ImageTower> image_tower;
   std::unique_ptr<cnclip_cuda::TextTower> text_tower;
 
-  cnclip_model(torch::jit::Module loaded, c10::Device where, cnclip_isa kernels, int threads)
-      : module(std::move(loaded)), device(where), isa(kernels), num_threads(threads) {}
+  cnclip_model(torch::jit::Module loaded, c10::Device where, const cnclip_model_options &options)
+      : module(std::move(loaded)),
+        device(where),
+        isa(options.isa),
+        num_threads(options.num_threads),
+        spares_busy_cores(options.spares_busy_cores && where.is_cpu()) {}
 };
 
 namespace {
@@ -80,6 +86,21 @@ cnclip_status run_method(const torch::jit::Method &method, MakeInput make_input,
   return CNCLIP_OK;
 }
 
+/* `guarded_parallel` with the model's settings. */
+template <typename Body>
+cnclip_status with_settings(const cnclip_model *model, const char *doing, cnclip_error *error,
+                            Body body) {
+  return guarded_parallel(CNCLIP_ERROR_MODEL, doing, error, [&]() -> cnclip_status {
+    const c10::InferenceMode inference;
+    const ThreadCount threads(model->num_threads, model->spares_busy_cores);
+    const IsaChoice kernels(model->isa);
+    const int limit = model->spares_busy_cores ? core->cores_free() : INT_MAX;
+    cnclip_status status = CNCLIP_OK;
+    with_thread_limit(limit, [&] { status = guarded(CNCLIP_ERROR_MODEL, doing, error, body); });
+    return status;
+  });
+}
+
 /* Calls `body`, which returns a status, with the model's settings. item: one of the batch. */
 template <typename Body>
 cnclip_status run(cnclip_model *model, size_t count, const char *item, cnclip_error *error,
@@ -89,12 +110,7 @@ cnclip_status run(cnclip_model *model, size_t count, const char *item, cnclip_er
   char doing[80];
   std::snprintf(doing, sizeof doing, "running the model on a batch of %zu %s%s", count, item,
                 count == 1 ? "" : "s");
-  return guarded_parallel(CNCLIP_ERROR_MODEL, doing, error, [&]() -> cnclip_status {
-    const c10::InferenceMode inference;
-    const ThreadCount threads(model->num_threads);
-    const IsaChoice kernels(model->isa);
-    return body();
-  });
+  return with_settings(model, doing, error, body);
 }
 
 int device_count(const char *type);
@@ -123,7 +139,7 @@ cnclip_status load_archive(const cnclip_model_options *options, c10::Device devi
       CNCLIP_ERROR_ARCHIVE, "reading the TorchScript archive", error, [&]() -> cnclip_status {
         choose_executor_once();
         auto *model = new cnclip_model(torch::jit::load(std::string(options->path), device), device,
-                                       options->isa, options->num_threads);
+                                       *options);
         *ret_model = model;
         if (options->normalized != nullptr) {
           model->normalized =
@@ -201,10 +217,7 @@ void open_towers(cnclip_model *model, const char *precision) {
 }
 
 cnclip_status prepare(cnclip_model *model, const char *precision, cnclip_error *error) {
-  return guarded_parallel(CNCLIP_ERROR_MODEL, "preparing the model", error, [&]() -> cnclip_status {
-    const c10::InferenceMode inference;
-    const ThreadCount threads(model->num_threads);
-    const IsaChoice kernels(model->isa);
+  return with_settings(model, "preparing the model", error, [&]() -> cnclip_status {
     model->module.get_method("prepare")({std::string(precision)});
     if (model->device.is_cuda()) open_towers(model, precision);
     return CNCLIP_OK;

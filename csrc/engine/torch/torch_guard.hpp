@@ -99,22 +99,47 @@ cnclip_status guarded_parallel(cnclip_status code, const char *doing, cnclip_err
   });
 }
 
-/* Sets the number of threads of this thread's parallel loops, and restores it. OpenMP's setting
- * belongs to the thread; at::set_num_threads would change the default of other threads. */
+/* Whether the parallel loops of a run on this thread may get fewer threads than libtorch sees, so
+ * that the bits of results must not depend on how many they get. */
+inline thread_local bool threads_vary = false;
+
+/* Sets the number of threads of this thread's parallel loops, and `threads_vary`, and restores
+ * them. OpenMP's setting belongs to the thread; at::set_num_threads would change the default of
+ * other threads. */
 class ThreadCount {
  public:
-  explicit ThreadCount(int wanted) {
+  ThreadCount(int wanted, bool may_vary) : varied_before_(threads_vary) {
     at::get_num_threads(); /* libtorch sets this thread's default now, not during the run */
     before_ = omp_get_max_threads();
     if (wanted > 0) omp_set_num_threads(wanted);
+    threads_vary = may_vary;
   }
-  ~ThreadCount() { omp_set_num_threads(before_); }
+  ~ThreadCount() {
+    omp_set_num_threads(before_);
+    threads_vary = varied_before_;
+  }
   ThreadCount(const ThreadCount &) = delete;
   ThreadCount &operator=(const ThreadCount &) = delete;
 
  private:
   int before_;
+  bool varied_before_;
 };
+
+/* Runs `body`, which throws nothing, with at most `limit` threads in each parallel loop. The number
+ * of threads that libtorch, oneDNN and MKL see is unchanged: they choose algorithms by it, so that
+ * results do not depend on the limit. Without OpenMP there is no limit. */
+template <typename Body>
+void with_thread_limit(int limit, Body body) {
+  if (limit >= omp_get_max_threads()) {
+    body();
+    return;
+  }
+#ifdef _OPENMP
+#pragma omp teams num_teams(1) thread_limit(limit)
+#endif
+  body();
+}
 
 inline cnclip_isa best_isa() {
   int isa = CNCLIP_ISA_COUNT - 1;

@@ -22,6 +22,7 @@
 using cnclip_torch::activation_of;
 using cnclip_torch::core;
 using cnclip_torch::current_isa;
+using cnclip_torch::threads_vary;
 
 namespace {
 
@@ -152,6 +153,21 @@ struct LinearCall {
   const OptionalTensor &residual;
 };
 
+/* Where the number of threads varies, rows with zeros below, up to a multiple of four; else `rows`.
+ *
+ * Where each thread has few rows, MKL computes those beyond a multiple of four by a kernel that
+ * depends on the number of threads. Whole groups of four have the same bits with any number. */
+at::Tensor in_whole_groups(const at::Tensor &rows) {
+  constexpr int64_t group = 4;
+  const int64_t count = rows.size(0), missing = (group - count % group) % group;
+  const bool are_few = count > group && count < group * (at::get_num_threads() + 1);
+  if (!threads_vary || missing == 0 || !are_few) return rows;
+  at::Tensor padded = at::empty({count + missing, rows.size(1)}, rows.options());
+  padded.narrow(0, 0, count).copy_(rows);
+  padded.narrow(0, count, missing).zero_();
+  return padded;
+}
+
 /* By torch's operators, for a weight that is not packed. */
 at::Tensor plain_linear(const LinearCall &call) {
   at::Tensor input = call.x;
@@ -162,8 +178,9 @@ at::Tensor plain_linear(const LinearCall &call) {
   const at::ScalarType dtype = call.weight.scalar_type();
   OptionalTensor offsets;
   if (call.bias.has_value()) offsets = call.bias->slice(0, call.first, call.last).to(dtype);
-  const at::Tensor product =
-      at::linear(input.to(dtype), call.weight.slice(0, call.first, call.last), offsets);
+  const at::Tensor product = at::linear(in_whole_groups(input.to(dtype)),
+                                        call.weight.slice(0, call.first, call.last), offsets)
+                                 .narrow(0, 0, input.size(0));
   const at::Tensor output = activated(product, activation_of(call.activation));
   return call.residual.has_value() ? *call.residual + output : output;
 }

@@ -1,0 +1,95 @@
+"""Threads of a run while other processes use the cores."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cnclip import pipeline
+from cnclip.pipelines import builder
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+Rows = dict[str, Any]
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two cores, and a system that sets the affinity",
+)
+
+# On two cores that other processes use: prints how many threads runs start, of how many.
+BUSY = """
+import os, subprocess, sys, time
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+loop = [sys.executable, "-c", "while True: pass"]
+neighbours = [subprocess.Popen(loop) for _ in range(2)]
+try:
+    from cnclip import _core, pipeline
+    end = time.monotonic() + 60
+    while _core.cores_free() != 1 and time.monotonic() < end:
+        time.sleep(0.05)
+    def started(**options):
+        before = set(os.listdir("/proc/self/task"))
+        opened = pipeline(model=sys.argv[1], device="cpu", **options)
+        opened.forward({"text": ["\\u732b" * (i % 40) for i in range(200)]})
+        print(len(set(os.listdir("/proc/self/task")) - before), opened.model.encoder.num_threads)
+    started()
+    started(num_threads=2)
+finally:
+    for neighbour in neighbours:
+        neighbour.kill()
+        neighbour.wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "by_default"), [("", "0 2"), ("2", "1 2")], ids=["unset", "OMP_NUM_THREADS=2"]
+)
+def test_busy_cores_are_spared_unless_a_number_is_set(
+    run_python: Run, archive: Path, number: str, by_default: str
+) -> None:
+    done = run_python(BUSY, archive, OMP_NUM_THREADS=number)
+    # The threads of the first pipeline serve the second, which has num_threads=2.
+    assert done.stdout.splitlines() == [by_default, "1 2" if by_default == "0 2" else "0 2"]
+
+
+def with_one_thread(function: Callable[[], Rows]) -> Rows:
+    """Call a function whose parallel loops get one thread, while libtorch sees more."""
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    openmp = next(line.split()[-1] for line in lines if "libgomp" in line)
+    results: list[Rows] = []
+    body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: results.append(function()))
+    ctypes.CDLL(openmp).GOMP_teams_reg(body, None, 1, 1, 0)
+    return results[0]
+
+
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-rn"])
+def test_bits_do_not_depend_on_busy_cores(
+    golden: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "is_number_fixed", lambda: False)
+    opened = []
+    for number in (2, 3, 8):
+        monkeypatch.setattr(builder, "model_threads", lambda number=number: number)
+        opened.append(pipeline(model=golden / name, device="cpu"))
+    assert [one.model.encoder.num_threads for one in opened] == [2, 3, 8]
+    random = np.random.default_rng(0)
+    images = list(random.integers(0, 255, (20, 70, 90, 3), dtype=np.uint8))
+    # The last layers have one row for each item, and MKL computes few rows in other ways.
+    for count in range(1, 21):
+        batch = {"text": ["戴眼镜的猫" * 3] * count, "img": images[:count]}
+        first = opened[0].forward(batch)
+        for one in opened:
+            found = (
+                one.forward(batch),
+                with_one_thread(lambda one=one, batch=batch: one.forward(batch)),
+            )
+            for rows in found:
+                for key in first:
+                    assert np.array_equal(rows[key], first[key]), (key, count)
