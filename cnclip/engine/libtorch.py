@@ -22,8 +22,8 @@ from ..errors import EngineError
 LIBRARY_SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 # Versions of torch that the tests were run with, and those between them.
 OLDEST, NEWEST = (2, 9), (2, 15)
-# Turns of a waiting loop before a thread sleeps; about a tenth of a millisecond. On idle cores, fewer
-# cost speed at each barrier, and more gain nothing.
+# Turns of a waiting loop before a thread sleeps; about a tenth of a millisecond. With fewer, idle
+# cores wait longer at each barrier.
 SPINS = 10_000
 
 

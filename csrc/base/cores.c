@@ -80,8 +80,8 @@ static _Atomic int cores_free = INT_MAX;
 static atomic_flag is_looking = ATOMIC_FLAG_INIT;
 /* Of the thread that set the flag. */
 static observation last;
-static bool has_last;
-static double others;
+static bool has_last, has_others;
+static double others; /* cores that other processes use, on average */
 
 static int64_t nanoseconds(clockid_t clock) {
   struct timespec now = {0};
@@ -114,13 +114,12 @@ static int update(const observation *now) {
     double found = used - (now->own - last.own) / window;
     if (found < 0) found = 0;
     /* The mean of the last windows, which evens out the ticks and what lasts for a moment only. */
-    others += (found - others) * window / (window + min_window);
+    others = has_others ? others + (found - others) * window / (window + min_window) : found;
     chosen = cnclip_cores_choose(cores, others, atomic_load(&cores_free));
-  } else {
-    others = 0;
   }
   last = *now;
   has_last = true;
+  has_others = is_comparable;
   return chosen;
 }
 

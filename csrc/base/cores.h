@@ -31,8 +31,8 @@ int cnclip_cores_choose(int cores, double others, int before);
 
 /* The cores that this process should use now: those of its affinity, less those that other
  * processes use. INT_MAX where this cannot be known, and until two calls are a tenth of a second
- * apart. The time of processes of low priority does not count, unless this one has low priority,
- * nor does the time that the host of a virtual machine takes.
+ * apart: call it when the program starts. The time of processes of low priority does not count,
+ * unless this one has low priority, nor does the time that the host of a virtual machine takes.
  * Thread-safe, without waiting. Most calls only read a clock: the system is asked at most ten times
  * a second, and for at most a hundredth of the time. */
 int cnclip_cores_free(void);

@@ -96,6 +96,7 @@ static bool add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_typ
 static int module_exec(PyObject *module) {
   cnclip_state *state = PyModule_GetState(module);
   cnclip_engine_note_process();
+  cnclip_cores_free(); /* what others use is known when the first model runs */
   if (!cnclip_import_numpy() || !load_exceptions(state)) return -1;
   if (!add_type(module, &cnclip_tokenizer_spec, &state->tokenizer_type)) return -1;
   if (!add_type(module, &cnclip_image_processor_spec, &state->image_processor_type)) return -1;
