@@ -48,9 +48,8 @@ class Exclusions:
         self.counts: Counter[str] = Counter()
         self.output: str | None = None
         wanted = [*(DEFAULT_EXCLUDES if defaults else ()), *patterns]
-        patterns = [_Pattern(pattern) for pattern in dict.fromkeys(wanted) if pattern]
-        self._of_folders = patterns
-        self._of_files = [pattern for pattern in patterns if not pattern.folders_only]
+        self._of_folders = [_Pattern(text) for text in dict.fromkeys(wanted) if text]
+        self._of_files = [one for one in self._of_folders if not one.folders_only]
 
     def exclude(self, path: str, *, is_folder: bool) -> bool:
         """Whether a file or folder is left out, which is then counted.
