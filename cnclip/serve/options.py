@@ -22,7 +22,7 @@ class BatchOptions:
         min=1,
     )
     batch_images: int | None = option(
-        None, "images of a batch (default: 4, on a GPU 256)", min=1, max=256
+        None, "images of a batch (default: 8, on a GPU 256)", min=1, max=256
     )
     interactive_items: int = option(
         16, "requests of up to so many items are interactive, larger ones bulk", min=0

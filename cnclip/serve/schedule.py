@@ -38,9 +38,8 @@ from .queues import (
 
 # Threads that fetch images from URLs.
 MAX_FETCHES = 32
-# A batch on a CPU. Larger ones gain nothing, and a request waits for the batch in progress.
+# A batch of texts on a CPU. Larger ones gain little, and a request waits for the one in progress.
 _CPU_TOKENS = 512
-_CPU_IMAGES = 4
 # How much the last batch counts in the mean time of an item.
 _NEWEST = 0.2
 _MIN_RETRY_AFTER, _MAX_RETRY_AFTER = 0.1, 600.0  # seconds
@@ -74,8 +73,7 @@ class Schedule:
         on_gpu = model.device != "cpu"
         self._options, self._threads = options, threads
         self._batch_tokens = options.batch_tokens or (model.text_tokens if on_gpu else _CPU_TOKENS)
-        images = options.batch_images or (model.image_batch if on_gpu else _CPU_IMAGES)
-        self.batch_images = min(images, model.max_image_batch)
+        self.batch_images = min(options.batch_images or model.image_batch, model.max_image_batch)
         # Images whose stage of preparing has begun and which the next step has not taken yet.
         self._max_places = {"fetch": MAX_FETCHES // 2, "prepare": 2 * self.batch_images + threads}
         self._places = {(one, stage): 0 for one in PRIORITIES for stage in STAGES}
