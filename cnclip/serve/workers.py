@@ -85,7 +85,7 @@ class Workers(Generic[Job]):
             if job is not None:
                 yield job
         try:
-            if self._wanted:
+            if self._wanted and not self._is_ended:
                 self.start(self._wanted)
         except RuntimeError as error:  # the next check tries again
             logger.error("no thread for %s: %s", self._name, error)

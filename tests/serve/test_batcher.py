@@ -42,8 +42,10 @@ TEXTS = ["猫", "", "一个在逛公园的女孩", "a cat", "狗" * 80, "\ud800"
 def images() -> list[Any]:
     """Images of each kind that a pipeline takes."""
     files = sorted(asset_path("gallery").glob("*.png"))[:8]
-    opened = Image.open(files[1])
-    array = np.asarray(Image.open(files[2]).convert("RGB"))
+    with Image.open(files[1]) as opened:
+        opened.load()
+    with Image.open(files[2]) as other:
+        array = np.asarray(other.convert("RGB"))
     content = files[3].read_bytes()
     return [files[0], opened, array, content, bytearray(content), str(files[4]), *files[5:]]
 
