@@ -84,7 +84,7 @@ class CLIP(ClipTowers):
         if text is None:
             return self.encode_image(image)
         images, texts = self.encode_image(image, mask_ratio), self.encode_text(text)
-        return _unit(images), _unit(texts), self.logit_scale.exp()
+        return unit_rows(images), unit_rows(texts), self.logit_scale.exp()
 
     def get_similarity(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine similarities times `logit_scale.exp()`, as logits of a softmax.
@@ -96,7 +96,7 @@ class CLIP(ClipTowers):
         Returns:
             float [images, texts], and its transpose.
         """
-        images, texts = _unit(self.encode_image(image)), _unit(self.encode_text(text))
+        images, texts = unit_rows(self.encode_image(image)), unit_rows(self.encode_text(text))
         per_image = self.logit_scale.exp() * images @ texts.t()
         return per_image, per_image.t()
 
@@ -131,6 +131,6 @@ class CLIP(ClipTowers):
         return torch.empty_like(features).index_copy_(0, order, features)
 
 
-def _unit(rows: Tensor) -> Tensor:
+def unit_rows(rows: Tensor) -> Tensor:
     """Rows of unit length, in the type of the rows."""
     return rows / rows.norm(dim=-1, keepdim=True)

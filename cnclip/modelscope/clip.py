@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from .. import pipelines
 from ..checkpoints.files import TEXT_CONFIG, VISION_CONFIG
-from ..errors import InputTypeError
-from ..modeling.clip import ChineseClip
+from ..modeling import cn_clip
 from ..modeling.config import ClipConfig
 from ..models import find_model, read_checkpoint
 from ..pipelines import MultiModalEmbeddingPipeline
@@ -41,7 +40,7 @@ class _Pooler(nn.Module):
         nn.init.zeros_(self.dense.bias)
 
 
-class CLIP(ChineseClip):
+class CLIP(cn_clip.CLIP):
     """The towers. `encode_image` and `encode_text` return rows as they leave the projection.
 
     Attributes:
@@ -51,55 +50,10 @@ class CLIP(ChineseClip):
     def __init__(self, config: ClipConfig, tokenizer: FullTokenizer) -> None:
         super().__init__(config)
         self.tokenizer = tokenizer
-        visual: Any = self.visual
-        visual.input_resolution = config.vision.resolution
-        visual.output_dim = config.embed_dim
 
     def add_pooler(self) -> None:
         """Add BERT's pooler, so that `state_dict` has the names of ModelScope's checkpoints."""
         self.bert.add_module("pooler", _Pooler(self.config.text.width))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the weights."""
-        found: torch.dtype = self.visual.conv1.weight.dtype
-        return found
-
-    def encode_image(self, image: Tensor) -> Tensor:
-        """Normalised pixels, float [n, 3, r, r], to rows [n, d], which are not of unit length."""
-        rows: Tensor = self.visual(image.type(self.dtype))
-        return rows
-
-    def encode_text(self, text: Tensor) -> Tensor:
-        """Token ids, int64 [n, l], to rows [n, d], which are not of unit length."""
-        mask = text.ne(self.config.pad_id)
-        mask[:, 0] = True
-        rows: Tensor = self.bert(text, mask) @ self.text_projection
-        return rows
-
-    def forward(self, image: Tensor | None, text: Tensor | None) -> Any:
-        """Rows of images or texts; of both unit rows of each, and the scale of similarities."""
-        if image is None and text is None:
-            raise InputTypeError("expected images or texts, got None for both")
-        if image is None or text is None:
-            return self.encode_image(image) if image is not None else self.encode_text(text)  # type: ignore[arg-type]
-        return _unit(self.encode_image(image)), _unit(self.encode_text(text)), self.scale()
-
-    def scale(self) -> Tensor:
-        """The factor of similarities."""
-        found: Tensor = self.logit_scale.exp()
-        return found
-
-    def get_similarity(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled similarities of pixels and ids: [images, texts] and [texts, images]."""
-        images, texts = _unit(self.encode_image(image)), _unit(self.encode_text(text))
-        logits = self.scale() * images @ texts.t()
-        return logits, logits.t()
-
-
-def _unit(rows: Tensor) -> Tensor:
-    unit: Tensor = rows / rows.norm(dim=-1, keepdim=True)
-    return unit
 
 
 class CLIPForMultiModalEmbedding(TorchModel):
@@ -148,7 +102,7 @@ class CLIPForMultiModalEmbedding(TorchModel):
         self._pipeline: MultiModalEmbeddingPipeline | None = None
         self._mark: Any = None
         self._eval = True  # of the towers, when they are made
-        self.tokenizer = FullTokenizer(self.core.model.info.vocabulary)
+        self.tokenizer = FullTokenizer.from_vocabulary(self.core.model.info.vocabulary)
 
     @property
     def core(self) -> MultiModalEmbeddingPipeline:
@@ -281,17 +235,17 @@ class CLIPForMultiModalEmbedding(TorchModel):
             if ids.dim() == _BATCHED_IDS and ids.shape[1] == 1:
                 ids = ids.squeeze(1)
             with torch.set_grad_enabled(training):
-                rows = _unit(self.clip_model.encode_text(ids.to(self.device)))
+                rows = cn_clip.unit_rows(self.clip_model.encode_text(ids.to(self.device)))
             output[OutputKeys.TEXT_EMBEDDING] = rows
         if training:
-            output["logit_scale"] = self.clip_model.scale().mean()
+            output["logit_scale"] = self.clip_model.logit_scale.exp().mean()
         return output
 
     def _embed_pixels(self, pixels: Tensor, *, training: bool) -> Tensor:
         gradients = training or (pixels.requires_grad and torch.is_grad_enabled())
         if gradients or not self.core_is_current:
             with torch.set_grad_enabled(gradients):
-                return _unit(self.clip_model.encode_image(pixels.to(self.device)))
+                return cn_clip.unit_rows(self.clip_model.encode_image(pixels.to(self.device)))
         size = self.core.model.max_image_batch
         array = np.ascontiguousarray(pixels.detach().cpu().float().numpy())
         encoder = self.core.model.encoder

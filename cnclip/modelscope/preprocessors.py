@@ -87,7 +87,7 @@ class CLIPPreprocessor(Preprocessor):
         self.image_resolution = info.resolution
         if keywords.get("resolution", info.resolution) != info.resolution:
             raise InvalidInputError(f"the model's is {info.resolution}", item="resolution")
-        self.tokenizer = FullTokenizer(info.vocabulary)
+        self.tokenizer = FullTokenizer.from_vocabulary(info.vocabulary)
         self.input_keys = {"img": "img", "text": "text"}
 
     def set_input_img_key(self, new_key: str) -> None:

@@ -66,7 +66,7 @@ class FullTokenizer:
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FullTokenizer.from_vocabulary, (self._vocabulary,)
+        return type(self).from_vocabulary, (self._vocabulary,)
 
     def encode(
         self, texts: Sequence[str], context_length: int
@@ -81,12 +81,17 @@ class FullTokenizer:
         """
         return self._tokenizer.encode(texts, context_length)
 
-    def tokenize(self, text: str) -> list[str]:
+    def tokenize(self, text: str | bytes) -> list[str]:
         """The words of a text, `[UNK]` for words that the vocabulary cannot make up.
 
+        Args:
+            text: A text, or its UTF-8; bytes that are not UTF-8 are left out.
+
         Raises:
-            InputTypeError: not a str.
+            InputTypeError: of another type.
         """
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "ignore")
         if not isinstance(text, str):
             raise InputTypeError(f"expected str, got {type(text).__name__}", item="text")
         _, lengths = self.encode([text], 2)
