@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import demo
 from .._tables import format_table
@@ -24,7 +25,10 @@ from ._arguments import (
     open_pipeline,
     print_message,
 )
-from .serve import add_server_arguments, serve_collections
+from .serve import add_server_arguments, serve
+
+if TYPE_CHECKING:
+    from .serve import Opened
 
 TABLE_COUNT = 5
 SHEET_COUNT = 8
@@ -115,24 +119,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     """Serve the gallery or a folder until Ctrl-C."""
-    from ..serve import Searchable, open_folder, open_gallery
+    from ..serve import open_folder, open_gallery
 
     if arguments.queries:
         raise InvalidInputError("--ui takes no TEXT: queries are typed in the browser")
     folder: Path | None = arguments.images
 
-    def collections() -> list[Searchable]:
+    def opening() -> Opened:
         embedder = open_pipeline(arguments, model=BUNDLED_MODEL)
         if folder is None:
-            return [open_gallery(embedder)]
+            return [], [open_gallery(embedder)]
         names = ImageNames()
         searchable, failed = open_folder(folder, embedder, names=names, show_progress=True)
         _print_left_out(names)
         for _, error in failed:
             print_message("demo", error)
-        return [searchable]
+        return [], [searchable]
 
-    serve_collections(arguments, collections)
+    serve(arguments, opening)
     return 0
 
 

@@ -1,11 +1,14 @@
-"""`cnclip serve --ui [INDEX ...]`. Its help is ASCII, so that a C locale can print it."""
+"""`cnclip serve [MODEL|INDEX ...]`. Its help is ASCII, so that a C locale can print it."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .._text import counted, printable
 from ..errors import InvalidInputError
@@ -13,12 +16,14 @@ from ._arguments import (
     BUNDLED_MODEL,
     add_download_arguments,
     add_model_arguments,
+    add_options,
     add_pixels_argument,
     add_root_argument,
     integer,
     open_browser,
     open_model_of,
     open_pipeline,
+    options_of,
     print_message,
 )
 
@@ -27,8 +32,10 @@ if TYPE_CHECKING:
     from ..search import Collection
     from ..serve import Searchable
 
-SUMMARY = "serve the search application to browsers"
-WORDS = "indexes"
+    Opened = tuple[Sequence[MultiModalEmbeddingPipeline], Sequence[Searchable]]
+
+SUMMARY = "serve embeddings, search and classification over HTTP"
+WORDS = "served"
 
 HOST = "127.0.0.1"
 PORT = 7860
@@ -39,17 +46,18 @@ _FILES_TRIED = 12
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Serve the search application, in Chinese and English, until Ctrl-C. Anyone who can reach "
-        "the port can search; by default only this machine can."
+        "Serve models and indexes: an HTTP API that OpenAI's clients understand, and the search "
+        "application for browsers, in Chinese and English. By default only this machine can reach "
+        "it. SIGTERM completes the requests in progress; Ctrl-C ends at once."
     )
     parser.add_argument(
-        "indexes",
-        metavar="INDEX",
+        "served",
+        metavar="MODEL|INDEX",
         nargs="*",
-        help="an index of `cnclip index`, or http://HOST:PORT of Milvus; the page opens with the "
-        "first (default: the bundled gallery)",
+        help="a model (a directory, checkpoint, archive, or hub id), an index of `cnclip index`, "
+        "or http://HOST:PORT of Milvus; the page opens with the first index (default: the bundled "
+        "gallery)",
     )
-    parser.add_argument("--ui", action="store_true", help="serve the application (required)")
     add_server_arguments(parser)
     add_model_arguments(parser, recorded=True)
     add_root_argument(parser)
@@ -58,35 +66,48 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Open the collections, and serve them until Ctrl-C."""
-    if not arguments.ui:
-        raise InvalidInputError("expected --ui")
+    """Open the models and collections, and serve them until a signal."""
 
-    def collections() -> Sequence[Searchable]:
+    def opening() -> Opened:
         from ..search import Root
         from ..serve import open_gallery, open_indexes
 
-        if not arguments.indexes:
-            return [open_gallery(open_pipeline(arguments, model=BUNDLED_MODEL))]
+        if not arguments.served:
+            return [], [open_gallery(open_pipeline(arguments, model=BUNDLED_MODEL))]
+        indexes = [one for one in arguments.served if _is_index(one)]
+        models = [one for one in arguments.served if one not in indexes]
 
         def open_model(collection: Collection) -> MultiModalEmbeddingPipeline:
             return open_model_of(collection, arguments)
 
-        return open_indexes(
-            arguments.indexes,
+        pipelines = [
+            open_pipeline(argparse.Namespace(**{**vars(arguments), "model": one})) for one in models
+        ]
+        searchables = open_indexes(
+            indexes,
             open_model,
             arguments.collection,
             token=arguments.token,
             database=arguments.database,
             root=None if arguments.root is None else Root(arguments.root),
         )
+        return pipelines, searchables
 
-    serve_collections(arguments, collections)
+    serve(arguments, opening)
     return 0
 
 
+def _is_index(address: str) -> bool:
+    from ..search.index_file import is_index_file
+    from ..search.milvus import is_milvus
+
+    return is_milvus(address) or address.endswith(".index") or is_index_file(Path(address))
+
+
 def add_server_arguments(parser: argparse._ActionsContainer) -> None:
-    """Add --host, --port and --open."""
+    """Add the arguments of the server: address, access, limits."""
+    from ..serve.options import ServerOptions
+
     parser.add_argument(
         "--host", default=HOST, help="address to listen on; 0.0.0.0 for all (default: %(default)s)"
     )
@@ -97,35 +118,102 @@ def add_server_arguments(parser: argparse._ActionsContainer) -> None:
         help="0 for any free port (default: %(default)s)",
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument(
+        "--api-keys",
+        metavar="FILE",
+        type=Path,
+        help="a file with an API key on each line; clients send one as Authorization: Bearer KEY "
+        "(default: those in $CNCLIP_API_KEYS)",
+    )
+    parser.add_argument(
+        "--no-auth", action="store_true", help="without keys, let other machines in all the same"
+    )
+    parser.add_argument(
+        "--root-path", default="", metavar="PATH", help="the path under which a proxy serves this"
+    )
+    parser.add_argument(
+        "--proxy",
+        default="127.0.0.1",
+        metavar="ADDRESSES",
+        help="proxies whose X-Forwarded-For and -Proto headers count (default: %(default)s)",
+    )
+    parser.add_argument("--tls-certificate", metavar="PEM", help="serve https with it")
+    parser.add_argument("--tls-key", metavar="PEM", help="the key of the certificate")
+    parser.add_argument("--access-log", action="store_true", help="log requests on stderr, as JSON")
+    parser.add_argument(
+        "--immich", action="store_true", help="also serve immich as its machine-learning service"
+    )
+    add_options(parser, ServerOptions)
 
 
-def serve_collections(
-    arguments: argparse.Namespace, collections: Callable[[], Sequence[Searchable]]
-) -> None:
-    """Serve the application until a signal ends the process.
+def serve(arguments: argparse.Namespace, opening: Callable[[], Opened]) -> None:
+    """Serve until a signal ends the process.
 
     Args:
         arguments: Those of `add_server_arguments`, and the command's name.
-        collections: Opens the collections, called after the port was opened.
-    """
-    from ..search.moved import gone_message
-    from ..search.vectors import import_faiss
-    from ..serve.server import check_gradio, listen, serve
+        opening: Opens models and collections, called after the port was opened.
 
-    check_gradio()
+    Raises:
+        InvalidInputError: the address cannot be used, or other machines may ask without a key.
+        CnclipError: what `opening` raises.
+    """
+    from ..serve.server import check_packages, is_loopback, listen, tls_settings
+
+    check_packages()
+    from ..search.vectors import import_faiss
+    from ..serve import server
+    from ..serve.application import build_app
+    from ..serve.options import Keys, ServerOptions
+    from ..serve.served import Served
+
     import_faiss()
+    options = options_of(arguments, ServerOptions)
+    keys = Keys.read(arguments.api_keys)
+    tls = tls_settings(arguments.tls_certificate, arguments.tls_key, None)
+    if arguments.access_log:
+        _log_requests()
     with listen(arguments.host, arguments.port) as listener:
-        opened = collections()
-        for one in opened:
-            count = counted(len(one.collection), one.collection.contents)
-            print_message(arguments.command, f"{printable(one.name)}: {count}")
-            if gone := gone_message(hit.path for hit in one.glimpse(_FILES_TRIED)):
-                print_message(arguments.command, f"{printable(one.name)}: {gone}")
+        local = is_loopback(listener)
+        if not (local or keys or arguments.no_auth):
+            raise InvalidInputError(
+                "other machines could ask without a key: pass --api-keys FILE, or --no-auth"
+            )
+        served = Served(options)
+        application = build_app(
+            served, keys, local=local, root_path=arguments.root_path, immich=arguments.immich
+        )
+
+        def opened() -> Opened:
+            pipelines, searchables = opening()
+            _report(arguments.command, searchables)
+            return pipelines, searchables
 
         def ready(url: str) -> None:
             print(url, flush=True)
+            served.open(opened)
             if arguments.open:  # some browsers block until they are closed
                 call = (arguments.command, url)
                 threading.Thread(target=open_browser, args=call, daemon=True).start()
 
-        serve(opened, listener, ready)
+        server.serve(
+            application, served, listener, ready, forwarded_allow_ips=arguments.proxy, **tls
+        )
+
+
+def _report(command: str, searchables: Sequence[Any]) -> None:
+    from ..search.moved import gone_message
+
+    for one in searchables:
+        count = counted(len(one.collection), one.collection.contents)
+        print_message(command, f"{printable(one.name)}: {count}")
+        if gone := gone_message(hit.path for hit in one.placed(one.glimpse(_FILES_TRIED))):
+            print_message(command, f"{printable(one.name)}: {gone}")
+
+
+def _log_requests() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    access = logging.getLogger("cnclip.access")
+    access.addHandler(handler)
+    access.setLevel(logging.INFO)
+    access.propagate = False

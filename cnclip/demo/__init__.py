@@ -6,6 +6,7 @@ result. The command is `cnclip demo`.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -106,6 +107,15 @@ def open_image(path: Path) -> Image.Image:
         raise damage.at(file=path) from damage.__cause__
     except OSError as unreadable:
         raise ImageError(first_line(unreadable), file=path) from unreadable
+
+
+def open_content(content: bytes) -> Image.Image:
+    """Open the content of an image file as `open_image` does.
+
+    Raises:
+        ImageError: it cannot be read as an image.
+    """
+    return decode_image(io.BytesIO(content), options=_AS_SHOWN)
 
 
 def embed_images(

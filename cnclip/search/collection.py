@@ -111,6 +111,13 @@ class Collection(ABC):
         """
 
     @abstractmethod
+    def item(self, id: str) -> tuple[Hit, NDArray[np.float32]] | None:
+        """An item, as a hit of itself, and its vector, float32 [dim]; None if there is none.
+
+        Where an index keeps vectors in a compressed form, the vector is close to the original one.
+        """
+
+    @abstractmethod
     def _search(self, queries: NDArray[np.float32], k: int) -> list[list[Hit]]: ...
 
     def search(
@@ -164,6 +171,58 @@ class Collection(ABC):
             InvalidInputError: neither text nor image is given, or a value is out of range.
             ImageError: the image cannot be read.
         """
+        self.check_pipeline(pipeline)
+        if text is not None:
+            text = query_text(pipeline, text, normalize)
+        _check_query(text, image, weight)
+        vectors = pipeline.forward({"text": text, "img": image})
+        rows = [vectors["text_embedding"], vectors["img_embedding"]]
+        of_text, of_image = (None if one is None else np.asarray(one)[0] for one in rows)
+        temperature = float(pipeline.model.temperature)
+        return self.answer(
+            of_text, of_image, k=k, weight=weight, threshold=threshold, temperature=temperature
+        )
+
+    def answer(
+        self,
+        of_text: NDArray[np.float32] | None,
+        of_image: NDArray[np.float32] | None,
+        *,
+        k: int,
+        weight: float = 0.5,
+        threshold: float | None = None,
+        temperature: float | None = None,
+    ) -> Answer:
+        """Find the images or texts that are most similar to the vectors of a query.
+
+        Args:
+            of_text: The query's text, float32 [dim], or None.
+            of_image: The query's image, float32 [dim], or None.
+            k: The maximum number of hits.
+            weight: The weight of the text in a query of both, from 0 to 1.
+            threshold: Drop hits with a lower score. Probabilities are computed before.
+            temperature: The model's temperature; by default the collection's.
+        """
+        if of_text is not None and of_image is not None:
+            query = weight * of_text + (1 - weight) * of_image
+            query /= np.linalg.norm(query)
+            suggested = None
+        else:
+            query = of_image if of_text is None else of_text
+            suggested = self.thresholds.get("image" if of_text is None else "text")
+        hits = self.search(query, k)[0]
+        if temperature is not None:
+            hits = with_probabilities(hits, temperature)
+        if threshold is not None:
+            hits = [hit for hit in hits if hit.score >= threshold]
+        return Answer(hits, suggested)
+
+    def check_pipeline(self, pipeline: MultiModalEmbeddingPipeline) -> None:
+        """Refuse queries of another model; log that those of another precision differ a little.
+
+        Raises:
+            ModelMismatchError: the pipeline has another model.
+        """
         self.check_model(model_identity(pipeline))
         if pipeline.model.precision != self.precision:
             logger.warning(
@@ -172,16 +231,6 @@ class Collection(ABC):
                 self.precision,
                 pipeline.model.precision,
             )
-        if text is not None:
-            text = query_text(pipeline, text, normalize)
-        query = _embed_query(pipeline, text, image, weight)
-        temperature = float(pipeline.model.temperature)
-        hits = with_probabilities(self.search(query, k)[0], temperature)
-        if threshold is not None:
-            hits = [hit for hit in hits if hit.score >= threshold]
-        kind = "image" if text is None else "text"
-        mixed = text is not None and image is not None
-        return Answer(hits, None if mixed else self.thresholds.get(kind))
 
     def check_model(self, model: Mapping[str, Any] | None, precision: str | None = None) -> None:
         """Refuse vectors of another model, or of another precision if one is given.
@@ -222,33 +271,13 @@ def query_text(
     return normalize_text(text) if normalize else text
 
 
-def _embed_query(
-    pipeline: MultiModalEmbeddingPipeline,
-    text: str | None,
-    image: ImageInput | None,
-    weight: float,
-) -> NDArray[np.float32]:
-    """The unit vector [d] of a text, an image, or both: the normalized mean weighted by `weight`.
-
-    Raises:
-        InvalidInputError: text and image are missing, the text is empty, or the weight is not
-            from 0 to 1.
-    """
+def _check_query(text: str | None, image: ImageInput | None, weight: float) -> None:
     if text is None and image is None:
         raise InvalidInputError("expected a text, an image, or both, got neither", item="query")
     if text is not None and is_blank(text):
         raise InvalidInputError("expected a text, got an empty one", item="query")
     if not 0 <= weight <= 1:
         raise InvalidInputError(f"expected a number from 0 to 1, got {weight}", item="weight")
-    vectors = pipeline.forward({"text": text, "img": image})
-    of_text, of_image = vectors["text_embedding"], vectors["img_embedding"]
-    query: NDArray[np.float32]
-    if of_text is None or of_image is None:
-        query = np.asarray(of_image if of_text is None else of_text)[0]
-    else:
-        mean = weight * np.asarray(of_text)[0] + (1 - weight) * np.asarray(of_image)[0]
-        query = mean / np.linalg.norm(mean)
-    return query
 
 
 def with_probabilities(hits: list[Hit], temperature: float | None) -> list[Hit]:

@@ -199,6 +199,15 @@ class Index(Collection):
         self._changed()
         return len(numbers)
 
+    def item(self, id: str) -> tuple[Hit, NDArray[np.float32]] | None:
+        """As `Collection.item`. The first call reads the ids of all items."""
+        number = self._numbers().get(id)
+        if number is None:
+            return None
+        _, path, text = self._items[number]
+        vector = self._vectors.rows(np.array([number]))[0]
+        return Hit(path, 1.0, id, text), vector / np.linalg.norm(vector)
+
     def _search(self, queries: NDArray[np.float32], k: int) -> list[list[Hit]]:
         return self._hits(*self._vectors.search(queries, k, self._alive))
 

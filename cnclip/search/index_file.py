@@ -77,6 +77,18 @@ def write_index_file(
         raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
+def is_index_file(path: Path) -> bool:
+    """Whether a file ends as an index does; it may be damaged otherwise."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            file.seek(-min(_TRAILER, file.seek(0, 2)), 2)
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def read_description(path: Path) -> dict[str, Any]:
     """Read the description of an index, and compare it with its checksum.
 

@@ -235,6 +235,16 @@ class MilvusIndex(Collection):
             for rows in results
         ]
 
+    def item(self, id: str) -> tuple[Hit, NDArray[np.float32]] | None:
+        """As `Collection.item`."""
+        fields = ["path", "text", "vector"]
+        with _milvus_errors(self.uri, self.collection):
+            rows = self._client.get(self.collection, ids=[id], output_fields=fields)
+        if not rows:
+            return None
+        text = rows[0]["text"] if self.contents == "texts" else None
+        return Hit(rows[0]["path"], 1.0, id, text), np.asarray(rows[0]["vector"], np.float32)
+
     def _known(self, ids: Sequence[str]) -> dict[str, str]:
         """The paths by the ids that the collection has, in the order of `ids`."""
         found: dict[str, str] = {}

@@ -1,29 +1,12 @@
-"""The search application: a web page in Chinese and English that works without the internet.
+"""The HTTP server: an API for embeddings, search and classification, and the search application.
 
-`collections.py` opens the collections to search, `answers.py` has the functions of the page and
-`words.py` its texts. `tiles.py` and `look.py` are its HTML and style, `app.py` its components.
-`guard.py` protects it from other hosts, `server.py` runs it. Only `app.py`, `guard.py` and
-`server.py` require Gradio.
-
-`batcher.py` lets many callers share one open model: `dispatch.py` has the way of a request,
-`queues.py` and `schedule.py` decide what is computed next, `compute.py` computes, `workers.py` has
-the threads, `options.py` the limits, and `counters.py` what is counted.
+A request passes `guard.py`, which checks who asks and how much it sends; a route (`embeddings.py`,
+`search.py`, `classify.py`, `describe.py`, `immich.py`) reads it by `inputs.py` and hands its items
+to the batcher of a model (`batching/`). `schemas.py` describes requests and answers, `faults.py`
+errors. `application.py` puts the parts together, `server.py` runs them. `static/` is the
+application in the browser; it uses the API only.
 """
 
-from .batcher import Batcher
 from .collections import Searchable, open_folder, open_gallery, open_indexes
-from .counters import Counters, Tally
-from .options import BatchOptions
-from .queues import Embedded
 
-__all__ = [
-    "BatchOptions",
-    "Batcher",
-    "Counters",
-    "Embedded",
-    "Searchable",
-    "Tally",
-    "open_folder",
-    "open_gallery",
-    "open_indexes",
-]
+__all__ = ["Searchable", "open_folder", "open_gallery", "open_indexes"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from ..sources import spelled
 from ..sources.image_names import ImageNames
 
 THUMBNAIL = 384
-_THREADS = 4
 # Enough random directions to find different items.
 _DIRECTIONS = 48
 
@@ -34,12 +32,12 @@ class Example:
 
     Attributes:
         queries: Queries.
-        image: An image to label, or None.
+        image: The id of an image to label, or None.
         labels: Labels for the image.
     """
 
     queries: tuple[str, ...] = ()
-    image: Path | None = None
+    image: str | None = None
     labels: tuple[str, ...] = ()
 
 
@@ -52,7 +50,8 @@ class Searchable:
         collection: The collection.
         pipeline: The collection's model.
         labels: The captions of images by id; the default is the file name.
-        open: Opens an upload in the same way as the collection's images were opened.
+        open: Opens an image file that a client sends, in the same way as the collection's images
+            were opened.
         example: Examples that the page offers.
         root: Where the files are now, if they were moved.
     """
@@ -61,7 +60,7 @@ class Searchable:
     collection: Collection
     pipeline: MultiModalEmbeddingPipeline
     labels: Mapping[str, str] = field(default_factory=dict)
-    open: Callable[[Path], Image.Image] = load_image
+    open: Callable[[bytes], Image.Image] = load_image
     example: Example = Example()
     root: Root | None = None
 
@@ -75,11 +74,6 @@ class Searchable:
             return hit.text
         return self.labels.get(hit.id) or os.path.basename(hit.name.rstrip("/")) or hit.path
 
-    def images(self, hits: Sequence[Hit]) -> list[Image.Image | None]:
-        """Thumbnails of mode RGB; None for a text and for an image that cannot be read."""
-        with ThreadPoolExecutor(_THREADS) as threads:
-            return list(threads.map(lambda hit: hit.thumbnail(THUMBNAIL, THUMBNAIL), hits))
-
     def glimpse(self, count: int) -> list[Hit]:
         """Some of the collection, always the same ones; their scores mean nothing."""
         rng = np.random.default_rng(0)
@@ -87,7 +81,7 @@ class Searchable:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         answers = self.collection.search(rows, 1 + count // 4)
         hits = {hit.id: hit for hits in zip(*answers, strict=False) for hit in hits}
-        return self.placed(list(hits.values())[:count])
+        return list(hits.values())[:count]
 
 
 def open_gallery(embedder: MultiModalEmbeddingPipeline) -> Searchable:
@@ -98,7 +92,8 @@ def open_gallery(embedder: MultiModalEmbeddingPipeline) -> Searchable:
     """
     gallery = demo.load_gallery()
     by_emoji = {image.emoji: image for image in gallery}
-    example = Example(demo.QUERIES, by_emoji[demo.EXAMPLE_EMOJI[0]].path, demo.EXAMPLE_TEXTS)
+    image = spelled(str(by_emoji[demo.EXAMPLE_EMOJI[0]].path))
+    example = Example(demo.QUERIES, image, demo.EXAMPLE_TEXTS)
     return _embed("表情符号 Emoji", gallery, embedder, example)[0]
 
 
@@ -189,7 +184,7 @@ def _embed(
     index.add(batch.vectors, ids)
     index.prepare(embedder)
     labels = {id: image.label for id, image in zip(ids, batch.embedded, strict=True)}
-    return Searchable(name, index, embedder, labels, demo.open_image, example), batch.failed
+    return Searchable(name, index, embedder, labels, demo.open_content, example), batch.failed
 
 
 def _names(paths: Sequence[str]) -> list[str]:

@@ -1,14 +1,21 @@
-"""Keeps the page to this machine: what browsers may load, who may ask, and in which language."""
+"""What every request passes first: who may ask, how large it is, and what is logged about it."""
 
 from __future__ import annotations
 
 import ipaddress
+import json
+import logging
 import re
+import time
+import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from .._locale import LANGUAGES, Language
-from .words import WORDS, choose_language
+import orjson
+
+from .faults import Fault
+from .metrics import Metrics
+from .options import Keys, ServerOptions
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -16,80 +23,196 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Gradio has scripts in its page and makes functions of text.
+access = logging.getLogger("cnclip.access")
+access.setLevel(logging.WARNING)  # `--access-log` lowers it
+
+# Pages load from this server only, and run no script or style inside of the page.
 POLICY = (
-    "default-src 'self' data: blob:; "
-    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
 )
 _HEADERS = (
     (b"content-security-policy", POLICY.encode()),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-_ICON = (
-    "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'>"
-    "<rect width='32' height='32' rx='8' fill='%23b93f28'/>"
-    "<circle cx='14' cy='14' r='6.5' fill='none' stroke='white' stroke-width='3'/>"
-    "<path d='m19 19 6 6' stroke='white' stroke-width='3.5' stroke-linecap='round'/></svg>"
-)
-# Previews for social networks, a missing file, and links to other hosts.
-_UNWANTED = re.compile(
-    r'<meta\s+(?:property="og:|name="twitter:)[^>]*>|<link\s+rel="manifest"[^>]*>'
-    r'|<link[^>]*href="https?:[^>]*>|<script[^>]*src="https?:[^>]*>\s*</script>',
-    re.IGNORECASE,
-)
-
-
-# Routes of Gradio that the page does not use. They fetch any URL, run programs on uploads, or
-# describe the application.
-_CLOSED = re.compile(
-    r"/\w+(/gradio_api)?/(file[=/]\s*[a-z][a-z0-9+.-]*:|proxy|process_recording|vibe|deep_link"
-    r"|monitoring|openapi|custom_component)",
-    re.IGNORECASE,
-)
+# What a key opens. The application's files, health and the description are for everyone.
+_KEYED = re.compile(r"/(v1/|predict|metrics)")
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
 class Guard:
-    """ASGI middleware for an application with the pages `/zh/` and `/en/`.
+    """ASGI middleware.
 
-    `/` redirects to the page in the browser's language. Every response has a content security
-    policy, so that browsers load nothing from other hosts. If the server listens on this machine
-    only, requests with other host names are refused: a foreign page could otherwise read this one
-    by pointing its host name at this machine (DNS rebinding).
+    - A request has an id, X-Request-ID, its client's or a new one, and a line in the access log.
+    - Host names: without `--allow-host`, a server that listens on this machine only answers to its
+      names only. A foreign page could otherwise read from it by pointing its own host name at this
+      machine (DNS rebinding). Scripts of other sites are refused.
+    - API keys, if there are some, for everything but pages and health.
+    - Bodies: their size, and the memory of all bodies that are being received.
     """
 
-    def __init__(self, application: Application, *, local: bool) -> None:
+    def __init__(
+        self,
+        application: Application,
+        options: ServerOptions,
+        keys: Keys,
+        metrics: Metrics,
+        *,
+        local: bool,
+    ) -> None:
         """Wrap an application; `local` if the server listens on this machine only."""
-        self._application = application
-        self._local = local
+        self._application, self._options = application, options
+        self._keys, self._metrics, self._local = keys, metrics, local
+        self._hosts = {host.lower() for host in options.allow_host or ()}
+        self._receiving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+            return
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        if self._local and not is_local(_header(scope, b"host")):
-            await _answer(send, 403, b"content-type", b"text/plain", b"unknown host name\n")
+        scope["cnclip.begun"] = time.monotonic()
+        answer = _Answer(send, _request_id(scope))
+        body = _Body(self, receive)
+        try:
+            self._check(scope)
+            body.expect(_header(scope, b"content-length"))
+            await self._application(scope, body.receive, answer.send)
+        except Fault as fault:
+            await answer.fault(fault)
+        finally:
+            body.release()
+            self._log(scope, answer, body)
+
+    def _check(self, scope: Scope) -> None:
+        host = _header(scope, b"host")
+        name = re.sub(r":\d*$", "", host.strip()).strip("[]").lower()
+        if name not in self._hosts and (self._hosts or self._local) and not is_local(host):
+            raise Fault(403, "unknown host name: see --allow-host", "unknown_host")
+        is_foreign = _header(scope, b"sec-fetch-site") == "cross-site"
+        if is_foreign and _header(scope, b"sec-fetch-mode") != "navigate":
+            raise Fault(403, "requests of other sites are not allowed", "cross_site")
+        if self._keys and _KEYED.match(_route_path(scope)):
+            scheme, _, key = _header(scope, b"authorization").partition(" ")
+            if scheme.lower() != "bearer" or not self._keys.accept(key.strip()):
+                reason = "a key is missing or wrong: send Authorization: Bearer KEY"
+                raise Fault(401, reason, "invalid_api_key")
+
+    def hold(self, size: int) -> None:
+        """Count bytes of a body that is being received.
+
+        Raises:
+            Fault: the server receives too many at a time.
+        """
+        if self._receiving + size > self._options.max_bytes:
+            reason = "the server receives too many bytes at a time"
+            raise Fault(429, reason, "busy", retry_after=1)
+        self._receiving += size
+
+    def let_go(self, size: int) -> None:
+        """Forget bytes that were counted."""
+        self._receiving -= size
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of a body."""
+        return self._options.max_body
+
+    def _log(self, scope: Scope, answer: _Answer, body: _Body) -> None:
+        seconds = time.monotonic() - scope["cnclip.begun"]
+        route = getattr(scope.get("route"), "path", None) or "other"
+        status = answer.status or 499
+        self._metrics.count(route, status, seconds)
+        if access.isEnabledFor(logging.INFO):
+            line = {
+                "time": round(time.time(), 3),
+                "id": answer.request_id,
+                "client": (scope.get("client") or ("", 0))[0],
+                "method": scope["method"],
+                "path": scope["path"][:200],
+                "status": status,
+                "seconds": round(seconds, 4),
+                "received": body.size,
+                "sent": answer.size,
+            }
+            access.info("%s", json.dumps(line, ensure_ascii=True))
+
+
+class _Body:
+    """Receives a request's body within the limits."""
+
+    def __init__(self, guard: Guard, receive: Receive) -> None:
+        self._guard, self._receive = guard, receive
+        self._held = 0
+        self.size = 0
+
+    def expect(self, length: str) -> None:
+        """Refuse a body by its Content-Length, before it is received."""
+        if length.isascii() and length.isdigit():
+            self._check(int(length))
+            self._guard.hold(int(length))
+            self._held = int(length)
+
+    async def receive(self) -> Message:
+        """The next message."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self.size += len(message.get("body", b""))
+            self._check(self.size)
+            if self.size > self._held:
+                self._guard.hold(self.size - self._held)
+                self._held = self.size
+        return message
+
+    def release(self) -> None:
+        """Forget the body."""
+        self._guard.let_go(self._held)
+        self._held = 0
+
+    def _check(self, size: int) -> None:
+        if size > self._guard.max_body:
+            reason = f"the body has more than {self._guard.max_body} bytes"
+            raise Fault(413, reason, "body_too_large")
+
+
+class _Answer:
+    """Sends an answer with the headers that each has, and notes its status and size."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.status: int | None = None
+        self.size = 0
+
+    async def send(self, message: Message) -> None:
+        """Send a message."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            own = ((b"x-request-id", self.request_id.encode()), *_HEADERS)
+            given = list(message.get("headers", ()))
+            message = {**message, "headers": [*given, *own]}
+        elif message["type"] == "http.response.body":
+            self.size += len(message.get("body", b""))
+        await self._send(message)
+
+    async def fault(self, fault: Fault) -> None:
+        """Send an error, unless an answer has begun."""
+        if self.status is not None:
             return
-        path = str(scope["path"])
-        foreign = _header(scope, b"sec-fetch-site") == "cross-site"
-        if _CLOSED.match(path) or (foreign and _header(scope, b"sec-fetch-mode") != "navigate"):
-            await _answer(send, 403, b"content-type", b"text/plain", b"forbidden\n")
-            return
-        if path in ("/", *(f"/{code}" for code in LANGUAGES)):
-            page = choose_language(_header(scope, b"accept-language")) if path == "/" else path[1:]
-            await _answer(send, 307, b"location", f"/{page}/".encode(), b"")
-            return
-        language: Language | None = next((code for code in LANGUAGES if path == f"/{code}/"), None)
-        if language is None:
-            await self._application(scope, receive, _with_headers(send))
-            return
-        # Rewriting requires an uncompressed page.
-        headers = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
-        rewriting = _rewriting(_with_headers(send), lambda page: rewrite(page, language))
-        await self._application({**scope, "headers": headers}, receive, rewriting)
+        body = orjson.dumps(fault.content)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers += [(key.lower().encode(), value.encode()) for key, value in fault.headers.items()]
+        if fault.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if fault.status in (408, 413):  # the rest of the body is not read
+            headers.append((b"connection", b"close"))
+        await self.send({"type": "http.response.start", "status": fault.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
 
 
 def is_local(host: str) -> bool:
@@ -103,63 +226,17 @@ def is_local(host: str) -> bool:
         return False
 
 
-def rewrite(page: str, language: Language) -> str:
-    """A page of Gradio in one language, without links to other hosts."""
-    tag = WORDS[language].tag
-    # Gradio's texts are in the language that the browser reports.
-    head = (
-        f'<script>for (const [name, value] of [["language", "{tag}"], ["languages", ["{tag}"]]])'
-        " Object.defineProperty(navigator, name, {get: () => value});</script>"
-        f'<link rel="icon" href="data:image/svg+xml,{_ICON}">'
-    )
-    page = _UNWANTED.sub("", page)
-    page = re.sub(r'<html\s+lang="[^"]*"', f'<html lang="{tag}"', page, count=1)
-    return page.replace("<head>", f"<head>{head}", 1)
-
-
 def _header(scope: Scope, name: bytes) -> str:
     values = (value for key, value in scope["headers"] if key == name)
     return bytes(next(values, b"")).decode("latin-1")
 
 
-def _with_headers(send: Send) -> Send:
-    async def send_more(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
-        await send(message)
-
-    return send_more
+def _request_id(scope: Scope) -> str:
+    given = _header(scope, b"x-request-id")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _rewriting(send: Send, change: Callable[[str], str]) -> Send:
-    """Holds a page back until it is whole, and changes it."""
-    start: Message = {}
-    content = bytearray()
-
-    async def send_changed(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            start.update(message)
-            return
-        if message["type"] != "http.response.body":
-            await send(message)
-            return
-        content.extend(message.get("body", b""))
-        if message.get("more_body"):
-            return
-        body = bytes(content)
-        headers = list(start.get("headers", ()))
-        if any(key.lower() == b"content-type" and b"text/html" in value for key, value in headers):
-            body = change(body.decode()).encode()
-            headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
-            headers.append((b"content-length", str(len(body)).encode()))
-            headers.append((b"cache-control", b"no-store"))
-        await send({**start, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    return send_changed
-
-
-async def _answer(send: Send, status: int, name: bytes, value: bytes, body: bytes) -> None:
-    headers = [(name, value), (b"content-length", str(len(body)).encode()), *_HEADERS]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _route_path(scope: Scope) -> str:
+    """The path without the prefix under which a proxy serves this server."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path.removeprefix(root) if root and path.startswith(root) else path

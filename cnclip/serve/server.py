@@ -1,35 +1,41 @@
-"""Runs the application until Ctrl-C."""
+"""Runs the server until a signal ends it."""
 
 from __future__ import annotations
 
-import importlib.util
+import asyncio
+import contextlib
 import ipaddress
-import os
+import logging
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._text import first_line
 from ..errors import InvalidInputError, MissingExtraError
-from .collections import Searchable
+from .served import Served
 
 if TYPE_CHECKING:
-    from .guard import Application, Message, Receive, Scope, Send
+    from .guard import Application
 
-_WAITING = 128
+logger = logging.getLogger("cnclip")
+
+_WAITING = 512
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def check_gradio() -> None:
-    """Check that Gradio is installed, without importing it, which takes seconds.
+def check_packages() -> None:
+    """Check that the extra `serve` is installed.
 
     Raises:
-        MissingExtraError: Gradio is not installed.
+        MissingExtraError: a package is missing.
     """
-    if importlib.util.find_spec("gradio") is None:
-        raise MissingExtraError("serve", "gradio")
+    for package in ("fastapi", "uvicorn", "multipart", "prometheus_client", "httpx", "orjson"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise MissingExtraError("serve", package) from error
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -59,13 +65,13 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
-    """The URL of the application for a browser on this machine."""
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
+    """The URL of the server for a browser on this machine."""
     host, port = listener.getsockname()[:2]
     address = ipaddress.ip_address(host.partition("%")[0])
     if address.is_unspecified:
         host = "127.0.0.1" if address.version == 4 else "::1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def is_loopback(listener: socket.socket) -> bool:
@@ -74,62 +80,92 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def serve(
-    searchables: Sequence[Searchable], listener: socket.socket, ready: Callable[[str], None]
+    application: Application,
+    served: Served,
+    listener: socket.socket,
+    ready: Callable[[str], None],
+    **settings: Any,
 ) -> None:
-    """Serve the application until a signal ends the process.
+    """Serve until a signal ends the process.
 
-    Uploads are stored in a separate folder, which is removed at the end.
+    SIGTERM drains: `/readyz` fails, new requests get 503, those in progress are completed within
+    `ServerOptions.drain_timeout` seconds. Ctrl-C, and a second signal, end at once.
 
     Args:
-        searchables: The collections; the page opens with the first.
+        application: The ASGI application.
+        served: What it serves.
         listener: The socket, from `listen`.
-        ready: Called with the URL once the page can be opened.
+        ready: Called with the URL once requests are accepted.
+        settings: More options of `uvicorn.Config`, such as `ssl_certfile`.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C. SystemExit: SIGTERM.
+        KeyboardInterrupt: Ctrl-C. SystemExit: another signal.
+        CnclipError: what was raised while models and collections were opened.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
-        signal.signal(number, _end)
-    # Shells start background processes with SIGINT ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="cnclip-", ignore_cleanup_errors=True) as folder:
-        # Gradio reads these variables when it is imported.
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-        from .app import build_app
-
-        application = build_app(searchables, local=is_loopback(listener))
-        _run(application, listener, lambda: ready(url_of(listener)))
-
-
-def _run(application: Application, listener: socket.socket, ready: Callable[[], None]) -> None:
     import uvicorn
 
-    # Pages keep connections open: do not wait for them at the end.
+    # Shells start background processes with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    scheme = "https" if settings.get("ssl_certfile") else "http"
     config = uvicorn.Config(
-        _calling_ready(application, ready),
+        application,
         log_level="critical",
+        access_log=False,
         lifespan="on",
         ws="none",
-        timeout_graceful_shutdown=0,
+        server_header=False,
+        timeout_graceful_shutdown=int(served.options.drain_timeout) or None,
+        **settings,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    ended_by: list[int] = []
+
+    class Server(uvicorn.Server):
+        """uvicorn's server, with the signals that are described above."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            loop = asyncio.get_running_loop()
+            for number in _SIGNALS:
+                loop.add_signal_handler(number, self.end, number)
+            yield
+
+        def end(self, number: int) -> None:
+            ended_by.append(number)
+            if number == signal.SIGTERM and len(ended_by) == 1:
+                served.is_draining = True
+                logger.info("shutting down: requests in progress are completed")
+            else:
+                self.force_exit = True
+            self.should_exit = True
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started and not self.should_exit:
+                ready(url_of(listener, scheme))
+
+        async def on_tick(self, counter: int) -> bool:
+            if served.failure is not None:
+                self.force_exit = self.should_exit = True
+            return await super().on_tick(counter)
+
+    asyncio.run(Server(config).serve([listener]))
+    served.close()
+    if served.failure is not None:
+        raise served.failure
+    if ended_by and ended_by[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    if ended_by:
+        sys.exit(128 + ended_by[0])
 
 
-def _calling_ready(application: Application, ready: Callable[[], None]) -> Application:
-    """An application that calls `ready` once it has started."""
+def tls_settings(certificate: str | None, key: str | None, password: str | None) -> Mapping[str, Any]:
+    """The options of uvicorn for TLS.
 
-    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_and_call(message: Message) -> None:
-            await send(message)
-            if message["type"] == "lifespan.startup.complete":
-                ready()
-
-        await application(scope, receive, send_and_call if scope["type"] == "lifespan" else send)
-
-    return wrapped
-
-
-def _end(number: int, frame: Any) -> None:
-    sys.exit(128 + number)
+    Raises:
+        InvalidInputError: a key without a certificate.
+    """
+    if certificate is None:
+        if key is not None:
+            raise InvalidInputError("requires --tls-certificate", item="--tls-key")
+        return {}
+    return {"ssl_certfile": certificate, "ssl_keyfile": key, "ssl_keyfile_password": password}

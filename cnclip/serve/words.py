@@ -43,8 +43,8 @@ WORDS = translations(
     enlarge=("放大", "Enlarge"),
     found_nothing=("没有结果。", "No results."),
     reach=(
-        "{count} 个结果中，有 {above} 个达到建议阈值 {threshold:.3f}。",
-        "{above} of {count} results reach the suggested threshold, {threshold:.3f}.",
+        "{count} 个结果中，有 {above} 个达到建议阈值 {threshold}。",
+        "{above} of {count} results reach the suggested threshold, {threshold}.",
     ),
     reaches=("达到建议阈值", "Reaches the suggested threshold"),
     cut=(
@@ -75,7 +75,6 @@ WORDS = translations(
         "文本有 {characters} 个字符，最多 {limit} 个，请缩短后再试。",
         "The text has {characters} characters, the limit is {limit}: please shorten it.",
     ),
-    expired=("上传的图片已过期，请重新上传。", "The upload has expired: please upload it again."),
     bad_image=(
         "无法读取这个文件，请上传 JPEG、PNG、WebP 等格式的图片。",
         "This file cannot be read as an image. Please upload JPEG, PNG, WebP or similar.",
@@ -87,6 +86,19 @@ WORDS = translations(
         "There are {labels} labels, the limit is {limit}.",
     ),
     failed=("出错了：{error}", "Something went wrong: {error}"),
+    tabs=("功能", "Functions"),
+    upload_how=("点击选择、拖入或粘贴图片", "Click to choose, drop or paste an image"),
+    remove=("移除图片", "Remove the image"),
+    more=("加载更多", "More results"),
+    like=("找相似", "More like this"),
+    similar=("与所选结果相近的内容：", "Similar to the chosen result:"),
+    copy_path=("复制路径", "Copy path"),
+    copy_text=("复制文本", "Copy text"),
+    copied=("已复制。", "Copied."),
+    close=("关闭", "Close"),
+    opening=("正在加载模型，请稍候……", "The model is being opened …"),
+    key=("访问密钥", "API key"),
+    use_key=("继续", "Continue"),
     offline=(
         "所有计算均在本机完成，无需联网。",
         "Everything is computed on this machine, without the internet.",

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._text import type_and_line
-from ..errors import CnclipError, ImageError, InvalidInputError, ModelRunError, OutOfMemoryError
-from ..pipelines.stream import Embedder, image_encoder, run_model, unusable_row
-from ..preprocessors.image import fetch, load_image, located, shown_name
-from ..preprocessors.inputs import InputImage, Preprocessed
+from ..._text import type_and_line
+from ...errors import CnclipError, ImageError, InvalidInputError, ModelRunError, OutOfMemoryError
+from ...pipelines.stream import Embedder, image_encoder, run_model, unusable_row
+from ...preprocessors.image import fetch, load_image, located, shown_name
+from ...preprocessors.inputs import InputImage, Preprocessed
 from .queues import Batch, Item, bare
 
 logger = logging.getLogger("cnclip")

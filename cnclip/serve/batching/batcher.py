@@ -17,16 +17,16 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from ..errors import (
+from ...errors import (
     CnclipError,
     ForkedProcessError,
     InputTypeError,
     InvalidInputError,
 )
-from ..outputs import OutputKeys
-from ..pipelines.model import as_returned
-from ..pipelines.stream import Embedder
-from ..preprocessors.inputs import InputImage, mixed_items, split_input
+from ...outputs import OutputKeys
+from ...pipelines.model import as_returned
+from ...pipelines.stream import Embedder
+from ...preprocessors.inputs import InputImage, mixed_items, split_input
 from .counters import Counters
 from .dispatch import Dispatcher
 from .options import BatchOptions

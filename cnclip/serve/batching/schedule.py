@@ -15,9 +15,9 @@ from copy import deepcopy
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BusyError, CnclipError, DeadlineError, InvalidInputError, ModelRunError
-from ..pipelines.model import EmbeddingModel
-from ..pipelines.stream import MAX_TEXTS
+from ...errors import BusyError, CnclipError, DeadlineError, InvalidInputError, ModelRunError
+from ...pipelines.model import EmbeddingModel
+from ...pipelines.stream import MAX_TEXTS
 from .counters import Counters
 from .options import BatchOptions
 from .queues import (

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import CnclipError, Where
-from ..pipelines.stream import MAX_CHARACTERS
-from ..preprocessors.inputs import InputImage, Preprocessed
+from ...errors import CnclipError, Where
+from ...pipelines.stream import MAX_CHARACTERS
+from ...preprocessors.inputs import InputImage, Preprocessed
 
 Kind = Literal["text", "img"]
 Priority = Literal["interactive", "bulk"]

@@ -21,10 +21,10 @@ import time
 from concurrent.futures import Future
 from functools import partial
 
-from ..errors import ClosedError, CnclipError
-from ..pipelines.stream import Embedder
-from ..preprocessors.image import is_remote
-from ..preprocessors.inputs import InputImage
+from ...errors import ClosedError, CnclipError
+from ...pipelines.stream import Embedder
+from ...preprocessors.image import is_remote
+from ...preprocessors.inputs import InputImage
 from .compute import Compute, as_error, characters_of, took_too_long
 from .counters import Counters
 from .options import BatchOptions

@@ -1,0 +1,92 @@
+"""The interface of immich's machine-learning service: `POST /predict` and `GET /ping`.
+
+immich then searches photos by Chinese texts. The shape is that of immich_ml/main.py in the
+repository immich-app/immich: a form with `entries`, JSON of tasks, and `image` or `text`; the
+answer has the embedding as a string of JSON.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from ..errors import ImageError
+from ..preprocessors.image import load_image
+from ..search.collection import query_text
+from .calls import ERRORS, Context, embedded, json_answer
+from .faults import Fault
+
+logger = logging.getLogger("cnclip")
+
+_TASK = "clip"
+_KINDS = ("visual", "textual")
+
+
+def router(context: Context) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["immich"])
+    served, reader = context.served, context.reader
+    names: set[str] = set()
+
+    @routes.get("/ping", response_class=PlainTextResponse)
+    async def ping() -> Response:
+        """Whether the service runs."""
+        return PlainTextResponse("pong")
+
+    @routes.post("/predict", responses=ERRORS)
+    async def predict(request: Request) -> Response:
+        """The embedding of an image or a text, in immich's shape."""
+        model = served.model(None)
+        upload = await reader.form(request)
+        fields, content = upload.fields, next(iter(upload.files), None)
+        name = _model_name(fields.get("entries"))
+        if name not in names:
+            names.add(name)
+            logger.info("immich asks for the model %.80s and gets %s", name, model.name)
+        answer: dict[str, Any] = {}
+        if content is not None:
+            try:
+                item: Any = await run_in_threadpool(load_image, content)
+            except ImageError as error:
+                raise error.at(item="image") from error
+            answer["imageHeight"], answer["imageWidth"] = item.height, item.width
+        elif "text" in fields:
+            item = reader.text(query_text(model.pipeline, fields["text"]))
+        else:
+            raise Fault(400, "expected an image or a text", "no_items")
+        kind = "text" if content is None else "image"
+        result = await embedded(
+            request, model, [item], served.options.request_timeout, name_of=lambda index: kind
+        )
+        row = orjson.dumps(result.vectors[0], option=orjson.OPT_SERIALIZE_NUMPY)
+        return json_answer({_TASK: row.decode("ascii"), **answer})
+
+    return routes
+
+
+def _model_name(entries: str | None) -> str:
+    """The name of the model in immich's settings.
+
+    Raises:
+        Fault: `entries` is malformed, or asks for something else than CLIP.
+    """
+    try:
+        tasks = orjson.loads(entries or "")
+        found = [
+            (task, kind, str(entry["modelName"]))
+            for task, kinds in tasks.items()
+            for kind, entry in kinds.items()
+        ]
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise Fault(422, "expected JSON of tasks", "invalid", param="entries") from error
+    if [task for task, *_ in found] != [_TASK] or found[0][1] not in _KINDS:
+        reason = "this server has CLIP only: turn off immich's other machine-learning features"
+        raise Fault(400, reason, "unknown_task", param="entries")
+    return found[0][2]
+

@@ -1,0 +1,239 @@
+"""`POST /v1/search`, and the collections that it searches."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..errors import CnclipError, ImageError
+from ..search import Answer, Hit
+from ..search.collection import query_text
+from .calls import ERRORS, Context, embedded, json_answer
+from .collections import THUMBNAIL, Searchable
+from .faults import Fault
+from .schemas import CollectionList, SearchAnswer, SearchRequest
+from .texts import plain, text_notes
+
+_QUALITY = 82
+_MAX_SAMPLE = 60
+_MAX_SIZE = 1024
+_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": SearchRequest.model_json_schema()},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "file": {"type": "string", "format": "binary", "description": "An image"},
+                    "text": {"type": "string"},
+                    "k": {"type": "integer", "minimum": 1},
+                },
+                "required": ["file"],
+            }
+        },
+    },
+}
+
+
+def router(context: Context) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["search"])
+    served, reader = context.served, context.reader
+
+    @routes.post(
+        "/v1/search",
+        response_model=SearchAnswer,
+        responses=ERRORS,
+        openapi_extra={"requestBody": _BODY},
+        summary="Search a collection",
+    )
+    async def search(request: Request) -> Response:
+        """Items that are most similar to a text, an image, both, or an item of the collection."""
+        served.check_open()
+        call, files = await reader.read(request, SearchRequest)
+        searchable = served.collection(call.collection)
+        _check_query(call, files, served.options.max_results)
+        notes = None
+        if call.like is not None:
+            answer = await run_in_threadpool(_like, searchable, call)
+        else:
+            model = served.model_of(searchable)
+            items, names = [], []
+            if call.text is not None:
+                text = query_text(model.pipeline, call.text, call.normalize)
+                items.append(reader.text(text))
+                names.append("text")
+            image = files[0] if files else None
+            if call.image is not None:
+                image = _bytes(await reader.image(call.image))
+            if image is not None:
+                items.append(await run_in_threadpool(_opened, searchable, image))
+                names.append("image")
+            result = await embedded(
+                request, model, items, served.options.request_timeout, name_of=names.__getitem__
+            )
+            rows = dict(zip(names, result.vectors, strict=True))
+            if "text" in rows:
+                notes = text_notes(model.pipeline.preprocessor, items[0])
+            answer = await run_in_threadpool(
+                searchable.collection.answer,
+                rows.get("text"),
+                rows.get("image"),
+                k=call.offset + call.k,
+                weight=call.weight,
+                threshold=call.threshold,
+                temperature=float(model.pipeline.model.temperature),
+            )
+        shown = await run_in_threadpool(_results, searchable, answer.hits[call.offset :])
+        more = len(answer.hits) == call.offset + call.k < len(searchable.collection)
+        return json_answer(
+            {
+                "collection": searchable.name,
+                "results": shown,
+                "more": more,
+                "threshold": answer.suggested,
+                "text": notes,
+            }
+        )
+
+    @routes.get("/v1/collections", response_model=CollectionList, responses=ERRORS)
+    async def collections() -> Response:
+        """The collections, the first of which the application shows."""
+        served.check_open()
+        entries = await run_in_threadpool(
+            lambda: [
+                _described(one, served.model_of(one).name) for one in served.collections.values()
+            ]
+        )
+        return json_answer({"data": entries})
+
+    @routes.get("/v1/sample", response_model=SearchAnswer, responses=ERRORS)
+    async def sample(
+        collection: str | None = None, count: Annotated[int, Query(ge=1, le=_MAX_SAMPLE)] = 12
+    ) -> Response:
+        """Some items of a collection, always the same ones."""
+        searchable = served.collection(collection)
+        hits = await run_in_threadpool(searchable.glimpse, count)
+        shown = await run_in_threadpool(_results, searchable, hits)
+        for one in shown:
+            one["score"] = one["probability"] = None
+        answer = {"collection": searchable.name, "results": shown, "more": False}
+        return json_answer({**answer, "threshold": None, "text": None})
+
+    @routes.get(
+        "/v1/thumbnail",
+        responses={**ERRORS, 200: {"content": {"image/webp": {}}}, 304: {"description": "As cached"}},
+        response_class=Response,
+    )
+    async def thumbnail(
+        request: Request,
+        id: str,
+        collection: str | None = None,
+        size: Annotated[int, Query(ge=16, le=_MAX_SIZE)] = THUMBNAIL,
+    ) -> Response:
+        """A small image of an item. Only ids of the collection are known: no file can be named."""
+        searchable = served.collection(collection)
+        content = await run_in_threadpool(_thumbnail, searchable, id, size)
+        tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        headers = {"ETag": tag, "Cache-Control": "private, max-age=300"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers, media_type="image/webp")
+
+    return routes
+
+
+def _check_query(call: SearchRequest, files: list[bytes], max_results: int) -> None:
+    if call.offset + call.k > max_results:
+        reason = f"offset and k are {call.offset + call.k}; at most {max_results} are allowed"
+        raise Fault(400, reason, "too_many_results", param="k")
+    images = len(files) + (call.image is not None)
+    if images > 1:
+        raise Fault(400, f"expected one image, got {images}", "invalid", param="image")
+    if call.like is not None and (call.text is not None or images):
+        reason = "expected a text and an image, or like, got both"
+        raise Fault(400, reason, "invalid", param="like")
+    if call.like is None and call.text is None and not images:
+        raise Fault(400, "expected a text, an image, or like", "no_items", param="text")
+
+
+def _like(searchable: Searchable, call: SearchRequest) -> Answer:
+    """Items like one of the collection, without it."""
+    item = searchable.collection.item(str(call.like))
+    if item is None:
+        raise Fault(404, "the collection has no item of this id", "item_not_found", param="like")
+    of_text = item[1] if item[0].text is not None else None
+    answer = searchable.collection.answer(
+        of_text,
+        item[1] if of_text is None else None,
+        k=call.offset + call.k + 1,
+        threshold=call.threshold,
+    )
+    hits = [hit for hit in answer.hits if hit.id != call.like]
+    return Answer(hits[: call.offset + call.k], answer.suggested)
+
+
+def _bytes(image: bytes | CnclipError) -> bytes:
+    if isinstance(image, CnclipError):
+        raise image.at(item="image")
+    return image
+
+
+def _opened(searchable: Searchable, image: bytes) -> Any:
+    try:
+        return searchable.open(image)
+    except ImageError as error:
+        raise error.at(item="image") from error
+
+
+def _results(searchable: Searchable, hits: list[Hit]) -> list[dict[str, Any]]:
+    name = quote(searchable.name, safe="")
+    return [
+        {
+            "id": plain(hit.id),
+            "path": plain(placed.path),
+            "caption": plain(searchable.caption(placed)),
+            "text": hit.text,
+            "score": hit.score,
+            "probability": hit.probability,
+            "thumbnail": None
+            if hit.text is not None
+            else f"v1/thumbnail?collection={name}&id={quote(plain(hit.id), safe='')}",
+        }
+        for hit, placed in zip(hits, searchable.placed(hits), strict=True)
+    ]
+
+
+def _described(searchable: Searchable, model: str) -> dict[str, Any]:
+    example = searchable.example
+    return {
+        "name": searchable.name,
+        "contents": searchable.collection.contents,
+        "count": len(searchable.collection),
+        "model": model,
+        "examples": {
+            "queries": example.queries,
+            "image": example.image,
+            "labels": example.labels,
+        },
+    }
+
+
+def _thumbnail(searchable: Searchable, id: str, size: int) -> bytes:
+    item = searchable.collection.item(id)
+    if item is None:
+        raise Fault(404, "the collection has no item of this id", "item_not_found", param="id")
+    image = searchable.placed([item[0]])[0].thumbnail(size, size)
+    if image is None:
+        raise Fault(404, "the item has no image that can be read", "no_image", param="id")
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=_QUALITY)
+    return stream.getvalue()

@@ -1,0 +1,53 @@
+// Results as tiles: image or text, caption, score, and what one can do with each.
+
+import { imageUrl } from "./api.js";
+import { byId, element, percent, say } from "./page.js";
+
+const DECIMALS = 3;
+
+// A score never rounds up to a threshold that it misses.
+export function scoreText(score, threshold) {
+  let text = score.toFixed(DECIMALS);
+  if (threshold !== null && score < threshold && Number(text) >= Number(threshold.toFixed(DECIMALS))) {
+    text = (Math.floor(score * 1e6) / 1e6).toFixed(6);
+  }
+  return text;
+}
+
+export function tile(result, threshold, { like, copied }) {
+  const reaches = result.score !== null && threshold !== null && result.score >= threshold;
+  const parts = result.text === null ? [picture(result), element("b", { title: result.path }, result.caption)]
+                                     : [element("q", {}, result.text)];
+  if (result.score !== null) {
+    const share = result.probability === null ? "" : ` · ${percent(result.probability)}`;
+    parts.push(element("small", { title: reaches ? say("reaches") : null },
+      element("em", {}, scoreText(result.score, threshold)), share,
+      ...(reaches ? [" ", element("span", { class: "mark", role: "img", "aria-label": say("reaches") }, "✓")] : [])));
+  }
+  parts.push(element("p", { class: "actions" },
+    element("button", { type: "button", class: "like", onclick: () => like(result) }, say("like")),
+    element("button", { type: "button", class: "copy", title: result.path, onclick: async () => {
+      await navigator.clipboard.writeText(result.text ?? result.path);
+      copied();
+    } }, say(result.text === null ? "copy_path" : "copy_text"))));
+  return element("article", { class: reaches ? "reaches" : null }, ...parts);
+}
+
+function picture(result) {
+  const image = element("img", { alt: result.caption, loading: "lazy", decoding: "async" });
+  const button = element("button", { type: "button", class: "open", title: say("enlarge"),
+    "aria-label": `${say("enlarge")}: ${result.caption}`, onclick: () => enlarge(result) }, image);
+  const missing = () => button.replaceWith(element("span", { class: "none" }, say("no_image")));
+  image.addEventListener("error", missing);
+  if (result.thumbnail === null) missing();
+  else imageUrl(result.thumbnail).then((url) => { image.src = url; }, missing);
+  return button;
+}
+
+async function enlarge(result) {
+  const dialog = byId("enlarged");
+  const image = dialog.querySelector("img");
+  image.alt = dialog.querySelector("p").textContent = result.caption;
+  image.src = await imageUrl(`${result.thumbnail}&size=1024`);
+  dialog.showModal();
+}
