@@ -240,3 +240,7 @@ class DeadlineError(CnclipError, TimeoutError):
 
 class ClosedError(CnclipError, RuntimeError):
     """A `Batcher` was closed before it could embed a request."""
+
+
+class ServerError(CnclipError, ConnectionError):
+    """A server of `cnclip serve` cannot be reached, or fails."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .._text import printable_lines
@@ -34,7 +35,7 @@ class Fault(Exception):
 
     Attributes:
         status: The HTTP status.
-        message: What happened, and what to do.
+        reason: What happened, and what to do.
         code: A word that programs can compare.
         param: The field or item of the request, such as `input[3]`, or None.
         retry_after: Seconds after which the request may succeed, or None.
@@ -43,15 +44,21 @@ class Fault(Exception):
     def __init__(
         self,
         status: int,
-        message: str,
+        reason: str,
         code: str,
         *,
         param: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
+        super().__init__(reason)
+        self.status, self.reason, self.code, self.param = status, reason, code, param
         self.retry_after = retry_after
+
+    @property
+    def message(self) -> str:
+        """The reason, with the field or item before it."""
+        reason = printable_lines(self.reason)
+        return reason if self.param is None else f"{self.param}: {reason}"
 
     @property
     def content(self) -> dict[str, Any]:
@@ -61,7 +68,8 @@ class Fault(Exception):
             kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {
             "error": {
-                "message": printable_lines(self.message),
+                "message": self.message,
+                "reason": printable_lines(self.reason),
                 "type": kind,
                 "param": self.param,
                 "code": self.code,
@@ -91,10 +99,17 @@ def fault_of(error: BaseException) -> Fault:
         return Fault(503, "the server is shutting down", "shutting_down", retry_after=5)
     if isinstance(error, OutOfMemoryError | MemoryError):
         return Fault(503, "the server has no memory for the request", "out_of_memory")
-    if isinstance(error, ImageError | InvalidInputError | InputTypeError):
-        param = None if error.where is None else error.where.item
-        return Fault(400, str(error), "invalid_item", param=param)
     if isinstance(error, CnclipError):
-        param = None if error.where is None else error.where.item
-        return Fault(500, str(error), "model_error", param=param)
+        param, reason = _split(error)
+        if isinstance(error, ImageError | InvalidInputError | InputTypeError):
+            return Fault(400, reason, "invalid_item", param=param)
+        return Fault(500, reason, "model_error", param=param)
     return Fault(500, "the server failed; its log has the cause", "internal_error")
+
+
+def _split(error: CnclipError) -> tuple[str | None, str]:
+    """The item of an error, and its text without it."""
+    if error.where is None or error.where.item is None:
+        return None, str(error)
+    rest = str(replace(error.where, item=None))
+    return error.where.item, f"{rest}: {error.reason}" if rest else error.reason

@@ -138,6 +138,7 @@ class RequestReader:
                 upload.files.append(await value.read())
             else:
                 upload.fields.setdefault(name.removesuffix("[]"), []).append(value)
+        await form.close()
         upload.fields = {
             name: values if len(values) > 1 else values[0] for name, values in upload.fields.items()
         }

@@ -297,7 +297,8 @@ class CollectionList(BaseModel):
 class ErrorContent(BaseModel):
     """What happened, and what to do."""
 
-    message: str
+    message: str = Field(description="The reason, with the field or item before it")
+    reason: str
     type: str
     param: str | None = Field(description="The field or item of the request, such as input[3]")
     code: str | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from cnclip import pipeline
@@ -16,4 +18,16 @@ def embedder() -> MultiModalEmbeddingPipeline:
 
 @pytest.fixture(scope="session")
 def gallery(embedder: MultiModalEmbeddingPipeline) -> Searchable:
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `serve`")
     return open_gallery(embedder)
+
+
+@pytest.fixture(scope="session")
+def api(embedder: MultiModalEmbeddingPipeline, gallery: Searchable) -> Iterator[object]:
+    """A client of an application with the model and the gallery that ship."""
+    for package in ("fastapi", "httpx", "multipart", "orjson", "prometheus_client"):
+        pytest.importorskip(package, reason=f"{package} is not installed, cnclip's extra `serve`")
+    from tests.support.api import served_by
+
+    with served_by(embedder, collections=(gallery,)) as (client, _):
+        yield client

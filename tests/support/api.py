@@ -1,0 +1,74 @@
+"""Servers for the tests of the HTTP interface: in this process, or on a port."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from cnclip.assets import asset_path
+from cnclip.pipelines import MultiModalEmbeddingPipeline
+from cnclip.serve import Searchable
+from cnclip.serve.application import build_app
+from cnclip.serve.options import Keys, ServerOptions
+from cnclip.serve.served import Served
+
+CAT = asset_path("gallery") / "1f408.png"
+
+
+def as_base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+@contextlib.contextmanager
+def served_by(
+    *pipelines: MultiModalEmbeddingPipeline,
+    collections: tuple[Searchable, ...] = (),
+    keys: tuple[str, ...] = (),
+    is_open: bool = True,
+    local: bool = True,
+    immich: bool = False,
+    **options: Any,
+) -> Iterator[tuple[TestClient, Served]]:
+    """A client of an application in this process, and what it serves."""
+    served = Served(ServerOptions(**options))
+    if is_open:
+        served.add(pipelines, collections)
+    app = build_app(served, Keys(list(keys)), local=local, immich=immich)
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        try:
+            yield client, served
+        finally:
+            served.close()
+
+
+@contextlib.contextmanager
+def listening(
+    *pipelines: MultiModalEmbeddingPipeline,
+    collections: tuple[Searchable, ...] = (),
+    keys: tuple[str, ...] = (),
+    **options: Any,
+) -> Iterator[tuple[str, Served]]:
+    """The URL of a server on a thread of this process, and what it serves."""
+    import uvicorn
+
+    served = Served(ServerOptions(**options))
+    served.add(pipelines, collections)
+    app = build_app(served, Keys(list(keys)), local=True)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="critical", access_log=False, ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", served
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        served.close()
+        listener.close()
