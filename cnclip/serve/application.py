@@ -65,7 +65,6 @@ def build_app(
         summary="Chinese-CLIP: embeddings of images and Chinese texts, search, classification",
         docs_url=None,
         redoc_url=None,
-        root_path=root_path,
         lifespan=life,
     )
     for part in (embeddings, search, classify):
@@ -77,7 +76,7 @@ def build_app(
         app.include_router(router(context))
     _add_pages(app)
     _add_errors(app)
-    return Guard(app, served.options, keys, metrics, local=local)
+    return Guard(app, served.options, keys, metrics, local=local, root_path=root_path)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -101,7 +101,9 @@ async def embedded(
         on_error: Whether the first bad item fails the request, or its error is in the result.
     """
     given: list[dict[str, Any] | CnclipError] = [
-        {"text": item} if isinstance(item, str) else item
+        {"text": item}
+        if isinstance(item, str)
+        else item
         if isinstance(item, CnclipError)
         else {"img": item}
         for item in items

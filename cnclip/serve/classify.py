@@ -90,7 +90,9 @@ def router(context: Context) -> APIRouter:
         scores = rows @ result.vectors[0]
         shares = probabilities(scores, float(model.pipeline.model.temperature))
         notes = await run_in_threadpool(
-            lambda: [text_notes(model.pipeline.preprocessor, one) for one in texts[:: len(templates)]]
+            lambda: [
+                text_notes(model.pipeline.preprocessor, one) for one in texts[:: len(templates)]
+            ]
         )
         found = [
             {

@@ -92,7 +92,10 @@ class _Rows:
             key: None
             if self._counts[kind] is None
             else self._parts.get(kind, np.empty((0, columns), np.float32))
-            for key, kind in ((OutputKeys.IMG_EMBEDDING, "img"), (OutputKeys.TEXT_EMBEDDING, "text"))
+            for key, kind in (
+                (OutputKeys.IMG_EMBEDDING, "img"),
+                (OutputKeys.TEXT_EMBEDDING, "text"),
+            )
         }
 
     @property
@@ -195,7 +198,9 @@ class Client(_Requests):
             "weight": weight,
             "threshold": threshold,
         }
-        results: list[dict[str, Any]] = self._post("v1/search", self._body(**body)).json()["results"]
+        results: list[dict[str, Any]] = self._post("v1/search", self._body(**body)).json()[
+            "results"
+        ]
         return results
 
     def classify(
@@ -278,7 +283,7 @@ class AsyncClient(_Requests):
         return data
 
 
-class _connection_errors:  # noqa: N801  # a context manager that reads as a verb
+class _connection_errors:  # a context manager that reads as a verb
     """Turns the errors of httpx into ours."""
 
     def __enter__(self) -> None:
@@ -310,7 +315,9 @@ def _chunks(images: list[InputImage], texts: list[str]) -> Iterator[_Chunk]:
         *(("text", index, one) for index, one in enumerate(texts)),
     ):
         sent = (
-            {"image": _sent(item.image, item.name)} if isinstance(item, InputImage) else {"text": item}
+            {"image": _sent(item.image, item.name)}
+            if isinstance(item, InputImage)
+            else {"text": item}
         )
         length = sum(map(len, sent.values()))
         if chunk.items and (len(chunk.items) == _ITEMS or size + length > _BYTES):

@@ -38,7 +38,9 @@ def router(context: Context, metrics: Metrics) -> APIRouter:
         return json_answer({"status": "ok"})
 
     @routes.get(
-        "/readyz", response_model=Health, responses={503: {"model": Health, "description": "Not ready"}}
+        "/readyz",
+        response_model=Health,
+        responses={503: {"model": Health, "description": "Not ready"}},
     )
     async def ready() -> Response:
         """Whether requests are embedded: the models are open, and the last batches succeeded."""

@@ -45,9 +45,7 @@ class Fetcher:
                 or responds with an error or too much.
         """
         if not self._hosts:
-            raise ImageError(
-                "the server fetches no URLs: send the image as base64 or a data URL"
-            )
+            raise ImageError("the server fetches no URLs: send the image as base64 or a data URL")
         try:
             async with asyncio.timeout(self._options.url_timeout):
                 return await self._fetch(url)
@@ -61,6 +59,8 @@ class Fetcher:
         for _ in range(_MAX_REDIRECTIONS + 1):
             try:
                 response = await self._request(url)
+            except ImageError:
+                raise
             except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
                 reason = f"cannot be fetched: {type(error).__name__}"
                 raise ImageError(reason, file=_shown(url)) from error
@@ -125,9 +125,7 @@ class Fetcher:
         for known in self._hosts:
             name, _, known_port = known.partition(":")
             matches = (
-                name == "*"
-                or name == host
-                or (name.startswith("*.") and host.endswith(name[1:]))
+                name == "*" or name == host or (name.startswith("*.") and host.endswith(name[1:]))
             )
             if matches and (known_port == str(port) if known_port else is_usual):
                 return host, port

@@ -36,8 +36,8 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-# What a key opens. The application's files, health and the description are for everyone.
-_KEYED = re.compile(r"/(v1/|predict|metrics)")
+# What needs no key: the application's files, health, and the description. All else does.
+_OPEN = re.compile(r"/|/(zh|en)/?|/static/[\w.-]+|/docs|/openapi\.json|/livez|/readyz|/ping")
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -60,10 +60,22 @@ class Guard:
         metrics: Metrics,
         *,
         local: bool,
+        root_path: str = "",
     ) -> None:
-        """Wrap an application; `local` if the server listens on this machine only."""
+        """Wrap an application.
+
+        Args:
+            application: The application.
+            options: The limits.
+            keys: The API keys.
+            metrics: Counts the requests.
+            local: Whether the server listens on this machine only.
+            root_path: The path under which a proxy serves it. It is removed from requests that
+                have it, so that a proxy may remove it or leave it.
+        """
         self._application, self._options = application, options
         self._keys, self._metrics, self._local = keys, metrics, local
+        self._root = f"/{root_path.strip('/')}" if root_path.strip("/") else ""
         self._hosts = {host.lower() for host in options.allow_host or ()}
         self._receiving = 0
 
@@ -77,6 +89,8 @@ class Guard:
             await self._application(scope, receive, send)
             return
         scope["cnclip.begun"] = time.monotonic()
+        if self._root and str(scope["path"]).startswith(f"{self._root}/"):
+            scope = {**scope, "path": scope["path"][len(self._root) :]}
         answer = _Answer(send, _request_id(scope))
         body = _Body(self, receive)
         try:
@@ -97,7 +111,7 @@ class Guard:
         is_foreign = _header(scope, b"sec-fetch-site") == "cross-site"
         if is_foreign and _header(scope, b"sec-fetch-mode") != "navigate":
             raise Fault(403, "requests of other sites are not allowed", "cross_site")
-        if self._keys and _KEYED.match(_route_path(scope)):
+        if self._keys and not _OPEN.fullmatch(scope["path"]):
             scheme, _, key = _header(scope, b"authorization").partition(" ")
             if scheme.lower() != "bearer" or not self._keys.accept(key.strip()):
                 reason = "a key is missing or wrong: send Authorization: Bearer KEY"
@@ -234,9 +248,3 @@ def _header(scope: Scope, name: bytes) -> str:
 def _request_id(scope: Scope) -> str:
     given = _header(scope, b"x-request-id")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def _route_path(scope: Scope) -> str:
-    """The path without the prefix under which a proxy serves this server."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path.removeprefix(root) if root and path.startswith(root) else path

@@ -89,4 +89,3 @@ def _model_name(entries: str | None) -> str:
         reason = "this server has CLIP only: turn off immich's other machine-learning features"
         raise Fault(400, reason, "unknown_task", param="entries")
     return found[0][2]
-

@@ -152,7 +152,9 @@ class RequestReader:
         """
         given = _given_items(call)
         if len(given) + len(files) > self._options.max_items:
-            reason = f"{len(given) + len(files)} items; at most {self._options.max_items} are allowed"
+            reason = (
+                f"{len(given) + len(files)} items; at most {self._options.max_items} are allowed"
+            )
             raise Fault(400, reason, "too_many_items", param="input")
         if not given and not files:
             raise Fault(400, "expected at least one text or image", "no_items", param="input")
@@ -268,13 +270,13 @@ def _message_items(messages: list[dict[str, Any]]) -> list[str]:
         if isinstance(content, str):
             items.append(content)
         elif isinstance(content, list):
-            parts = [
-                _item(one, "text", f"{param}[{index}]") for index, one in enumerate(content)
-            ]
+            parts = [_item(one, "text", f"{param}[{index}]") for index, one in enumerate(content)]
             # Clients send an empty text next to an image, which chats require.
             has_image = any(isinstance(part, ImageText) for part in parts)
             items += [
-                one for one in parts if isinstance(one, ImageText) or not (has_image and is_blank(one))
+                one
+                for one in parts
+                if isinstance(one, ImageText) or not (has_image and is_blank(one))
             ]
         else:
             raise Fault(422, "expected a text or a list of parts", "invalid", param=param)

@@ -26,9 +26,7 @@ class ServerOptions:
     )
     max_items: int = option(2048, "texts and images of a request", min=1)
     max_labels: int = option(1000, "labels of a classification", min=2)
-    max_texts: int = option(
-        10_000, "texts of a classification: labels times templates", min=2
-    )
+    max_texts: int = option(10_000, "texts of a classification: labels times templates", min=2)
     max_characters: int = option(100_000, "characters of a text", min=1)
     max_results: int = option(1000, "results of a search", min=1)
     request_timeout: float = option(

@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-IMAGE = (
-    "An image: a data URL, base64 of an image file, or, if the server allows the host, an http(s) URL"
-)
+IMAGE = "An image: a data URL, base64 of an image file, or, if the server allows the host, an http(s) URL"
 _EXAMPLE_IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFElEQVR4nGP8z8DAwMDA"
     "xMDAwMAAAA0GAQPLPqTLAAAAAElFTkSuQmCC"
@@ -131,9 +129,7 @@ class SearchRequest(BaseModel):
         extra="ignore", json_schema_extra={"examples": [{"text": "戴眼镜的猫", "k": 5}]}
     )
 
-    collection: str | None = Field(
-        None, description="The collection's name; by default the first"
-    )
+    collection: str | None = Field(None, description="The collection's name; by default the first")
     text: str | None = Field(None, description="A query in Chinese")
     image: str | None = Field(None, description=IMAGE)
     like: str | None = Field(None, description="The id of an item of the collection")
@@ -157,7 +153,8 @@ class Result(BaseModel):
         description="Cosine similarity to the query, from -1 to 1; null without a query"
     )
     probability: float | None = Field(
-        description="The share among all results of the query, if the temperature is known"
+        description="The softmax of the scores of the first k results, divided by the model's "
+        "temperature; further results are compared with those k"
     )
     thumbnail: str | None = Field(description="The URL of a small image, relative to the server")
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import numpy as np
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import CnclipError, ImageError
+from ..pipelines import MultiModalEmbeddingPipeline
 from ..search import Answer, Hit
 from ..search.collection import query_text
 from .calls import ERRORS, Context, embedded, json_answer
@@ -92,7 +95,8 @@ def router(context: Context) -> APIRouter:
                 threshold=call.threshold,
                 temperature=float(model.pipeline.model.temperature),
             )
-        shown = await run_in_threadpool(_results, searchable, answer.hits[call.offset :])
+        hits = _with_shares(answer.hits, call, searchable.pipeline)[call.offset :]
+        shown = await run_in_threadpool(_results, searchable, hits)
         more = len(answer.hits) == call.offset + call.k < len(searchable.collection)
         return json_answer(
             {
@@ -130,7 +134,11 @@ def router(context: Context) -> APIRouter:
 
     @routes.get(
         "/v1/thumbnail",
-        responses={**ERRORS, 200: {"content": {"image/webp": {}}}, 304: {"description": "As cached"}},
+        responses={
+            **ERRORS,
+            200: {"content": {"image/webp": {}}},
+            304: {"description": "As cached"},
+        },
         response_class=Response,
     )
     async def thumbnail(
@@ -179,6 +187,18 @@ def _like(searchable: Searchable, call: SearchRequest) -> Answer:
     )
     hits = [hit for hit in answer.hits if hit.id != call.like]
     return Answer(hits[: call.offset + call.k], answer.suggested)
+
+
+def _with_shares(
+    hits: list[Hit], call: SearchRequest, pipeline: MultiModalEmbeddingPipeline
+) -> list[Hit]:
+    """Hits with their probabilities among the first k, so that they do not depend on the page."""
+    if not hits:
+        return hits
+    scores = np.array([hit.score for hit in hits])
+    weights = np.exp((scores - scores[0]) / float(pipeline.model.temperature))
+    shares = (weights / weights[: call.k].sum()).tolist()
+    return [replace(hit, probability=share) for hit, share in zip(hits, shares, strict=True)]
 
 
 def _bytes(image: bytes | CnclipError) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..bulk import model_identity
-from ..errors import CnclipError, InvalidInputError
+from ..errors import InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
 from .batching import Batcher, BatchOptions
 from .collections import Searchable
@@ -95,7 +95,9 @@ class Served:
             name = f"{_short(identity['name'])}-{identity['digest'][:8]}"
         if name in self.models:
             raise InvalidInputError("is given twice", item=name)
-        limits = BatchOptions(max_bytes=self.options.max_bytes, run_timeout=self.options.batch_timeout)
+        limits = BatchOptions(
+            max_bytes=self.options.max_bytes, run_timeout=self.options.batch_timeout
+        )
         batcher = Batcher(pipeline, limits)
         served = ServedModel(name, pipeline, batcher, identity["digest"])
         self.models[name] = self._by_pipeline[id(pipeline)] = served
@@ -156,7 +158,9 @@ class Served:
             return fault.message
         for model in self.models.values():
             if not model.batcher.ready:
-                return f"{model.name}: no batch was embedded within {self.options.batch_timeout:g} s"
+                return (
+                    f"{model.name}: no batch was embedded within {self.options.batch_timeout:g} s"
+                )
         return None
 
     def close(self) -> None:
@@ -167,5 +171,3 @@ class Served:
 
 def _short(name: str) -> str:
     return Path(name).name.removesuffix(".cnclip.pt") or name
-
-

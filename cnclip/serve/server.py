@@ -158,7 +158,9 @@ def serve(
         sys.exit(128 + ended_by[0])
 
 
-def tls_settings(certificate: str | None, key: str | None, password: str | None) -> Mapping[str, Any]:
+def tls_settings(
+    certificate: str | None, key: str | None, password: str | None
+) -> Mapping[str, Any]:
     """The options of uvicorn for TLS.
 
     Raises:

@@ -62,7 +62,9 @@ def test_base64_and_bytes(api: Any, embedder: MultiModalEmbeddingPipeline) -> No
         assert answer.headers["x-dtype"] == dtype
         rows = np.frombuffer(answer.content, dtype).reshape(shape)
         assert rows.shape == want.shape and np.abs(rows - want).max() < tolerance
-    wrong = api.post(PATH, json={"input": "猫"}, headers={"Accept": "application/octet-stream;dtype=int8"})
+    wrong = api.post(
+        PATH, json={"input": "猫"}, headers={"Accept": "application/octet-stream;dtype=int8"}
+    )
     assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "Accept"
 
 

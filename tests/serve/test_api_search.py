@@ -68,7 +68,9 @@ def test_image_both_and_weight(api: Any, gallery: Searchable) -> None:
     none = found(api, text="汽车", image=PNG, weight=0, k=1)
     assert none["results"][0]["caption"] == "猫"
     form = api.post(
-        "/v1/search", files={"file": CAT.read_bytes()}, data={"text": "汽车", "weight": "0", "k": "1"}
+        "/v1/search",
+        files={"file": CAT.read_bytes()},
+        data={"text": "汽车", "weight": "0", "k": "1"},
     )
     assert form.json()["results"][0]["caption"] == "猫"
 
@@ -191,9 +193,7 @@ def test_classify_with_templates(api: Any, embedder: MultiModalEmbeddingPipeline
     want = dict(zip(("狗", "猫"), (rows @ output["img_embedding"][0]).tolist(), strict=True))
     for one in answer["labels"]:
         assert one["score"] == pytest.approx(want[one["label"]], abs=2e-6)
-    form = api.post(
-        "/v1/classify", files={"file": CAT.read_bytes()}, data={"labels": ["狗", "猫"]}
-    )
+    form = api.post("/v1/classify", files={"file": CAT.read_bytes()}, data={"labels": ["狗", "猫"]})
     assert form.json()["labels"][0]["label"] == "猫"
 
 

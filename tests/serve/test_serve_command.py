@@ -1,13 +1,18 @@
-"""The server and its command, as far as they work without Gradio and a browser."""
+"""The server's command and process."""
 
 from __future__ import annotations
 
-import importlib.util
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cnclip.assets import asset_path
@@ -19,8 +24,9 @@ from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.serve.server import is_loopback, listen, url_of
 from tests.support.serve import make_index
 
-pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `ui`")
-pytest.importorskip("pyarrow", reason="pyarrow is not installed, cnclip's extra `ui`")
+for package in ("faiss", "fastapi", "uvicorn"):
+    pytest.importorskip(package, reason=f"{package} is not installed, cnclip's extra `serve`")
+httpx = pytest.importorskip("httpx")
 
 GALLERY = asset_path("gallery")
 CAT = GALLERY / "1f408.png"
@@ -57,29 +63,21 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
     return printed.err.splitlines()[-1]
 
 
-def test_serve_asks_for_ui(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve"]) == 2
-    assert last_line(capsys) == "cnclip serve: expected --ui"
-
-
-@pytest.mark.parametrize("command", ["serve", "demo"])
-def test_missing_gradio_is_named(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", [["serve"], ["demo", "--ui"]])
+def test_a_missing_package_is_named(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "gradio" else find(name)
-    )
-    assert main([command, "--ui"]) == 2
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(command) == 2
     assert last_line(capsys) == (
-        f"cnclip {command}: gradio is not installed: pip install 'cnclip[serve]'"
+        f"cnclip {command[0]}: uvicorn is not installed: pip install 'cnclip[serve]'"
     )
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "many", "٣"])
 def test_ports_that_cannot_be(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["serve", "--ui", f"--port={port}"])
+        main(["serve", f"--port={port}"])
     assert stopped.value.code == 2
     assert "--port" in last_line(capsys)
 
@@ -87,23 +85,28 @@ def test_ports_that_cannot_be(port: str, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["serve", "--ui", "nowhere.index"], "nowhere.index"),
-        (["serve", "--ui", "--model", "nowhere"], "nowhere"),
+        (["serve", "nowhere.index"], "nowhere.index"),
+        (["serve", "nowhere/model"], "nowhere"),
+        (["serve", "--model", "nowhere"], "nowhere"),
+        (["serve", "--host", "0.0.0.0"], "--no-auth"),
+        (["serve", "--api-keys", "nowhere"], "nowhere"),
+        (["serve", "--tls-key", "key.pem"], "--tls-certificate"),
+        (["serve", "--max-body", "0"], "--max-body: expected 1 or more"),
         (["demo", "--ui", "--images", "nowhere"], "nowhere"),
         (["demo", "--ui", "猫"], "TEXT"),
     ],
 )
-def test_bad_usage_is_named_before_anything_is_served(
+def test_bad_usage_is_named(
     arguments: list[str],
     named: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Whatever is found while models are opened ends the server, too."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cnclip.serve.server.check_gradio", lambda: None)
     assert main([*arguments, "--port", "0"]) == 2
-    assert named in last_line(capsys)
+    assert named in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("command", ["serve", "demo"])
@@ -113,24 +116,102 @@ def test_help_is_ascii(command: str, capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.isascii()
 
 
-def test_url_is_printed_and_the_first_index_comes_first(
-    tmp_path: Path,
-    embedder: MultiModalEmbeddingPipeline,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+# The process
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
+    """Starts a server; returns the process and its URL."""
+    started = []
+
+    def start(*arguments: object) -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-m", "cnclip", *map(str, arguments), "--port", "0"]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+        )
+        started.append(process)
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:")
+        deadline = time.monotonic() + 100
+        while httpx.get(f"{url}/readyz").status_code != 200:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        return process, url
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_models_and_indexes(
+    start: Any, tmp_path: Path, embedder: MultiModalEmbeddingPipeline
 ) -> None:
+    """The first index comes first, and the models of all can be asked."""
     paths = [str(make_index(tmp_path / f"{name}.index", embedder, [CAT])) for name in "ba"]
-    served: list[list[str]] = []
+    process, url = start("serve", *paths, "emoji-cn", "--device", "cpu", "--threads", "1")
+    collections = httpx.get(f"{url}/v1/collections").json()["data"]
+    assert [one["name"] for one in collections] == ["b", "a"]
+    assert len(httpx.get(f"{url}/v1/models").json()["data"]) >= 1
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert "cnclip serve: b: 1 image" in err
 
-    def serve(searchables: Any, listener: socket.socket, ready: Any) -> None:
-        served.append([one.name for one in searchables])
-        ready(url_of(listener))
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr("cnclip.serve.server.check_gradio", lambda: None)
-    monkeypatch.setattr("cnclip.serve.server.serve", serve)
-    assert main(["serve", "--ui", *paths, "--port", "0", "--device", "cpu"]) == 130
-    printed = capsys.readouterr()
-    assert printed.out.startswith("http://127.0.0.1:") and printed.out.count("\n") == 1
-    assert served == [["b", "a"]]
-    assert threading.active_count() < 50
+def test_sigterm_completes_the_requests_in_progress(
+    start: Any, embedder: MultiModalEmbeddingPipeline
+) -> None:
+    process, url = start("serve", "emoji-cn", "--device", "cpu")
+    texts = ["一只戴着眼镜的猫坐在桌子上"] * 2000
+    want = embedder.forward({"text": texts[:1]})["text_embedding"]
+    answers: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answers.append(httpx.post(f"{url}/v1/embeddings", json={"input": texts}, timeout=60))
+        except httpx.HTTPError as error:
+            answers.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: "cnclip_requests_in_flight" in httpx.get(f"{url}/metrics").text)
+    wait_until(lambda: in_flight(url) > 0)
+    process.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    _, err = process.communicate(timeout=40)
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in err
+    complete = [one for one in answers if getattr(one, "status_code", None) == 200]
+    assert complete
+    for one in complete:
+        rows = np.array([row["embedding"] for row in one.json()["data"]])
+        assert rows.shape == (2000, 128) and np.abs(rows - want).max() < 2e-6
+    # The others came too late, and were told so.
+    for one in answers:
+        assert isinstance(one, httpx.ConnectError | httpx.ReadError) or one.status_code in (
+            200,
+            503,
+        )
+
+
+def in_flight(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith("cnclip_requests_in_"))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_port_in_use_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    line = f"cnclip serve: cannot listen at 127.0.0.1, port {port}: Address already in use"
+    assert last_line(capsys) == line

@@ -6,11 +6,7 @@ import string
 
 import pytest
 
-from cnclip.serve.answers import count_words
 from cnclip.serve.words import WORDS, ZH, choose_language
-
-pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `ui`")
-pytest.importorskip("pyarrow", reason="pyarrow is not installed, cnclip's extra `ui`")
 
 
 def test_languages_say_the_same() -> None:
@@ -41,21 +37,3 @@ def test_languages_say_the_same() -> None:
 )
 def test_language_is_the_one_asked_for(header: str, language: str) -> None:
     assert choose_language(header) == language
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("", 0),
-        ("猫", 1),
-        ("戴眼镜的猫。", 5),
-        ("a cat, 戴眼镜", 5),
-        ("iPhone15手机", 3),
-        ("ネコ", 2),
-        ("𠮷野家", 3),
-        ("，。！ \n", 0),
-        ("don't", 2),
-    ],
-)
-def test_words_are_characters_and_runs_of_others(text: str, count: int) -> None:
-    assert count_words(text) == count

@@ -33,13 +33,14 @@ def served_by(
     is_open: bool = True,
     local: bool = True,
     immich: bool = False,
+    root_path: str = "",
     **options: Any,
 ) -> Iterator[tuple[TestClient, Served]]:
     """A client of an application in this process, and what it serves."""
     served = Served(ServerOptions(**options))
     if is_open:
         served.add(pipelines, collections)
-    app = build_app(served, Keys(list(keys)), local=local, immich=immich)
+    app = build_app(served, Keys(list(keys)), local=local, immich=immich, root_path=root_path)
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         try:
             yield client, served

@@ -102,7 +102,7 @@ class Server:
 
 def skip_without_browser() -> None:
     """Skip the module that calls this where a package or the browser is not installed."""
-    for package in ("gradio", "faiss", "playwright"):
+    for package in ("fastapi", "uvicorn", "faiss", "playwright"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: see `make test-ui`", allow_module_level=True)
     if CHROMIUM is None:
@@ -120,25 +120,31 @@ def scores(page: Page) -> list[float]:
 def wait_for_answer(page: Page, act: Callable[[], Any]) -> None:
     """Call a function that sends a request, and wait until its answer is on the page."""
     page.evaluate(
-        "document.querySelectorAll('#note p, #label-note p, #bars ol, .tiles')"
+        "document.querySelectorAll('#note p, #label-note p, #bars li, .tiles')"
         ".forEach(part => part.dataset.old = 1)"
     )
     act()
     page.wait_for_function(
-        "() => [...document.querySelectorAll('#note > * p, #label-note p, #bars ol, .tiles')]"
-        ".some(part => !part.dataset.old)"
-        " && !document.querySelector('#found .wrap:not(.hide), #bars .wrap:not(.hide)')"
+        "() => [...document.querySelectorAll('#note p, #label-note p, #bars li, .tiles')]"
+        ".some(part => !part.dataset.old) && !document.querySelector('[aria-busy]')"
     )
 
 
 def search(page: Page, text: str) -> None:
-    page.fill("#query textarea", text)
-    wait_for_answer(page, lambda: page.press("#query textarea", "Enter"))
+    page.fill("#query", text)
+    wait_for_answer(page, lambda: page.press("#query", "Enter"))
 
 
 def upload(page: Page, file: Path, part: str = "image") -> None:
     page.set_input_files(f"#{part} input[type=file]", file)
-    page.locator(f"#{part} img").wait_for(state="attached")
+    page.locator(f"#{part} img[src]").wait_for(state="attached")
+
+
+def move(page: Page, slider: str, value: float) -> None:
+    """Move a slider."""
+    page.locator(slider).evaluate(
+        "(part, value) => { part.value = value; part.dispatchEvent(new Event('input')); }", value
+    )
 
 
 def fits(page: Page) -> bool:

@@ -3,15 +3,11 @@
 import { imageUrl } from "./api.js";
 import { byId, element, percent, say } from "./page.js";
 
-const DECIMALS = 3;
-
-// A score never rounds up to a threshold that it misses.
+// A score with three decimals. One below the threshold does not look equal to it.
 export function scoreText(score, threshold) {
-  let text = score.toFixed(DECIMALS);
-  if (threshold !== null && score < threshold && Number(text) >= Number(threshold.toFixed(DECIMALS))) {
-    text = (Math.floor(score * 1e6) / 1e6).toFixed(6);
-  }
-  return text;
+  const text = score.toFixed(3);
+  const misses = threshold !== null && score < threshold && Number(text) >= Number(threshold.toFixed(3));
+  return misses ? (Number(text) - 0.001).toFixed(3) : text;
 }
 
 export function tile(result, threshold, { like, copied }) {

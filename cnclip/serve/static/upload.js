@@ -10,7 +10,7 @@ export class ImageField {
     this.#place = place;
     this.changed = changed;
     const id = `${place.id}-file`;
-    this.#input = element("input", { type: "file", accept: "image/*", id });
+    this.#input = element("input", { type: "file", accept: "image/*", id, "aria-label": say(label) });
     this.#preview = element("img", { alt: "", hidden: true });
     this.#remove = element("button", { type: "button", class: "remove", "aria-label": say("remove"), hidden: true }, "×");
     place.append(
@@ -39,6 +39,7 @@ export class ImageField {
     this.file = file;
     this.#input.value = "";
     this.#preview.hidden = this.#remove.hidden = !file;
+    this.#preview.alt = file?.name ?? ""; // shown where the file is no image
     this.#place.classList.toggle("full", Boolean(file));
     if (file) this.#preview.src = URL.createObjectURL(file);
     else this.#preview.removeAttribute("src");
