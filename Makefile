@@ -47,7 +47,7 @@ $(VENV)/.installed: $(VENV)/.requirements
 	@$(BIN)/python -m compileall -q cnclip # Python writes no bytecode of an editable package
 	@touch $@
 
-$(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel: $(VENV)/.%: $(VENV)/.installed
+$(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel $(VENV)/.browser: $(VENV)/.%: $(VENV)/.installed
 	@echo 'installing the tools of `make $*` into $(VENV)'
 	@$(call group,$*) | $(PIP) install --requirement /dev/stdin
 	@touch $@
@@ -72,22 +72,24 @@ test-gpu: $(VENV)/.installed ## the tests of the GPU, which are skipped where to
 test-matrix: wheel ## the wheels with other versions of Python and torch: 8 GB of disk (MATRIX_OPTIONS)
 	$(BIN)/python tools/test_matrix.py --table docs/tested-versions.inc $(MATRIX_OPTIONS)
 
-# The application's tests have a separate environment, whose packages come before those of .venv:
-# Gradio requires an older Pillow than the other tests, which compare with the newest to the bit.
+AXE := build/axe
 
-UI := build/ui
+test-ui: $(VENV)/.browser ## the application in headless Chromium (PYTEST_OPTIONS)
+	@test -d $(AXE)/node_modules/axe-core || npm install --silent --no-fund --no-audit --prefix $(AXE) axe-core@4
+	$(BIN)/python -m pytest tests/browser $(PYTEST_OPTIONS)
+
+# The images' tests with the oldest Pillow that is supported; the others compare with the newest.
+PILLOW := build/pillow
 site_packages = $$($(1)/bin/python -c 'import site; print(site.getsitepackages()[0])')
 
-$(UI)/.installed: $(VENV)/.installed
-	@echo 'installing the application'"'"'s packages into $(UI)'
-	@$(BIN)/python -m venv $(UI)
-	@echo "import site; site.addsitedir('$(call site_packages,$(VENV))')" > $(call site_packages,$(UI))/below.pth
-	@{ $(call extra,serve); $(call group,browser); } \
-	  | $(UI)/bin/python -m pip $(PIP_OPTIONS) install --requirement /dev/stdin 'pillow>=12,<13'
+$(PILLOW)/.installed: $(VENV)/.installed
+	@$(BIN)/python -m venv $(PILLOW)
+	@echo "import site; site.addsitedir('$(call site_packages,$(VENV))')" > $(call site_packages,$(PILLOW))/below.pth
+	@$(PILLOW)/bin/python -m pip $(PIP_OPTIONS) install 'pillow>=12,<13'
 	@touch $@
 
-test-ui: $(UI)/.installed ## the application in headless Chromium, and the images' tests with Pillow 12 (PYTEST_OPTIONS)
-	$(UI)/bin/python -m pytest tests/browser tests/core/test_image.py $(PYTEST_OPTIONS)
+test-pillow: $(PILLOW)/.installed ## the images' tests with Pillow 12
+	$(PILLOW)/bin/python -m pytest tests/core/test_image.py $(PYTEST_OPTIONS)
 
 # --- The core without Python -----------------------------------------------------------------------
 # meson.build describes the C unit tests and the fuzzers too. They need neither torch nor the package.
@@ -199,5 +201,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-slow test-full-size test-gpu test-matrix test-ui test-c asan install-asan fuzz lint \
+.PHONY: help demo test test-slow test-full-size test-gpu test-matrix test-pillow test-ui test-c asan install-asan fuzz lint \
   typing format bench notebooks docs wheel clean

@@ -7,6 +7,17 @@ errors. `application.py` puts the parts together, `server.py` runs them. `static
 application in the browser; it uses the API only.
 """
 
+from .batching import Batcher, BatchOptions, Counters, Embedded, Tally
 from .collections import Searchable, open_folder, open_gallery, open_indexes
 
-__all__ = ["Searchable", "open_folder", "open_gallery", "open_indexes"]
+__all__ = [
+    "BatchOptions",
+    "Batcher",
+    "Counters",
+    "Embedded",
+    "Searchable",
+    "Tally",
+    "open_folder",
+    "open_gallery",
+    "open_indexes",
+]

@@ -45,8 +45,8 @@ _BODY: dict[str, Any] = {
     },
 }
 _ANSWER: dict[str, Any] = {
-    "description": "Embeddings; with `Accept: application/octet-stream` their bytes, little-endian, "
-    "with their shape and dtype in the headers X-Shape and X-Dtype",
+    "description": "Embeddings; with `Accept: application/octet-stream` their bytes, "
+    "little-endian, with their shape and dtype in the headers X-Shape and X-Dtype",
     "content": {_RAW: {"schema": {"type": "string", "format": "binary"}}},
 }
 

@@ -163,7 +163,7 @@ class RequestReader:
         items: list[Item] = [
             next(opened) if isinstance(one, ImageText) else self.text(one) for one in given
         ]
-        return items + [*files]
+        return [*items, *files]
 
     def text(self, text: str) -> str | CnclipError:
         """A text within the limits, or its error."""

@@ -39,7 +39,8 @@ class ServerOptions:
     )
     allow_host: tuple[str, ...] | None = option(
         None,
-        "a host name under which clients may ask, such as search.example.com; repeat it for several",
+        "a host name under which clients may ask, such as search.example.com; repeat it for "
+        "several",
         many=True,
         repeated=True,
     )

@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-IMAGE = "An image: a data URL, base64 of an image file, or, if the server allows the host, an http(s) URL"
+IMAGE = (
+    "An image: a data URL, base64 of an image file, or an http(s) URL of a host that the server "
+    "allows"
+)
 _EXAMPLE_IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFElEQVR4nGP8z8DAwMDA"
     "xMDAwMAAAA0GAQPLPqTLAAAAAElFTkSuQmCC"
@@ -192,8 +195,8 @@ class ClassifyRequest(Request):
     templates: list[str] | None = Field(
         None,
         min_length=1,
-        description="Texts in which {} is replaced by a label, such as 一张{}的照片; by default the "
-        "labels themselves",
+        description="Texts in which {} is replaced by a label, such as 一张{}的照片; by default "
+        "the labels themselves",
     )
     normalize: bool | None = Field(None, description="As for embeddings")
 

@@ -124,7 +124,9 @@ def test_further_results_come_by_scrolling(gallery: str, open_page: Open) -> Non
     first = captions(page)
     for number in (24, 36, 48):
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
-        page.wait_for_function(f"() => document.querySelectorAll('#found article').length >= {number}")
+        page.wait_for_function(
+            f"() => document.querySelectorAll('#found article').length >= {number}"
+        )
     assert captions(page)[: len(first)] == first
     assert scores(page) == sorted(scores(page), reverse=True)
 
@@ -311,7 +313,9 @@ def test_two_windows_at_once(gallery: str, open_page: Open) -> None:
             page.fill("#query", text)
             page.press("#query", "Enter")
         for page, text in zip(pages, texts, strict=True):
-            page.wait_for_function(f"() => document.querySelector('.tiles b').innerText === '{text}'")
+            page.wait_for_function(
+                f"() => document.querySelector('.tiles b').innerText === '{text}'"
+            )
         pages.reverse()
 
 

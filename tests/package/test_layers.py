@@ -32,7 +32,7 @@ LAYERS = (
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
 # Modules whose packages the tests may lack.
-OPTIONAL = {"gradio", "fastapi", "uvicorn"}
+OPTIONAL = {"fastapi", "httpx", "orjson", "prometheus_client", "uvicorn"}
 
 
 def module_name(path: Path) -> str:

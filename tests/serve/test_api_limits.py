@@ -6,8 +6,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
@@ -48,7 +49,11 @@ def test_keys(embedder: MultiModalEmbeddingPipeline) -> None:
         for path in (PATH, f"/find{PATH}"):
             assert client.post(path, json=CATS, headers=headers).status_code == 200
         assert client.post(f"/find/find{PATH}", json=CATS, headers=headers).status_code == 404
-        assert client.get("/find/zh/").status_code == client.get("/find/static/app.js").status_code == 200
+        assert (
+            client.get("/find/zh/").status_code
+            == client.get("/find/static/app.js").status_code
+            == 200
+        )
 
 
 def test_other_spellings_of_a_path_need_the_key(embedder: MultiModalEmbeddingPipeline) -> None:
@@ -169,30 +174,45 @@ def test_numbers_of_items(embedder: MultiModalEmbeddingPipeline) -> None:
 # Time
 
 
-def test_a_request_that_takes_too_long(
-    embedder: MultiModalEmbeddingPipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with served_by(embedder, request_timeout=0.2) as (client, served):
-        release = threading.Event()
-        batcher = next(iter(served.models.values())).batcher
-        run = batcher._run
+class Stoppable:
+    """An encoder that waits while it is stopped."""
 
-        def slow(batch: Any) -> None:
-            release.wait(5)
-            run(batch)
+    def __init__(self, encoder: Any) -> None:
+        self.encoder, self.runs = encoder, threading.Event()
+        self.runs.set()
 
-        monkeypatch.setattr(batcher._runners, "_do", slow)
+    def encode_texts(self, *arguments: Any) -> Any:
+        self.runs.wait(20)
+        return self.encoder.encode_texts(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+
+def test_a_request_that_takes_too_long(embedder: MultiModalEmbeddingPipeline) -> None:
+    encoder = Stoppable(embedder.model.encoder)
+    model = replace(embedder.model, encoder=cast("Any", encoder))
+    stoppable = MultiModalEmbeddingPipeline(model, embedder.preprocessor)
+    with served_by(stoppable, request_timeout=0.5, batch_timeout=1.0) as (client, _):
+        encoder.runs.clear()
         begun = time.monotonic()
         assert code_of(client.post(PATH, json=CATS)) == (504, "timeout")
-        assert time.monotonic() - begun < 3
-        release.set()
-        monkeypatch.undo()
-        for _ in range(50):
-            if client.post(PATH, json=CATS).status_code == 200:
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail("the server does not recover")
+        assert time.monotonic() - begun < 5
+        # The watchdog: no batch succeeds while work waits.
+        wait_for(
+            lambda: client.get("/readyz").status_code == 503, lambda: client.post(PATH, json=CATS)
+        )
+        encoder.runs.set()
+        wait_for(lambda: client.post(PATH, json=CATS).status_code == 200)
+        wait_for(lambda: client.get("/readyz").status_code == 200)
+
+
+def wait_for(condition: Callable[[], bool], meanwhile: Callable[[], Any] = lambda: None) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        meanwhile()
+        time.sleep(0.05)
 
 
 def test_the_clients_own_limit(api: Any) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cnclip.serve.counters import Tally
-from cnclip.serve.queues import Item, Limit, Queue, Request, Turns
-from cnclip.serve.workers import Workers
+from cnclip.serve.batching.counters import Tally
+from cnclip.serve.batching.queues import Item, Limit, Queue, Request, Turns
+from cnclip.serve.batching.workers import Workers
 from tests.support.batcher import eventually
 
 

@@ -25,8 +25,8 @@ from cnclip.errors import (
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.serve import Searchable
 
-for name in ("fastapi", "uvicorn", "httpx"):
-    pytest.importorskip(name, reason=f"{name} is not installed, cnclip's extra `serve`")
+pytest.importorskip("fastapi", reason="fastapi is not installed, cnclip's extra `serve`")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed, cnclip's extra `serve`")
 from cnclip.serve.client import AsyncClient, Client
 from tests.support.api import CAT, listening, served_by
 

@@ -24,8 +24,8 @@ from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.search import Index, Root
 from cnclip.serve import Searchable, open_folder, open_indexes
 
-for package in ("faiss", "fastapi"):
-    pytest.importorskip(package, reason=f"{package} is not installed, cnclip's extra `serve`")
+pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `serve`")
+pytest.importorskip("fastapi", reason="fastapi is not installed, cnclip's extra `serve`")
 from tests.support.api import as_base64, served_by
 from tests.support.serve import make_index, open_model
 
