@@ -208,7 +208,11 @@ class Collection(ABC):
             query /= np.linalg.norm(query)
             suggested = None
         else:
-            query = of_image if of_text is None else of_text
+            one = of_image if of_text is None else of_text
+            if one is None:
+                reason = "expected a text, an image, or both, got neither"
+                raise InvalidInputError(reason, item="query")
+            query = one
             suggested = self.thresholds.get("image" if of_text is None else "text")
         hits = self.search(query, k)[0]
         if temperature is not None:

@@ -117,9 +117,9 @@ async def embedded(
         result = await unless_gone(request, future)
     except CnclipError as error:
         raise _named(error, name_of) from error
-    for index, error in enumerate(result.errors):
-        if error is not None:
-            result.errors[index] = _named(error, name_of)
+    for index, bad in enumerate(result.errors):
+        if bad is not None:
+            result.errors[index] = _named(bad, name_of)
     return result
 
 
@@ -137,7 +137,8 @@ async def unless_gone(request: Request, future: Future[T]) -> T:
     result = asyncio.wrap_future(future)
     gone = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {result, gone}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if not result.done():
             raise Fault(499, "the client closed the connection", "closed")
         return result.result()

@@ -310,15 +310,15 @@ def _settings(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
 def _chunks(images: list[InputImage], texts: list[str]) -> Iterator[_Chunk]:
     """The items of a call, in parts that a server takes."""
     chunk, size = _Chunk([], []), 0
-    for kind, index, item in (
+    given: list[tuple[str, int, InputImage | str]] = [
         *(("img", index, one) for index, one in enumerate(images)),
         *(("text", index, one) for index, one in enumerate(texts)),
-    ):
-        sent = (
-            {"image": _sent(item.image, item.name)}
-            if isinstance(item, InputImage)
-            else {"text": item}
-        )
+    ]
+    for kind, index, item in given:
+        if isinstance(item, InputImage):
+            sent = {"image": _sent(item.image, item.name)}
+        else:
+            sent = {"text": item}
         length = sum(map(len, sent.values()))
         if chunk.items and (len(chunk.items) == _ITEMS or size + length > _BYTES):
             yield chunk

@@ -20,7 +20,7 @@ from .schemas import EmbeddingsAnswer, EmbeddingsRequest
 from .served import ServedModel
 
 _RAW = "application/octet-stream"
-_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 # Answers with more numbers are written on a thread.
 _INLINE_NUMBERS = 1 << 14
 _BODY: dict[str, Any] = {

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Query
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +22,7 @@ from ..search.collection import query_text
 from .calls import ERRORS, Context, embedded, json_answer
 from .collections import THUMBNAIL, Searchable
 from .faults import Fault
+from .inputs import Item
 from .schemas import CollectionList, SearchAnswer, SearchRequest
 from .texts import plain, text_notes
 
@@ -51,6 +53,39 @@ def router(context: Context) -> APIRouter:
     routes = APIRouter(tags=["search"])
     served, reader = context.served, context.reader
 
+    async def find(
+        request: Request, call: SearchRequest, files: list[bytes], searchable: Searchable
+    ) -> tuple[Answer, dict[str, Any] | None]:
+        """The answer to a query of text, image or both, and notes on its text."""
+        model = served.model_of(searchable)
+        items: list[Item | Image.Image] = []
+        names: list[str] = []
+        notes = None
+        if call.text is not None:
+            text = query_text(model.pipeline, call.text, call.normalize)
+            items.append(reader.text(text))
+            names.append("text")
+            notes = text_notes(model.pipeline.preprocessor, text)
+        image = files[0] if files else None
+        if call.image is not None:
+            image = _bytes(await reader.image(call.image))
+        if image is not None:
+            items.append(await run_in_threadpool(_opened, searchable, image))
+            names.append("image")
+        limit = served.options.request_timeout
+        result = await embedded(request, model, items, limit, name_of=names.__getitem__)
+        rows = dict(zip(names, result.vectors, strict=True))
+        answer = await run_in_threadpool(
+            searchable.collection.answer,
+            rows.get("text"),
+            rows.get("image"),
+            k=call.offset + call.k,
+            weight=call.weight,
+            threshold=call.threshold,
+            temperature=float(model.pipeline.model.temperature),
+        )
+        return answer, notes
+
     @routes.post(
         "/v1/search",
         response_model=SearchAnswer,
@@ -64,37 +99,10 @@ def router(context: Context) -> APIRouter:
         call, files = await reader.read(request, SearchRequest)
         searchable = served.collection(call.collection)
         _check_query(call, files, served.options.max_results)
-        notes = None
         if call.like is not None:
-            answer = await run_in_threadpool(_like, searchable, call)
+            answer, notes = await run_in_threadpool(_like, searchable, call), None
         else:
-            model = served.model_of(searchable)
-            items, names = [], []
-            if call.text is not None:
-                text = query_text(model.pipeline, call.text, call.normalize)
-                items.append(reader.text(text))
-                names.append("text")
-            image = files[0] if files else None
-            if call.image is not None:
-                image = _bytes(await reader.image(call.image))
-            if image is not None:
-                items.append(await run_in_threadpool(_opened, searchable, image))
-                names.append("image")
-            result = await embedded(
-                request, model, items, served.options.request_timeout, name_of=names.__getitem__
-            )
-            rows = dict(zip(names, result.vectors, strict=True))
-            if "text" in rows:
-                notes = text_notes(model.pipeline.preprocessor, items[0])
-            answer = await run_in_threadpool(
-                searchable.collection.answer,
-                rows.get("text"),
-                rows.get("image"),
-                k=call.offset + call.k,
-                weight=call.weight,
-                threshold=call.threshold,
-                temperature=float(model.pipeline.model.temperature),
-            )
+            answer, notes = await find(request, call, files, searchable)
         hits = _with_shares(answer.hits, call, searchable.pipeline)[call.offset :]
         shown = await run_in_threadpool(_results, searchable, hits)
         more = len(answer.hits) == call.offset + call.k < len(searchable.collection)
@@ -207,7 +215,7 @@ def _bytes(image: bytes | CnclipError) -> bytes:
     return image
 
 
-def _opened(searchable: Searchable, image: bytes) -> Any:
+def _opened(searchable: Searchable, image: bytes) -> Image.Image:
     try:
         return searchable.open(image)
     except ImageError as error:

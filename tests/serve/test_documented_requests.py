@@ -18,7 +18,9 @@ from tests.support.api import CAT, listening
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("docs/en/howto/serve.md", "docs/zh/deployment.md")
-BLOCK = re.compile(r"<!-- not run: asks a server; tests/serve runs it -->\n```console\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- not run: asks a server; tests/serve runs it -->\n```console\n(.*?)```", re.DOTALL
+)
 
 
 def lines_of(page: str) -> list[str]:
