@@ -459,7 +459,10 @@ def test_close_without_draining(watched_model: Embedder) -> None:
     for future in (held, waiting):
         with pytest.raises(ClosedError):
             future.result(0)
-    assert not [one for one in set(threading.enumerate()) - before if "cnclip" in one.name]
+    # A thread that was late, on a busy machine, is not waited for.
+    assert eventually(
+        lambda: not [one for one in set(threading.enumerate()) - before if "cnclip" in one.name]
+    )
 
 
 def test_the_interpreter_ends_with_an_open_batcher(
