@@ -189,7 +189,7 @@ def test_sigterm_completes_the_requests_in_progress(
     for one in complete:
         rows = np.array([row["embedding"] for row in one.json()["data"]])
         assert rows.shape == (600, 128) and np.abs(rows - want).max() < 2e-6
-    # The others came too late, and were told so.
+    # The others came too late, and got 503.
     for one in answers:
         assert isinstance(one, httpx.ConnectError | httpx.ReadError) or one.status_code in (
             200,
