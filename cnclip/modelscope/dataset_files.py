@@ -84,6 +84,10 @@ def download_dataset(
     except Exception as error:  # of the client, and of its HTTP library
         return _downloaded_before(named, fetch, error)
     wanted = [file for file in files if file.type != "tree" and _is_wanted(file.path, splits)]
+    if not wanted and (others := {split_of(file.path) for file in files} - {None}):
+        shown = ", ".join(sorted(filter(None, others)))
+        chosen = " or ".join(sorted(splits or ()))
+        raise DatasetError(f"{named} on ModelScope has no split {chosen!r}; it has {shown}")
     if not wanted:
         raise UnknownLayoutError(f"{named} on ModelScope has no files of images and texts")
     entries = [{"Path": one.path, "Size": one.size, "Sha256": one.sha256} for one in wanted]

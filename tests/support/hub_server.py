@@ -25,6 +25,7 @@ class Hub:
 
     Attributes:
         models: Directories by the models' names.
+        datasets: Directories by the names of data sets, which ModelScope's hub has.
         url: Where the server listens.
         cut: Files that break off after so many bytes, once each.
         wrong_digest: Files whose listed digest is another's.
@@ -33,6 +34,7 @@ class Hub:
     """
 
     models: dict[str, Path]
+    datasets: dict[str, Path] = field(default_factory=dict)
     url: str = ""
     cut: dict[str, int] = field(default_factory=dict)
     wrong_digest: set[str] = field(default_factory=set)
@@ -53,9 +55,9 @@ class Hub:
 
 
 @contextmanager
-def serve(models: dict[str, Path]) -> Iterator[Hub]:
-    """A hub of these models, until the block ends."""
-    hub = Hub(models)
+def serve(models: dict[str, Path], datasets: dict[str, Path] | None = None) -> Iterator[Hub]:
+    """A hub of these models and data sets, until the block ends."""
+    hub = Hub(models, datasets or {})
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -105,6 +107,16 @@ def _answer(request: BaseHTTPRequestHandler, hub: Hub) -> None:
             return _json(request, {"Code": 200, "Success": True, "Data": {"Files": files}})
         if path == f"/api/v1/models/{name}/repo":
             return _file(request, hub, directory / query["FilePath"][0])
+    for name, directory in hub.datasets.items():
+        if path == f"/api/v1/datasets/{name}/repo/tree":
+            if query["Revision"][0] not in BRANCHES:
+                return _json(request, {"Code": 10010205001, "Success": False}, 404)
+            files = [_dataset_entry(hub, directory, file) for file in sorted(directory.rglob("*"))]
+            start = (int(query["PageNumber"][0]) - 1) * int(query["PageSize"][0])
+            page = files[start : start + int(query["PageSize"][0])]
+            return _json(request, {"Code": 200, "Success": True, "Data": {"Files": page}})
+        if path == f"/api/v1/datasets/{name}/repo":
+            return _file(request, hub, directory / query["FilePath"][0])
     return _json(request, {"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
 
@@ -125,6 +137,13 @@ def _digest(hub: Hub, file: Path) -> str:
 def _entry(hub: Hub, file: Path) -> dict[str, object]:
     size = file.stat().st_size
     return {"Path": file.name, "Type": "blob", "Size": size, "Sha256": _digest(hub, file)}
+
+
+def _dataset_entry(hub: Hub, directory: Path, file: Path) -> dict[str, object]:
+    path = file.relative_to(directory).as_posix()
+    if file.is_dir():
+        return {"Path": path, "Type": "tree", "Size": 0}
+    return _entry(hub, file) | {"Path": path}
 
 
 def _tree_entry(hub: Hub, file: Path) -> dict[str, object]:
