@@ -173,7 +173,7 @@ class MsDataset:
             column = "target" if target is None else target
             return MsDataset(ListRows(dataset_name, column), column)
         arguments = {
-            "dataset_name": str(dataset_name),
+            "dataset_name": dataset_name,
             "namespace": namespace,
             "target": target,
             "version": version,
@@ -192,7 +192,7 @@ class MsDataset:
 
 
 def _load(
-    dataset_name: str,
+    dataset_name: str | os.PathLike[str],
     namespace: str | None,
     target: str | None,
     version: str | None,

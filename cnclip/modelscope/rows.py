@@ -116,14 +116,13 @@ class Rows(ABC):
         return (self._row(number) for number in range(len(self)))
 
     def _number(self, index: Any) -> int:
-        try:
-            number = operator.index(index)
-        except TypeError as error:
-            reason = f"expected a row's number or a column's name, got {type(index).__name__}"
-            raise InputTypeError(reason, item="index") from error
+        number = _integer(index)
         if not -len(self) <= number < len(self):
-            raise IndexError(f"no row {number}: there are {len(self)}")
+            raise IndexError(self._no_row(number))
         return number % len(self)
+
+    def _no_row(self, number: int) -> str:
+        return f"no row {number}: there are {len(self)}"
 
     def numbers(self, indices: Iterable[int]) -> NDArray[np.int64]:
         """The numbers of rows: int64 [n], from 0.
@@ -131,10 +130,11 @@ class Rows(ABC):
         Raises:
             InvalidInputError: there is no such row.
         """
-        try:
-            return np.fromiter((self._number(index) for index in indices), np.int64)
-        except IndexError as error:
-            raise InvalidInputError(str(error.args[0]), item="indices") from error
+        found = np.fromiter(map(_integer, indices), np.int64)
+        outside = found[(found < -len(self)) | (found >= len(self))]
+        if len(outside):
+            raise InvalidInputError(self._no_row(int(outside[0])), item="indices")
+        return np.where(found < 0, found + len(self), found)
 
     def _row(self, number: int) -> Row:
         return {name: self.value(number, name) for name in self.column_names}
@@ -161,6 +161,14 @@ class Rows(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({counted(len(self), 'rows')}: {self.column_names})"
+
+
+def _integer(index: Any) -> int:
+    try:
+        return operator.index(index)
+    except TypeError as error:
+        reason = f"expected a row's number or a column's name, got {type(index).__name__}"
+        raise InputTypeError(reason, item="index") from error
 
 
 def renamed(names: Sequence[str], mapping: Mapping[str, str]) -> list[str]:
@@ -270,7 +278,7 @@ class PairRows(Rows):
             MissingExtraError: datasets is not installed.
             ImageError: an image cannot be read.
         """
-        with requires_extra("bulk", "datasets"):
+        with requires_extra("datasets", "datasets"):
             import datasets  # type: ignore[import-not-found,unused-ignore]
         ids = (self.names.text_id, self.names.image_id)
         integers = {name for name in ids if all(isinstance(one, int) for one in self[name])}

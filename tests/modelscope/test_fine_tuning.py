@@ -60,7 +60,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_in(hub: Hub, caches: Path, fork_server: ForkServer, tmp_path: Path) -> Any:
-    """Runs a program in a folder of its own."""
+    """Runs a program in a new folder."""
 
     def run(name: str, *arguments: object, folder: Path = tmp_path, **others: str) -> Completed:
         return fork_server.run(

@@ -154,16 +154,16 @@ def test_a_zip_of_another_layout(tmp_path: Path) -> None:
 
 def test_indexing(tmp_path: Path) -> None:
     data = MsDataset.load(str(make_tsv(tmp_path)), split="train")
-    assert len(data) == 5 and len(list(data)) == 5
+    assert len(data) == 6 and len(list(data)) == 6
     assert data[-1]["query"] == "树" and data[np.int64(0)]["query"] == "一只猫"
     assert data[1:3]["query_id"] == [1, 2] and data[[4, 0]]["query_id"] == [4, 0]
-    assert len(data["image_id"]) == 5
+    assert data["image_id"] == [100, 101, 101, 102, 103, 104]
     rows = data.ds_instance
     assert rows.select([3, 1])["query_id"] == [3, 1]
-    assert rows.take(2).num_rows == 2 and rows.skip(2).num_rows == 3
-    assert sorted(rows.shuffle(seed=3)["query_id"]) == [0, 1, 2, 3, 4]
-    for index in (5, -6):
-        with pytest.raises(IndexError, match="there are 5"):
+    assert rows.take(2).num_rows == 2 and rows.skip(2).num_rows == 4
+    assert sorted(rows.shuffle(seed=3)["query_id"]) == [0, 1, 2, 3, 4, 5]
+    for index in (6, -7):
+        with pytest.raises(IndexError, match="there are 6"):
             data[index]
     with pytest.raises(KeyError, match="no column 'text'"):
         data["text"]
@@ -268,7 +268,7 @@ def test_pairs_of_a_slice_are_other_pairs(tmp_path: Path) -> None:
     whole = open_pairs(make_tsv(tmp_path), problems=Problems())
     some = whole.select(np.array([1, 3]))
     assert some.pairs.tolist() == whole.pairs[[1, 3]].tolist()
-    assert some.fingerprint != whole.fingerprint and len(whole.pairs) == 5
+    assert some.fingerprint != whole.fingerprint and len(whole.pairs) == 6
     assert whole.text_ids == [row.text_id for row in open_retrieval(tmp_path).texts(Problems())]
 
 
@@ -290,7 +290,9 @@ def test_inbatch_recall() -> None:
 
 
 def test_hugging_face(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("datasets.arrow_dataset", reason="datasets is not installed")
+    import datasets
+
     data = MsDataset.load(str(make_tsv(tmp_path)), split="train")
     converted = data.to_hf_dataset()
     assert isinstance(converted, datasets.Dataset)
