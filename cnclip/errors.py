@@ -150,16 +150,8 @@ class MissingExtraError(CnclipError, ImportError):
 class ModelScopeError(CnclipError, ImportError):
     """A program needs a part of ModelScope that cnclip lacks, and cannot get it from ModelScope.
 
-    Attributes:
-        name: The part, such as `modelscope.models.nlp.SbertModel`, or a model.
+    `where.item` is the part, such as `modelscope.models.nlp.SbertModel`, or a model.
     """
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(reason, item=name)
-        self.name = name
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.reason), self.__dict__
 
 
 class HubError(CnclipError, OSError):

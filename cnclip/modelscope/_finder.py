@@ -133,9 +133,9 @@ def install() -> None:
         return
     if isinstance(sys.modules.get(ROOT), ModuleType):
         raise ModelScopeError(
-            ROOT,
             "ModelScope is imported already; import cnclip.modelscope before it, in a notebook "
             "after a restart of the kernel",
+            item=ROOT,
         )
     sys.meta_path.insert(0, _FINDER)
 

@@ -51,7 +51,7 @@ def installed_object(module: str, name: str, wanted: str | None = None, what: st
             return importlib.import_module(f"{module}.{name}")
     except ImportError as error:
         reason = f"the installed ModelScope lacks {module}.{name}: {type_and_line(error)}"
-        raise ModelScopeError(wanted, reason) from error
+        raise ModelScopeError(reason, item=wanted) from error
 
 
 def use_installed(name: str, what: str) -> None:
@@ -81,7 +81,7 @@ def use_installed(name: str, what: str) -> None:
                     f"{what}; it requires ModelScope, which is installed without {error.name}, "
                     f"which it imports: pip install {error.name}"
                 )
-            raise ModelScopeError(name, reason) from error
+            raise ModelScopeError(reason, item=name) from error
         except BaseException as error:
             _finder.restore(stand_ins)
             if not isinstance(error, Exception):
@@ -89,7 +89,7 @@ def use_installed(name: str, what: str) -> None:
             reason = (
                 f"{what}; it requires ModelScope, which cannot be imported: {type_and_line(error)}"
             )
-            raise ModelScopeError(name, reason) from error
+            raise ModelScopeError(reason, item=name) from error
         logger.info("%s: using the installed ModelScope", name)
         ours = importlib.import_module(f"{__package__}.pipelines")  # which imports this one
         for module in (own, pipelines):

@@ -24,7 +24,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from .._text import is_blank
+from .._text import first_line, is_blank
 from ..errors import CnclipError, ImageError, InvalidInputError
 from .faults import Fault
 from .fetch import Fetcher
@@ -132,7 +132,8 @@ class RequestReader:
         try:
             form = await parser.parse()
         except (MultiPartException, KeyError, UnicodeError) as error:
-            raise Fault(400, f"the form is malformed: {error}", "malformed") from error
+            reason = f"the form is malformed: {first_line(error)}"
+            raise Fault(400, reason, "malformed") from error
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 upload.files.append(await value.read())
