@@ -141,7 +141,7 @@ print(type(again("multi-modal-embedding", model=own).forward({"text": "x"})["tex
 try:
     Missing()
 except ImportError as error:
-    print(type(error).__name__, error.name)
+    print(type(error).__name__, error.where.item)
 """
 
 
@@ -233,7 +233,7 @@ def test_placeholders() -> None:
     for use in uses:
         with pytest.raises(ModelScopeError) as raised:
             use()
-        assert raised.value.name == "modelscope.models.nlp.Bert"
+        assert raised.value.where.item == "modelscope.models.nlp.Bert"
     with pytest.raises(AttributeError):
         _ = one._repr_html_
 
