@@ -160,16 +160,15 @@ def test_the_tutorial_of_the_model_card(run_in: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_longer_training_lowers_the_loss(
-    run_in: Any, caches: Path, hub: Hub, muge: Path, tmp_path: Path
-) -> None:
-    """60 epochs on 24 pairs, with the dropout and augmentation of ModelScope's trainer."""
-    done = run_in("fine_tune", 60, 24)
+def test_a_longer_training_learns_the_pairs(run_in: Any, tmp_path: Path) -> None:
+    """120 epochs on 24 pairs, without the augmentation and dropout of ModelScope's trainer."""
+    options = {"augment": "none", "text_dropout": 0.0}
+    done = run_in("fine_tune", 120, 24, json.dumps(options))
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "workspace/ckpts/clip/runs/001/metrics.jsonl").read_text().splitlines()
     losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
-    assert len(losses) == 60
-    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.02
+    assert len(losses) == 120
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) / 3
     tuned = pipeline(model=tmp_path / "workspace/ckpts/clip/output", device="cpu")
     assert np.isfinite(tuned.forward({"text": "猫"})["text_embedding"]).all()
 

@@ -62,6 +62,9 @@ configuration = {
     "preprocessor": [],
 }
 
+if len(sys.argv) > 3:
+    configuration["train"]["cnclip"] = json.loads(sys.argv[3])
+
 if __name__ == "__main__":
     os.makedirs(WORKSPACE, exist_ok=True)
     config_file = os.path.join(WORKSPACE, ModelFile.CONFIGURATION)
