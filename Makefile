@@ -41,13 +41,17 @@ $(VENV)/.requirements: pyproject.toml
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.requirements
-	@echo 'building the package, installing it and its test requirements into $(VENV)'
-	@$(call group,test) | $(PIP) install --requirement /dev/stdin \
-	  --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable .
+	@echo 'building the package and installing it into $(VENV)'
+	@$(PIP) install --no-build-isolation --config-settings=setup-args=-Dwerror=true --editable .
 	@$(BIN)/python -m compileall -q cnclip # Python writes no bytecode of an editable package
 	@touch $@
 
-$(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel $(VENV)/.browser: $(VENV)/.%: $(VENV)/.installed
+$(VENV)/.test: $(VENV)/.installed
+	@echo 'installing the test requirements into $(VENV)'
+	@$(call group,test) | $(PIP) install --requirement /dev/stdin
+	@touch $@
+
+$(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel $(VENV)/.browser: $(VENV)/.%: $(VENV)/.test
 	@echo 'installing the tools of `make $*` into $(VENV)'
 	@$(call group,$*) | $(PIP) install --requirement /dev/stdin
 	@touch $@
@@ -57,16 +61,16 @@ $(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel $(VENV)/.browser: 
 demo: $(VENV)/.installed ## install into .venv, run the example, write cnclip-demo.png (DEMO_OPTIONS)
 	$(BIN)/python -m cnclip.demo $(DEMO_OPTIONS)
 
-test: $(VENV)/.installed test-c ## the C unit tests, then pytest without slow tests (PROCESSES, PYTEST_OPTIONS)
+test: $(VENV)/.test test-c ## the C unit tests, then pytest without slow tests (PROCESSES, PYTEST_OPTIONS)
 	$(BIN)/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal $(PYTEST_OPTIONS)
 
-test-slow: $(VENV)/.installed ## tests that take minutes: wheel and sdist in fresh environments, long runs
+test-slow: $(VENV)/.test ## tests that take minutes: wheel and sdist in fresh environments, long runs
 	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
 
-test-full-size: $(VENV)/.installed ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
+test-full-size: $(VENV)/.test ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
 	$(BIN)/python -m pytest -m full_size $(PYTEST_OPTIONS)
 
-test-gpu: $(VENV)/.installed ## the tests of the GPU, which are skipped where torch finds none (PYTEST_OPTIONS)
+test-gpu: $(VENV)/.test ## the tests of the GPU, which are skipped where torch finds none (PYTEST_OPTIONS)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(PYTEST_OPTIONS)
 
 test-matrix: wheel ## the wheels with other versions of Python and torch: 8 GB of disk (MATRIX_OPTIONS)
@@ -82,7 +86,7 @@ test-ui: $(VENV)/.browser ## the application in headless Chromium (PYTEST_OPTION
 PILLOW := build/pillow
 site_packages = $$($(1)/bin/python -c 'import site; print(site.getsitepackages()[0])')
 
-$(PILLOW)/.installed: $(VENV)/.installed
+$(PILLOW)/.installed: $(VENV)/.test
 	@$(BIN)/python -m venv $(PILLOW)
 	@echo "import site; site.addsitedir('$(call site_packages,$(VENV))')" > $(call site_packages,$(PILLOW))/below.pth
 	@$(PILLOW)/bin/python -m pip $(PIP_OPTIONS) install 'pillow>=12,<13'
@@ -134,7 +138,7 @@ ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \
   UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
   LD_PRELOAD='$(call library,libasan.so) $(call library,libubsan.so) $(call library,libstdc++.so.6)'
 
-$(ASAN)/.environment: $(VENV)/.installed
+$(ASAN)/.environment: $(VENV)/.test
 	@$(BIN)/python -m venv --clear $(ASAN)/venv
 	@printf '%s\n' "$(call site_packages,$(VENV))" '$(CURDIR)' > $(call site_packages,$(ASAN)/venv)/below.pth
 	@touch $@
@@ -179,7 +183,7 @@ format: $(VENV)/.lint ## rewrite Python and C in the project's format
 
 # --- The rest --------------------------------------------------------------------------------------
 
-bench: $(VENV)/.installed ## the scripts of benchmarks/, then `cnclip bench` (BENCH_OPTIONS)
+bench: $(VENV)/.test ## the scripts of benchmarks/, then `cnclip bench` (BENCH_OPTIONS)
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script; done
 	$(BIN)/cnclip bench $(BENCH_OPTIONS)
 

@@ -30,7 +30,11 @@ _BODY: dict[str, Any] = {
                 "type": "object",
                 "properties": {
                     "file": {"type": "string", "format": "binary", "description": "The image"},
-                    "labels": {"type": "array", "items": {"type": "string"}},
+                    "labels": {
+                        "type": "array",
+                        "items": {"type": "string", "minLength": 1},
+                        "minItems": 2,
+                    },
                 },
                 "required": ["file", "labels"],
             }

@@ -112,7 +112,7 @@ class RequestReader:
 
     async def _parse(self, schema: type[Schema], body: bytes) -> Schema:
         def parse() -> Schema:
-            return _validated(lambda: schema.model_validate_json(body))
+            return _validated(lambda: schema.model_validate_json(body, strict=True))
 
         return parse() if len(body) <= _INLINE_BYTES else await run_in_threadpool(parse)
 

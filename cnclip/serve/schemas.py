@@ -11,15 +11,15 @@ IMAGE = (
     "allows"
 )
 _EXAMPLE_IMAGE = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFElEQVR4nGP8z8DAwMDA"
-    "xMDAwMAAAA0GAQPLPqTLAAAAAElFTkSuQmCC"
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR4nGPcaa/BwM"
+    "DAxMDAwMDAAAAOOwEkIWfaVAAAAABJRU5ErkJggg=="
 )
 _ITEM: dict[str, Any] = {
     "anyOf": [
-        {"type": "string"},
+        {"type": "string", "minLength": 1},
         {
             "type": "object",
-            "properties": {"text": {"type": "string"}},
+            "properties": {"text": {"type": "string", "minLength": 1}},
             "required": ["text"],
             "additionalProperties": False,
         },
@@ -31,6 +31,9 @@ _ITEM: dict[str, Any] = {
         },
     ]
 }
+
+
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Request(BaseModel):
@@ -133,7 +136,7 @@ class SearchRequest(BaseModel):
     )
 
     collection: str | None = Field(None, description="The collection's name; by default the first")
-    text: str | None = Field(None, description="A query in Chinese")
+    text: Text | None = Field(None, description="A query in Chinese")
     image: str | None = Field(None, description=IMAGE)
     like: str | None = Field(None, description="The id of an item of the collection")
     weight: float = Field(0.5, ge=0, le=1, description="Of the text in a query of text and image")
@@ -191,7 +194,7 @@ class ClassifyRequest(Request):
     )
 
     image: str | None = Field(None, description=f"{IMAGE}. Or send it as a file of a form")
-    labels: list[str] = Field(min_length=2, description="At least two different labels")
+    labels: list[Text] = Field(min_length=2, description="At least two different labels")
     templates: list[str] | None = Field(
         None,
         min_length=1,
@@ -227,7 +230,7 @@ class TokenizeRequest(Request):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"input": ["一只猫"]}]})
 
-    input: Annotated[str | list[str], Field(description="A text, or several")]
+    input: Annotated[Text | list[Text], Field(description="A text, or several")]
     normalize: bool | None = Field(None, description="As for embeddings")
 
 

@@ -38,7 +38,7 @@ _BODY: dict[str, Any] = {
                 "type": "object",
                 "properties": {
                     "file": {"type": "string", "format": "binary", "description": "An image"},
-                    "text": {"type": "string"},
+                    "text": {"type": "string", "minLength": 1},
                     "k": {"type": "integer", "minimum": 1},
                 },
                 "required": ["file"],

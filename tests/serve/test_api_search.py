@@ -203,7 +203,8 @@ def test_classify_with_templates(api: Any, embedder: MultiModalEmbeddingPipeline
         ({"labels": ["a", "b"]}, 400, "image"),
         ({"image": PNG, "labels": ["a", "a"]}, 400, "labels"),
         ({"image": PNG, "labels": ["a"]}, 422, "labels"),
-        ({"image": PNG, "labels": ["a", ""]}, 400, "labels[1]"),
+        ({"image": PNG, "labels": ["a", ""]}, 422, "labels[1]"),
+        ({"image": PNG, "labels": ["a", " "]}, 400, "labels[1]"),
         ({"image": PNG, "labels": list(map(str, range(1001)))}, 400, "labels"),
         ({"image": PNG, "labels": ["a", "b"], "templates": ["x"]}, 400, "templates[0]"),
         ({"image": "!", "labels": ["a", "b"]}, 400, "image"),
@@ -223,7 +224,7 @@ def test_tokens(api: Any, embedder: MultiModalEmbeddingPipeline) -> None:
     assert [one["truncated"] for one in data] == [False, True, False]
     assert [one["unknown"] for one in data] == [False, False, True]
     assert api.post("/v1/tokenize", json={"input": "猫"}).json()["data"][0]["length"] == 3
-    assert api.post("/v1/tokenize", json={"input": ["猫", ""]}).status_code == 400
+    assert api.post("/v1/tokenize", json={"input": ["猫", " "]}).status_code == 400
 
 
 def test_images_on_the_network_are_not_fetched(
