@@ -279,7 +279,7 @@ class PairRows(Rows):
             ImageError: an image cannot be read.
         """
         with requires_extra("datasets", "datasets"):
-            import datasets  # type: ignore[import-not-found,unused-ignore]
+            import datasets
         ids = (self.names.text_id, self.names.image_id)
         integers = {name for name in ids if all(isinstance(one, int) for one in self[name])}
         features = {name: datasets.Value("string") for name in self.column_names}

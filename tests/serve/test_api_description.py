@@ -18,7 +18,6 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.support.api import served_by
 
-
 HEADERS = {"Host": "localhost"}
 # A string may be no image, and a text may be blank: no description can say so.
 UNKNOWN = [positive_data_acceptance]
