@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cnclip")
 
 _WAITING = 512
+_PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "httpx", "orjson")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -31,7 +32,7 @@ def check_packages() -> None:
     Raises:
         MissingExtraError: a package is missing.
     """
-    for package in ("fastapi", "uvicorn", "multipart", "prometheus_client", "httpx", "orjson"):
+    for package in _PACKAGES:
         try:
             __import__(package)
         except ImportError as error:

@@ -25,7 +25,7 @@ def gallery(embedder: MultiModalEmbeddingPipeline) -> Searchable:
 @pytest.fixture(scope="session")
 def api(embedder: MultiModalEmbeddingPipeline, gallery: Searchable) -> Iterator[object]:
     """A client of an application with the model and the gallery that ship."""
-    for package in ("fastapi", "httpx", "multipart", "orjson", "prometheus_client"):
+    for package in ("fastapi", "httpx", "python_multipart", "orjson", "prometheus_client"):
         pytest.importorskip(package, reason=f"{package} is not installed, cnclip's extra `serve`")
     from tests.support.api import served_by
 
