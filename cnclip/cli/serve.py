@@ -180,7 +180,7 @@ def serve(arguments: argparse.Namespace, opening: Callable[[], Opened]) -> None:
             )
         served = Served(options)
         application = build_app(
-            served, keys, local=local, root_path=arguments.root_path, immich=arguments.immich
+            served, keys, local=local, root_path=arguments.root_path, for_immich=arguments.immich
         )
 
         def opened() -> Opened:

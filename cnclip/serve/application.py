@@ -20,8 +20,8 @@ from starlette.responses import RedirectResponse, Response
 from .. import __version__
 from .._locale import LANGUAGES
 from ..errors import CnclipError
-from . import classify, describe, embeddings, search
-from .calls import Context, json_answer
+from . import classify, describe, embeddings, immich, search
+from .calls import json_answer
 from .faults import Fault, fault_of
 from .fetch import Fetcher
 from .guard import Application, Guard
@@ -39,7 +39,7 @@ _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def build_app(
-    served: Served, keys: Keys, *, local: bool, root_path: str = "", immich: bool = False
+    served: Served, keys: Keys, *, local: bool, root_path: str = "", for_immich: bool = False
 ) -> Application:
     """Build the ASGI application.
 
@@ -48,10 +48,9 @@ def build_app(
         keys: The API keys.
         local: Whether the server listens on this machine only: see `Guard`.
         root_path: The path under which a proxy serves it, such as `/search`.
-        immich: Whether to answer requests of immich as its machine-learning service.
+        for_immich: Whether to answer requests of immich as its machine-learning service.
     """
     fetcher = Fetcher(served.options)
-    context = Context(served, RequestReader(served.options, fetcher))
     metrics = Metrics(served)
 
     @asynccontextmanager
@@ -67,13 +66,10 @@ def build_app(
         redoc_url=None,
         lifespan=life,
     )
-    for part in (embeddings, search, classify):
-        app.include_router(part.router(context))
-    app.include_router(describe.router(context, metrics))
-    if immich:
-        from .immich import router
-
-        app.include_router(router(context))
+    app.state.served, app.state.metrics = served, metrics
+    app.state.reader = RequestReader(served.options, fetcher)
+    for part in (embeddings, search, classify, describe, *([immich] if for_immich else [])):
+        app.include_router(part.router)
     _add_pages(app)
     _add_errors(app)
     return Guard(app, served.options, keys, metrics, local=local, root_path=root_path)

@@ -7,7 +7,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import orjson
@@ -44,12 +44,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Context:
-    """What routes need."""
-
-    served: Served
-    reader: RequestReader
+def parts_of(request: Request) -> tuple[Served, RequestReader]:
+    """What the application serves, and its reader of requests."""
+    state = request.app.state
+    return state.served, state.reader
 
 
 def json_answer(content: Any, status: int = 200) -> Response:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ..errors import CnclipError
 from ..pipelines.scores import probabilities
 from ..search.collection import query_text
-from .calls import ERRORS, Context, embedded, json_answer
+from .calls import ERRORS, embedded, json_answer, parts_of
 from .faults import Fault
 from .inputs import Item
 from .schemas import ClassifyAnswer, ClassifyRequest, TokenizeAnswer, TokenizeRequest
@@ -46,93 +46,89 @@ _TEXTS: dict[str, Any] = {
     "content": {"application/json": {"schema": TokenizeRequest.model_json_schema()}},
 }
 
+router = APIRouter(tags=["classification"])
 
-def router(context: Context) -> APIRouter:
-    """The routes."""
-    routes = APIRouter(tags=["classification"])
-    served, reader = context.served, context.reader
+
+@router.post(
+    "/v1/classify",
+    response_model=ClassifyAnswer,
+    responses=ERRORS,
+    openapi_extra={"requestBody": _BODY},
+    summary="Compute the probabilities of labels",
+)
+async def classify(request: Request) -> Response:
+    """Labels of an image, likeliest first.
+
+    The vector of a label is the mean of the embeddings of its texts, one for each template, as
+    in CLIP's zero-shot classification. Probabilities are the softmax of the cosine similarities
+    divided by the model's temperature.
+    """
+    served, reader = parts_of(request)
     options = served.options
-
-    @routes.post(
-        "/v1/classify",
-        response_model=ClassifyAnswer,
-        responses=ERRORS,
-        openapi_extra={"requestBody": _BODY},
-        summary="Compute the probabilities of labels",
+    served.check_open()
+    call, files = await reader.read(request, ClassifyRequest)
+    model = served.model(call.model)
+    if len(files) + (call.image is not None) != 1:
+        raise Fault(400, "expected one image", "no_items", param="image")
+    labels = list(dict.fromkeys(call.labels))
+    templates = call.templates or [_PLACE]
+    _check_labels(labels, templates, options.max_labels, options.max_texts)
+    image = files[0] if call.image is None else await reader.image(call.image)
+    texts = [
+        _text(model, template.replace(_PLACE, label), call.normalize)
+        for label in labels
+        for template in templates
+    ]
+    items: list[Item] = [image, *map(reader.text, texts)]
+    result = await embedded(
+        request,
+        model,
+        items,
+        options.request_timeout,
+        name_of=lambda index: _name(index, len(templates)),
     )
-    async def classify(request: Request) -> Response:
-        """Labels of an image, likeliest first.
-
-        The vector of a label is the mean of the embeddings of its texts, one for each template, as
-        in CLIP's zero-shot classification. Probabilities are the softmax of the cosine similarities
-        divided by the model's temperature.
-        """
-        served.check_open()
-        call, files = await reader.read(request, ClassifyRequest)
-        model = served.model(call.model)
-        if len(files) + (call.image is not None) != 1:
-            raise Fault(400, "expected one image", "no_items", param="image")
-        labels = list(dict.fromkeys(call.labels))
-        templates = call.templates or [_PLACE]
-        _check_labels(labels, templates, options.max_labels, options.max_texts)
-        image = files[0] if call.image is None else await reader.image(call.image)
-        texts = [
-            _text(model, template.replace(_PLACE, label), call.normalize)
-            for label in labels
-            for template in templates
-        ]
-        items: list[Item] = [image, *map(reader.text, texts)]
-        result = await embedded(
-            request,
-            model,
-            items,
-            options.request_timeout,
-            name_of=lambda index: _name(index, len(templates)),
-        )
-        means = result.vectors[1:].reshape(len(labels), len(templates), -1).mean(1)
-        rows = means / np.linalg.norm(means, axis=1, keepdims=True)
-        scores = rows @ result.vectors[0]
-        shares = probabilities(scores, float(model.pipeline.model.temperature))
-        notes = await run_in_threadpool(
-            lambda: [
-                text_notes(model.pipeline.preprocessor, one) for one in texts[:: len(templates)]
-            ]
-        )
-        found = [
-            {
-                "label": labels[index],
-                "probability": float(shares[index]),
-                "score": float(scores[index]),
-                "text": notes[index],
-            }
-            for index in np.argsort(-scores, kind="stable").tolist()
-        ]
-        return json_answer({"model": model.name, "labels": found})
-
-    @routes.post(
-        "/v1/tokenize",
-        response_model=TokenizeAnswer,
-        responses=ERRORS,
-        openapi_extra={"requestBody": _TEXTS},
-        summary="Tokenize texts",
+    means = result.vectors[1:].reshape(len(labels), len(templates), -1).mean(1)
+    rows = means / np.linalg.norm(means, axis=1, keepdims=True)
+    scores = rows @ result.vectors[0]
+    shares = probabilities(scores, float(model.pipeline.model.temperature))
+    notes = await run_in_threadpool(
+        lambda: [text_notes(model.pipeline.preprocessor, one) for one in texts[:: len(templates)]]
     )
-    async def tokenize(request: Request) -> Response:
-        """The ids of texts as the model reads them, [CLS] and [SEP] included."""
-        served.check_open()
-        call, _ = await reader.read(request, TokenizeRequest)
-        model = served.model(call.model)
-        given = [call.input] if isinstance(call.input, str) else call.input
-        if len(given) > options.max_items:
-            reason = f"{len(given)} texts; at most {options.max_items} are allowed"
-            raise Fault(400, reason, "too_many_items", param="input")
-        texts = [_text(model, one, call.normalize) for one in given]
-        for index, text in enumerate(texts):
-            if isinstance(checked := reader.text(text), CnclipError):
-                raise checked.at(item=f"input[{index}]")
-        data = await run_in_threadpool(_tokens, model, texts)
-        return json_answer({"model": model.name, "data": data})
+    found = [
+        {
+            "label": labels[index],
+            "probability": float(shares[index]),
+            "score": float(scores[index]),
+            "text": notes[index],
+        }
+        for index in np.argsort(-scores, kind="stable").tolist()
+    ]
+    return json_answer({"model": model.name, "labels": found})
 
-    return routes
+
+@router.post(
+    "/v1/tokenize",
+    response_model=TokenizeAnswer,
+    responses=ERRORS,
+    openapi_extra={"requestBody": _TEXTS},
+    summary="Tokenize texts",
+)
+async def tokenize(request: Request) -> Response:
+    """The ids of texts as the model reads them, [CLS] and [SEP] included."""
+    served, reader = parts_of(request)
+    served.check_open()
+    call, _ = await reader.read(request, TokenizeRequest)
+    model = served.model(call.model)
+    given = [call.input] if isinstance(call.input, str) else call.input
+    if len(given) > served.options.max_items:
+        reason = f"{len(given)} texts; at most {served.options.max_items} are allowed"
+        raise Fault(400, reason, "too_many_items", param="input")
+    texts = [_text(model, one, call.normalize) for one in given]
+    for index, text in enumerate(texts):
+        if isinstance(checked := reader.text(text), CnclipError):
+            raise checked.at(item=f"input[{index}]")
+    data = await run_in_threadpool(_tokens, model, texts)
+    return json_answer({"model": model.name, "data": data})
 
 
 def _check_labels(labels: list[str], templates: list[str], most: int, most_texts: int) -> None:

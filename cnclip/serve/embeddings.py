@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ..errors import CnclipError
 from ..search.collection import query_text
 from .batching import Embedded
-from .calls import ERRORS, Context, embedded, json_answer
+from .calls import ERRORS, embedded, json_answer, parts_of
 from .faults import Fault, fault_of
 from .schemas import EmbeddingsAnswer, EmbeddingsRequest
 from .served import ServedModel
@@ -50,52 +50,48 @@ _ANSWER: dict[str, Any] = {
     "content": {_RAW: {"schema": {"type": "string", "format": "binary"}}},
 }
 
+router = APIRouter(tags=["embeddings"])
 
-def router(context: Context) -> APIRouter:
-    """The route."""
-    routes = APIRouter(tags=["embeddings"])
-    served, reader = context.served, context.reader
 
-    @routes.post(
-        "/v1/embeddings",
-        response_model=EmbeddingsAnswer,
-        responses={**ERRORS, 200: _ANSWER},
-        openapi_extra={"requestBody": _BODY},
-        summary="Embed texts and images",
+@router.post(
+    "/v1/embeddings",
+    response_model=EmbeddingsAnswer,
+    responses={**ERRORS, 200: _ANSWER},
+    openapi_extra={"requestBody": _BODY},
+    summary="Embed texts and images",
+)
+async def embeddings(request: Request) -> Response:
+    """Rows of unit length, in the order of the items.
+
+    The body is JSON, a form with image files, or one image file. A text with more tokens than
+    the model reads is marked as truncated. One bad item fails the request with 400 and its
+    index, or with `on_error: item` has an error in its place.
+    """
+    served, reader = parts_of(request)
+    served.check_open()
+    call, files = await reader.read(request, EmbeddingsRequest)
+    model = served.model(call.model)
+    columns = model.pipeline.model.info.embed_dim
+    if call.dimensions not in (None, columns):
+        reason = f"the model has {columns} dimensions, and no others"
+        raise Fault(400, reason, "invalid", param="dimensions")
+    dtype = _raw_dtype(request)
+    given = await reader.items(call, files)
+    items = [
+        query_text(model.pipeline, one, call.normalize) if isinstance(one, str) else one
+        for one in given
+    ]
+    result = await embedded(
+        request, model, items, served.options.request_timeout, on_error=call.on_error
     )
-    async def embeddings(request: Request) -> Response:
-        """Rows of unit length, in the order of the items.
+    if dtype is not None:
+        return _raw_answer(result, dtype)
 
-        The body is JSON, a form with image files, or one image file. A text with more tokens than
-        the model reads is marked as truncated. One bad item fails the request with 400 and its
-        index, or with `on_error: item` has an error in its place.
-        """
-        served.check_open()
-        call, files = await reader.read(request, EmbeddingsRequest)
-        model = served.model(call.model)
-        columns = model.pipeline.model.info.embed_dim
-        if call.dimensions not in (None, columns):
-            reason = f"the model has {columns} dimensions, and no others"
-            raise Fault(400, reason, "invalid", param="dimensions")
-        dtype = _raw_dtype(request)
-        given = await reader.items(call, files)
-        items = [
-            query_text(model.pipeline, one, call.normalize) if isinstance(one, str) else one
-            for one in given
-        ]
-        result = await embedded(
-            request, model, items, served.options.request_timeout, on_error=call.on_error
-        )
-        if dtype is not None:
-            return _raw_answer(result, dtype)
+    def answer() -> Response:
+        return json_answer(_answer(model, result, call.encoding_format))
 
-        def answer() -> Response:
-            return json_answer(_answer(model, result, call.encoding_format))
-
-        small = result.vectors.size <= _INLINE_NUMBERS
-        return answer() if small else await run_in_threadpool(answer)
-
-    return routes
+    small = result.vectors.size <= _INLINE_NUMBERS
+    return answer() if small else await run_in_threadpool(answer)
 
 
 def _answer(model: ServedModel, result: Embedded, encoding: str) -> dict[str, Any]:

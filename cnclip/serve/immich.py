@@ -8,6 +8,7 @@ answer has the embedding as a string of JSON.
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -19,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from ..errors import ImageError
 from ..preprocessors.image import load_image
 from ..search.collection import query_text
-from .calls import ERRORS, Context, embedded, json_answer
+from .calls import ERRORS, embedded, json_answer, parts_of
 from .faults import Fault
 
 logger = logging.getLogger("cnclip")
@@ -27,47 +28,45 @@ logger = logging.getLogger("cnclip")
 _TASK = "clip"
 _KINDS = ("visual", "textual")
 
+router = APIRouter(tags=["immich"])
 
-def router(context: Context) -> APIRouter:
-    """The routes."""
-    routes = APIRouter(tags=["immich"])
-    served, reader = context.served, context.reader
-    names: set[str] = set()
 
-    @routes.get("/ping", response_class=PlainTextResponse)
-    async def ping() -> Response:
-        """Whether the service runs."""
-        return PlainTextResponse("pong")
+@router.get("/ping", response_class=PlainTextResponse)
+async def ping() -> Response:
+    """Whether the service runs."""
+    return PlainTextResponse("pong")
 
-    @routes.post("/predict", responses=ERRORS)
-    async def predict(request: Request) -> Response:
-        """The embedding of an image or a text, in immich's shape."""
-        model = served.model(None)
-        upload = await reader.form(request)
-        fields, content = upload.fields, next(iter(upload.files), None)
-        name = _model_name(fields.get("entries"))
-        if name not in names:
-            names.add(name)
-            logger.info("immich asks for the model %.80s and gets %s", name, model.name)
-        answer: dict[str, Any] = {}
-        if content is not None:
-            try:
-                item: Any = await run_in_threadpool(load_image, content)
-            except ImageError as error:
-                raise error.at(item="image") from error
-            answer["imageHeight"], answer["imageWidth"] = item.height, item.width
-        elif "text" in fields:
-            item = reader.text(query_text(model.pipeline, fields["text"]))
-        else:
-            raise Fault(400, "expected an image or a text", "no_items")
-        kind = "text" if content is None else "image"
-        result = await embedded(
-            request, model, [item], served.options.request_timeout, name_of=lambda index: kind
-        )
-        row = orjson.dumps(result.vectors[0], option=orjson.OPT_SERIALIZE_NUMPY)
-        return json_answer({_TASK: row.decode("ascii"), **answer})
 
-    return routes
+@router.post("/predict", responses=ERRORS)
+async def predict(request: Request) -> Response:
+    """The embedding of an image or a text, in immich's shape."""
+    served, reader = parts_of(request)
+    model = served.model(None)
+    upload = await reader.form(request)
+    fields, content = upload.fields, next(iter(upload.files), None)
+    _log_once(_model_name(fields.get("entries")), model.name)
+    answer: dict[str, Any] = {}
+    if content is not None:
+        try:
+            item: Any = await run_in_threadpool(load_image, content)
+        except ImageError as error:
+            raise error.at(item="image") from error
+        answer["imageHeight"], answer["imageWidth"] = item.height, item.width
+    elif "text" in fields:
+        item = reader.text(query_text(model.pipeline, fields["text"]))
+    else:
+        raise Fault(400, "expected an image or a text", "no_items")
+    kind = "text" if content is None else "image"
+    result = await embedded(
+        request, model, [item], served.options.request_timeout, name_of=lambda index: kind
+    )
+    row = orjson.dumps(result.vectors[0], option=orjson.OPT_SERIALIZE_NUMPY)
+    return json_answer({_TASK: row.decode("ascii"), **answer})
+
+
+@lru_cache(100)
+def _log_once(asked: str, served: str) -> None:
+    logger.info("immich asks for the model %.80s and gets %s", asked, served)
 
 
 def _model_name(entries: str | None) -> str:

@@ -19,7 +19,7 @@ from ..errors import CnclipError, ImageError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..search import Answer, Hit
 from ..search.collection import query_text
-from .calls import ERRORS, Context, embedded, json_answer
+from .calls import ERRORS, embedded, json_answer, parts_of
 from .collections import THUMBNAIL, Searchable
 from .faults import Fault
 from .inputs import Item
@@ -47,124 +47,128 @@ _BODY: dict[str, Any] = {
     },
 }
 
+router = APIRouter(tags=["search"])
 
-def router(context: Context) -> APIRouter:
-    """The routes."""
-    routes = APIRouter(tags=["search"])
-    served, reader = context.served, context.reader
 
-    async def find(
-        request: Request, call: SearchRequest, files: list[bytes], searchable: Searchable
-    ) -> tuple[Answer, dict[str, Any] | None]:
-        """The answer to a query of text, image or both, and notes on its text."""
-        model = served.model_of(searchable)
-        items: list[Item | Image.Image] = []
-        names: list[str] = []
-        notes = None
-        if call.text is not None:
-            text = query_text(model.pipeline, call.text, call.normalize)
-            items.append(reader.text(text))
-            names.append("text")
-            notes = text_notes(model.pipeline.preprocessor, text)
-        image = files[0] if files else None
-        if call.image is not None:
-            image = _bytes(await reader.image(call.image))
-        if image is not None:
-            items.append(await run_in_threadpool(_opened, searchable, image))
-            names.append("image")
-        limit = served.options.request_timeout
-        result = await embedded(request, model, items, limit, name_of=names.__getitem__)
-        rows = dict(zip(names, result.vectors, strict=True))
-        answer = await run_in_threadpool(
-            searchable.collection.answer,
-            rows.get("text"),
-            rows.get("image"),
-            k=call.offset + call.k,
-            weight=call.weight,
-            threshold=call.threshold,
-            temperature=float(model.pipeline.model.temperature),
-        )
-        return answer, notes
-
-    @routes.post(
-        "/v1/search",
-        response_model=SearchAnswer,
-        responses=ERRORS,
-        openapi_extra={"requestBody": _BODY},
-        summary="Search a collection",
+async def _find(
+    request: Request, call: SearchRequest, files: list[bytes], searchable: Searchable
+) -> tuple[Answer, dict[str, Any] | None]:
+    """The answer to a query of text, image or both, and notes on its text."""
+    served, reader = parts_of(request)
+    model = served.model_of(searchable)
+    items: list[Item | Image.Image] = []
+    names: list[str] = []
+    notes = None
+    if call.text is not None:
+        text = query_text(model.pipeline, call.text, call.normalize)
+        items.append(reader.text(text))
+        names.append("text")
+        notes = text_notes(model.pipeline.preprocessor, text)
+    image = files[0] if files else None
+    if call.image is not None:
+        image = _bytes(await reader.image(call.image))
+    if image is not None:
+        items.append(await run_in_threadpool(_opened, searchable, image))
+        names.append("image")
+    limit = served.options.request_timeout
+    result = await embedded(request, model, items, limit, name_of=names.__getitem__)
+    rows = dict(zip(names, result.vectors, strict=True))
+    answer = await run_in_threadpool(
+        searchable.collection.answer,
+        rows.get("text"),
+        rows.get("image"),
+        k=call.offset + call.k,
+        weight=call.weight,
+        threshold=call.threshold,
+        temperature=float(model.pipeline.model.temperature),
     )
-    async def search(request: Request) -> Response:
-        """Items that are most similar to a text, an image, both, or an item of the collection."""
-        served.check_open()
-        call, files = await reader.read(request, SearchRequest)
-        searchable = served.collection(call.collection)
-        _check_query(call, files, served.options.max_results)
-        if call.like is not None:
-            answer, notes = await run_in_threadpool(_like, searchable, call), None
-        else:
-            answer, notes = await find(request, call, files, searchable)
-        hits = _with_shares(answer.hits, call, searchable.pipeline)[call.offset :]
-        shown = await run_in_threadpool(_results, searchable, hits)
-        more = len(answer.hits) == call.offset + call.k < len(searchable.collection)
-        return json_answer(
-            {
-                "collection": searchable.name,
-                "results": shown,
-                "more": more,
-                "threshold": answer.suggested,
-                "text": notes,
-            }
-        )
+    return answer, notes
 
-    @routes.get("/v1/collections", response_model=CollectionList, responses=ERRORS)
-    async def collections() -> Response:
-        """The collections, the first of which the application shows."""
-        served.check_open()
-        entries = await run_in_threadpool(
-            lambda: [
-                _described(one, served.model_of(one).name) for one in served.collections.values()
-            ]
-        )
-        return json_answer({"data": entries})
 
-    @routes.get("/v1/sample", response_model=SearchAnswer, responses=ERRORS)
-    async def sample(
-        collection: str | None = None, count: Annotated[int, Query(ge=1, le=_MAX_SAMPLE)] = 12
-    ) -> Response:
-        """Some items of a collection, always the same ones."""
-        searchable = served.collection(collection)
-        hits = await run_in_threadpool(searchable.glimpse, count)
-        shown = await run_in_threadpool(_results, searchable, hits)
-        for one in shown:
-            one["score"] = one["probability"] = None
-        answer = {"collection": searchable.name, "results": shown, "more": False}
-        return json_answer({**answer, "threshold": None, "text": None})
-
-    @routes.get(
-        "/v1/thumbnail",
-        responses={
-            **ERRORS,
-            200: {"content": {"image/webp": {}}},
-            304: {"description": "As cached"},
-        },
-        response_class=Response,
+@router.post(
+    "/v1/search",
+    response_model=SearchAnswer,
+    responses=ERRORS,
+    openapi_extra={"requestBody": _BODY},
+    summary="Search a collection",
+)
+async def search(request: Request) -> Response:
+    """Items that are most similar to a text, an image, both, or an item of the collection."""
+    served, reader = parts_of(request)
+    served.check_open()
+    call, files = await reader.read(request, SearchRequest)
+    searchable = served.collection(call.collection)
+    _check_query(call, files, served.options.max_results)
+    if call.like is not None:
+        answer, notes = await run_in_threadpool(_like, searchable, call), None
+    else:
+        answer, notes = await _find(request, call, files, searchable)
+    hits = _with_shares(answer.hits, call, searchable.pipeline)[call.offset :]
+    shown = await run_in_threadpool(_results, searchable, hits)
+    more = len(answer.hits) == call.offset + call.k < len(searchable.collection)
+    return json_answer(
+        {
+            "collection": searchable.name,
+            "results": shown,
+            "more": more,
+            "threshold": answer.suggested,
+            "text": notes,
+        }
     )
-    async def thumbnail(
-        request: Request,
-        id: str,
-        collection: str | None = None,
-        size: Annotated[int, Query(ge=16, le=_MAX_SIZE)] = THUMBNAIL,
-    ) -> Response:
-        """A small image of an item. Only ids of the collection are known: no file can be named."""
-        searchable = served.collection(collection)
-        content = await run_in_threadpool(_thumbnail, searchable, id, size)
-        tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-        headers = {"ETag": tag, "Cache-Control": "private, max-age=300"}
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type="image/webp")
 
-    return routes
+
+@router.get("/v1/collections", response_model=CollectionList, responses=ERRORS)
+async def collections(request: Request) -> Response:
+    """The collections, the first of which the application shows."""
+    served, _ = parts_of(request)
+    served.check_open()
+    entries = await run_in_threadpool(
+        lambda: [_described(one, served.model_of(one).name) for one in served.collections.values()]
+    )
+    return json_answer({"data": entries})
+
+
+@router.get("/v1/sample", response_model=SearchAnswer, responses=ERRORS)
+async def sample(
+    request: Request,
+    collection: str | None = None,
+    count: Annotated[int, Query(ge=1, le=_MAX_SAMPLE)] = 12,
+) -> Response:
+    """Some items of a collection, always the same ones."""
+    served, _ = parts_of(request)
+    searchable = served.collection(collection)
+    hits = await run_in_threadpool(searchable.glimpse, count)
+    shown = await run_in_threadpool(_results, searchable, hits)
+    for one in shown:
+        one["score"] = one["probability"] = None
+    answer = {"collection": searchable.name, "results": shown, "more": False}
+    return json_answer({**answer, "threshold": None, "text": None})
+
+
+@router.get(
+    "/v1/thumbnail",
+    responses={
+        **ERRORS,
+        200: {"content": {"image/webp": {}}},
+        304: {"description": "As cached"},
+    },
+    response_class=Response,
+)
+async def thumbnail(
+    request: Request,
+    id: str,
+    collection: str | None = None,
+    size: Annotated[int, Query(ge=16, le=_MAX_SIZE)] = THUMBNAIL,
+) -> Response:
+    """A small image of an item. Only ids of the collection are known: no file can be named."""
+    served, _ = parts_of(request)
+    searchable = served.collection(collection)
+    content = await run_in_threadpool(_thumbnail, searchable, id, size)
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": "private, max-age=300"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type="image/webp")
 
 
 def _check_query(call: SearchRequest, files: list[bytes], max_results: int) -> None:

@@ -40,7 +40,7 @@ def served_by(
     served = Served(ServerOptions(**options))
     if is_open:
         served.add(pipelines, collections)
-    app = build_app(served, Keys(list(keys)), local=local, immich=immich, root_path=root_path)
+    app = build_app(served, Keys(list(keys)), local=local, for_immich=immich, root_path=root_path)
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         try:
             yield client, served
