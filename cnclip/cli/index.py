@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..bulk import open_embeddings
     from ..bulk.clip_retrieval import is_clip_retrieval
     from ..bulk.folder import MANIFEST, UNFINISHED
-    from ..search import Root, connect, index_embeddings, update_embeddings
+    from ..search import Root, index_embeddings
     from ..search.milvus import is_milvus
     from ..search.moved import gone_message
     from ..search.vectors import import_faiss
@@ -113,28 +113,35 @@ def run(arguments: argparse.Namespace) -> int:
     if embedder is None and embeddings.model is not None:
         embedder = _model_of(arguments, embeddings.model, embeddings.precision)
     if remote:
-        collection = connect(
-            arguments.output,
-            arguments.collection,
-            dim=embeddings.dim,
-            model=embeddings.model,
-            precision=embeddings.precision,
-            contents=embeddings.kind,
-            token=arguments.token,
-            database=arguments.database,
-        )
-        done = update_embeddings(collection, embeddings, root=root, show_progress=True)
-        print(
-            f"{collection.name}: {counted(done.added, embeddings.kind)} added, "
-            f"{done.replaced} replaced, "
-            f"{done.removed} removed"
-        )
+        _update(arguments, embeddings, root)
     else:
         index = index_embeddings(embeddings, kind=arguments.kind, root=root, show_progress=True)
         index.prepare(embedder)
         index.save(arguments.output)
         print(_described(index))
     return 1 if failed else 0
+
+
+def _update(arguments: argparse.Namespace, embeddings: Embeddings, root: Root | None) -> None:
+    """Bring a collection in Milvus up to date."""
+    from ..search import connect, update_embeddings
+
+    collection = connect(
+        arguments.output,
+        arguments.collection,
+        dim=embeddings.dim,
+        model=embeddings.model,
+        precision=embeddings.precision,
+        contents=embeddings.kind,
+        token=arguments.token,
+        database=arguments.database,
+    )
+    done = update_embeddings(collection, embeddings, root=root, show_progress=True)
+    print(
+        f"{collection.name}: {counted(done.added, embeddings.kind)} added, "
+        f"{done.replaced} replaced, "
+        f"{done.removed} removed"
+    )
 
 
 def _open_clip_retrieval(

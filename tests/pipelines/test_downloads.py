@@ -1,15 +1,10 @@
-"""Downloads of images: URLs as people write them, secrets, servers that fail once, proxies."""
+"""Downloads of images: URLs as people write them, secrets, servers that fail once."""
 
 from __future__ import annotations
 
 import base64
 import gzip
-import io
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -20,71 +15,25 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from PIL import Image
 
-from cnclip import errors, load_image
+from cnclip import load_image
 from cnclip._text import hide_secrets
 from cnclip.bulk import EmbedOptions, embed, iter_embeddings, open_recorded
-from cnclip.cli import main
 from cnclip.preprocessors import _download, download_settings
 from cnclip.preprocessors._urls import parse
-
-Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
-
-
-def sample_image(format: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (3, 2), (10, 20, 30)).save(stream, format)
-    return stream.getvalue()
-
-
-PNG = sample_image()
-
-
-def respond(
-    handler: BaseHTTPRequestHandler, body: bytes = PNG, status: int = 200, **headers: str
-) -> None:
-    handler.send_response(status)
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    if "Content_Length" not in headers:
-        handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
-class Recorder:
-    """A server that records its requests and answers them in turn; the last answer repeats."""
-
-    def __init__(self, serve: Serve, *answers: Callable[[BaseHTTPRequestHandler], None]) -> None:
-        self.requests: list[BaseHTTPRequestHandler] = []
-        self.answers = answers or (respond,)
-        self.url = serve(self._respond)
-
-    def _respond(self, handler: BaseHTTPRequestHandler) -> None:
-        self.requests.append(handler)
-        self.answers[min(len(self.requests), len(self.answers)) - 1](handler)
-
-    @property
-    def paths(self) -> list[str]:
-        return [handler.path for handler in self.requests]
-
-    def header(self, name: str) -> list[str | None]:
-        return [handler.headers[name] for handler in self.requests]
+from tests.support.downloads import (
+    PNG,
+    Recorder,
+    Serve,
+    fail,
+    respond,
+    without_waits_and_proxies,
+)
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_download, "FIRST_WAIT", 0.0)
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-
-
-def fail(url: str, match: str, **options: Any) -> str:
-    with pytest.raises(errors.ImageError, match=match) as raised:
-        load_image(url, **options)
-    return str(raised.value)
+    without_waits_and_proxies(monkeypatch)
 
 
 # URLs as people write them
@@ -457,122 +406,3 @@ def test_a_length_that_is_too_large(serve: Serve) -> None:
     server = Recorder(serve, lambda handler: respond(handler, b"x", Content_Length="99999"))
     fail(server.url, "larger than 5000 bytes", max_bytes=5000)
     assert len(server.requests) == 1
-
-
-# Proxies and certificates
-
-
-def test_a_proxy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    proxy = Recorder(serve)
-    monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//user:pass@"))
-    assert load_image("http://例子.invalid/图.png").size == (3, 2)
-    assert proxy.paths == ["http://xn--fsqu00a.invalid/%E5%9B%BE.png"]
-    assert proxy.header("Proxy-Authorization") == [
-        "Basic " + base64.b64encode(b"user:pass").decode()
-    ]
-    monkeypatch.delenv("http_proxy")
-    monkeypatch.setenv("all_proxy", proxy.url)
-    assert load_image("http://host.invalid/x.png").size == (3, 2)
-
-
-def test_headers_are_kept_through_a_proxy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    def moved(handler: BaseHTTPRequestHandler) -> None:
-        respond(handler, b"", 302, Location="http://a.invalid/y")
-
-    proxy = Recorder(serve, moved, respond)
-    monkeypatch.setenv("http_proxy", proxy.url)
-    load_image("http://u:p@a.invalid/x")
-    assert proxy.header("Authorization") == ["Basic dTpw"] * 2
-    proxy = Recorder(serve, moved, respond)
-    monkeypatch.setenv("http_proxy", proxy.url)
-    load_image("http://u:p@b.invalid/x")
-    assert proxy.header("Authorization") == ["Basic dTpw", None]
-
-
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_messages_name_the_proxy(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"{scheme}_proxy", "http://user:SECRET@127.0.0.1:9")
-    message = fail(f"{scheme}://host.invalid/x", r"through the proxy http://\*\*\*@127\.0\.0\.1:9")
-    assert "SECRET" not in message
-    for odd in ("http://127.0.0.1:port", "http://[", "127.0.0.1:9"):
-        monkeypatch.setenv(f"{scheme}_proxy", odd)
-        assert odd in fail(f"{scheme}://host.invalid/x", "through the proxy")
-    assert "proxy" not in fail("http://127.0.0.1:9/", "refused")
-
-
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_socks(scheme: str, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"{scheme}_proxy", "socks5://127.0.0.1:9")
-    fail(f"{scheme}://host.invalid/x", "SOCKS is not supported; use an HTTP proxy .through the pro")
-    assert load_image(serve(respond)).size == (3, 2)  # no_proxy has its host
-    monkeypatch.delenv(f"{scheme}_proxy")
-    monkeypatch.setenv("all_proxy", "socks5://u:SECRET@127.0.0.1:9")
-    message = fail(f"{scheme}://host.invalid/x", "was not used: SOCKS is not supported")
-    assert "SECRET" not in message
-
-
-def test_certificates_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
-    fail("https://127.0.0.1:9/", "SSL_CERT_FILE is '/nowhere.pem', which is not a file")
-    fail("http://127.0.0.1:9/", "refused$")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/none.pem")
-    fail("https://127.0.0.1:9/", "REQUESTS_CA_BUNDLE is '/none.pem': No such file")
-
-
-# The command line
-
-
-def test_options_of_the_command(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in (
-        download_settings.HEADERS,
-        download_settings.USER_AGENT,
-        download_settings.TIMEOUT,
-    ):
-        monkeypatch.setenv(name, "")
-    server = Recorder(serve)
-    options = ["--header", "X-Key: a", "--header", "Referer: b", "--user-agent", "Mozilla/5.0"]
-    options += ["--timeout", "5", "--timeout", "7.5"]
-    command = ["embed", server.url + "x.png", "-o", str(tmp_path / "out"), "--device", "cpu"]
-    assert main([*command, *options]) == 0
-    sent = server.requests[0].headers
-    assert (sent["X-Key"], sent["Referer"], sent["User-Agent"]) == ("a", "b", "Mozilla/5.0")
-    assert os.environ[download_settings.TIMEOUT] == "7.5"
-
-
-@pytest.mark.parametrize("option", [["--header", "SECRET"], ["--timeout", "0"]])
-def test_options_that_are_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["embed", "x", "-o", "y"], ["search", "x.index", "猫"], ["serve"]):
-        with pytest.raises(SystemExit):
-            main([*command, *option])
-        shown = capsys.readouterr().err
-        assert f"{option[0]}: expected" in shown and "SECRET" not in shown
-
-
-@pytest.mark.skipif("CNCLIP_SANITIZE" in os.environ, reason="starts a slow process")
-def test_ctrl_c_ends_downloads(tmp_path: Path) -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(50)
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
-        code = (
-            "import signal, sys; from cnclip import load_image\n"
-            "from concurrent.futures import ThreadPoolExecutor\n"
-            # A shell's background jobs ignore it.
-            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "pool = ThreadPoolExecutor(2)\n"
-            "some = [pool.submit(load_image, sys.argv[1], timeout=60) for _ in range(2)]\n"
-            "print('ready', flush=True); some[0].result()"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, url], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        connections = [server.accept()[0] for _ in range(2)]
-        begun = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-        assert time.monotonic() - begun < 10 and process.returncode
-        for file in (process.stdout, *connections):
-            file.close()
