@@ -1,7 +1,7 @@
 """Many callers of one model, compared with batches of one caller.
 
     python benchmarks/serving.py [--model emoji-cn | --random ViT-B-16] [--precision fp32]
-        [--callers N] [--uploads N] [--seconds S] [--rounds N] [--part texts|latency|images]
+        [--callers N] [--uploads N] [--seconds S] [--rounds N] [--part texts|latency|images|http]
 
 All are measured in one process, in turns; medians of the rounds are printed.
 
@@ -11,15 +11,22 @@ All are measured in one process, in turns; medians of the rounds are printed.
   batcher, in alternation.
 - images: so many uploads, each of the content of a JPEG file of 640 x 480 at a time, compared with
   `iter_embeddings`, the loop of `cnclip embed`, on the same files.
+- http: the same callers and uploads ask `cnclip serve` on this machine, one request per text or
+  file; and one client alone. Client and server share the cores: the processor time of both per
+  item is printed, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import io
 import itertools
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,8 +34,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 from PIL import Image, ImageFilter
 
 from cnclip import bulk, pipeline
@@ -39,6 +48,7 @@ from cnclip.serve import Batcher
 
 TEXTS = make_texts(64, 12)
 FILES = 32
+PARTS = ("texts", "latency", "images", "http")
 
 
 def rate_of(call: Callable[[], int], seconds: float) -> float:
@@ -159,6 +169,105 @@ def compare_images(
     }
 
 
+class HttpServer:
+    """`cnclip serve` in a process of its own."""
+
+    def __init__(self, model: str | Path, arguments: argparse.Namespace) -> None:
+        command = [sys.executable, "-m", "cnclip", "serve", str(model), "--port", "0"]
+        command += ["--device", arguments.device, "--precision", arguments.precision]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
+        assert self._process.stdout is not None
+        self._address = urlsplit(self._process.stdout.readline().strip()).netloc
+        self._local = threading.local()
+        while self._get("/readyz") != 200:
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.wait()
+
+    def processor_seconds(self) -> float:
+        """Processor time of the server until now."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        """This thread's connection, which stays open."""
+        if not hasattr(self._local, "connection"):
+            self._local.connection = http.client.HTTPConnection(self._address, timeout=60)
+        connection: http.client.HTTPConnection = self._local.connection
+        return connection
+
+    def _get(self, path: str) -> int:
+        self._connection().request("GET", path)
+        response = self._connection().getresponse()
+        response.read()
+        return response.status
+
+    def post(self, body: bytes, kind: str) -> bytes:
+        """The bytes of the embeddings of a request."""
+        headers = {"Content-Type": kind, "Accept": "application/octet-stream"}
+        self._connection().request("POST", "/v1/embeddings", body, headers)
+        response = self._connection().getresponse()
+        content = response.read()
+        assert response.status == 200, content
+        return content
+
+    def text(self, text: str) -> bytes:
+        """The embedding of a text."""
+        return self.post(json.dumps({"input": text}).encode(), "application/json")
+
+
+def compare_http(
+    embedder: MultiModalEmbeddingPipeline,
+    server: HttpServer,
+    callers: int,
+    uploads: int,
+    seconds: float,
+) -> dict[str, float]:
+    def embed_batch() -> int:
+        return len(embedder.forward({"text": TEXTS[:32]})["text_embedding"])
+
+    batches = rate_of(embed_batch, seconds)
+    before, own = server.processor_seconds(), time.process_time()
+    rate, wait = rate_of_callers(lambda turn: server.text(TEXTS[turn % 64]), callers, seconds)
+    texts = rate * seconds
+    found = {
+        "batches of 32, texts/s": batches,
+        f"{callers} clients, texts/s": rate,
+        f"{callers} clients, ms": wait,
+        "server's processor ms per text": (server.processor_seconds() - before) * 1000 / texts,
+        "clients' processor ms per text": (time.process_time() - own) * 1000 / texts,
+        "clients / batches of 32": rate / batches,
+    }
+    alone, over_http = median_times(
+        [lambda: embedder.forward({"text": TEXTS[0]}), lambda: server.text(TEXTS[0])], seconds
+    )
+    found |= {
+        "one client, in process, ms": alone,
+        "one client, over HTTP, ms": over_http,
+        "difference, ms": over_http - alone,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(Path(folder))
+        contents = [file.read_bytes() for file in sorted(Path(folder).iterdir())]
+
+        def embed_files() -> int:
+            return sum(len(vectors) for _, vectors in bulk.iter_embeddings(folder, embedder))
+
+        files_rate = rate_of(embed_files, seconds)
+    rate, wait = rate_of_callers(
+        lambda turn: server.post(contents[turn % FILES], "image/jpeg"), uploads, seconds
+    )
+    return found | {
+        "files, cnclip embed, images/s": files_rate,
+        f"{uploads} uploads over HTTP, images/s": rate,
+        f"{uploads} uploads over HTTP, ms": wait,
+        "uploads / cnclip embed": rate / files_rate,
+    }
+
+
 @contextlib.contextmanager
 def model_of(arguments: argparse.Namespace) -> Iterator[str | Path]:
     """The model to measure."""
@@ -179,24 +288,38 @@ def main() -> None:
     parser.add_argument("--uploads", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--part", choices=("texts", "latency", "images"), nargs="*")
+    parser.add_argument("--part", choices=PARTS, nargs="*")
     arguments = parser.parse_args()
-    with model_of(arguments) as model:
+    wanted: tuple[str, ...] = tuple(arguments.part or PARTS)
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(model_of(arguments))
         embedder = pipeline(model=model, device=arguments.device, precision=arguments.precision)
-    seconds = arguments.seconds
-    with Batcher(embedder) as batcher:
-        parts: dict[str, Callable[[], dict[str, float]]] = {
-            "texts": lambda: compare_texts(embedder, batcher, arguments.callers, seconds),
-            "latency": lambda: compare_latency(embedder, batcher, seconds),
-            "images": lambda: compare_images(embedder, batcher, arguments.uploads, seconds),
-        }
-        batcher.forward({"text": TEXTS, "img": make_images(8)})  # warm
-        for name in arguments.part or parts:
+        embedder.forward({"text": TEXTS, "img": make_images(8)})  # warm
+        parts = parts_of(embedder, stack.enter_context(Batcher(embedder)), arguments)
+        if "http" in wanted:
+            server = HttpServer(model, arguments)
+            stack.callback(server.close)
+            callers, uploads = arguments.callers, arguments.uploads
+            seconds = arguments.seconds
+            parts["http"] = lambda: compare_http(embedder, server, callers, uploads, seconds)
+        for name in wanted:
             rounds = [parts[name]() for _ in range(arguments.rounds)]
             for row in rounds[0]:
                 values = [one[row] for one in rounds]
                 spread = f"{min(values):.2f} to {max(values):.2f}"
                 print(f"{row:36} {statistics.median(values):9.2f}   {spread}", flush=True)
+
+
+def parts_of(
+    embedder: MultiModalEmbeddingPipeline, batcher: Batcher, arguments: argparse.Namespace
+) -> dict[str, Callable[[], dict[str, float]]]:
+    """The measurements in this process, by name."""
+    seconds = arguments.seconds
+    return {
+        "texts": lambda: compare_texts(embedder, batcher, arguments.callers, seconds),
+        "latency": lambda: compare_latency(embedder, batcher, seconds),
+        "images": lambda: compare_images(embedder, batcher, arguments.uploads, seconds),
+    }
 
 
 if __name__ == "__main__":
