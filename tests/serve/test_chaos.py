@@ -1,0 +1,177 @@
+"""Bad requests, faults of the model and lost connections at once; good requests are answered."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import random
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnclip.pipelines import MultiModalEmbeddingPipeline
+
+pytest.importorskip("fastapi", reason="fastapi is not installed, cnclip's extra `serve`")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed, cnclip's extra `serve`")
+pytest.importorskip("httpx", reason="httpx is not installed, cnclip's extra `serve`")
+import httpx
+
+from tests.support.api import CAT, as_base64, listening
+from tests.support.image_files import chunk
+
+PATH = "/v1/embeddings"
+TEXTS = ["一只猫", "生日蛋糕", "雨天"]
+POISON = "毒" * 9  # the model fails for it
+SLEEP = "睡" * 9  # the model hangs for it
+
+
+class Faulty:
+    """An encoder that fails or hangs for some texts, alone or in a batch."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder, self.release = encoder, threading.Event()
+
+    def encode_texts(self, texts: list[str], *rest: Any) -> Any:
+        if POISON in texts:
+            raise RuntimeError("injected")
+        if SLEEP in texts:
+            self.release.wait(30)
+        return self.encoder.encode_texts(texts, *rest)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+
+def png(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height), (9, 99, 199)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG of 60,000 x 60,000 pixels that ends after the first rows."""
+    header = (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    rows = zlib.compress(bytes(1 << 20))
+    parts = (b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+BAD_ITEMS: list[Any] = [
+    {"image": as_base64(bomb())},
+    {"image": as_base64(CAT.read_bytes()[:200])},
+    {"image": as_base64(b"GIF89a")},
+    {"image": "####"},
+    {"image": "http://127.0.0.1:1/a.png"},
+    {"image": "/etc/passwd"},
+    {"text": ""},
+    {"text": POISON},
+    3,
+    None,
+]
+RAW_BODIES = [
+    b'{"input": "\\ud800"}',
+    b'{"input": ' + b"[" * 50_000,
+    b"\xff\xfe{}",
+    b'{"input": "' + b"x" * (1 << 20),
+    b"",
+]
+
+
+def early_end(host: str, port: int) -> None:
+    """A connection that ends within the request."""
+    body = json.dumps({"input": TEXTS * 50}).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    sent = head.encode() + body
+    with contextlib.suppress(OSError), socket.create_connection((host, port)) as connection:
+        connection.sendall(sent[: random.randrange(len(sent) + 1)])
+
+
+def slow_body(host: str, port: int, ended: threading.Event) -> None:
+    """A connection whose body never ends."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port)) as connection:
+        connection.sendall(
+            f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n".encode()
+        )
+        while not ended.wait(0.05):
+            connection.sendall(b" ")
+
+
+def test_good_requests_among_bad_ones(embedder: MultiModalEmbeddingPipeline) -> None:
+    seconds = 4.0
+    faulty = Faulty(embedder.model.encoder)
+    model = replace(embedder.model, encoder=cast("Any", faulty))
+    pipeline = MultiModalEmbeddingPipeline(model, embedder.preprocessor)
+    images = [png(1, 1), png(20_000, 1), CAT.read_bytes()]
+    want = embedder.forward({"text": TEXTS, "img": images})
+    expected = np.concatenate([want["text_embedding"], want["img_embedding"]])
+    good = [*TEXTS, *({"image": as_base64(one)} for one in images)]
+    ended, failures, counts = threading.Event(), [], {"good": 0, "bad": 0}
+
+    def repeat(act: Callable[[Any], None]) -> None:
+        try:
+            with httpx.Client(base_url=url, timeout=30) as client:
+                while not ended.is_set():
+                    act(client)
+        except BaseException as error:
+            failures.append(error)
+
+    def ask_good(client: Any) -> None:
+        answer = client.post(PATH, json={"input": good})
+        assert answer.status_code == 200, answer.text
+        rows = np.array([one["embedding"] for one in answer.json()["data"]])
+        assert np.abs(rows - expected).max() < 2e-6
+        counts["good"] += 1
+
+    def ask_bad(client: Any) -> None:
+        item = random.choice(BAD_ITEMS)
+        answer = client.post(PATH, json={"input": [TEXTS[0], item]})
+        assert 400 <= answer.status_code < 500 or item == {"text": POISON}, (item, answer.text)
+        assert answer.status_code != 200
+        answer = client.post(PATH, json={"input": [TEXTS[0], item], "on_error": "item"})
+        if answer.status_code == 200:
+            data = answer.json()["data"]
+            assert np.abs(np.array(data[0]["embedding"]) - expected[0]).max() < 2e-6
+            assert data[1]["embedding"] is None and data[1]["error"]
+        body = random.choice(RAW_BODIES)
+        answer = client.post(PATH, content=body, headers={"Content-Type": "application/json"})
+        assert 400 <= answer.status_code < 500, answer.text
+        counts["bad"] += 1
+
+    with listening(pipeline, batch_timeout=0.5, request_timeout=20.0) as (url, _):
+        host, port = urlsplit(url).hostname or "", urlsplit(url).port or 0
+        acts: list[Callable[[Any], None]] = [
+            *(ask_good for _ in range(3)),
+            *(ask_bad for _ in range(3)),
+            lambda client: early_end(host, port),
+        ]
+        threads = [threading.Thread(target=repeat, args=(act,)) for act in acts]
+        threads += [threading.Thread(target=slow_body, args=(host, port, ended)) for _ in range(8)]
+        hung = threading.Thread(
+            target=lambda: httpx.post(f"{url}{PATH}", json={"input": SLEEP}, timeout=60)
+        )
+        for thread in (*threads, hung):
+            thread.start()
+        time.sleep(seconds)
+        ended.set()
+        faulty.release.set()
+        for thread in (*threads, hung):
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in (*threads, hung))
+        assert not failures, failures
+        assert counts["good"] > 3 and counts["bad"] > 3, counts
+        deadline = time.monotonic() + 20
+        while httpx.get(f"{url}/readyz").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with httpx.Client(base_url=url) as client:
+            ask_good(client)
