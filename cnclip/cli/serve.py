@@ -143,6 +143,11 @@ def add_server_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--immich", action="store_true", help="also serve immich as its machine-learning service"
     )
+    parser.add_argument(
+        "--opentelemetry",
+        action="store_true",
+        help="send traces of requests to $OTEL_EXPORTER_OTLP_ENDPOINT",
+    )
     add_options(parser, ServerOptions)
 
 
@@ -165,6 +170,7 @@ def serve(arguments: argparse.Namespace, opening: Callable[[], Opened]) -> None:
     from ..serve.application import build_app
     from ..serve.options import Keys, ServerOptions
     from ..serve.served import Served
+    from ..serve.tracing import trace
 
     import_faiss()
     options = options_of(arguments, ServerOptions)
@@ -180,7 +186,12 @@ def serve(arguments: argparse.Namespace, opening: Callable[[], Opened]) -> None:
             )
         served = Served(options)
         application = build_app(
-            served, keys, local=local, root_path=arguments.root_path, for_immich=arguments.immich
+            served,
+            keys,
+            local=local,
+            root_path=arguments.root_path,
+            for_immich=arguments.immich,
+            tracing=trace if arguments.opentelemetry else None,
         )
 
         def opened() -> Opened:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
@@ -39,7 +39,13 @@ _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def build_app(
-    served: Served, keys: Keys, *, local: bool, root_path: str = "", for_immich: bool = False
+    served: Served,
+    keys: Keys,
+    *,
+    local: bool,
+    root_path: str = "",
+    for_immich: bool = False,
+    tracing: Callable[[FastAPI], None] | None = None,
 ) -> Application:
     """Build the ASGI application.
 
@@ -49,6 +55,7 @@ def build_app(
         local: Whether the server listens on this machine only: see `Guard`.
         root_path: The path under which a proxy serves it, such as `/search`.
         for_immich: Whether to answer requests of immich as its machine-learning service.
+        tracing: Adds what traces requests.
     """
     fetcher = Fetcher(served.options)
     metrics = Metrics(served)
@@ -72,6 +79,8 @@ def build_app(
         app.include_router(part.router)
     _add_pages(app)
     _add_errors(app)
+    if tracing is not None:
+        tracing(app)
     return Guard(app, served.options, keys, metrics, local=local, root_path=root_path)
 
 

@@ -34,13 +34,21 @@ def served_by(
     local: bool = True,
     immich: bool = False,
     root_path: str = "",
+    tracing: Any = None,
     **options: Any,
 ) -> Iterator[tuple[TestClient, Served]]:
     """A client of an application in this process, and what it serves."""
     served = Served(ServerOptions(**options))
     if is_open:
         served.add(pipelines, collections)
-    app = build_app(served, Keys(list(keys)), local=local, for_immich=immich, root_path=root_path)
+    app = build_app(
+        served,
+        Keys(list(keys)),
+        local=local,
+        for_immich=immich,
+        root_path=root_path,
+        tracing=tracing,
+    )
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         try:
             yield client, served
