@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from fastapi import FastAPI
@@ -32,10 +33,8 @@ def trace(app: FastAPI, exporter: Any = None) -> None:
     except ImportError as error:
         raise MissingExtraError("otel", "opentelemetry") from error
 
-    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES come before the name here.
-    provider = TracerProvider(
-        resource=Resource({"service.name": "cnclip"}).merge(Resource.create())
-    )
+    name = os.environ.get("OTEL_SERVICE_NAME") or "cnclip"
+    provider = TracerProvider(resource=Resource.create({"service.name": name}))
     provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
     FastAPIInstrumentor.instrument_app(
         app, tracer_provider=provider, excluded_urls=_NOT_TRACED, exclude_spans=["receive", "send"]

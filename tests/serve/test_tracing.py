@@ -9,7 +9,9 @@ import pytest
 from cnclip.errors import MissingExtraError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
-fastapi = pytest.importorskip("fastapi", reason="fastapi is not installed, cnclip's extra `serve`")
+pytest.importorskip("fastapi", reason="fastapi is not installed, cnclip's extra `serve`")
+import fastapi
+
 from cnclip.serve.tracing import trace
 from tests.support.api import served_by
 
@@ -28,6 +30,7 @@ def test_each_request_has_a_span(embedder: MultiModalEmbeddingPipeline) -> None:
         app.state.tracer_provider.force_flush()
     found = [(span.name, span.attributes) for span in spans.get_finished_spans()]
     assert [name for name, _ in found] == ["POST /v1/embeddings"] * 2
+    assert spans.get_finished_spans()[0].resource.attributes["service.name"] == "cnclip"
     codes = [one.get("http.status_code", one.get("http.response.status_code")) for _, one in found]
     assert codes == [200, 400]
 
