@@ -1,0 +1,84 @@
+"""Replicas on a real Ray cluster of this machine, one of which is killed under load."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cnclip.errors import MissingExtraError
+from cnclip.pipelines import MultiModalEmbeddingPipeline
+
+pytest.importorskip("fastapi", reason="fastapi is not installed, cnclip's extra `serve`")
+pytest.importorskip("httpx", reason="httpx is not installed, cnclip's extra `serve`")
+import httpx
+
+from cnclip.serve.ray_app import ray_app
+
+PORT = 18765
+TEXTS = ["一只猫", "生日蛋糕", "雨天"]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"cnclip\[ray-serve\]"):
+        ray_app("emoji-cn")
+
+
+@pytest.mark.slow
+def test_a_replica_is_killed_under_load(embedder: MultiModalEmbeddingPipeline) -> None:
+    ray = pytest.importorskip("ray")
+    serve = pytest.importorskip("ray.serve")
+    want = embedder.forward({"text": TEXTS})["text_embedding"]
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    answers: list[int] = []
+    ended = threading.Event()
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+        serve.run(ray_app("emoji-cn", replicas=2, cpus=0.5))
+
+        def ask() -> None:
+            with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=60) as client:
+                while not ended.is_set():
+                    answer = client.post("/v1/embeddings", json={"input": TEXTS})
+                    answers.append(answer.status_code)
+                    if answer.status_code == 200:
+                        rows = np.array([one["embedding"] for one in answer.json()["data"]])
+                        assert np.abs(rows - want).max() < 2e-6
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: answers.count(200) > 20)
+        first = replicas(ray)
+        assert len(first) == 2
+        ray.kill(ray.get_actor(first[0], namespace="serve"))
+        wait_for(lambda: len(set(replicas(ray)) - {first[0]}) == 2)
+        count = answers.count(200)
+        wait_for(lambda: answers.count(200) > count + 20)
+        ended.set()
+        for thread in threads:
+            thread.join(60)
+        # Requests of the killed replica may fail; the others go on.
+        assert answers.count(200) > 0.8 * len(answers) and answers[-1] == 200
+    finally:
+        ended.set()
+        serve.shutdown()
+        ray.shutdown()
+
+
+def replicas(ray: Any) -> list[str]:
+    """The names of the replicas' actors that are alive."""
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(one["name"] for one in named if "SERVE_REPLICA" in one["name"])
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
