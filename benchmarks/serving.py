@@ -170,7 +170,7 @@ def compare_images(
 
 
 class HttpServer:
-    """`cnclip serve` in a process of its own."""
+    """`cnclip serve` in a separate process."""
 
     def __init__(self, model: str | Path, arguments: argparse.Namespace) -> None:
         command = [sys.executable, "-m", "cnclip", "serve", str(model), "--port", "0"]

@@ -226,7 +226,7 @@ def test_mistyped(cnclip: Command, arguments: list[str], usage: str, message: st
         (["embed", "a", "-o", "out", "b"], "sources", ["a", "b"]),
         (["embed", "-o", "out", "-"], "sources", ["-"]),
         (["demo", "-k", "3", "猫", "-o", "x.png", "狗"], "queries", ["猫", "狗"]),
-        (["serve", "a", "--ui", "b"], "indexes", ["a", "b"]),
+        (["serve", "a", "--immich", "b"], "served", ["a", "b"]),
     ],
 )
 def test_words_after_options(
