@@ -130,9 +130,8 @@ fuzz: $(VENV)/.requirements ## tokenizer, vocabulary and resampling under clang'
 ASAN := build/asan
 # These tests reach the core only through the pipeline, as others do, and load much foreign code; or
 # they read Python code alone.
-ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark bulk cn_clip datasets docs evaluate integrations modelscope \
-  search serve sources train \
-  models/test_hub.py package/test_layers.py)
+ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark bulk cn_clip datasets docs evaluate integrations \
+  modelscope search serve sources train models/test_hub.py package/test_layers.py)
 library = $(shell $(CC) -print-file-name=$(1))
 ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \
   PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \

@@ -78,12 +78,12 @@ def ray_app(
     return deployment(serve.ingress(build)(_Replica)).bind()
 
 
-# The application of this process: a replica is a process of its own.
+# The application of this process: a replica is a separate process.
 _served: list[Served] = []
 
 
 class _Replica:
-    """What Ray asks of a replica besides requests."""
+    """A replica, in addition to the application: its health."""
 
     def check_health(self) -> None:
         """Raise an error if batches do not succeed: Ray starts another replica then."""
