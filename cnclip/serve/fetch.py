@@ -82,7 +82,7 @@ class Fetcher:
             "GET", target, headers=headers, extensions={"sni_hostname": host}
         )
         async with stream as response:
-            if response.is_redirect:
+            if response.has_redirect_location:
                 return urljoin(url, response.headers["Location"])
             if response.status_code != 200:
                 reason = f"the server responded with {response.status_code}"

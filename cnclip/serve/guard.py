@@ -166,11 +166,13 @@ class _Body:
         self.size = 0
 
     def expect(self, length: str) -> None:
-        """Refuse a body by its Content-Length, before it is received."""
+        """Refuse a body by its Content-Length, before it is received.
+
+        Its bytes are counted as they come: a client that announces many and sends none takes no
+        room of others.
+        """
         if length.isascii() and length.isdigit():
             self._check(int(length))
-            self._guard.hold(int(length))
-            self._held = int(length)
 
     async def receive(self) -> Message:
         """The next message."""
@@ -178,9 +180,8 @@ class _Body:
         if message["type"] == "http.request":
             self.size += len(message.get("body", b""))
             self._check(self.size)
-            if self.size > self._held:
-                self._guard.hold(self.size - self._held)
-                self._held = self.size
+            self._guard.hold(self.size - self._held)
+            self._held = self.size
         return message
 
     def release(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -206,6 +207,19 @@ def test_clients_that_go_away(url: str) -> None:
                 connection.sendall(sent)
     with Client(url) as client:
         assert client.forward({"text": "猫"})["text_embedding"].shape == (1, 128)
+
+
+def test_announced_bodies_take_no_room(embedder: MultiModalEmbeddingPipeline) -> None:
+    with listening(embedder, max_bytes=1 << 20) as (address, _), contextlib.ExitStack() as stack:
+        host, port = address.removeprefix("http://").split(":")
+        for _ in range(5):
+            connection = socket.create_connection((host, int(port)))
+            stack.enter_context(connection)
+            connection.sendall(
+                b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n\r\n"
+            )
+        with Client(address) as client:
+            assert client.forward({"text": "猫"})["text_embedding"].shape == (1, 128)
 
 
 def test_many_callers_at_once(url: str, want: Any) -> None:

@@ -34,7 +34,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Location", "/loop")
             self.end_headers()
             return
-        self.send_response(404 if self.path == "/missing" else 200)
+        codes = {"/missing": 404, "/nowhere": 302, "/unchanged": 304}
+        self.send_response(codes.get(self.path, 200))
         self.end_headers()
         if self.path == "/long":
             for _ in range(100):
@@ -114,8 +115,9 @@ def test_redirections(server: int) -> None:
 
 def test_limits(server: int) -> None:
     host = f"localhost:{server}"
-    with pytest.raises(ImageError, match="responded with 404"):
-        fetched(f"http://{host}/missing", host)
+    for path, code in (("missing", 404), ("nowhere", 302), ("unchanged", 304)):
+        with pytest.raises(ImageError, match=f"responded with {code}"):
+            fetched(f"http://{host}/{path}", host)
     with pytest.raises(ImageError, match="more than 5000 bytes"):
         fetched(f"http://{host}/long", host, max_url_bytes=5000)
     begun = time.monotonic()
