@@ -153,6 +153,11 @@ class ModelScopeError(CnclipError, ImportError):
     `where.item` is the part, such as `modelscope.models.nlp.SbertModel`, or a model.
     """
 
+    @property
+    def name(self) -> str | None:  # type: ignore[override]
+        """The part, where an ImportError has the module."""
+        return None if self.where is None else self.where.item
+
 
 class HubError(CnclipError, OSError):
     """A model cannot be fetched from its hub."""

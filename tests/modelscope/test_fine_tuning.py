@@ -173,6 +173,7 @@ def test_a_longer_training_learns_the_pairs(run_in: Any, tmp_path: Path) -> None
     assert np.isfinite(tuned.forward({"text": "猫"})["text_embedding"]).all()
 
 
+@pytest.mark.slow
 def test_opens_in_modelscope(run_in: Any, tmp_path: Path) -> None:
     """The installed ModelScope computes the same rows."""
     pytest.importorskip("modelscope.models.multi_modal.clip.model", exc_type=ImportError)

@@ -32,7 +32,7 @@ def test_requests_made_of_the_description() -> None:
         for operation in operations:
 
             @settings(
-                max_examples=15,
+                max_examples=6,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
