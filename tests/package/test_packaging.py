@@ -114,7 +114,7 @@ def package_files() -> set[str]:
     files |= {package / "evaluate" / "published_results.json"}
     for folder in ("assets/emoji-cn", "assets/gallery", "assets/fonts"):
         files |= set((package / folder).iterdir())
-    for folder in ("evaluate/labels", "evaluate/templates"):
+    for folder in ("evaluate/labels", "evaluate/templates", "serve/static"):
         files |= set((package / folder).iterdir())
     return {path.relative_to(package.parent).as_posix() for path in files}
 
