@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import _core
 
@@ -70,18 +71,8 @@ class TextCounts:
         if not texts:
             return
         ids, lengths = model.tokenizer.encode(list(texts), model.context_length)
-        # Between [CLS] and [SEP].
-        inner = np.minimum(lengths, model.context_length) - 2
-        known = (ids[:, 1:] != model.tokenizer.unk_id) & (
-            np.arange(ids.shape[1] - 1) < inner[:, None]
-        )
-        flags = {
-            "cut": lengths > model.context_length,
-            "unknown": (inner > 0) & ~known.any(axis=1),
-            "empty": inner == 0,
-        }
         self.texts += len(texts)
-        for name, which in flags.items():
+        for name, which in flags_of(model, ids, lengths).items():
             count = int(which.sum())
             setattr(self, name, getattr(self, name) + count)
             if count:
@@ -115,6 +106,26 @@ class TextCounts:
         if name == "unknown" and usual != text and usual.isprintable():
             return f" ({shown!r}; {usual[:_SHOWN]!r} may be known)"
         return "" if self.texts == 1 else f" (such as {shown!r})"
+
+
+def flags_of(
+    model: TextInput, ids: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> dict[str, NDArray[np.bool_]]:
+    """Whether a model sees a part of each text, or nothing: `cut`, `unknown`, `empty`, bool [n].
+
+    Args:
+        model: The model's preprocessing.
+        ids: int64 [n, context_length], as `tokenizer.encode` returns them.
+        lengths: int64 [n], the ids of each text before the cut.
+    """
+    # Between [CLS] and [SEP].
+    inner = np.minimum(lengths, model.context_length) - 2
+    known = (ids[:, 1:] != model.tokenizer.unk_id) & (np.arange(ids.shape[1] - 1) < inner[:, None])
+    return {
+        "cut": lengths > model.context_length,
+        "unknown": (inner > 0) & ~known.any(axis=1),
+        "empty": inner == 0,
+    }
 
 
 def count_texts(model: TextInput, texts: Sequence[str], noun: str = "text") -> TextCounts:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from ..errors import CnclipError
 from ..pipelines.scores import probabilities
+from ..preprocessors.text import flags_of
 from ..search.collection import query_text
 from .calls import ERRORS, embedded, json_answer, parts_of
 from .faults import Fault
@@ -75,7 +76,7 @@ async def classify(request: Request) -> Response:
     _check_labels(labels, templates, options.max_labels, options.max_texts)
     image = files[0] if call.image is None else await reader.image(call.image)
     texts = [
-        _text(model, template.replace(_PLACE, label), call.normalize)
+        query_text(model.pipeline, template.replace(_PLACE, label), call.normalize)
         for label in labels
         for template in templates
     ]
@@ -123,7 +124,7 @@ async def tokenize(request: Request) -> Response:
     if len(given) > served.options.max_items:
         reason = f"{len(given)} texts; at most {served.options.max_items} are allowed"
         raise Fault(400, reason, "too_many_items", param="input")
-    texts = [_text(model, one, call.normalize) for one in given]
+    texts = [query_text(model.pipeline, one, call.normalize) for one in given]
     for index, text in enumerate(texts):
         if isinstance(checked := reader.text(text), CnclipError):
             raise checked.at(item=f"input[{index}]")
@@ -151,29 +152,19 @@ def _name(index: int, templates: int) -> str:
     return "image" if index == 0 else f"labels[{(index - 1) // templates}]"
 
 
-def _text(model: ServedModel, text: str, normalize: bool | None) -> str:
-    return query_text(model.pipeline, text, normalize)
-
-
 def _tokens(model: ServedModel, texts: list[str]) -> list[dict[str, Any]]:
-    preprocessor = model.pipeline.preprocessor
-    limit = preprocessor.context_length
     if not texts:
         return []
+    preprocessor = model.pipeline.preprocessor
     ids, lengths = preprocessor.tokenize(texts, return_lengths=True)
-    tokenizer = preprocessor.tokenizer
-    data = []
-    for index, (row, length) in enumerate(zip(ids, lengths.tolist(), strict=True)):
-        kept = row[: min(length, limit)]
-        inner = kept[1:-1]
-        unknown = len(inner) > 0 and bool((inner == tokenizer.unk_id).all())
-        data.append(
-            {
-                "index": index,
-                "ids": kept.tolist(),
-                "length": length,
-                "truncated": length > limit,
-                "unknown": unknown,
-            }
-        )
-    return data
+    flags = flags_of(preprocessor, ids, lengths)
+    return [
+        {
+            "index": index,
+            "ids": row[:length],
+            "length": length,
+            "truncated": bool(flags["cut"][index]),
+            "unknown": bool(flags["unknown"][index]),
+        }
+        for index, (row, length) in enumerate(zip(ids, lengths.tolist(), strict=True))
+    ]

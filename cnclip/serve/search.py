@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import numpy as np
 from fastapi import APIRouter, Query
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
@@ -17,6 +16,7 @@ from starlette.responses import Response
 
 from ..errors import CnclipError, ImageError
 from ..pipelines import MultiModalEmbeddingPipeline
+from ..pipelines.scores import probabilities
 from ..search import Answer, Hit
 from ..search.collection import query_text
 from .calls import ERRORS, embedded, json_answer, parts_of
@@ -58,12 +58,11 @@ async def _find(
     model = served.model_of(searchable)
     items: list[Item | Image.Image] = []
     names: list[str] = []
-    notes = None
+    text = None
     if call.text is not None:
         text = query_text(model.pipeline, call.text, call.normalize)
         items.append(reader.text(text))
         names.append("text")
-        notes = text_notes(model.pipeline.preprocessor, text)
     image = files[0] if files else None
     if call.image is not None:
         image = _bytes(await reader.image(call.image))
@@ -82,7 +81,9 @@ async def _find(
         threshold=call.threshold,
         temperature=float(model.pipeline.model.temperature),
     )
-    return answer, notes
+    if text is None:
+        return answer, None
+    return answer, await run_in_threadpool(text_notes, model.pipeline.preprocessor, text)
 
 
 @router.post(
@@ -207,10 +208,12 @@ def _with_shares(
     """Hits with their probabilities among the first k, so that they do not depend on the page."""
     if not hits:
         return hits
-    scores = np.array([hit.score for hit in hits])
-    weights = np.exp((scores - scores[0]) / float(pipeline.model.temperature))
-    shares = (weights / weights[: call.k].sum()).tolist()
-    return [replace(hit, probability=share) for hit, share in zip(hits, shares, strict=True)]
+    temperature = float(pipeline.model.temperature)
+    shares = probabilities([hit.score for hit in hits], temperature)
+    shares /= shares[: call.k].sum()
+    return [
+        replace(hit, probability=share) for hit, share in zip(hits, shares.tolist(), strict=True)
+    ]
 
 
 def _bytes(image: bytes | CnclipError) -> bytes:

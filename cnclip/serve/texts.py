@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from ..preprocessors.multi_modal import CLIPPreprocessor
-from ..preprocessors.text import count_texts
+from ..preprocessors.text import flags_of
 
 # Each character is a separate word: Han, kana, and the characters between these blocks.
 _CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -16,11 +16,14 @@ _WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])\w)+")
 
 def text_notes(preprocessor: CLIPPreprocessor, text: str) -> dict[str, Any]:
     """The number of tokens of a text, and what the model cannot see of it: `TextNotes`."""
-    limit = preprocessor.context_length
-    tokens = int(preprocessor.tokenize(text, return_lengths=True)[1][0])
-    kept = kept_part(preprocessor, text) if tokens > limit else None
-    unknown = bool(count_texts(preprocessor, [text]).unknown)
-    return {"tokens": tokens, "limit": limit, "kept": kept, "unknown": unknown}
+    ids, lengths = preprocessor.tokenize([text], return_lengths=True)
+    flags = flags_of(preprocessor, ids, lengths)
+    return {
+        "tokens": int(lengths[0]),
+        "limit": preprocessor.context_length,
+        "kept": kept_part(preprocessor, text) if flags["cut"][0] else None,
+        "unknown": bool(flags["unknown"][0]),
+    }
 
 
 def kept_part(preprocessor: CLIPPreprocessor, text: str) -> str:

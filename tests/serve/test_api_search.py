@@ -92,6 +92,14 @@ def test_threshold_and_notes(api: Any) -> None:
     assert found(api, text="ꙮꙮ")["text"]["unknown"] is True
 
 
+def test_a_text_that_is_too_long_is_not_tokenized(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnclip.serve.search.text_notes", lambda *_: pytest.fail("tokenized"))
+    answer = api.post("/v1/search", json={"text": "字" * 100_001})
+    assert answer.status_code == 400 and "at most 100000" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [
