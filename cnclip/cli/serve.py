@@ -175,7 +175,7 @@ def serve(arguments: argparse.Namespace, opening: Callable[[], Opened]) -> None:
     import_faiss()
     options = options_of(arguments, ServerOptions)
     keys = Keys.read(arguments.api_keys)
-    tls = tls_settings(arguments.tls_certificate, arguments.tls_key, None)
+    tls = tls_settings(arguments.tls_certificate, arguments.tls_key)
     if arguments.access_log:
         _log_requests()
     with listen(arguments.host, arguments.port) as listener:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import math
 import signal
 import socket
 import sys
@@ -115,7 +116,7 @@ def serve(
         lifespan="on",
         ws="none",
         server_header=False,
-        timeout_graceful_shutdown=int(served.options.drain_timeout) or None,
+        timeout_graceful_shutdown=math.ceil(served.options.drain_timeout),
         **settings,
     )
     ended_by: list[int] = []
@@ -159,9 +160,7 @@ def serve(
         sys.exit(128 + ended_by[0])
 
 
-def tls_settings(
-    certificate: str | None, key: str | None, password: str | None
-) -> Mapping[str, Any]:
+def tls_settings(certificate: str | None, key: str | None) -> Mapping[str, Any]:
     """The options of uvicorn for TLS.
 
     Raises:
@@ -171,4 +170,4 @@ def tls_settings(
         if key is not None:
             raise InvalidInputError("requires --tls-certificate", item="--tls-key")
         return {}
-    return {"ssl_certfile": certificate, "ssl_keyfile": key, "ssl_keyfile_password": password}
+    return {"ssl_certfile": certificate, "ssl_keyfile": key}
