@@ -223,7 +223,7 @@ class BusyError(CnclipError, RuntimeError):
     """A `Batcher` holds as much work as it may.
 
     Attributes:
-        retry_after: Seconds after which there should be room for the request.
+        retry_after: Seconds after which the request should be accepted.
     """
 
     def __init__(self, reason: str, *, retry_after: float = 1.0, **place: Any) -> None:

@@ -6,7 +6,6 @@ result. The command is `cnclip demo`.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -115,7 +114,7 @@ def open_content(content: bytes) -> Image.Image:
     Raises:
         ImageError: it cannot be read as an image.
     """
-    return decode_image(io.BytesIO(content), options=_AS_SHOWN)
+    return decode_image(content, options=_AS_SHOWN)
 
 
 def embed_images(

@@ -149,7 +149,7 @@ def with_random_access(path: Path, splits: set[str] | None = None) -> Path:
         splits: The splits that are wanted.
 
     Raises:
-        DatasetError: the zip is damaged, or there is no room for its content.
+        DatasetError: the zip is damaged, or its content does not fit on the disk.
     """
     if path.is_dir():
         files = [one for one in path.iterdir() if not one.name.startswith(".")]
@@ -181,7 +181,7 @@ def _unpacked(path: Path, archive: zipfile.ZipFile, members: list[zipfile.ZipInf
     name = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)[:80]
     folder = home / f"{name}-{digest}"
     if not folder.is_dir():
-        _check_room(path, home, members)
+        _check_free_space(path, home, members)
         logger.info("unpacking %s to %s", path, folder)
         try:
             with directory_replaced_atomically(folder) as temporary:
@@ -192,10 +192,10 @@ def _unpacked(path: Path, archive: zipfile.ZipFile, members: list[zipfile.ZipInf
     return _without_single_folders(folder)
 
 
-def _check_room(path: Path, home: Path, members: list[zipfile.ZipInfo]) -> None:
+def _check_free_space(path: Path, home: Path, members: list[zipfile.ZipInfo]) -> None:
     size, free = sum(one.file_size for one in members), shutil.disk_usage(home).free
     if size > free:
-        reason = f"unpacked it has {size >> 20} MB, and {home} has room for {free >> 20} MB"
+        reason = f"unpacked it has {size >> 20} MB, and {home} has {free >> 20} MB free"
         raise DatasetError(f"{reason}; set CNCLIP_CACHE to another disk", file=path)
 
 
@@ -213,7 +213,7 @@ def _extract(
 
 
 def _copy(path: Path, member: zipfile.ZipInfo, source: Any, file: Any) -> None:
-    """Copy a member, up to the size that the zip's table says and `_check_room` counted."""
+    """Copy a member, up to the size that the zip's table says and `_check_free_space` counted."""
     left = member.file_size
     while content := source.read(min(left + 1, 1 << 20)):
         left -= len(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -283,23 +284,15 @@ class AsyncClient(_Requests):
         return data
 
 
-class _connection_errors:  # a context manager that reads as a verb
+@contextlib.contextmanager
+def _connection_errors() -> Iterator[None]:
     """Turns the errors of httpx into ours."""
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Raise the error of cnclip for one of httpx."""
-        if isinstance(error, httpx.TimeoutException):
-            raise DeadlineError("the server did not answer in time") from error
-        if isinstance(error, httpx.HTTPError):
-            raise ServerError(f"the server cannot be reached: {type(error).__name__}") from error
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        raise DeadlineError("the server did not answer in time") from error
+    except httpx.HTTPError as error:
+        raise ServerError(f"the server cannot be reached: {type(error).__name__}") from error
 
 
 def _settings(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:

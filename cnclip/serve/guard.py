@@ -168,8 +168,8 @@ class _Body:
     def expect(self, length: str) -> None:
         """Refuse a body by its Content-Length, before it is received.
 
-        Its bytes are counted as they come: a client that announces many and sends none takes no
-        room of others.
+        Its bytes are counted as they come: a client that announces many and sends none keeps no
+        others out.
         """
         if length.isascii() and length.isdigit():
             self._check(int(length))

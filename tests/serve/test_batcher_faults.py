@@ -240,7 +240,7 @@ def test_single_queries_pass_a_bulk_upload_and_neither_starves(model: Embedder) 
     part = batches[first : len(batches) - batches[::-1].index("bulk")]
     bulk = part.count("bulk")
     assert bulk >= 20  # cut into batches
-    # Some queries always wait: a batch has not room for all of them.
+    # Some queries always wait: not all of them fit into a batch.
     assert 2 * bulk <= part.count("query") <= 4 * bulk + 4
     assert during > 4 * bulk
     assert max(map(len, model.encoder.batches)) <= 18 // 3

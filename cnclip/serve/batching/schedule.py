@@ -74,7 +74,7 @@ class Schedule:
         self._options, self._threads = options, threads
         self._batch_tokens = options.batch_tokens or (model.text_tokens if on_gpu else _CPU_TOKENS)
         self.batch_images = min(options.batch_images or model.image_batch, model.max_image_batch)
-        # Images whose stage of preparing has begun and which the next step has not taken yet.
+        # Images that are being prepared, or are prepared and wait for the next step.
         self._max_places = {"fetch": MAX_FETCHES // 2, "prepare": 2 * self.batch_images + threads}
         self._places = {(one, stage): 0 for one in PRIORITIES for stage in STAGES}
         self.to_prepare = {stage: threading.Condition(lock) for stage in STAGES}
@@ -99,7 +99,7 @@ class Schedule:
         self._parts: deque[Batch] = deque()  # of batches that failed
         self._suspects: deque[Batch] = deque()  # the items of batches that hung
         self._running: set[Batch] = set()
-        # Since when the model, if it has work, has not completed a batch.
+        # The time of the last completed batch, or from which the model has had work.
         self._no_success_since = 0.0
 
     # Requests
