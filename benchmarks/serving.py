@@ -1,9 +1,10 @@
-"""Many callers of one model, compared with batches of one caller.
+"""Many callers of one model, in this process and over HTTP.
 
     python benchmarks/serving.py [--model emoji-cn | --random ViT-B-16] [--precision fp32]
-        [--callers N] [--uploads N] [--seconds S] [--rounds N] [--part texts|latency|images|http]
+        [--callers N] [--uploads N] [--seconds S] [--rounds N] [--part PART ...]
+        [--infinity PYTHON] [--plain PYTHON]
 
-All are measured in one process, in turns; medians of the rounds are printed.
+Parts, of which each compares in turns; medians of the rounds are printed:
 
 - texts: so many callers, each with one text of 12 tokens at a time: with `cnclip.serve.Batcher`,
   and each with its own call of the pipeline; compared with batches of 32.
@@ -11,123 +12,116 @@ All are measured in one process, in turns; medians of the rounds are printed.
   batcher, in alternation.
 - images: so many uploads, each of the content of a JPEG file of 640 x 480 at a time, compared with
   `iter_embeddings`, the loop of `cnclip embed`, on the same files.
-- http: the same callers and uploads ask `cnclip serve` on this machine, one request per text or
-  file; and one client alone. Client and server share the cores: the processor time of both per
-  item is printed, too.
+- http-texts, http-latency, http-images: the same of `cnclip serve` on this machine, one request per
+  text or file, answered with JSON. Client and server share the cores: the processor time of both
+  per item is printed, too.
+- servers: `cnclip serve`, infinity and a plain service of FastAPI and transformers, which is
+  servers/plain.py, with the same random weights of --random, and the same clients. PYTHON is an
+  interpreter of an environment with infinity-emb[server], or with fastapi, transformers, uvicorn.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
-import io
-import itertools
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import numpy as np
-import psutil
-from PIL import Image, ImageFilter
+from servers.load import (
+    FILES,
+    TEXTS,
+    median_times,
+    rate_of,
+    rate_of_callers,
+    write_files,
+)
+from servers.processes import CnclipServer, InfinityServer, PlainServer, Server
 
 from cnclip import bulk, pipeline
-from cnclip.benchmark import random_archive
-from cnclip.benchmark.inputs import make_images, make_texts
+from cnclip.benchmark import random_archive, write_model_directory
+from cnclip.benchmark.inputs import make_images
+from cnclip.convert import convert
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.serve import Batcher
 
-TEXTS = make_texts(64, 12)
-FILES = 32
-PARTS = ("texts", "latency", "images", "http")
+HTTP = ("http-texts", "http-latency", "http-images")
+PARTS = ("texts", "latency", "images", *HTTP, "servers")
+# The model uses the cores that other processes leave free, as it was in the last second.
+_REST = 1.0
+
+Figures = dict[str, float]
 
 
-def rate_of(call: Callable[[], int], seconds: float) -> float:
-    """Items per second of one caller; `call` returns the items that it has embedded."""
-    begin, items = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
-        items += call()
-    return items / (time.perf_counter() - begin)
+class Bench:
+    """What is measured in this process, and compared with servers."""
+
+    def __init__(
+        self, embedder: MultiModalEmbeddingPipeline, arguments: argparse.Namespace, folder: Path
+    ) -> None:
+        self.embedder, self.folder = embedder, folder
+        self.callers, self.uploads = arguments.callers, arguments.uploads
+        self.seconds = arguments.seconds
+        self.contents = write_files(folder)
+
+    def batches(self) -> float:
+        """Texts per second, in batches of 32."""
+
+        def embed() -> int:
+            return len(self.embedder.forward({"text": TEXTS[:32]})["text_embedding"])
+
+        return rate_of(embed, self.seconds)
+
+    def files(self) -> float:
+        """Images per second of the loop of `cnclip embed`."""
+
+        def embed() -> int:
+            rows = bulk.iter_embeddings(str(self.folder), self.embedder)
+            return sum(len(vectors) for _, vectors in rows)
+
+        return rate_of(embed, self.seconds)
+
+    def text_rate(self, embed: Callable[[str], Any]) -> tuple[float, float, int]:
+        """The rate of callers with one text each."""
+        return rate_of_callers(lambda number: embed(TEXTS[number % 64]), self.callers, self.seconds)
+
+    def image_rate(self, embed: Callable[[bytes], Any]) -> tuple[float, float, int]:
+        """The rate of callers with the content of one file each."""
+        return rate_of_callers(
+            lambda number: embed(self.contents[number % FILES]), self.uploads, self.seconds, FILES
+        )
 
 
-def rate_of_callers(
-    call: Callable[[int], Any], callers: int, seconds: float
-) -> tuple[float, float]:
-    """Items per second of many callers, and the median of the milliseconds of a call."""
-    waits: list[float] = []
-    begin = time.perf_counter()
-
-    def run(number: int) -> None:
-        for turn in itertools.count(number):
-            start = time.perf_counter()
-            if start - begin > seconds:
-                return
-            call(turn)
-            waits.append(time.perf_counter() - start)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return len(waits) / (time.perf_counter() - begin), statistics.median(waits) * 1000
-
-
-def median_times(calls: list[Callable[[], Any]], seconds: float) -> list[float]:
-    """The median milliseconds of calls that take turns."""
-    times: list[list[float]] = [[] for _ in calls]
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for call, samples in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            samples.append(time.perf_counter() - start)
-    return [statistics.median(samples) * 1000 for samples in times]
-
-
-def compare_texts(
-    embedder: MultiModalEmbeddingPipeline, batcher: Batcher, callers: int, seconds: float
-) -> dict[str, float]:
-    def embed_batch() -> int:
-        return len(embedder.forward({"text": TEXTS[:32]})["text_embedding"])
-
-    batches = rate_of(embed_batch, seconds)
-    common, wait = rate_of_callers(
-        lambda turn: batcher.forward({"text": TEXTS[turn % 64]}), callers, seconds
-    )
-    alone, alone_wait = rate_of_callers(
-        lambda turn: embedder.forward({"text": TEXTS[turn % 64]}), callers, seconds
-    )
+def compare_texts(bench: Bench, batcher: Batcher) -> Figures:
+    batches = bench.batches()
+    common, wait, _ = bench.text_rate(lambda text: batcher.forward({"text": text}))
+    alone, alone_wait, _ = bench.text_rate(lambda text: bench.embedder.forward({"text": text}))
     return {
         "batches of 32, texts/s": batches,
-        f"{callers} callers, batcher, texts/s": common,
-        f"{callers} callers, batcher, ms": wait,
-        f"{callers} callers, pipeline, texts/s": alone,
-        f"{callers} callers, pipeline, ms": alone_wait,
+        f"{bench.callers} callers, batcher, texts/s": common,
+        f"{bench.callers} callers, batcher, ms": wait,
+        f"{bench.callers} callers, pipeline, texts/s": alone,
+        f"{bench.callers} callers, pipeline, ms": alone_wait,
         "batcher / batches of 32": common / batches,
     }
 
 
-def compare_latency(
-    embedder: MultiModalEmbeddingPipeline, batcher: Batcher, seconds: float
-) -> dict[str, float]:
-    found = {}
+def compare_latency(bench: Bench, batcher: Batcher) -> Figures:
+    found: Figures = {}
     inputs: dict[str, dict[str, Any]] = {
         "a text": {"text": TEXTS[0]},
         "an image": {"img": make_images(1)},
     }
     for name, given in inputs.items():
-        calls = [partial(embedder.forward, given), partial(batcher.forward, given)]
-        alone, common = median_times(calls, seconds)
+        calls: list[Callable[[], Any]] = [
+            partial(bench.embedder.forward, given),
+            partial(batcher.forward, given),
+        ]
+        alone, common = median_times(calls, bench.seconds)
         found |= {
             f"{name}, pipeline, ms": alone,
             f"{name}, batcher, ms": common,
@@ -136,136 +130,78 @@ def compare_latency(
     return found
 
 
-def write_files(folder: Path) -> None:
-    """Write JPEG files with about as many bytes per pixel as a photo has."""
-    random = np.random.default_rng(0)
-    for number in range(FILES):
-        noise = Image.fromarray(random.integers(0, 256, (480, 640, 3), np.uint8))
-        content = io.BytesIO()
-        noise.filter(ImageFilter.GaussianBlur(1.5)).save(content, "jpeg", quality=85)
-        (folder / f"{number:02}.jpg").write_bytes(content.getvalue())
+def compare_images(bench: Bench, batcher: Batcher) -> Figures:
+    files = bench.files()
+    common, wait, _ = bench.image_rate(lambda content: batcher.forward({"img": content}))
+    return {
+        "files, cnclip embed, images/s": files,
+        f"{bench.uploads} uploads, batcher, images/s": common,
+        f"{bench.uploads} uploads, batcher, ms": wait,
+        "batcher / cnclip embed": common / files,
+    }
 
 
-def compare_images(
-    embedder: MultiModalEmbeddingPipeline, batcher: Batcher, uploads: int, seconds: float
-) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        write_files(Path(folder))
-        files = sorted(Path(folder).iterdir())
-        contents = [file.read_bytes() for file in files]
+def over_http(
+    server: Server, what: str, rate: Callable[[], tuple[float, float, int]]
+) -> tuple[float, Figures]:
+    """The rate of a server, and it with the processor time of both ends."""
+    time.sleep(_REST)
+    before, own = server.processor_seconds(), time.process_time()
+    per_second, wait, count = rate()
+    return per_second, {
+        f"{what}, per s": per_second,
+        f"{what}, ms": wait,
+        f"{what}, server's processor ms": (server.processor_seconds() - before) * 1000 / count,
+        f"{what}, clients' processor ms": (time.process_time() - own) * 1000 / count,
+    }
 
-        def embed_files() -> int:
-            return sum(len(vectors) for _, vectors in bulk.iter_embeddings(folder, embedder))
 
-        files_rate = rate_of(embed_files, seconds)
-    common, wait = rate_of_callers(
-        lambda turn: batcher.forward({"img": contents[turn % FILES]}), uploads, seconds
+def compare_http_texts(bench: Bench, server: Server) -> Figures:
+    batches = bench.batches()
+    what = f"{bench.callers} clients, a text"
+    rate, figures = over_http(server, what, lambda: bench.text_rate(server.text))
+    return {"batches of 32, per s": batches, **figures, "clients / batches": rate / batches}
+
+
+def compare_http_latency(bench: Bench, server: Server) -> Figures:
+    inside, outside = median_times(
+        [lambda: bench.embedder.forward({"text": TEXTS[0]}), lambda: server.text(TEXTS[0])],
+        bench.seconds,
     )
     return {
-        "files, cnclip embed, images/s": files_rate,
-        f"{uploads} uploads, batcher, images/s": common,
-        f"{uploads} uploads, batcher, ms": wait,
-        "batcher / cnclip embed": common / files_rate,
+        "one client, in process, ms": inside,
+        "one client, over HTTP, ms": outside,
+        "difference, ms": outside - inside,
     }
 
 
-class HttpServer:
-    """`cnclip serve` in a separate process."""
-
-    def __init__(self, model: str | Path, arguments: argparse.Namespace) -> None:
-        command = [sys.executable, "-m", "cnclip", "serve", str(model), "--port", "0"]
-        command += ["--device", arguments.device, "--precision", arguments.precision]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
-        assert self._process.stdout is not None
-        self._address = urlsplit(self._process.stdout.readline().strip()).netloc
-        self._local = threading.local()
-        while self._get("/readyz") != 200:
-            time.sleep(0.1)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.terminate()
-        self._process.wait()
-
-    def processor_seconds(self) -> float:
-        """Processor time of the server until now."""
-        times = psutil.Process(self._process.pid).cpu_times()
-        return float(times.user + times.system)
-
-    def _connection(self) -> http.client.HTTPConnection:
-        """This thread's connection, which stays open."""
-        if not hasattr(self._local, "connection"):
-            self._local.connection = http.client.HTTPConnection(self._address, timeout=60)
-        connection: http.client.HTTPConnection = self._local.connection
-        return connection
-
-    def _get(self, path: str) -> int:
-        self._connection().request("GET", path)
-        response = self._connection().getresponse()
-        response.read()
-        return response.status
-
-    def post(self, body: bytes, kind: str) -> bytes:
-        """The bytes of the embeddings of a request."""
-        headers = {"Content-Type": kind, "Accept": "application/octet-stream"}
-        self._connection().request("POST", "/v1/embeddings", body, headers)
-        response = self._connection().getresponse()
-        content = response.read()
-        assert response.status == 200, content
-        return content
-
-    def text(self, text: str) -> bytes:
-        """The embedding of a text."""
-        return self.post(json.dumps({"input": text}).encode(), "application/json")
+def compare_http_images(bench: Bench, server: Server) -> Figures:
+    files = bench.files()
+    what = f"{bench.uploads} clients, an image"
+    rate, figures = over_http(server, what, lambda: bench.image_rate(server.image))
+    return {"cnclip embed, per s": files, **figures, "uploads / cnclip embed": rate / files}
 
 
-def compare_http(
-    embedder: MultiModalEmbeddingPipeline,
-    server: HttpServer,
-    callers: int,
-    uploads: int,
-    seconds: float,
-) -> dict[str, float]:
-    def embed_batch() -> int:
-        return len(embedder.forward({"text": TEXTS[:32]})["text_embedding"])
-
-    batches = rate_of(embed_batch, seconds)
-    before, own = server.processor_seconds(), time.process_time()
-    rate, wait = rate_of_callers(lambda turn: server.text(TEXTS[turn % 64]), callers, seconds)
-    texts = rate * seconds
-    found = {
-        "batches of 32, texts/s": batches,
-        f"{callers} clients, texts/s": rate,
-        f"{callers} clients, ms": wait,
-        "server's processor ms per text": (server.processor_seconds() - before) * 1000 / texts,
-        "clients' processor ms per text": (time.process_time() - own) * 1000 / texts,
-        "clients / batches of 32": rate / batches,
-    }
-    alone, over_http = median_times(
-        [lambda: embedder.forward({"text": TEXTS[0]}), lambda: server.text(TEXTS[0])], seconds
-    )
-    found |= {
-        "one client, in process, ms": alone,
-        "one client, over HTTP, ms": over_http,
-        "difference, ms": over_http - alone,
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        write_files(Path(folder))
-        contents = [file.read_bytes() for file in sorted(Path(folder).iterdir())]
-
-        def embed_files() -> int:
-            return sum(len(vectors) for _, vectors in bulk.iter_embeddings(folder, embedder))
-
-        files_rate = rate_of(embed_files, seconds)
-    rate, wait = rate_of_callers(
-        lambda turn: server.post(contents[turn % FILES], "image/jpeg"), uploads, seconds
-    )
-    return found | {
-        "files, cnclip embed, images/s": files_rate,
-        f"{uploads} uploads over HTTP, images/s": rate,
-        f"{uploads} uploads over HTTP, ms": wait,
-        "uploads / cnclip embed": rate / files_rate,
-    }
+def compare_servers(bench: Bench, servers: dict[str, Server]) -> Figures:
+    """The rates of several servers, and ours divided by each."""
+    found: Figures = {}
+    for kind in ("texts", "images"):
+        rates = {}
+        for name, server in servers.items():
+            time.sleep(_REST)
+            if kind == "texts":
+                rates[name], wait, _ = bench.text_rate(server.text)
+            else:
+                rates[name], wait, _ = bench.image_rate(server.image)
+            found |= {f"{name}, {kind} per s": rates[name], f"{name}, {kind}, ms": wait}
+        for name, rate in rates.items():
+            found[f"{kind}: cnclip / {name}"] = rates["cnclip"] / rate
+    for name, server in servers.items():
+        (found[f"{name}, a text alone, ms"],) = median_times(
+            [partial(server.text, TEXTS[0])], bench.seconds / 2
+        )
+        found[f"{name}, resident MB"] = server.memory() / 1e6
+    return found
 
 
 @contextlib.contextmanager
@@ -278,7 +214,20 @@ def model_of(arguments: argparse.Namespace) -> Iterator[str | Path]:
             yield archive
 
 
-def main() -> None:
+def others_of(arguments: argparse.Namespace, folder: Path) -> dict[str, Server]:
+    """The servers of other software, with the weights of --random."""
+    source, model = folder / arguments.random, folder / "huggingface"
+    write_model_directory(arguments.random, source)
+    convert(source, model, to="huggingface")
+    servers: dict[str, Server] = {}
+    if arguments.infinity:
+        servers["infinity"] = InfinityServer(model, arguments.infinity)
+    if arguments.plain:
+        servers["plain"] = PlainServer(model, arguments.plain)
+    return servers
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="emoji-cn")
     parser.add_argument("--random", metavar="ARCHITECTURE", help="a model of a published size")
@@ -288,38 +237,52 @@ def main() -> None:
     parser.add_argument("--uploads", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--part", choices=PARTS, nargs="*")
+    parser.add_argument("--part", choices=PARTS, nargs="*", default=PARTS[:-1])
+    parser.add_argument("--infinity", metavar="PYTHON", help="an interpreter that has infinity")
+    parser.add_argument("--plain", metavar="PYTHON", help="an interpreter that has transformers")
     arguments = parser.parse_args()
-    wanted: tuple[str, ...] = tuple(arguments.part or PARTS)
+    if "servers" in arguments.part and not arguments.random:
+        parser.error("servers: requires --random")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
     with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model = stack.enter_context(model_of(arguments))
         embedder = pipeline(model=model, device=arguments.device, precision=arguments.precision)
         embedder.forward({"text": TEXTS, "img": make_images(8)})  # warm
-        parts = parts_of(embedder, stack.enter_context(Batcher(embedder)), arguments)
-        if "http" in wanted:
-            server = HttpServer(model, arguments)
+        (folder / "files").mkdir()
+        bench = Bench(embedder, arguments, folder / "files")
+        batcher = stack.enter_context(Batcher(embedder))
+        parts: dict[str, Callable[[], Figures]] = {
+            "texts": partial(compare_texts, bench, batcher),
+            "latency": partial(compare_latency, bench, batcher),
+            "images": partial(compare_images, bench, batcher),
+        }
+        if {*HTTP, "servers"} & set(arguments.part):
+            server = CnclipServer(model, arguments.device, arguments.precision)
             stack.callback(server.close)
-            callers, uploads = arguments.callers, arguments.uploads
-            seconds = arguments.seconds
-            parts["http"] = lambda: compare_http(embedder, server, callers, uploads, seconds)
-        for name in wanted:
-            rounds = [parts[name]() for _ in range(arguments.rounds)]
-            for row in rounds[0]:
-                values = [one[row] for one in rounds]
-                spread = f"{min(values):.2f} to {max(values):.2f}"
-                print(f"{row:36} {statistics.median(values):9.2f}   {spread}", flush=True)
+            parts["http-texts"] = partial(compare_http_texts, bench, server)
+            parts["http-latency"] = partial(compare_http_latency, bench, server)
+            parts["http-images"] = partial(compare_http_images, bench, server)
+            if "servers" in arguments.part:
+                servers = {"cnclip": server, **others_of(arguments, folder)}
+                for other in servers.values():
+                    stack.callback(other.close)
+                    other.text(TEXTS[0])
+                    other.image(bench.contents[0])
+                parts["servers"] = partial(compare_servers, bench, servers)
+        for name in arguments.part:
+            print_medians([parts[name]() for _ in range(arguments.rounds)])
 
 
-def parts_of(
-    embedder: MultiModalEmbeddingPipeline, batcher: Batcher, arguments: argparse.Namespace
-) -> dict[str, Callable[[], dict[str, float]]]:
-    """The measurements in this process, by name."""
-    seconds = arguments.seconds
-    return {
-        "texts": lambda: compare_texts(embedder, batcher, arguments.callers, seconds),
-        "latency": lambda: compare_latency(embedder, batcher, seconds),
-        "images": lambda: compare_images(embedder, batcher, arguments.uploads, seconds),
-    }
+def print_medians(rounds: list[Figures]) -> None:
+    for row in rounds[0]:
+        values = [one[row] for one in rounds]
+        spread = f"{min(values):.2f} to {max(values):.2f}"
+        print(f"{row:42} {statistics.median(values):9.2f}   {spread}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cnclip")
 
 _WAITING = 512
+# Longer than the 60 seconds for which nginx keeps a connection: it must not find a closed one.
+_KEEP_ALIVE = 75
 _PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "httpx", "orjson")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -116,6 +118,7 @@ def serve(
         lifespan="on",
         ws="none",
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(served.options.drain_timeout),
         **settings,
     )
