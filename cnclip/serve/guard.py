@@ -38,6 +38,8 @@ _HEADERS = (
 )
 # What needs no key: the application's files, health, and the description. All else does.
 _OPEN = re.compile(r"/|/(zh|en)/?|/static/[\w.-]+|/docs|/openapi\.json|/livez|/readyz|/ping")
+_PORT = re.compile(r":\d*$")
+_LOCAL = {"localhost", "127.0.0.1", "::1"}
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -105,8 +107,8 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         host = _header(scope, b"host")
-        name = re.sub(r":\d*$", "", host.strip()).strip("[]").lower()
-        if name not in self._hosts and (self._hosts or self._local) and not is_local(host):
+        is_known = not (self._hosts or self._local) or is_local(host) or _name(host) in self._hosts
+        if not is_known:
             raise Fault(403, "unknown host name: see --allow-host", "unknown_host")
         is_foreign = _header(scope, b"sec-fetch-site") == "cross-site"
         if is_foreign and _header(scope, b"sec-fetch-mode") != "navigate":
@@ -232,8 +234,8 @@ class _Answer:
 
 def is_local(host: str) -> bool:
     """Whether a Host header is a loopback name or address."""
-    name = re.sub(r":\d*$", "", host.strip()).strip("[]").lower()
-    if name == "localhost" or name.endswith(".localhost"):
+    name = _name(host)
+    if name in _LOCAL or name.endswith(".localhost"):
         return True
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -241,9 +243,16 @@ def is_local(host: str) -> bool:
         return False
 
 
+def _name(host: str) -> str:
+    """The name of a Host header, without its port."""
+    return _PORT.sub("", host.strip()).strip("[]").lower()
+
+
 def _header(scope: Scope, name: bytes) -> str:
-    values = (value for key, value in scope["headers"] if key == name)
-    return bytes(next(values, b"")).decode("latin-1")
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value).decode("latin-1")
+    return ""
 
 
 def _request_id(scope: Scope) -> str:

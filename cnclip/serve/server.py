@@ -153,7 +153,8 @@ def serve(
                 self.force_exit = self.should_exit = True
             return await super().on_tick(counter)
 
-    asyncio.run(Server(config).serve([listener]))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(Server(config).serve([listener]))
     served.close()
     if served.failure is not None:
         raise served.failure
@@ -161,6 +162,15 @@ def serve(
         raise KeyboardInterrupt
     if ended_by:
         sys.exit(128 + ended_by[0])
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where it is installed, which is faster; else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def tls_settings(certificate: str | None, key: str | None) -> Mapping[str, Any]:
