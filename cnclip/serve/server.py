@@ -165,7 +165,7 @@ def serve(
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where it is installed, which is faster; else asyncio's."""
+    """The event loop of uvloop where it is installed, which is faster; else asyncio's."""
     try:
         import uvloop
     except ImportError:
