@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.browser import CHROMIUM, DESKTOP, Server
+from tests.support.browser import CHROMIUM, DESKTOP, Server, wait_for_new_answer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -53,7 +53,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         page.set_default_timeout(TIMEOUT_MS)
         page.on("console", lambda line: console.append(line.text))
         page.goto(url)
-        page.locator("#found article").first.wait_for()
+        wait_for_new_answer(page, 0)
         return page
 
     yield open_one

@@ -16,6 +16,7 @@ from tests.support.browser import (
     DESKTOP,
     PHONE,
     captions,
+    count_requests,
     fits,
     move,
     save_screenshot,
@@ -24,6 +25,7 @@ from tests.support.browser import (
     skip_without_browser,
     upload,
     wait_for_answer,
+    wait_for_new_answer,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ def test_typed_cat_finds_cats_first(gallery: str, open_page: Open) -> None:
     search(page, "猫")
     assert captions(page)[0] == "猫"
     assert all("猫" in caption for caption in captions(page)[:3])
-    assert scores(page) == sorted(scores(page), reverse=True)
+    shown = scores(page)
+    assert shown == sorted(shown, reverse=True)
     shares = re.findall(r"([\d.]+)%", page.inner_text("#found"))
     assert sum(map(float, shares[:12])) == pytest.approx(100, abs=1)
     save_screenshot(page, "cats")
@@ -87,7 +90,7 @@ def test_text_and_image_together_and_their_weight(gallery: str, open_page: Open)
     page.press("#weight", "End")  # the text alone
     assert page.inner_text("output[for=weight]") == "1"
     wait_for_answer(page, lambda: page.click("button#search"))
-    assert captions(page)[0] == "汽车" and captions(page) != both
+    assert captions(page)[0] == "汽车" and captions(page)[:12] != both[:12]
     page.press("#weight", "Home")
     wait_for_answer(page, lambda: page.click("button#search"))
     assert captions(page)[0] == "猫"
@@ -128,7 +131,20 @@ def test_further_results_come_by_scrolling(gallery: str, open_page: Open) -> Non
             f"() => document.querySelectorAll('#found article').length >= {number}"
         )
     assert captions(page)[: len(first)] == first
-    assert scores(page) == sorted(scores(page), reverse=True)
+    shown = scores(page)
+    assert shown == sorted(shown, reverse=True)
+
+
+def test_a_tall_window_is_filled_without_scrolling(gallery: str, open_page: Open) -> None:
+    page = open_page(gallery, size={"width": 1280, "height": 3000})
+    move(page, "#count", 4)  # one row
+    search(page, "猫")
+    page.wait_for_function(
+        """() => { const { bottom } = document.querySelector('#found').getBoundingClientRect();
+                   return bottom > innerHeight; }"""
+    )
+    shown = captions(page)
+    assert len(shown) % 4 == 0 and len(set(shown)) == len(shown)
 
 
 def test_address_and_way_back(gallery: str, open_page: Open) -> None:
@@ -147,8 +163,8 @@ def test_address_and_way_back(gallery: str, open_page: Open) -> None:
     # The page in the other language shows the same query.
     other.click("#other")
     other.wait_for_url("**/en/*")
-    other.locator("#found article em").first.wait_for()
-    assert captions(other)[:3] == cars
+    wait_for_new_answer(other, 0)
+    assert captions(other)[:3] == cars and other.input_value("#query") == "汽车"
 
 
 def test_more_like_a_result_and_its_path(gallery: str, open_page: Open) -> None:
@@ -156,7 +172,7 @@ def test_more_like_a_result_and_its_path(gallery: str, open_page: Open) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     search(page, "猫")
     page.locator(".copy").first.click()
-    page.wait_for_function(f"() => document.querySelector('#status').innerText === '{ZH.copied}'")
+    page.locator("#status", has_text=ZH.copied).wait_for()
     assert page.evaluate("navigator.clipboard.readText()").endswith(CAT.name)
     wait_for_answer(page, lambda: page.locator(".like").first.click())
     assert "猫" not in captions(page) and ZH.similar in page.inner_text("#note")
@@ -190,12 +206,43 @@ def test_images_are_dropped_and_pasted(gallery: str, open_page: Open) -> None:
 # Requests without a full answer
 
 
+def test_a_new_query_while_an_answer_is_read(gallery: str, open_page: Open) -> None:
+    page = open_page(gallery)
+    # The time between the headers of an answer and its content, on a slow network.
+    page.evaluate(
+        """() => {
+          const json = Response.prototype.json;
+          Response.prototype.json = async function () {
+            await new Promise((resolve) => setTimeout(resolve, 300));
+            return json.call(this);
+          };
+        }"""
+    )
+
+    def ask(text: str) -> None:
+        page.fill("#query", text)
+        with page.expect_response("**/v1/search"):
+            page.press("#query", "Enter")
+
+    ask("猫")
+    search(page, "汽车")
+    assert captions(page)[0] == "汽车" and page.locator("#note .warning").count() == 0
+    ask("猫")
+    wait_for_answer(page, lambda: page.go_back())
+    assert captions(page)[0] == "汽车" and page.locator("#note .warning").count() == 0
+    ask("猫")
+    search(page, " ")
+    page.wait_for_timeout(600)
+    assert page.inner_text("#note .warning") == ZH.nothing_asked and captions(page) == []
+    assert page.locator("[aria-busy]").count() == 0
+
+
 def test_cut_text_is_shown_with_its_end(gallery: str, open_page: Open) -> None:
     page = open_page(gallery)
     search(page, "猫" * 49 + "狗狼鱼")  # 52 characters, 54 ids
     assert "54" in page.inner_text("#note .cut") and "52" in page.inner_text("#note .cut")
     assert "猫狗」" in page.inner_text("#note .cut")
-    assert len(captions(page)) == 12
+    assert "猫" in captions(page)
     save_screenshot(page, "cut")
     search(page, "猫" * 50)
     assert page.locator("#note .cut").count() == 0
@@ -209,7 +256,7 @@ def test_more_than_75_words_are_refused(gallery: str, open_page: Open) -> None:
     save_screenshot(page, "too-many-words")
     search(page, "猫" * 75)
     assert page.locator("#note .warning").count() == 0
-    assert len(captions(page)) == 12
+    assert "猫" in captions(page)
 
 
 def test_an_empty_query_is_refused(gallery: str, open_page: Open) -> None:
@@ -272,9 +319,11 @@ def test_language_is_that_of_the_browser(
     assert page.get_attribute("html", "lang") == words.tag
     assert words.upload_how in page.inner_text("#image")
     assert page.get_attribute("#query", "placeholder") == words.query_example
+    other = EN if words is ZH else ZH
     page.click("header a")
-    page.locator("#found article").first.wait_for()
-    assert page.inner_text("h1") == (EN if words is ZH else ZH).title
+    page.wait_for_url(f"**/{'en' if other is EN else 'zh'}/")
+    wait_for_new_answer(page, 0)
+    assert page.inner_text("h1") == other.title
 
 
 @pytest.mark.parametrize("locale", ["zh-CN", "en-US"])
@@ -289,10 +338,10 @@ def test_looks(
     save_screenshot(page, f"{shot}-opened")
     search(page, "生日蛋糕")
     assert fits(page)
-    columns = {
-        box["x"] for tile in page.locator("#found article").all() if (box := tile.bounding_box())
-    }
-    assert len(columns) == (2 if size is PHONE else 4)
+    columns = page.evaluate(
+        "[...document.querySelectorAll('#found article')].map(one => one.getBoundingClientRect().x)"
+    )
+    assert len(set(columns)) == (2 if size is PHONE else 4)
     save_screenshot(page, f"{shot}-found")
     page.click("#options summary")
     search(page, "strawberry" * 9 + "猫" * 60)  # one long word
@@ -309,13 +358,13 @@ def test_two_windows_at_once(gallery: str, open_page: Open) -> None:
     pages = [open_page(gallery), open_page(gallery, locale="en-US")]
     texts = ["猫", "生日蛋糕"]
     for _ in range(3):
+        before = [count_requests(page) for page in pages]
         for page, text in zip(pages, texts, strict=True):
             page.fill("#query", text)
             page.press("#query", "Enter")
-        for page, text in zip(pages, texts, strict=True):
-            page.wait_for_function(
-                f"() => document.querySelector('.tiles b').innerText === '{text}'"
-            )
+        for page, text, number in zip(pages, texts, before, strict=True):
+            wait_for_new_answer(page, number)
+            assert captions(page)[0] == text
         pages.reverse()
 
 

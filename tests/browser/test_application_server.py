@@ -27,6 +27,7 @@ from tests.support.browser import (
     skip_without_browser,
     upload,
     wait_for_answer,
+    wait_for_new_answer,
 )
 
 if TYPE_CHECKING:
@@ -152,14 +153,15 @@ def test_under_a_path_of_a_proxy_with_a_key(
         page = context.new_page()
         page.goto(f"{server.url}/find/zh/")
         page.fill("#key", "wrong")
-        page.press("#key", "Enter")
-        page.wait_for_function("() => document.querySelector('#key-dialog').open")
+        with page.expect_response(lambda response: response.status == 401):
+            page.press("#key", "Enter")
+        page.locator("#key-dialog[open]").wait_for()
         page.fill("#key", "secret")
         page.press("#key", "Enter")
-        page.locator("#found article img").first.wait_for()
+        wait_for_new_answer(page, 0)
         search(page, "猫")
         assert captions(page)[0] == "猫"
-        page.wait_for_function("() => document.querySelector('#found img').naturalWidth > 0")
+        page.wait_for_function("() => document.querySelector('#found img')?.naturalWidth > 0")
     finally:
         context.close()
         server.stop()
@@ -172,9 +174,9 @@ def test_the_page_is_there_before_the_model(browser: Browser) -> None:
     try:
         page = context.new_page()
         page.goto(server.url, wait_until="commit")
-        page.locator("h1").wait_for()
-        assert page.inner_text("h1") == EN.title
-        page.locator("#found article").first.wait_for()
+        page.locator("h1", has_text=EN.title).wait_for()
+        wait_for_new_answer(page, 0)
+        assert captions(page)
     finally:
         context.close()
         server.stop()

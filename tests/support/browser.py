@@ -109,6 +109,10 @@ def skip_without_browser() -> None:
         pytest.skip("there is no Chromium", allow_module_level=True)
 
 
+# Scrolling loads further results, and so does a tall window: the page has at least the first
+# results, and may have more at the next call.
+
+
 def captions(page: Page) -> list[str]:
     return page.locator("#found article b").all_inner_texts()
 
@@ -117,17 +121,37 @@ def scores(page: Page) -> list[float]:
     return [float(text) for text in page.locator("#found article em").all_inner_texts()]
 
 
+def count_requests(page: Page) -> int:
+    """Count the requests that the page's two tabs have begun."""
+    return int(
+        page.evaluate(
+            "[...document.querySelectorAll('[data-request]')]"
+            ".reduce((sum, place) => sum + Number(place.dataset.request), 0)"
+        )
+    )
+
+
+def wait_for_new_answer(page: Page, before: int) -> None:
+    """Wait until there are more than `before` requests, and each one's answer is on the page.
+
+    The page marks a place whose answer is drawn. The response on the network is earlier.
+    """
+    page.wait_for_function(
+        """before => {
+          const places = [...document.querySelectorAll('[data-request]')];
+          const number = places.reduce((sum, place) => sum + Number(place.dataset.request), 0);
+          return number > before
+            && places.every(({ dataset }) => dataset.answered === dataset.request);
+        }""",
+        arg=before,
+    )
+
+
 def wait_for_answer(page: Page, act: Callable[[], Any]) -> None:
     """Call a function that sends a request, and wait until its answer is on the page."""
-    page.evaluate(
-        "document.querySelectorAll('#note p, #label-note p, #bars li, .tiles')"
-        ".forEach(part => part.dataset.old = 1)"
-    )
+    before = count_requests(page)
     act()
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('#note p, #label-note p, #bars li, .tiles')]"
-        ".some(part => !part.dataset.old) && !document.querySelector('[aria-busy]')"
-    )
+    wait_for_new_answer(page, before)
 
 
 def search(page: Page, text: str) -> None:

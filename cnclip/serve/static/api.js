@@ -23,9 +23,8 @@ export async function call(path, options = {}, { signal, opening } = {}) {
     const key = sessionStorage.getItem(KEY);
     if (key) headers.Authorization = `Bearer ${key}`;
     const response = await fetch(urlOf(path), { ...options, headers, signal });
-    const content = await response.json().catch(() => null);
-    if (response.ok) return content;
-    const error = new ApiError(response.status, content?.error);
+    if (response.ok) return response.json();
+    const error = new ApiError(response.status, (await contentOf(response, signal))?.error);
     if (error.code === "opening") {
       opening?.();
       await new Promise((resolve) => setTimeout(resolve, WAIT_MS));
@@ -34,6 +33,16 @@ export async function call(path, options = {}, { signal, opening } = {}) {
     } else {
       throw error;
     }
+  }
+}
+
+// The content of an answer that reports an error. A proxy's own answers are not JSON.
+async function contentOf(response, signal) {
+  try {
+    return await response.json();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    return null;
   }
 }
 

@@ -1,7 +1,7 @@
 // The probabilities of labels for an image.
 
-import { imageUrl, post } from "./api.js";
-import { beginning, byId, element, ending, percent, reasonOf, say, show, tooLong } from "./page.js";
+import { ApiError, imageUrl, post } from "./api.js";
+import { begin, beginning, byId, element, ending, finish, percent, reasonOf, say, show, tooLong } from "./page.js";
 import { ImageField } from "./upload.js";
 
 const MAX_LABELS = 100;
@@ -25,31 +25,50 @@ export class Labels {
   async #example() {
     const { name, examples } = this.#collection;
     const query = new URLSearchParams({ collection: name, id: examples.image });
-    const response = await fetch(await imageUrl(`v1/thumbnail?${query}`));
-    this.#image.set(new File([await response.blob()], "example.webp", { type: "image/webp" }));
-    byId("labels").value = examples.labels.join("\n");
+    const number = this.#begin();
+    try {
+      const response = await fetch(await imageUrl(`v1/thumbnail?${query}`));
+      if (!response.ok) throw new ApiError(response.status, null);
+      const image = new File([await response.blob()], "example.webp", { type: "image/webp" });
+      if (number !== this.#number) return;
+      this.#image.set(image);
+      byId("labels").value = examples.labels.join("\n");
+    } catch (error) {
+      if (number === this.#number) this.#fail(reasonOf(error));
+      return;
+    }
     await this.#compute();
   }
 
   async #compute() {
     const given = byId("labels").value.split(BETWEEN).map((one) => one.trim()).filter(Boolean);
-    const labels = [...new Set(given)], number = ++this.#number;
+    const labels = [...new Set(given)], number = this.#begin();
     const problem = this.#problem(labels);
     if (problem) {
-      show(byId("label-note"), [{ text: problem, kind: "warning" }]);
-      byId("bars").replaceChildren();
+      this.#fail(problem);
       return;
     }
     try {
       const answer = await post("v1/classify", { labels }, this.#image.file);
       if (number !== this.#number) return;
       this.#draw(answer.labels, labels.length < given.length);
+      finish(byId("shares"));
     } catch (error) {
       if (number !== this.#number) return;
-      show(byId("label-note"), [{ text: reasonOf(error), kind: "warning" }]);
-      byId("bars").replaceChildren();
+      this.#fail(reasonOf(error));
     }
     if (innerWidth < 768) byId("shares").scrollIntoView();
+  }
+
+  #begin() {
+    begin(byId("shares"));
+    return ++this.#number;
+  }
+
+  #fail(reason) {
+    show(byId("label-note"), [{ text: reason, kind: "warning" }]);
+    byId("bars").replaceChildren();
+    finish(byId("shares"));
   }
 
   #problem(labels) {

@@ -46,6 +46,18 @@ export function show(place, notes) {
   }));
 }
 
+// A place of answers is busy from its newest request until the answer is on the page. Then its
+// data-answered equals its data-request, which counts the requests.
+export function begin(place) {
+  place.dataset.request = Number(place.dataset.request ?? 0) + 1;
+  place.setAttribute("aria-busy", "true");
+}
+
+export function finish(place) {
+  place.dataset.answered = place.dataset.request;
+  place.removeAttribute("aria-busy");
+}
+
 // The reason of an error for people.
 export function reasonOf(error) {
   if (error.code === "invalid_item" && /^(image|labels)/.test(error.param ?? "image")) {

@@ -1,12 +1,12 @@
 // The search: a query of text, image or both, or a result to find similar ones; pages of results.
 
 import { call, post } from "./api.js";
-import { byId, element, ending, reasonOf, say, show, tooLong } from "./page.js";
+import { begin, byId, element, ending, finish, reasonOf, say, show, tooLong } from "./page.js";
 import { tile } from "./tiles.js";
 import { ImageField } from "./upload.js";
 
 export class Search {
-  #image; #collections = []; #state = null; #aborter = null; #results = []; #busy = false;
+  #image; #collections = []; #state = null; #aborter = null; #results = []; #busy = false; #observer;
 
   constructor() {
     this.#image = new ImageField(byId("image"), "image");
@@ -24,9 +24,9 @@ export class Search {
       });
     }
     byId("more").addEventListener("click", () => this.#load());
-    new IntersectionObserver((entries) => {
+    this.#observer = new IntersectionObserver((entries) => {
       if (entries.some((entry) => entry.isIntersecting)) this.#load();
-    }, { rootMargin: "400px" }).observe(byId("more"));
+    }, { rootMargin: "400px" });
     this.#selector.addEventListener("change", () => { this.#image.set(null); this.start({ collection: this.#selector.value }); });
   }
 
@@ -68,8 +68,10 @@ export class Search {
     const problem = !text && !image ? say("nothing_asked") : tooLong(text);
     if (problem) {
       this.#cancel();
+      begin(byId("results"));
       show(byId("note"), [{ text: problem, kind: "warning" }]);
       byId("found").replaceChildren();
+      finish(byId("results"));
     } else if (image) { // an image is not part of an address
       this.#run({ text: text || null, like: null, image });
     } else {
@@ -97,7 +99,7 @@ export class Search {
     const settings = { collection: this.#selector.value, k: Number(byId("count").value),
                        weight: query?.text && query.image ? Number(byId("weight").value) : undefined };
     this.#state = { query, settings };
-    byId("results").setAttribute("aria-busy", "true");
+    begin(byId("results"));
     this.#load();
   }
 
@@ -110,18 +112,24 @@ export class Search {
       const answer = query === null
         ? await call(`v1/sample?${new URLSearchParams({ collection: settings.collection, count: settings.k })}`, {}, { signal })
         : await post("v1/search", { ...settings, text: query.text, like: query.like, offset: this.#results.length }, query.image, { signal });
+      if (signal.aborted) return; // by a newer query, which has the page now
       this.#results.push(...answer.results);
       this.#draw(answer, first);
     } catch (error) {
-      if (error.name === "AbortError") return;
+      if (signal.aborted) return;
       show(byId("note"), [{ text: reasonOf(error), kind: "warning" }]);
       if (first) byId("found").replaceChildren();
       byId("more").hidden = true;
       this.#state = null;
     }
     this.#busy = false;
-    byId("results").removeAttribute("aria-busy");
-    if (first && innerWidth < 768 && query !== null) byId("results").scrollIntoView();
+    if (first) {
+      finish(byId("results"));
+      if (innerWidth < 768 && query !== null) byId("results").scrollIntoView();
+    }
+    // Observed again, the end of the page is reported even if it is still in view.
+    this.#observer.unobserve(byId("more"));
+    this.#observer.observe(byId("more"));
   }
 
   #draw(answer, first) {

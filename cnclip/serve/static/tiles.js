@@ -45,5 +45,6 @@ async function enlarge(result) {
   const image = dialog.querySelector("img");
   image.alt = dialog.querySelector("p").textContent = result.caption;
   image.src = await imageUrl(`${result.thumbnail}&size=1024`);
+  await image.decode().catch(() => {}); // until then, it would show the previous image
   dialog.showModal();
 }
