@@ -7,8 +7,12 @@ errors. `application.py` puts the parts together, `server.py` runs them. `static
 application in the browser; it uses the API only.
 """
 
-from .batching import Batcher, BatchOptions, Counters, Embedded, Tally
-from .collections import Searchable, open_folder, open_gallery, open_indexes
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .batching import Batcher, BatchOptions, Counters, Embedded, Tally
+    from .collections import Searchable, open_folder, open_gallery, open_indexes
 
 __all__ = [
     "BatchOptions",
@@ -21,3 +25,16 @@ __all__ = [
     "open_gallery",
     "open_indexes",
 ]
+
+_MODULES = {
+    "batching": ("BatchOptions", "Batcher", "Counters", "Embedded", "Tally"),
+    "collections": ("Searchable", "open_folder", "open_gallery", "open_indexes"),
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a module on the first use of its names: the options of a command need none of them."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_PLACES[name]}", __name__), name)

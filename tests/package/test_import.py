@@ -50,6 +50,19 @@ def test_importing_leaves_torch_alone(run_python: Run) -> None:
     assert done.stdout.splitlines() == ["[]"] * len(statements), done.stderr
 
 
+def test_commands_import_the_server_only_to_serve(run_python: Run) -> None:
+    code = (
+        "import contextlib, io, sys\nfrom cnclip.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main([sys.argv[1], '--help'])\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('cnclip.serve')))\n"
+    )
+    assert run_python(code, "demo").stdout.split() == ["cnclip.serve", "cnclip.serve.options"]
+    assert run_python(code, "embed").stdout.split() == []
+    names = "from cnclip.serve import *\nprint(Batcher.__name__, open_gallery.__name__)"
+    assert run_python(names).stdout.split() == ["Batcher", "open_gallery"]
+
+
 def test_opening_and_embedding_leave_torch_alone(
     run_python: Run,
     archive: Path,
