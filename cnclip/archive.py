@@ -7,6 +7,7 @@ archives whose origin you trust. This module needs no torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -150,6 +151,20 @@ def check_archive(path: Path) -> None:
     if damaged is not None:
         part = printable(damaged.partition("/")[2])
         raise ArchiveError(f"damaged: {part} is not what was written", file=path)
+
+
+def content_digest(path: Path) -> str:
+    """A digest of an archive's content: of the name, size and checksum of each part.
+
+    Raises:
+        ArchiveError: the file is not an archive, or cannot be read.
+    """
+    digest = hashlib.sha256()
+    with _opened(path) as file:
+        for entry in file.infolist():
+            # TorchScript takes a part's folder from the name that the archive was written with.
+            digest.update(f"{entry.filename}\0{entry.file_size}\0{entry.CRC}\n".encode())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -64,18 +64,21 @@ def cached_archive(name: str, digest: str, write: Callable[[Path], None]) -> Pat
         digest: The digest of the checkpoint's content.
         write: Writes the archive to a path.
     """
-    # Short, and only characters that every file system and libtorch accept.
-    safe_name = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:80]
-    file_name = f"{safe_name}-{digest[:32]}-v{FORMAT_VERSION}{SUFFIX}"
+    archive_name = f"{file_name(name)}-{digest[:32]}-v{FORMAT_VERSION}{SUFFIX}"
     try:
-        archive = private_directory("archives") / file_name
+        archive = private_directory("archives") / archive_name
         if not _is_intact(archive):
             with replaced_atomically(archive, mode=0o600) as temporary:
                 write(temporary)
     except OSError as error:
-        archive = file_without_cache(file_name, error)
+        archive = file_without_cache(archive_name, error)
         write(archive)
     return archive
+
+
+def file_name(name: str) -> str:
+    """A name in a short form, of characters that every file system and libtorch accept."""
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:80]
 
 
 def file_without_cache(name: str, error: OSError) -> Path:

@@ -14,6 +14,7 @@ from ..archive import is_archive
 from ..checkpoints.files import read_onnx_description
 from ..environment import describe_environment
 from ..models import find_model, open_archive, read_known_archive
+from ..prepared import prepared_files
 
 SUMMARY = "print the metadata of an archive, checkpoint or ONNX folder, or the environment"
 
@@ -53,6 +54,7 @@ def _archive_fields(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return info.metadata, {
         "archive": str(info.path),
         "bytes": info.path.stat().st_size,
+        "prepared": [str(file) for file in prepared_files(info)],
         **info.metadata,
     }
 

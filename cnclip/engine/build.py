@@ -21,6 +21,7 @@ CUDA = "engine/torch/cuda"
 COMPILED = (
     "engine/torch/torch_engine.cpp",
     "engine/torch/torch_ops.cpp",
+    "engine/torch/torch_prepared.cpp",
     f"{CUDA}/cuda_compiler.cpp",
     f"{CUDA}/cuda_hopper.cpp",
     f"{CUDA}/cuda_kernels.cpp",

@@ -17,6 +17,7 @@ from .._cores import is_number_fixed, model_threads
 from ..engine import cuda_count, open_engine
 from ..errors import DeviceError, InputTypeError, InvalidInputError
 from ..models import open_archive
+from ..prepared import open_prepared
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..utils.constant import Tasks
 from .embedding import MultiModalEmbeddingPipeline
@@ -114,18 +115,27 @@ def pipeline(
     engine = open_engine()  # before converting, which needs torch as well
     info = open_archive(model, model_revision, local_files_only=local_files_only)
     preprocessor = CLIPPreprocessor(info, num_threads)
-    encoder = _core.Encoder(
-        engine,
-        info.path,
-        preprocessor.tokenizer,
-        info.embed_dim,
-        info.context_length,
-        device=where,
-        precision=precision,
-        num_threads=int(num_threads or model_threads()),
-        image_processor=preprocessor.image_processor,
-        spares_busy_cores=num_threads is None and not is_number_fixed(),
-    )
+
+    def open_file(path: Path, is_prepared: bool) -> _core.Encoder:
+        return _core.Encoder(
+            engine,
+            path,
+            preprocessor.tokenizer,
+            info.embed_dim,
+            info.context_length,
+            device=where,
+            precision=precision,
+            num_threads=int(num_threads or model_threads()),
+            image_processor=preprocessor.image_processor,
+            spares_busy_cores=num_threads is None and not is_number_fixed(),
+            is_prepared=is_prepared,
+        )
+
+    if where == "cpu":
+        isa = preprocessor.image_processor.isa
+        encoder = open_prepared(info, engine, isa, precision, open_file)
+    else:
+        encoder = open_file(info.path, False)
     opened = EmbeddingModel(info, encoder, where, precision, return_tensors)
     return MultiModalEmbeddingPipeline(opened, preprocessor)
 

@@ -21,7 +21,7 @@ extern "C" {
 
 /* The version of everything that this header declares or includes. Raise it with each change: an
  * engine of another version is refused. */
-enum { CNCLIP_ENGINE_API = 3 };
+enum { CNCLIP_ENGINE_API = 4 };
 
 /* What the core lends to an engine: functions of the headers above, under the names they have
  * there without the prefix cnclip_. Static memory. */
@@ -49,6 +49,7 @@ typedef struct cnclip_model cnclip_model; /* the engine's; opaque */
 
 typedef struct {
   const char *path;               /* of the archive: UTF-8, or the file system's bytes */
+  bool is_prepared;               /* it is a file of save_prepared; the device is "cpu" */
   const char *device;             /* "cpu", "cuda:0" */
   int num_threads;                /* for this model's runs; 0: the engine's default */
   bool spares_busy_cores;         /* on a CPU, fewer where cores_free returns fewer */
@@ -78,15 +79,22 @@ typedef struct {
   int (*device_count)(const char *type);
 
   /* Loads the archive onto the device and checks that it has the two towers. New object in
-   * *ret_model, freed with `free`; NULL after an error.
+   * *ret_model, freed with `free`; NULL after an error. A prepared model's weights are the file's
+   * memory, mapped read-only until `free`, which processes share.
    * CNCLIP_ERROR_ARCHIVE: unreadable, truncated, of another kind, or without a tower.
    * CNCLIP_ERROR_DEVICE: no such device. CNCLIP_ERROR_FORKED. */
   cnclip_status (*load)(const cnclip_model_options *options, cnclip_model **ret_model,
                         cnclip_error *error);
 
-  /* Brings the weights into the form that runs in `precision` need. Called once per model.
-   * CNCLIP_ERROR_MODEL. */
+  /* Brings the weights into the form that runs in `precision` need. Called once per model, unless
+   * it was loaded prepared. CNCLIP_ERROR_MODEL. */
   cnclip_status (*prepare)(cnclip_model *model, const char *precision, cnclip_error *error);
+
+  /* Writes a model that is prepared for a CPU to a file, which is created or overwritten. `load`
+   * reads it on processors of the same instruction set, and checks only that it stays inside the
+   * file: the caller sees to it that the file is intact. Thread-safe.
+   * CNCLIP_ERROR_MODEL: it cannot be written, or the model is of another device. */
+  cnclip_status (*save_prepared)(const cnclip_model *model, const char *path, cnclip_error *error);
 
   /* embeddings: the caller's memory for float32 [count, width], filled with rows of unit length.
    * Thread-safe: threads may run one model at once.

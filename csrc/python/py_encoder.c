@@ -12,22 +12,23 @@ typedef struct {
   PyObject *image_processor; /* borrowed; NULL: none */
   const char *device, *precision;
   Py_ssize_t embedding_width, context_length;
-  int num_threads, spares_busy_cores;
+  int num_threads, spares_busy_cores, is_prepared;
 } encoder_arguments;
 
 static bool parse_arguments(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
                             encoder_arguments *parsed) {
   static char *names[] = {
-      "engine", "path",      "tokenizer",   "embedding_width", "context_length",
-      "device", "precision", "num_threads", "image_processor", "spares_busy_cores",
-      NULL};
+      "engine",      "path",      "tokenizer",   "embedding_width", "context_length",
+      "device",      "precision", "num_threads", "image_processor", "spares_busy_cores",
+      "is_prepared", NULL};
   PyObject *image_processor = Py_None;
   *parsed = (encoder_arguments){.device = "cpu", .precision = "fp32"};
   if (!PyArg_ParseTupleAndKeywords(
-          arguments, keywords, "O!O&O!nn|ssiOp:Encoder", names, state->engine_type, &parsed->engine,
-          PyUnicode_FSConverter, &parsed->path, state->tokenizer_type, &parsed->tokenizer,
-          &parsed->embedding_width, &parsed->context_length, &parsed->device, &parsed->precision,
-          &parsed->num_threads, &image_processor, &parsed->spares_busy_cores)) {
+          arguments, keywords, "O!O&O!nn|ssiOpp:Encoder", names, state->engine_type,
+          &parsed->engine, PyUnicode_FSConverter, &parsed->path, state->tokenizer_type,
+          &parsed->tokenizer, &parsed->embedding_width, &parsed->context_length, &parsed->device,
+          &parsed->precision, &parsed->num_threads, &image_processor, &parsed->spares_busy_cores,
+          &parsed->is_prepared)) {
     return false;
   }
   if (image_processor != Py_None) {
@@ -55,6 +56,7 @@ static cnclip_status open_model(const cnclip_engine *engine, const encoder_argum
                                 cnclip_model **ret_model, cnclip_error *error) {
   cnclip_model_options options = {
       .path = PyBytes_AS_STRING(parsed->path),
+      .is_prepared = parsed->is_prepared != 0,
       .device = parsed->device,
       .num_threads = parsed->num_threads,
       .spares_busy_cores = parsed->spares_busy_cores != 0,
@@ -65,12 +67,19 @@ static cnclip_status open_model(const cnclip_engine *engine, const encoder_argum
   }
   const bool is_cpu = strncmp(parsed->device, "cpu", 3) == 0;
   cnclip_model *model = NULL;
-  cnclip_status status = cnclip_isa_choose(&options.isa, error);
+  cnclip_status status = CNCLIP_OK;
+  if (options.is_prepared && !is_cpu) {
+    status = cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT,
+                              "is_prepared: expected the device cpu, got %s", parsed->device);
+  }
+  if (status == CNCLIP_OK) status = cnclip_isa_choose(&options.isa, error);
   if (status == CNCLIP_OK) {
     status = cnclip_precision_check(parsed->precision, is_cpu, options.isa, error);
   }
   if (status == CNCLIP_OK) status = engine->load(&options, &model, error);
-  if (status == CNCLIP_OK) status = engine->prepare(model, parsed->precision, error);
+  if (status == CNCLIP_OK && !options.is_prepared) {
+    status = engine->prepare(model, parsed->precision, error);
+  }
   if (status != CNCLIP_OK) {
     engine->free(model);
     model = NULL;
@@ -239,6 +248,31 @@ exit:
   return result;
 }
 
+PyDoc_STRVAR(
+    save_prepared_doc,
+    "save_prepared($self, path, /)\n--\n\n"
+    "Writes the model as it runs, on the CPU, to a file that an Encoder with is_prepared\n"
+    "maps into memory. The file is for the same versions of cnclip and torch, instruction\n"
+    "set and precision; what is appended to it is ignored.");
+
+static PyObject *save_prepared(PyObject *object, PyObject *argument) {
+  const cnclip_text_encoder *encoder = &((cnclip_py_encoder *)object)->encoder;
+  PyObject *path = NULL;
+  cnclip_status status;
+  cnclip_error error;
+
+  if (!PyUnicode_FSConverter(argument, &path)) return NULL;
+  Py_BEGIN_ALLOW_THREADS
+  status = encoder->engine->save_prepared(encoder->model, PyBytes_AS_STRING(path), &error);
+  Py_END_ALLOW_THREADS
+  if (status != CNCLIP_OK) {
+    cnclip_raise_file(cnclip_state_of(Py_TYPE(object)), &error, PyBytes_AS_STRING(path));
+  }
+  Py_DECREF(path);
+  if (status != CNCLIP_OK) return NULL;
+  Py_RETURN_NONE;
+}
+
 static PyObject *get_num_threads(PyObject *object, void *closure) {
   (void)closure;
   const cnclip_text_encoder *encoder = &((cnclip_py_encoder *)object)->encoder;
@@ -254,16 +288,19 @@ static PyMethodDef methods[] = {
     {"encode_pixels", encode_pixels, METH_O, encode_pixels_doc},
     {"encode_texts", (PyCFunction)(void (*)(void))encode_texts, METH_VARARGS | METH_KEYWORDS,
      encode_texts_doc},
+    {"save_prepared", save_prepared, METH_O, save_prepared_doc},
     {0},
 };
 
 static PyType_Slot slots[] = {
     {Py_tp_doc,
      "Encoder(engine, path, tokenizer, embedding_width, context_length, device='cpu', "
-     "precision='fp32', num_threads=0, image_processor=None, spares_busy_cores=False)\n--\n\n"
+     "precision='fp32', num_threads=0, image_processor=None, spares_busy_cores=False, "
+     "is_prepared=False)\n--\n\n"
      "The two towers of an archive, and the tokenizer of the text tower. With an image_processor,\n"
      "images may be bytes, which are normalized as it does. With spares_busy_cores, runs on a CPU\n"
-     "use fewer threads while other processes use cores."},
+     "use fewer threads while other processes use cores. With is_prepared, the path is that of a\n"
+     "file of save_prepared."},
     {Py_tp_new, encoder_new},
     {Py_tp_dealloc, encoder_dealloc},
     {Py_tp_methods, methods},

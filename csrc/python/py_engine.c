@@ -24,6 +24,8 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *arguments, PyObject *k
   } else if ((self = (cnclip_py_engine *)type->tp_alloc(type, 0)) != NULL) {
     self->engine = engine;
     self->name = engine->name;
+    self->path = PyUnicode_DecodeFSDefault(PyBytes_AS_STRING(path));
+    if (self->path == NULL) Py_CLEAR(self);
   }
   Py_DECREF(path);
   return (PyObject *)self;
@@ -32,6 +34,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *arguments, PyObject *k
 static void engine_dealloc(PyObject *object) {
   PyTypeObject *type = Py_TYPE(object);
   PyObject_GC_UnTrack(object);
+  Py_XDECREF(((cnclip_py_engine *)object)->path);
   type->tp_free(object);
   Py_DECREF(type);
 }
@@ -52,6 +55,7 @@ static PyMethodDef methods[] = {
 static PyMemberDef members[] = {
     {"name", T_STRING, offsetof(cnclip_py_engine, name), READONLY,
      "The software that runs models, and its version."},
+    {"path", T_OBJECT_EX, offsetof(cnclip_py_engine, path), READONLY, "The shared object."},
     {0},
 };
 

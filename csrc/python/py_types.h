@@ -23,6 +23,7 @@ typedef struct {
   PyObject_HEAD
   const cnclip_engine *engine; /* stays loaded, so an encoder holds no reference to this object */
   const char *name;
+  PyObject *path; /* str */
 } cnclip_py_engine;
 
 typedef struct {

@@ -132,6 +132,7 @@ def test_info(cnclip: Command, archive: Path, vit_directory: Path) -> None:
     rows = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert rows["archive"] == str(archive)
     assert rows["bytes"] == str(archive.stat().st_size)
+    assert rows["prepared"] == "none"
     assert rows["embed_dim"] == "64"
     assert rows["architecture.vision.head_width"] == "16"
     assert rows["source.name"] == "tiny-vit"

@@ -42,6 +42,8 @@ pixels = np.asarray(image)
 pipeline = cnclip.pipeline(model=golden / "tiny-vit", device="cpu", num_threads=1)
 encoder, info = pipeline.model.encoder, pipeline.model.info
 engine = open_engine()
+prepared = info.path.with_name("prepared")
+encoder.save_prepared(prepared)
 tensors, output = np.zeros((2, 3, 32, 32), np.float32), np.zeros((2, 3, 16, 16), np.float32)
 resized, four_bytes = np.zeros((2, 16, 16, 4), np.uint8), np.zeros((2, 32, 32, 4), np.uint8)
 stream = io.BytesIO()
@@ -82,6 +84,18 @@ entries = {
     "Encoder": lambda: _core.Encoder(
         engine, info.path, pipeline.preprocessor.tokenizer, info.embed_dim, info.context_length,
         num_threads=1,
+    ),
+    "Encoder.save_prepared": lambda: encoder.save_prepared(prepared),
+    "Encoder.save_prepared refused": lambda: expect(
+        RuntimeError, lambda: encoder.save_prepared("/no-such-folder/file")
+    ),
+    "Encoder prepared": lambda: _core.Encoder(
+        engine, prepared, pipeline.preprocessor.tokenizer, info.embed_dim, info.context_length,
+        num_threads=1, is_prepared=True,
+    ),
+    "Encoder prepared refused": lambda: expect(
+        ValueError,
+        lambda: _core.Encoder(engine, info.path, tokenizer, 64, 52, is_prepared=True),
     ),
     "Encoder refused": lambda: expect(
         ValueError,

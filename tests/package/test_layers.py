@@ -20,7 +20,7 @@ LAYERS = (
     "errors _checks _cores _options _text _tables _html _locale",
     "_core version outputs utils assets",
     "progress _files _encoding archive cache engine modeling checkpoints",
-    "hub hub_file models convert",
+    "hub hub_file models convert prepared",
     "preprocessors environment",
     "pipelines cn_clip",
     "sources datasets",

@@ -22,6 +22,7 @@
 
 #include "engine/torch/cuda/cuda_towers.hpp"
 #include "engine/torch/torch_guard.hpp"
+#include "engine/torch/torch_prepared.hpp"
 
 using namespace cnclip_torch;
 
@@ -139,31 +140,34 @@ cnclip_status choose_device(const char *name, std::optional<c10::Device> *ret_de
 /* Loads the archive and finds its methods. *ret_model is set even where one is missing. */
 cnclip_status load_archive(const cnclip_model_options *options, c10::Device device,
                            cnclip_model **ret_model, cnclip_error *error) {
-  return guarded_parallel(
-      CNCLIP_ERROR_ARCHIVE, "reading the TorchScript archive", error, [&]() -> cnclip_status {
-        choose_executor_once();
-        auto *model = new cnclip_model(torch::jit::load(std::string(options->path), device), device,
-                                       *options);
-        *ret_model = model;
-        if (options->normalized != nullptr) {
-          model->normalized =
-              at::from_blob(const_cast<float *>(options->normalized[0]), {3, 256}, at::kFloat)
-                  .to(device, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-        }
-        model->module.eval();
-        for (const at::Tensor &weight : model->module.parameters()) {
-          model->has_pointwise |= weight.dim() == 4 && weight.size(2) * weight.size(3) == 1;
-        }
-        model->encode_image = find_method(model->module, "encode_image");
-        model->encode_text = find_method(model->module, "encode_text");
-        const char *missing = !model->encode_image                     ? "encode_image"
-                              : !model->encode_text                    ? "encode_text"
-                              : !find_method(model->module, "prepare") ? "prepare"
-                                                                       : nullptr;
-        if (missing == nullptr) return CNCLIP_OK;
-        return core->error_set(error, CNCLIP_ERROR_ARCHIVE,
-                               "the TorchScript archive has no method %s", missing);
-      });
+  const char *doing =
+      options->is_prepared ? "reading the prepared model" : "reading the TorchScript archive";
+  return guarded_parallel(CNCLIP_ERROR_ARCHIVE, doing, error, [&]() -> cnclip_status {
+    choose_executor_once();
+    auto *model = new cnclip_model(options->is_prepared
+                                       ? load_prepared(options->path)
+                                       : torch::jit::load(std::string(options->path), device),
+                                   device, *options);
+    *ret_model = model;
+    if (options->normalized != nullptr) {
+      model->normalized =
+          at::from_blob(const_cast<float *>(options->normalized[0]), {3, 256}, at::kFloat)
+              .to(device, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    }
+    model->module.eval();
+    for (const at::Tensor &weight : model->module.parameters()) {
+      model->has_pointwise |= weight.dim() == 4 && weight.size(2) * weight.size(3) == 1;
+    }
+    model->encode_image = find_method(model->module, "encode_image");
+    model->encode_text = find_method(model->module, "encode_text");
+    const char *missing = !model->encode_image                     ? "encode_image"
+                          : !model->encode_text                    ? "encode_text"
+                          : !find_method(model->module, "prepare") ? "prepare"
+                                                                   : nullptr;
+    if (missing == nullptr) return CNCLIP_OK;
+    return core->error_set(error, CNCLIP_ERROR_ARCHIVE, "the TorchScript archive has no method %s",
+                           missing);
+  });
 }
 
 // The functions of the table.
@@ -227,6 +231,15 @@ cnclip_status prepare(cnclip_model *model, const char *precision, cnclip_error *
   return with_settings(model, true, "preparing the model", error, [&]() -> cnclip_status {
     model->module.get_method("prepare")({std::string(precision)});
     if (model->device.is_cuda()) open_towers(model, precision);
+    return CNCLIP_OK;
+  });
+}
+
+cnclip_status save_prepared(const cnclip_model *model, const char *path, cnclip_error *error) {
+  const cnclip_status status = check_not_forked(error);
+  if (status != CNCLIP_OK) return status;
+  return guarded(CNCLIP_ERROR_MODEL, "writing the prepared model", error, [&] {
+    cnclip_torch::save_prepared(model->module, path);
     return CNCLIP_OK;
   });
 }
@@ -306,6 +319,7 @@ extern "C" __attribute__((visibility("default"))) const cnclip_engine *cnclip_en
       .device_count = device_count,
       .load = load,
       .prepare = prepare,
+      .save_prepared = save_prepared,
       .encode_image = encode_image,
       .encode_text = encode_text,
       .tokens_at_once = tokens_at_once,

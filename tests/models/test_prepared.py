@@ -1,0 +1,507 @@
+"""The cache of prepared models: the same numbers, whatever happens to its files."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import stat
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cnclip import _core, cache, pipeline, prepared
+from cnclip.cli import main
+from cnclip.engine import open_engine
+from cnclip.engine.libtorch import find_torch
+from cnclip.errors import ArchiveError, DeviceError, InvalidInputError, ModelRunError
+from cnclip.pipelines import MultiModalEmbeddingPipeline
+from tests.support.fork_server import ForkServer
+
+Rows = list[NDArray[np.float32]]
+
+PRECISIONS = ("fp32", "bf16", "int8")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of prepared models in an empty cache, which small models use as well."""
+    monkeypatch.setenv("CNCLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CNCLIP_PREPARED", "always")
+    monkeypatch.setattr(cache, "_CLOCK_TICK_SECONDS", -1.0)
+    return tmp_path / "cache" / "prepared"
+
+
+def rows(opened: MultiModalEmbeddingPipeline) -> Rows:
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3)).astype(np.uint8)
+    found = opened.forward({"img": list(images), "text": ["猫", "一只狗在跑", ""]})
+    return [found["img_embedding"], found["text_embedding"]]
+
+
+@pytest.fixture(scope="module")
+def expected(archive: Path) -> Rows:
+    """The rows of the archive without the cache, which the fixture above has not changed yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CNCLIP_PREPARED", "never")
+        return rows(pipeline(model=archive, device="cpu"))
+
+
+def is_mapped(file: Path) -> bool:
+    return str(file) in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+
+def open_and_check(archive: Path, folder: Path, expected: Rows) -> Path:
+    """Open the archive, check its rows, and return its file, the only one."""
+    opened = pipeline(model=archive, device="cpu")
+    for row, wanted in zip(rows(opened), expected, strict=True):
+        np.testing.assert_array_equal(row, wanted)
+    (file,) = folder.iterdir()
+    return file
+
+
+@pytest.fixture
+def file(archive: Path, folder: Path, expected: Rows) -> Path:
+    """The file of the archive, which one opening wrote."""
+    return open_and_check(archive, folder, expected)
+
+
+# --- The numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-rn"])
+def test_the_bits_are_the_same(
+    golden: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, precision: str
+) -> None:
+    try:
+        _core.check_precision("cpu", precision)
+    except DeviceError as error:
+        pytest.skip(error.reason)
+    monkeypatch.setenv("CNCLIP_PREPARED", "never")
+    wanted = rows(pipeline(model=golden / name, device="cpu", precision=precision))
+    assert not folder.exists()
+    monkeypatch.setenv("CNCLIP_PREPARED", "always")
+    for should_be_mapped in (False, True, True):
+        opened = pipeline(model=golden / name, device="cpu", precision=precision)
+        (file,) = folder.iterdir()
+        assert is_mapped(file) == should_be_mapped
+        for row, other in zip(rows(opened), wanted, strict=True):
+            np.testing.assert_array_equal(row, other)
+    del opened
+    assert not is_mapped(file)
+
+
+def test_a_file_is_read_once(file: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline(model=archive, device="cpu")
+    monkeypatch.setattr(prepared, "_state", lambda _: pytest.fail("read again"))
+    opened = pipeline(model=archive, device="cpu")
+    assert is_mapped(file)
+    os.utime(file)  # anything may have been written to it
+    with pytest.raises(pytest.fail.Exception, match="read again"):
+        pipeline(model=archive, device="cpu")
+    del opened
+
+
+def test_the_archive_elsewhere_has_the_same_file(
+    file: Path, archive: Path, tmp_path: Path, expected: Rows
+) -> None:
+    copy = shutil.copy(archive, tmp_path / archive.name)
+    assert open_and_check(Path(copy), file.parent, expected) == file
+
+
+def test_another_archive_has_another_file(file: Path, golden: Path) -> None:
+    pipeline(model=golden / "tiny-rn", device="cpu")
+    assert len(list(file.parent.iterdir())) == 2
+
+
+def test_info_lists_the_files(
+    file: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(archive)]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["prepared"] == str(file)
+
+
+def test_only_the_user_can_read_it(file: Path) -> None:
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def test_the_file_outlives_its_removal(file: Path, archive: Path, expected: Rows) -> None:
+    opened = pipeline(model=archive, device="cpu")
+    file.unlink()
+    for row, wanted in zip(rows(opened), expected, strict=True):
+        np.testing.assert_array_equal(row, wanted)
+
+
+# --- When there is one ----------------------------------------------------------------------------
+
+
+def test_small_archives_have_none(
+    archive: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CNCLIP_PREPARED")
+    pipeline(model=archive, device="cpu")
+    assert not folder.exists()
+    monkeypatch.setattr(prepared, "_MIN_ARCHIVE", archive.stat().st_size)
+    pipeline(model=archive, device="cpu")
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_another_setting_is_refused(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNCLIP_PREPARED", "sometimes")
+    with pytest.raises(InvalidInputError) as refused:
+        pipeline(model=archive, device="cpu")
+    assert refused.value.where.item == "CNCLIP_PREPARED"
+    assert refused.value.reason == "expected auto, always or never, got 'sometimes'"
+
+
+@pytest.mark.parametrize("part", ["cnclip", "torch", "core", "engine", "instruction set"])
+def test_another_version_has_another_file(
+    file: Path, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    torch = find_torch()
+    changed = tmp_path / "changed"
+    changed.write_bytes(b"another library")
+    digest = prepared.remembered_sha256
+    library = Path(open_engine().path if part == "engine" else _core.__file__)
+    if part == "cnclip":
+        monkeypatch.setattr(prepared, "__version__", "0.0.1")
+    elif part == "torch":
+        version = f"{torch.version}.post1"
+        monkeypatch.setattr(
+            prepared, "find_torch", lambda: type(torch)(torch.directory, version, "")
+        )
+    elif part == "instruction set":
+        monkeypatch.setenv("CNCLIP_FORCE_ISA", "serial")
+    else:
+        monkeypatch.setattr(
+            prepared,
+            "remembered_sha256",
+            lambda path: digest(changed if path == library else path),
+        )
+    pipeline(model=archive, device="cpu")
+    assert not is_mapped(file)
+    assert len(list(file.parent.iterdir())) == 2
+
+
+def test_old_versions_are_removed(
+    file: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour_ago = time.time() - 4000
+    os.utime(file, (hour_ago, hour_ago))
+    monkeypatch.setattr(prepared, "__version__", "0.0.1")
+    pipeline(model=archive, device="cpu")
+    assert not file.exists()
+    assert len(list(file.parent.iterdir())) == 1
+
+
+def test_the_least_recently_used_are_removed(
+    file: Path, archive: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minute_ago = time.time() - 60
+    os.utime(file, (minute_ago, minute_ago))
+    monkeypatch.setattr(prepared, "_MAX_TOTAL", file.stat().st_size)
+    pipeline(model=golden / "tiny-rn", device="cpu")
+    (other,) = file.parent.iterdir()
+    assert other != file
+
+
+# --- Damage ---------------------------------------------------------------------------------------
+
+
+def flipped(content: bytes, position: int, bits: int = 1) -> bytes:
+    position %= len(content)
+    return b"".join(
+        (content[:position], bytes([content[position] ^ bits]), content[position + 1 :])
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda good: b"",
+        lambda good: good[:2],
+        lambda good: good[: len(good) // 2],
+        lambda good: good + b"\0",
+        lambda good: bytes(len(good)),
+        lambda good: flipped(good, 3),
+        lambda good: flipped(good, 9),
+        lambda good: flipped(good, 17),
+        lambda good: flipped(good, 64),
+        lambda good: flipped(good, len(good) // 3, 128),
+        lambda good: flipped(good, -2000),
+        lambda good: flipped(good, -1),
+    ],
+    ids=(
+        "emptied,cut to 2 bytes,cut in half,longer,zeros,magic,graph's offset,graph's size,"
+        "first weight,a weight,the graph,the checksum"
+    ).split(","),
+)
+def test_a_damaged_file_is_written_again(
+    file: Path, archive: Path, expected: Rows, damage: Callable[[bytes], bytes]
+) -> None:
+    good = file.read_bytes()
+    file.write_bytes(damage(good))
+    assert open_and_check(archive, file.parent, expected) == file
+    assert file.read_bytes() == good
+    assert open_and_check(archive, file.parent, expected) == file
+
+
+def with_checksum(content: bytes) -> bytes:
+    return content + zlib.crc32(content).to_bytes(4, "little")
+
+
+def test_a_file_that_is_intact_but_unusable(
+    file: Path, archive: Path, expected: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The archive is opened, and the file not written again at each opening."""
+    other = with_checksum(b"of another kind" * 10)
+    file.write_bytes(other)
+    with caplog.at_level(logging.INFO, logger="cnclip"):
+        open_and_check(archive, file.parent, expected)
+    assert file.read_bytes() == other
+    assert caplog.messages[-1:] == [
+        "the cache of prepared models cannot be used: "
+        f"{file}: reading the prepared model: not a prepared model"
+    ]
+
+
+@pytest.fixture
+def open_file(archive: Path) -> Iterator[Callable[[Path], Rows]]:
+    """Opens a file as the cache does after its checksum was right, and returns rows of texts."""
+    opened = pipeline(model=archive, device="cpu")
+    info = opened.model.info
+
+    def encode(path: Path) -> Rows:
+        encoder = _core.Encoder(
+            open_engine(),
+            path,
+            opened.preprocessor.tokenizer,
+            info.embed_dim,
+            info.context_length,
+            num_threads=1,
+            is_prepared=True,
+        )
+        return [encoder.encode_texts(["猫"])]
+
+    return encode
+
+
+@pytest.mark.slow
+def test_no_header_crashes(file: Path, tmp_path: Path, open_file: Callable[[Path], Rows]) -> None:
+    """Each byte of the header: refused, or without influence."""
+    good, (wanted,) = file.read_bytes(), open_file(file)
+    copy = tmp_path / "copy"
+    refused = 0
+    for position in range(64):
+        for bits in (1, 0x40, 0x80, 0xFF):
+            copy.write_bytes(flipped(good, position, bits))
+            try:
+                (found,) = open_file(copy)
+            except ArchiveError as error:
+                assert str(error.where.file) == str(copy)
+                refused += 1
+            else:
+                np.testing.assert_array_equal(found, wanted)
+    assert refused >= 16 * 4  # magic and offset: none of them loads
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "reason"),
+    [
+        (0, 100, "the file is truncated"),
+        (2**64 - 1, 100, "the file is truncated"),
+        (64, 2**64 - 1, "the file is truncated"),
+        (64, 2**63, "the file is truncated"),
+    ],
+)
+def test_a_graph_outside_of_the_file(
+    file: Path,
+    tmp_path: Path,
+    open_file: Callable[[Path], Rows],
+    offset: int,
+    size: int,
+    reason: str,
+) -> None:
+    good = file.read_bytes()
+    copy = tmp_path / "copy"
+    copy.write_bytes(good[:8] + struct.pack("=QQ", offset, size) + good[24:])
+    with pytest.raises(ArchiveError, match=reason):
+        open_file(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [(-64, "a tensor is outside"), (64, "other tensors than its graph")]
+)
+def test_a_graph_of_other_tensors(
+    file: Path, tmp_path: Path, open_file: Callable[[Path], Rows], change: int, reason: str
+) -> None:
+    good = file.read_bytes()
+    offset, size = struct.unpack("=QQ", good[8:24])
+    weights = good[64:offset] + bytes(64)
+    copy = tmp_path / "copy"
+    copy.write_bytes(
+        good[:8]
+        + struct.pack("=QQ", offset + change, size)
+        + good[24:64]
+        + weights[: offset - 64 + change]
+        + good[offset:]
+    )
+    with pytest.raises(ArchiveError, match=reason):
+        open_file(copy)
+
+
+def test_what_is_no_file(tmp_path: Path, open_file: Callable[[Path], Rows]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "none"):
+        with pytest.raises(ArchiveError) as refused:
+            open_file(path)
+        assert str(refused.value.where.file) == str(path)
+
+
+def test_a_file_is_for_the_cpu(file: Path, vit: MultiModalEmbeddingPipeline) -> None:
+    tokenizer = vit.preprocessor.tokenizer
+    with pytest.raises(InvalidInputError, match="is_prepared: expected the device cpu, got cuda:0"):
+        _core.Encoder(open_engine(), file, tokenizer, 64, 52, "cuda:0", is_prepared=True)
+
+
+# --- A cache that cannot be used ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o720])
+def test_a_folder_that_others_can_write_to(
+    file: Path, archive: Path, expected: Rows, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.parent.chmod(mode)
+    with caplog.at_level(logging.INFO, logger="cnclip"):
+        opened = pipeline(model=archive, device="cpu")
+    assert not is_mapped(file)
+    assert caplog.text.count("other users can write to it") == 1
+    np.testing.assert_array_equal(rows(opened)[0], expected[0])
+
+
+def test_a_place_where_there_can_be_no_folder(
+    archive: Path, folder: Path, expected: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.parent.mkdir(mode=0o700)
+    folder.touch()
+    with caplog.at_level(logging.WARNING, logger="cnclip"):
+        opened = pipeline(model=archive, device="cpu")
+    np.testing.assert_array_equal(rows(opened)[0], expected[0])
+    assert caplog.text == ""
+
+
+def test_a_disk_that_is_nearly_full(
+    archive: Path, folder: Path, expected: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(archive)
+    little = usage._replace(free=2 * archive.stat().st_size)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: little)
+    np.testing.assert_array_equal(rows(pipeline(model=archive, device="cpu"))[0], expected[0])
+    assert list(folder.iterdir()) == []
+
+
+def test_while_another_process_writes(archive: Path, folder: Path, expected: Rows) -> None:
+    folder.mkdir(parents=True, mode=0o700)
+    folder.parent.chmod(0o700)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        np.testing.assert_array_equal(rows(pipeline(model=archive, device="cpu"))[0], expected[0])
+        assert list(folder.iterdir()) == []
+    finally:
+        os.close(descriptor)
+
+
+def test_a_place_that_cannot_be_written(file: Path, archive: Path) -> None:
+    encoder = pipeline(model=archive, device="cpu").model.encoder
+    with pytest.raises(ModelRunError, match="writing the prepared model: Not a directory"):
+        encoder.save_prepared(file / "below")
+    with pytest.raises(TypeError):
+        encoder.save_prepared(None)  # type: ignore[arg-type]
+
+
+# --- Other processes ------------------------------------------------------------------------------
+
+OPEN = """
+import os, resource, signal, sys
+from cnclip import pipeline, prepared
+limit, when = sys.argv[2:]
+if limit != "none":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+if when == "before the checksum":
+    prepared.zlib.crc32 = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+if when == "before the weights":
+    prepared.replaced_atomically = lambda path, **_: killing(path)
+if when == "before the file has its name":
+    os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+
+def killing(path):
+    path.with_name(f".{path.name}.01234567.tmp").write_bytes(b"cnclip-1")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+p = pipeline(model=sys.argv[1], device="cpu", num_threads=1)
+print(p.forward({"text": "a"})["text_embedding"].shape)
+"""
+
+
+def test_a_full_disk(archive: Path, folder: Path, fork_server: ForkServer) -> None:
+    done = fork_server.run(OPEN, archive, 300_000, "never")
+    assert done.stdout == "(1, 64)\n"
+    assert done.stderr == ""
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "when", ["before the weights", "before the checksum", "before the file has its name"]
+)
+def test_a_killed_writer(
+    archive: Path, folder: Path, expected: Rows, fork_server: ForkServer, when: str
+) -> None:
+    assert fork_server.run(OPEN, archive, "none", when).returncode == -9
+    (left_over,) = folder.iterdir()
+    assert left_over.name.startswith(".")
+    assert open_and_check(archive, folder, expected) != left_over
+
+
+# Each process waits at the pipe until all run; then it opens the model, and opens it again.
+OPEN_AT_ONCE = """
+import os, sys
+import cnclip
+started, go = os.pipe(), os.pipe()
+children = []
+for _ in range(20):
+    child = os.fork()
+    if child:
+        children.append(child)
+        continue
+    os.close(go[1])
+    os.write(started[1], b"x")
+    os.read(go[0], 1)  # returns once the parent has closed its end
+    for _ in range(2):
+        p = cnclip.pipeline(model=sys.argv[1], device="cpu", num_threads=1)
+        print(p.forward({"text": "a"})["text_embedding"].tobytes().hex(), flush=True)
+    os._exit(0)
+for _ in children:
+    os.read(started[0], 1)
+os.close(go[1])
+print(*{os.waitpid(child, 0)[1] for child in children})
+"""
+
+
+def test_many_processes_at_once(archive: Path, folder: Path, fork_server: ForkServer) -> None:
+    *embeddings, statuses = fork_server.run(OPEN_AT_ONCE, archive).stdout.splitlines()
+    assert statuses == "0"
+    assert len(embeddings) == 40
+    assert len(set(embeddings)) == 1
+    (file,) = folder.iterdir()
+    assert file.suffix == prepared.SUFFIX
