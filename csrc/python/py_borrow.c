@@ -212,6 +212,31 @@ PyObject *cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
   return (PyObject *)contiguous;
 }
 
+PyObject *cnclip_borrow_ids(const cnclip_state *state, PyObject *object, const int64_t **ret_ids,
+                            size_t *ret_count, size_t *ret_columns) {
+  if (!PyArray_Check(object)) {
+    PyErr_Format(state->input_type_error,
+                 "ids: expected an array of integers [n, length], got %.100s",
+                 Py_TYPE(object)->tp_name);
+    return NULL;
+  }
+  PyArrayObject *array = (PyArrayObject *)object;
+  if (PyArray_NDIM(array) != 2 || !PyArray_ISINTEGER(array) ||
+      !PyArray_CanCastSafely(PyArray_TYPE(array), NPY_INT64)) {
+    PyErr_Format(
+        state->exceptions[CNCLIP_ERROR_ARGUMENT],
+        "ids: expected an int64 array [n, length], got %S with %d dimensions, %zd elements",
+        PyArray_DESCR(array), PyArray_NDIM(array), (Py_ssize_t)PyArray_SIZE(array));
+    return NULL;
+  }
+  PyObject *ids = PyArray_FROM_OTF(object, NPY_INT64, NPY_ARRAY_CARRAY_RO);
+  if (ids == NULL) return NULL;
+  *ret_ids = PyArray_DATA((PyArrayObject *)ids);
+  *ret_count = (size_t)PyArray_DIM((PyArrayObject *)ids, 0);
+  *ret_columns = (size_t)PyArray_DIM((PyArrayObject *)ids, 1);
+  return ids;
+}
+
 PyObject *cnclip_borrow_rows(PyObject *object, const float **ret_rows, size_t *ret_count,
                              size_t *ret_width) {
   PyObject *rows = PyArray_FROMANY(object, NPY_FLOAT32, 2, 2, NPY_ARRAY_CARRAY_RO);

@@ -53,6 +53,12 @@ PyObject *cnclip_borrow_pillow(const cnclip_state *state, const cnclip_image_pro
 PyObject *cnclip_borrow_pixels(const cnclip_state *state, PyObject *object,
                                cnclip_pixels *ret_pixels);
 
+/* Borrows token ids, integers [count, columns]; an array that is not contiguous or not int64 is
+ * copied. A new reference to the object that keeps the ids alive, or NULL with an exception set for
+ * any other object (not an array: TypeError; another array: ValueError). */
+PyObject *cnclip_borrow_ids(const cnclip_state *state, PyObject *object, const int64_t **ret_ids,
+                            size_t *ret_count, size_t *ret_columns);
+
 /* Borrows float32 [count, width]; an array that is not contiguous is copied. A new reference to the
  * object that keeps the rows alive, or NULL with an exception set for any other object. */
 PyObject *cnclip_borrow_rows(PyObject *object, const float **ret_rows, size_t *ret_count,

@@ -198,13 +198,12 @@ exit:
   return result;
 }
 
-/* Parses (texts, batch_size). */
-static bool parse_texts_call(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
-                             PyObject **ret_texts, Py_ssize_t *ret_batch_size) {
+/* Parses (items, batch_size). `format` is "O|n:" and the method's name. */
+static bool parse_texts_call(const cnclip_state *state, const char *format, PyObject *arguments,
+                             PyObject *keywords, PyObject **ret_items, Py_ssize_t *ret_batch_size) {
   static char *names[] = {"items", "batch_size", NULL};
   *ret_batch_size = 0;
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|n:encode_texts", names, ret_texts,
-                                   ret_batch_size)) {
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, format, names, ret_items, ret_batch_size)) {
     return false;
   }
   if (*ret_batch_size >= 0) return true;
@@ -227,7 +226,9 @@ static PyObject *encode_texts(PyObject *object, PyObject *arguments, PyObject *k
   cnclip_error error;
   float *embeddings;
 
-  if (!parse_texts_call(state, arguments, keywords, &sequence, &batch_size)) return NULL;
+  if (!parse_texts_call(state, "O|n:encode_texts", arguments, keywords, &sequence, &batch_size)) {
+    return NULL;
+  }
   if (!cnclip_borrow_texts(state, sequence, &texts)) goto exit;
   result = cnclip_new_float_array(
       2, (const Py_ssize_t[]){texts.count, (Py_ssize_t)encoder->embedding_width}, &embeddings);
@@ -273,6 +274,55 @@ static PyObject *save_prepared(PyObject *object, PyObject *argument) {
   Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(encode_ids_doc,
+             "encode_ids($self, items, batch_size=0)\n--\n\n"
+             "Token ids of texts, integers [n, length] as Tokenizer.encode returns them, to unit\n"
+             "rows float32 [n, d]: those of encode_texts. The ids after a text's end are 0.");
+
+static PyObject *encode_ids(PyObject *object, PyObject *arguments, PyObject *keywords) {
+  const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
+  const cnclip_text_encoder *encoder = &((cnclip_py_encoder *)object)->encoder;
+  PyObject *array, *owner = NULL, *result = NULL;
+  Py_ssize_t batch_size;
+  const int64_t *ids;
+  size_t count, columns, unknown;
+  cnclip_status status = CNCLIP_OK;
+  cnclip_error error;
+  float *embeddings;
+
+  if (!parse_texts_call(state, "O|n:encode_ids", arguments, keywords, &array, &batch_size)) {
+    return NULL;
+  }
+  owner = cnclip_borrow_ids(state, array, &ids, &count, &columns);
+  if (owner == NULL) goto exit;
+  result = cnclip_new_float_array(
+      2, (const Py_ssize_t[]){(Py_ssize_t)count, (Py_ssize_t)encoder->embedding_width},
+      &embeddings);
+  if (result == NULL) goto exit;
+
+  PyThreadState *suspended = PyEval_SaveThread();
+  unknown = cnclip_text_encoder_unknown_id(encoder, ids, count * columns);
+  if (unknown == count * columns) {
+    status = cnclip_text_encoder_encode_ids(encoder, ids, count, columns, (size_t)batch_size,
+                                            embeddings, signal_pending, &suspended, &error);
+  }
+  PyEval_RestoreThread(suspended);
+  if (unknown < count * columns) {
+    cnclip_raise_item(state->exceptions[CNCLIP_ERROR_ARGUMENT], "text",
+                      (Py_ssize_t)(unknown / columns),
+                      "column %zu: expected an id from 0 to %d, got %lld", unknown % columns,
+                      (int)cnclip_vocab_largest_id(encoder->vocab), (long long)ids[unknown]);
+    Py_CLEAR(result);
+  } else if (status != CNCLIP_OK) {
+    cnclip_raise(state, &error);
+    Py_CLEAR(result);
+  }
+
+exit:
+  Py_XDECREF(owner);
+  return result;
+}
+
 static PyObject *get_num_threads(PyObject *object, void *closure) {
   (void)closure;
   const cnclip_text_encoder *encoder = &((cnclip_py_encoder *)object)->encoder;
@@ -288,6 +338,8 @@ static PyMethodDef methods[] = {
     {"encode_pixels", encode_pixels, METH_O, encode_pixels_doc},
     {"encode_texts", (PyCFunction)(void (*)(void))encode_texts, METH_VARARGS | METH_KEYWORDS,
      encode_texts_doc},
+    {"encode_ids", (PyCFunction)(void (*)(void))encode_ids, METH_VARARGS | METH_KEYWORDS,
+     encode_ids_doc},
     {"save_prepared", save_prepared, METH_O, save_prepared_doc},
     {0},
 };

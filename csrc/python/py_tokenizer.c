@@ -40,32 +40,36 @@ static void tokenizer_dealloc(PyObject *object) {
 }
 
 /* Fills ids [count, context_length] and lengths [count]; touches no Python object. */
-static void encode_all(const cnclip_vocab *vocab, const cnclip_borrowed_texts *texts,
+static void encode_all(const cnclip_vocab *vocab, const cnclip_borrowed_texts *texts, bool lowers,
                        size_t context_length, int64_t *ids, int64_t *lengths) {
   for (Py_ssize_t i = 0; i < texts->count; i++) {
     size_t length, full_length;
-    cnclip_tokenizer_encode(vocab, texts->texts[i], context_length,
-                            ids + (size_t)i * context_length, &length, &full_length);
+    (lowers ? cnclip_tokenizer_encode : cnclip_tokenizer_encode_cased)(
+        vocab, texts->texts[i], context_length, ids + (size_t)i * context_length, &length,
+        &full_length);
     lengths[i] = (int64_t)full_length;
   }
 }
 
-PyDoc_STRVAR(encode_doc,
-             "encode($self, texts, context_length=52)\n--\n\n"
-             "Token ids int64 [n, context_length], filled with 0, and int64 [n]: how many ids each "
-             "text had before the cut, including [CLS] and [SEP].");
+PyDoc_STRVAR(
+    encode_doc,
+    "encode($self, texts, context_length=52, lower_case=True)\n--\n\n"
+    "Token ids int64 [n, context_length], filled with 0, and int64 [n]: how many ids each "
+    "text had before the cut, including [CLS] and [SEP]. Without lower_case, case and accents "
+    "are kept, for other vocabularies than Chinese-CLIP's.");
 
 static PyObject *tokenizer_encode(PyObject *object, PyObject *arguments, PyObject *keywords) {
-  static char *names[] = {"texts", "context_length", NULL};
+  static char *names[] = {"texts", "context_length", "lower_case", NULL};
   const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
   const cnclip_vocab *vocab = ((cnclip_py_tokenizer *)object)->vocab;
   PyObject *sequence, *ids_array = NULL, *lengths_array = NULL, *result = NULL;
   Py_ssize_t context_length = 52;
   cnclip_borrowed_texts texts = {0};
   int64_t *ids, *lengths;
+  int lowers = 1;
 
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|n:encode", names, &sequence,
-                                   &context_length)) {
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|np:encode", names, &sequence,
+                                   &context_length, &lowers)) {
     return NULL;
   }
   if (context_length < 2 || context_length > INT_MAX) {
@@ -79,7 +83,7 @@ static PyObject *tokenizer_encode(PyObject *object, PyObject *arguments, PyObjec
   if (ids_array == NULL || lengths_array == NULL) goto exit;
 
   Py_BEGIN_ALLOW_THREADS
-  encode_all(vocab, &texts, (size_t)context_length, ids, lengths);
+  encode_all(vocab, &texts, lowers != 0, (size_t)context_length, ids, lengths);
   Py_END_ALLOW_THREADS
   result = PyTuple_Pack(2, ids_array, lengths_array);
 

@@ -178,14 +178,28 @@ static void read_character(id_writer *writer, cnclip_text text, size_t index) {
   }
 }
 
-void cnclip_tokenizer_encode(const cnclip_vocab *vocab, cnclip_text text, size_t context_length,
-                             int64_t *ids, size_t *ret_length, size_t *ret_full_length) {
+static void read_cased_character(id_writer *writer, cnclip_text text, size_t index) {
+  const uint32_t character = character_at(text, index);
+  const uint8_t flags = cnclip_unicode_flags(character);
+  if (flags & CNCLIP_UNICODE_REMOVED) return;
+  if (flags & CNCLIP_UNICODE_SPACE) {
+    end_word(writer);
+  } else if (flags & (CNCLIP_UNICODE_CJK | CNCLIP_UNICODE_PUNCTUATION)) {
+    put_single(writer, character);
+  } else {
+    append_starter(writer, character);
+  }
+}
+
+typedef void read_function(id_writer *writer, cnclip_text text, size_t index);
+
+static void encode(const cnclip_vocab *vocab, read_function *read, cnclip_text text,
+                   size_t context_length, int64_t *ids, size_t *ret_length,
+                   size_t *ret_full_length) {
   uint32_t word[CNCLIP_VOCAB_WORD_LIMIT];
   id_writer writer = {.vocab = vocab, .ids = ids + 1, .capacity = context_length - 2, .word = word};
   size_t enough = ret_full_length != NULL ? SIZE_MAX : writer.capacity;
-  for (size_t i = 0; i < text.length && writer.count < enough; i++) {
-    read_character(&writer, text, i);
-  }
+  for (size_t i = 0; i < text.length && writer.count < enough; i++) read(&writer, text, i);
   end_word(&writer);
   size_t written = writer.count < writer.capacity ? writer.count : writer.capacity;
   ids[0] = cnclip_vocab_cls_id(vocab);
@@ -193,4 +207,15 @@ void cnclip_tokenizer_encode(const cnclip_vocab *vocab, cnclip_text text, size_t
   memset(ids + written + 2, 0, (context_length - written - 2) * sizeof *ids);
   *ret_length = written + 2;
   if (ret_full_length != NULL) *ret_full_length = writer.count + 2;
+}
+
+void cnclip_tokenizer_encode(const cnclip_vocab *vocab, cnclip_text text, size_t context_length,
+                             int64_t *ids, size_t *ret_length, size_t *ret_full_length) {
+  encode(vocab, read_character, text, context_length, ids, ret_length, ret_full_length);
+}
+
+void cnclip_tokenizer_encode_cased(const cnclip_vocab *vocab, cnclip_text text,
+                                   size_t context_length, int64_t *ids, size_t *ret_length,
+                                   size_t *ret_full_length) {
+  encode(vocab, read_cased_character, text, context_length, ids, ret_length, ret_full_length);
 }

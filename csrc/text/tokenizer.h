@@ -25,4 +25,10 @@ typedef struct {
 void cnclip_tokenizer_encode(const cnclip_vocab *vocab, cnclip_text text, size_t context_length,
                              int64_t *ids, size_t *ret_length, size_t *ret_full_length);
 
+/* As cnclip_tokenizer_encode, for a vocabulary with capital letters: as FullTokenizer without
+ * do_lower_case, which keeps case and accents. */
+void cnclip_tokenizer_encode_cased(const cnclip_vocab *vocab, cnclip_text text,
+                                   size_t context_length, int64_t *ids, size_t *ret_length,
+                                   size_t *ret_full_length);
+
 #endif

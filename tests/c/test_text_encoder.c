@@ -130,6 +130,51 @@ static void test_ends(const cnclip_text_encoder *encoder) {
   free_texts(&texts);
 }
 
+/* The ids of texts give the rows of the texts, in the same batches. */
+static void test_ids(const cnclip_text_encoder *encoder, size_t count, size_t longest) {
+  some_texts texts = make_texts(count, longest);
+  int64_t *ids = malloc((count * CONTEXT_LENGTH + 1) * sizeof *ids);
+  float *embeddings = malloc((count * WIDTH + 1) * sizeof *embeddings);
+  for (size_t i = 0; i < count; i++) {
+    cnclip_tokenizer_encode(encoder->vocab, texts.texts[i], CONTEXT_LENGTH,
+                            ids + i * CONTEXT_LENGTH, &(size_t){0}, NULL);
+  }
+  CHECK(cnclip_text_encoder_unknown_id(encoder, ids, count * CONTEXT_LENGTH) ==
+        count * CONTEXT_LENGTH);
+  reset();
+  CHECK(cnclip_text_encoder_encode(encoder, texts.texts, count, 0, embeddings, NULL, NULL, NULL) ==
+        CNCLIP_OK);
+  const size_t expected_batches = batches, expected_ids = ids_seen;
+  memset(embeddings, 0, count * WIDTH * sizeof *embeddings);
+  reset();
+  CHECK(cnclip_text_encoder_encode_ids(encoder, ids, count, CONTEXT_LENGTH, 0, embeddings, NULL,
+                                       NULL, NULL) == CNCLIP_OK);
+  CHECK(batches == expected_batches && ids_seen == expected_ids);
+  check_rows(&texts, embeddings);
+  free(embeddings);
+  free(ids);
+  free_texts(&texts);
+}
+
+static void test_bad_ids(const cnclip_text_encoder *encoder) {
+  const int64_t ids[] = {2, 4, 3, 0, 2, 6, -1, INT64_MAX};
+  float embeddings[WIDTH];
+  cnclip_error error;
+  CHECK(cnclip_text_encoder_unknown_id(encoder, ids, 8) == 5);
+  CHECK(cnclip_text_encoder_unknown_id(encoder, ids, 5) == 5);
+  CHECK(cnclip_text_encoder_unknown_id(encoder, ids + 6, 1) == 0);
+  CHECK(cnclip_text_encoder_unknown_id(encoder, ids + 7, 1) == 0);
+  CHECK(cnclip_text_encoder_unknown_id(encoder, ids, 0) == 0);
+  reset();
+  const size_t columns[] = {0, CONTEXT_LENGTH + 1};
+  for (size_t i = 0; i < 2; i++) {
+    CHECK(cnclip_text_encoder_encode_ids(encoder, ids, 1, columns[i], 0, embeddings, NULL, NULL,
+                                         &error) == CNCLIP_ERROR_ARGUMENT);
+    CHECK(strstr(error.message, "1 to 52 columns") != NULL);
+  }
+  CHECK(batches == 0);
+}
+
 int main(void) {
   cnclip_vocab *vocab = NULL;
   CHECK(cnclip_vocab_new(vocabulary, sizeof vocabulary - 1, &vocab, NULL) == CNCLIP_OK);
@@ -143,6 +188,8 @@ int main(void) {
   for (int i = 0; i < 50; i++) {
     test_batches(&encoder, (size_t)rand() % 300, 1 + (size_t)rand() % 60, (size_t)rand() % 40);
   }
+  test_bad_ids(&encoder);
+  for (size_t count = 0; count < 5000; count = count * 3 + 1) test_ids(&encoder, count, 60);
   cnclip_vocab_free(vocab);
   return check_summary("encoder");
 }

@@ -214,6 +214,19 @@ static void test_context(void) {
   CHECK(written == 3 && ids[1] == UNK && ids[2] == SEP && ids[3] == 0);
 }
 
+/* Without lower-casing: capital letters and accents stay, so that this vocabulary has no such word. */
+static void test_cased(void) {
+  static const uint32_t characters[] = {'a', 'b', ' ', 'A', 'B', 0x4E2D, '!', 'a', 0x301, 0};
+  int64_t ids[32];
+  size_t written, full;
+  cnclip_text text = {characters, 9, 4};
+  cnclip_tokenizer_encode_cased(vocab, text, 32, ids, &written, &full);
+  const int64_t expected[] = {CLS, AB, UNK, HAN, BANG, UNK, SEP};
+  CHECK(written == 7 && full == 7 && memcmp(ids, expected, sizeof expected) == 0);
+  cnclip_tokenizer_encode(vocab, text, 32, ids, &written, &full);
+  CHECK(ids[2] == AB && ids[5] == A);
+}
+
 int main(void) {
   if (cnclip_vocab_new(vocabulary, sizeof vocabulary - 1, &vocab, NULL) != CNCLIP_OK) return 1;
   CHECK(cnclip_vocab_size(vocab) == OTHER_TONE_ + 1);
@@ -227,6 +240,7 @@ int main(void) {
   test_long_words();
   test_after_long_word();
   test_context();
+  test_cased();
   cnclip_vocab_free(vocab);
   return check_summary("tokenizer");
 }

@@ -18,6 +18,7 @@ from cnclip.pipelines import MultiModalEmbeddingPipeline
 EMPTY = np.zeros((0, 1, 3), np.uint8)
 OBLONG = np.zeros((1, 3, 32, 16), np.float32)
 BYTES = np.zeros((1, 32, 32, 4), np.uint8)
+IDS = np.array([[101, 102]])
 BAD_CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("tokenizer: str", lambda p: p.preprocessor.tokenizer.encode("猫")),
     ("tokenizer: number", lambda p: p.preprocessor.tokenizer.encode(5)),
@@ -48,6 +49,17 @@ BAD_CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("encoder: other bytes", lambda p: p.model.encoder.encode_pixels(BYTES.view(np.int8))),
     ("encoder: one", lambda p: p.model.encoder.encode_pixels(OBLONG[0])),
     ("encoder: None", lambda p: p.model.encoder.encode_texts([None], 1)),
+    ("ids: list", lambda p: p.model.encoder.encode_ids([[2, 3]])),
+    ("ids: batch", lambda p: p.model.encoder.encode_ids(IDS, -1)),
+    ("ids: one row", lambda p: p.model.encoder.encode_ids(IDS[0])),
+    ("ids: three dimensions", lambda p: p.model.encoder.encode_ids(IDS[None])),
+    ("ids: floats", lambda p: p.model.encoder.encode_ids(IDS.astype(np.float32))),
+    ("ids: bools", lambda p: p.model.encoder.encode_ids(IDS.astype(np.bool_))),
+    ("ids: unsigned", lambda p: p.model.encoder.encode_ids(IDS.astype(np.uint64))),
+    ("ids: objects", lambda p: p.model.encoder.encode_ids(IDS.astype(object))),
+    ("ids: negative", lambda p: p.model.encoder.encode_ids(-IDS)),
+    ("ids: no columns", lambda p: p.model.encoder.encode_ids(IDS[:, :0])),
+    ("ids: long", lambda p: p.model.encoder.encode_ids(np.ones((1, 53), np.int64))),
     ("rows: list", lambda p: _core.unusable_rows([0.5], 0.01)),
     ("rows: doubles", lambda p: _core.unusable_rows(np.zeros((1, 2)), 0.01)),
     ("rows: one row", lambda p: _core.unusable_rows(np.zeros(2, np.float32), 0.01)),

@@ -107,6 +107,9 @@ entries = {
     "Encoder.encode_texts refused": lambda: expect(
         ValueError, lambda: encoder.encode_texts(["a"], -1)
     ),
+    "Encoder.encode_ids": lambda: encoder.encode_ids(ids, 2),
+    "Encoder.encode_ids copied": lambda: encoder.encode_ids(ids.astype("i4")[::-1]),
+    "Encoder.encode_ids refused": lambda: expect(ValueError, lambda: encoder.encode_ids(-ids)),
     "Encoder.encode_pixels": lambda: encoder.encode_pixels(tensors),
     "Encoder.encode_pixels copied": lambda: encoder.encode_pixels(tensors[..., ::-1]),
     "Encoder.encode_pixels refused": lambda: expect(
@@ -157,6 +160,9 @@ OFTEN = [
     "ImageProcessor.resize out",
     "Encoder.encode_texts",
     "Encoder.encode_texts refused",
+    "Encoder.encode_ids",
+    "Encoder.encode_ids copied",
+    "Encoder.encode_ids refused",
     "Encoder.encode_pixels",
     "Encoder.encode_pixels copied",
     "Encoder.encode_pixels refused",

@@ -46,12 +46,15 @@ def telling() -> tuple[Tokenizer, Twin]:
 
 
 def assert_equal(
-    tokenizers: tuple[Tokenizer, Twin], texts: list[str], context_length: int = 52
+    tokenizers: tuple[Tokenizer, Twin],
+    texts: list[str],
+    context_length: int = 52,
+    lower_case: bool = True,
 ) -> None:
     tokenizer, twin = tokenizers
-    ids, lengths = tokenizer.encode(texts, context_length)
+    ids, lengths = tokenizer.encode(texts, context_length, lower_case)
     for text, row, length in zip(texts, ids.tolist(), lengths.tolist(), strict=True):
-        assert (row, length) == twin.encode(text, context_length), ascii(text)
+        assert (row, length) == twin.encode(text, context_length, lower_case), ascii(text)
 
 
 def words_of(tokenizer: Tokenizer, text: str, context_length: int = 52) -> list[int]:
@@ -123,6 +126,18 @@ TRICKY = st.one_of(
     st.characters(categories=["Cf", "Cc", "Zs", "Sk", "Lm", "Lt", "Po", "Pd"]),
     st.characters(exclude_categories=[]),
 )
+
+
+def test_every_code_point_with_its_case() -> None:
+    characters = [f"a{chr(code)}b" for code in range(CODE_POINTS)]
+    for start in range(0, CODE_POINTS, BATCH):
+        assert_equal(telling(), characters[start : start + BATCH], 8, lower_case=False)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(TRICKY, max_size=40))
+def test_any_text_with_its_case(text: str) -> None:
+    assert_equal(real(), [text], lower_case=False)
 
 
 @settings(max_examples=1500, deadline=None)

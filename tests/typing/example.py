@@ -48,4 +48,5 @@ def use_core(vocabulary: bytes, path: Path) -> NDArray[np.float32]:
     resized: NDArray[np.uint8] = processor.resize([Image.new("RGB", (4, 4))])
     core.Encoder(engine, path, tokenizer, 512, 52, image_processor=processor).encode_pixels(resized)
     rows: NDArray[np.float32] = encoder.encode_texts(["猫"], batch_size=threads)
+    rows = encoder.encode_ids(tokenizer.encode(["猫"])[0], batch_size=1)
     return rows if pixels.size else encoder.encode_pixels(pixels)

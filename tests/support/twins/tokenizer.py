@@ -55,9 +55,11 @@ def without_accents(words: str) -> str:
     return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
 
 
-def words(text: str) -> list[str]:
+def words(text: str, lower_case: bool = True) -> list[str]:
     """The words that WordPiece splits."""
-    folded = without_accents(" ".join(spaced_words(text)))
+    folded = " ".join(spaced_words(text))
+    if lower_case:
+        folded = without_accents(folded)
     return "".join(f" {c} " if is_punctuation(c) else c for c in folded).split()
 
 
@@ -68,7 +70,7 @@ def read_vocabulary(vocabulary: bytes) -> dict[str, int]:
 
 
 class Tokenizer:
-    """BERT's tokenizer for lower-case vocabularies; ValueError where a special token is missing."""
+    """BERT's tokenizer; ValueError where a special token is missing."""
 
     def __init__(self, vocabulary: bytes) -> None:
         self.ids = read_vocabulary(vocabulary)
@@ -95,8 +97,10 @@ class Tokenizer:
             start = end
         return found
 
-    def encode(self, text: str, context_length: int = 52) -> tuple[list[int], int]:
+    def encode(
+        self, text: str, context_length: int = 52, lower_case: bool = True
+    ) -> tuple[list[int], int]:
         """`context_length` ids, and their number before they are cut or padded with zeros."""
-        pieces = [token_id for word in words(text) for token_id in self.pieces(word)]
+        pieces = [token_id for word in words(text, lower_case) for token_id in self.pieces(word)]
         ids = [self.ids["[CLS]"], *pieces[: context_length - 2], self.ids["[SEP]"]]
         return ids + [0] * (context_length - len(ids)), len(pieces) + 2
