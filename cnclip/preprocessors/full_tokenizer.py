@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .. import _core
 from .._files import open_file
 from .._text import first_line
-from ..errors import CheckpointError, InputTypeError, InvalidInputError
+from ..errors import CheckpointError, InputTypeError
 
 
 class FullTokenizer:
@@ -29,24 +29,22 @@ class FullTokenizer:
 
         Args:
             vocab_file: A vocab.txt.
-            do_lower_case: Only True: Chinese-CLIP's vocabulary has lower-case words.
+            do_lower_case: Convert texts to lower case and remove accents, as Chinese-CLIP's
+                vocabulary requires.
 
         Raises:
             CheckpointError: the file cannot be read. VocabularyError: it is not a vocabulary.
-            InvalidInputError: `do_lower_case` is False.
         """
-        if not do_lower_case:
-            raise InvalidInputError("expected True: words are lower-case", item="do_lower_case")
         path = Path(vocab_file)
         try:
             with open_file(path) as file:
                 content = file.read()
         except OSError as error:
             raise CheckpointError(f"cannot be read: {first_line(error)}", file=path) from error
-        self._read(content)
+        self._read(content, do_lower_case)
 
-    def _read(self, vocabulary: bytes) -> None:
-        self._vocabulary = vocabulary
+    def _read(self, vocabulary: bytes, lower_case: bool) -> None:
+        self._vocabulary, self._lower_case = vocabulary, lower_case
         self._tokenizer = _core.Tokenizer(vocabulary)
         words = [line.strip() for line in vocabulary.decode().split("\n")]
         if words and not words[-1]:
@@ -55,18 +53,18 @@ class FullTokenizer:
         self.inv_vocab = dict(enumerate(words))
 
     @classmethod
-    def from_vocabulary(cls, vocabulary: bytes) -> FullTokenizer:
+    def from_vocabulary(cls, vocabulary: bytes, do_lower_case: bool = True) -> FullTokenizer:
         """A tokenizer of a vocab.txt's content.
 
         Raises:
             VocabularyError: it is not a vocabulary.
         """
         made = cls.__new__(cls)
-        made._read(vocabulary)
+        made._read(vocabulary, do_lower_case)
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_vocabulary, (self._vocabulary,)
+        return type(self).from_vocabulary, (self._vocabulary, self._lower_case)
 
     def encode(
         self, texts: Sequence[str], context_length: int
@@ -79,7 +77,7 @@ class FullTokenizer:
         Raises:
             InputTypeError: a text is not a str; names it.
         """
-        return self._tokenizer.encode(texts, context_length)
+        return self._tokenizer.encode(texts, context_length, self._lower_case)
 
     def tokenize(self, text: str | bytes) -> list[str]:
         """The words of a text, `[UNK]` for words that the vocabulary cannot make up.

@@ -141,5 +141,12 @@ def test_a_tokenizer_of_another_vocabulary(tmp_path: Path) -> None:
         tokenizer.tokenize(3)
     with pytest.raises(CheckpointError, match="cannot be read"):
         FullTokenizer(tmp_path / "none.txt")
-    with pytest.raises(InvalidInputError, match="do_lower_case"):
-        FullTokenizer(path, do_lower_case=False)
+
+
+def test_a_tokenizer_that_keeps_case(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nnaive\nNaïve\nA\n##B\n猫\n!\n", encoding="utf-8")
+    cased = pickle.loads(pickle.dumps(FullTokenizer(path, do_lower_case=False)))
+    text = "Naïve AB猫!b naive"
+    assert cased.tokenize(text) == ["Naïve", "A", "##B", "猫", "!", "[UNK]", "naive"]
+    assert FullTokenizer(path).tokenize(text) == ["naive", *["[UNK]"], "猫", "!", "[UNK]", "naive"]
