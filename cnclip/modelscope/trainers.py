@@ -51,6 +51,8 @@ _HOOKS = [
     {"type": "TextLoggerHook", "interval": 10},
     {"type": "IterTimerHook"},
 ]
+# Arguments that replace a setting in `train`.
+_OF_TRAIN = ("work_dir", "max_epochs", "launcher", "use_fp16")
 # Arguments that change nothing here.
 _UNUSED = ("trust_remote_code", "third_party", "compile_options", "remove_unused_data")
 _CONFIGURATION = {
@@ -68,13 +70,10 @@ def build_trainer(
 
     Args:
         name: `Trainers.clip_multi_modal_embedding`.
-        default_args: The arguments of `CLIPTrainer`.
+        default_args: The arguments of `CLIPTrainer`, which also has the exceptions.
 
     Raises:
         ModelScopeError: it is not Chinese-CLIP, and ModelScope is not installed.
-        InvalidInputError, InputTypeError: an argument cannot be used.
-        DatasetError: a data set cannot be used.
-        ModelNotFoundError, HubError, MissingExtraError: the model cannot be found or fetched.
     """
     arguments = default_args or {}
     if name in (None, Trainers.default, NAME) and _is_ours(name, arguments):
@@ -111,12 +110,8 @@ class CLIPTrainer:
         eval_dataset: Any = None,
         model_revision: str | None = None,
         seed: int = 42,
-        work_dir: str | os.PathLike[str] | None = None,
-        max_epochs: int | None = None,
-        cfg_options: dict[str, Any] | None = None,
-        launcher: str | None = None,
-        use_fp16: bool | None = None,
         device: Any = None,
+        cfg_options: dict[str, Any] | None = None,
         metrics: Any = None,
         **others: Any,
     ) -> None:
@@ -132,19 +127,14 @@ class CLIPTrainer:
             eval_dataset: As `train_dataset`.
             model_revision: A branch, tag or commit on the hub.
             seed: The seed of all random numbers.
-            work_dir: Where files are written; by default `train.work_dir`.
-            max_epochs: Instead of `train.max_epochs`.
-            cfg_options: Values of the configuration by their paths.
-            launcher: `'pytorch'`, as torchrun starts several processes.
-            use_fp16: Instead of `train.use_fp16`.
             device: `'gpu'`, which is the CPU where there is none; `'cpu'`, `'cuda:0'`.
+            cfg_options: Values of the configuration by their paths.
             metrics: `inbatch_recall`.
-            others: ModelScope's other arguments, which are ignored and named in a warning.
+            others: `work_dir`, `max_epochs`, `launcher`, `use_fp16` are used instead of those in
+                `train`; ModelScope's other arguments are ignored and named in a warning.
 
         Raises:
-            InvalidInputError, InputTypeError: an argument or a value of the configuration cannot
-                be used.
-            ModelNotFoundError, HubError, MissingExtraError: the model cannot be found or fetched.
+            CnclipError: the model cannot be found or fetched, or a value cannot be used.
         """
         if not isinstance(model, str | os.PathLike | None):
             model = getattr(model, "model_dir", model)
@@ -155,11 +145,10 @@ class CLIPTrainer:
             raise InputTypeError(reason, item="model")
         self.model_dir = find_model(own_name(os.fspath(model)), model_revision)
         self.cfg = _read_config(self._config_path(cfg_file), cfg_modify_fn, cfg_options)
-        given = {"max_epochs": max_epochs, "launcher": launcher, "use_fp16": use_fp16}
-        values = {f"train.{name}": value for name, value in given.items() if value is not None}
-        if work_dir is not None:
-            values["train.work_dir"] = os.fspath(work_dir)
-        self.cfg.merge_from_dict(values)
+        own = {name: others.pop(name, None) for name in _OF_TRAIN}
+        own["work_dir"] = None if own["work_dir"] is None else os.fspath(own["work_dir"])
+        given = {f"train.{name}": value for name, value in own.items() if value is not None}
+        self.cfg.merge_from_dict(given)
         # Without a number, a process takes the GPU of its rank.
         self._device = "gpu" if device in (None, "gpu", "cuda") else own_device(device)
         self._settings = read_settings(
@@ -323,7 +312,7 @@ class CLIPTrainer:
                 counted(pairs, "pairs"),
             )
         fixed: dict[str, Any] = {"seed": self._seed, "device": self._device}
-        fixed |= {"raw_text": True, "duplicates": "negative", "augment": "photo"}
+        fixed |= {"raw_text": True, "duplicates": "negative", "augment": "auto"}
         own = self._settings.options
         dropout = _text_dropout(self.model_dir)
         if dropout is not None:
@@ -344,12 +333,7 @@ class CLIPTrainer:
         return None if not name or not split else (str(name), str(split))
 
     def _pairs(self, role: str) -> PairData:
-        """The pairs of one of the data sets.
-
-        Raises:
-            InvalidInputError: there is no such data set.
-            DatasetError: it cannot be used.
-        """
+        """The pairs of one of the data sets."""
         dataset = getattr(self, role)
         if dataset is None:
             named = self._named_dataset(role)

@@ -8,25 +8,30 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from .auto_augment import auto_augment
+
 Random = np.random.Generator
 
 # RandAugment: the strength of an operation, from 0 to 1, and the operations per image.
 MAGNITUDE, OPERATIONS = 0.9, 2
 
 
-def augment(image: Image.Image, policy: str, random: Random) -> Image.Image:
+def augment(image: Image.Image, policy: str, random: Random, side: int = 224) -> Image.Image:
     """Change an image at random.
 
     Args:
         image: An image of any mode; the result is RGB, unless the policy is `'none'`.
         policy: `'none'`: no change. `'photo'`: a crop of 90 to 100 % of the area, like
             cn_clip's `use-augment`, and two operations of RandAugment (Cubuk et al. 2019,
-            arXiv:1909.13719), without those that invert colours. `'drawing'`: for icons and
-            drawings, see `_drawing`.
+            arXiv:1909.13719), without those that invert colours. `'auto'`: ModelScope's, see
+            `auto_augment`. `'drawing'`: for icons and drawings, see `_drawing`.
         random: The source of all random numbers.
+        side: Pixels per side of the model's input, and of the result of `'auto'`.
     """
     if policy == "photo":
         return _photo(image.convert("RGB"), random)
+    if policy == "auto":
+        return auto_augment(image.convert("RGB"), random, side)
     if policy == "drawing":
         return _drawing(image.convert("RGB"), random)
     return image

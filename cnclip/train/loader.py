@@ -243,7 +243,8 @@ class TrainingPairs(Dataset[Sample]):
     ) -> Sample:
         opened, key = read_image(self._data, image)
         with DecodingErrors():
-            opened = augment(opened, self.options.augment, random)
+            side = self._preprocessing[0].resolution
+            opened = augment(opened, self.options.augment, random, side)
         pixels = tuple(preprocessing.pixels(opened) for preprocessing in self._preprocessing)
         texts = self._texts_of[self._starts[image] : self._starts[image + 1]]
         keys = ([key], self._keys[[text]], self._keys[texts][None])

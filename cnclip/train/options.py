@@ -26,7 +26,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # How to treat further candidates that match a query: see loss.py.
 DUPLICATES = ("positive", "mask", "negative")
 # How images are augmented: see augment.py.
-POLICIES = ("none", "photo", "drawing")
+POLICIES = ("none", "photo", "auto", "drawing")
 SAMPLING = ("pairs", "images")
 
 

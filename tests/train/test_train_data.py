@@ -152,7 +152,7 @@ def test_augmentation_of_every_size_and_mode(
     assert changed.tobytes() == again.tobytes()
 
 
-@pytest.mark.parametrize("policy", ["photo", "drawing"])
+@pytest.mark.parametrize("policy", ["photo", "auto", "drawing"])
 def test_augmentation_changes_images_but_not_beyond_recognition(policy: str) -> None:
     gallery = Path(cnclip.__file__).parent / "assets" / "gallery"
     files = sorted(gallery.glob("1f6*.png"))[:12]
@@ -160,7 +160,7 @@ def test_augmentation_changes_images_but_not_beyond_recognition(policy: str) -> 
     p = cnclip.pipeline(model="emoji-cn", device="cpu")
     rows = p.forward({"img": images})["img_embedding"]
     random = np.random.default_rng(0)
-    changed = [augment(image, policy, random) for image in images]
+    changed = [augment(image, policy, random, 64) for image in images]
     assert all(a.tobytes() != b.tobytes() for a, b in zip(images, changed, strict=True))
     found = p.forward({"img": changed})["img_embedding"] @ rows.T
     assert np.diag(found).mean() > found[~np.eye(12, dtype=bool)].mean() + 0.1
