@@ -40,9 +40,6 @@ def foreign_type(
         model: A path, or a name on ModelScope's hub, from which only the configuration is fetched.
         revision: Branch, tag or commit on the hub.
         local_files_only: Use only files that were downloaded before.
-
-    Raises:
-        ModelNotFoundError, HubError, MissingExtraError: the model cannot be found or fetched.
     """
     name = own_name(model)
     hub_name = parse_hub_name(name) if name.startswith("ms:") else None

@@ -124,11 +124,7 @@ _FINDER = _Finder()
 
 
 def install() -> None:
-    """Make `import modelscope` find the stand-ins; the second time, do nothing.
-
-    Raises:
-        ModelScopeError: ModelScope itself has been imported already.
-    """
+    """Make `import modelscope` find the stand-ins; the second time, do nothing."""
     if _FINDER in sys.meta_path:
         return
     if isinstance(sys.modules.get(ROOT), ModuleType):

@@ -37,9 +37,6 @@ def installed_object(module: str, name: str, wanted: str | None = None, what: st
         name: Its name there.
         wanted: What it is for, in messages, such as a model; by default the object itself.
         what: What that is.
-
-    Raises:
-        ModelScopeError: ModelScope is not installed or cannot be imported, or lacks it.
     """
     wanted = f"{module}.{name}" if wanted is None else wanted
     use_installed(wanted, what or "not a part of cnclip")
@@ -60,9 +57,6 @@ def use_installed(name: str, what: str) -> None:
     Args:
         name: What is needed, for messages.
         what: What that is.
-
-    Raises:
-        ModelScopeError: ModelScope is not installed, or cannot be imported.
     """
     with _LOCK:
         if is_used():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import operator
+from collections.abc import Callable
 from typing import Any
 
 
@@ -22,11 +24,7 @@ class Placeholder:
         return f"<{self._module}.{self._name}, which cnclip does not have>"
 
     def _own(self) -> Any:
-        """ModelScope's object.
-
-        Raises:
-            ModelScopeError: ModelScope is not installed or cannot be imported, or lacks it.
-        """
+        """ModelScope's object."""
         installed = importlib.import_module(f"{__package__}._installed")  # which imports this one
         return installed.installed_object(self._module, self._name)
 
@@ -52,20 +50,11 @@ class Placeholder:
 
     __ror__ = __or__
 
-    def __getitem__(self, key: Any) -> Any:
-        return self._own()[key]
-
-    def __iter__(self) -> Any:
-        return iter(self._own())
-
-    def __contains__(self, item: Any) -> bool:
-        return item in self._own()
-
-    def __len__(self) -> int:
-        return len(self._own())
-
     def __bool__(self) -> bool:
         return True
+
+    def __radd__(self, other: Any) -> Any:
+        return other + self._own()
 
     def __enter__(self) -> Any:
         return self._own().__enter__()
@@ -73,12 +62,17 @@ class Placeholder:
     def __exit__(self, *raised: object) -> Any:
         return self._own().__exit__(*raised)
 
-    def __fspath__(self) -> str:
-        path: str = self._own().__fspath__()
-        return path
 
-    def __add__(self, other: Any) -> Any:
-        return self._own() + other
+def _passed_on(function: Callable[..., Any]) -> Any:
+    return lambda self, *arguments: function(self._own(), *arguments)
 
-    def __radd__(self, other: Any) -> Any:
-        return other + self._own()
+
+for _name, _function in {
+    "__add__": operator.add,
+    "__contains__": operator.contains,
+    "__fspath__": lambda own: own.__fspath__(),
+    "__getitem__": operator.getitem,
+    "__iter__": iter,
+    "__len__": len,
+}.items():
+    setattr(Placeholder, _name, _passed_on(_function))

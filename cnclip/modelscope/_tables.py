@@ -1,8 +1,10 @@
-"""Makes the classes of `_names.py`, whose attributes are words."""
+"""Makes classes whose attributes are ModelScope's words."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from ._installed import installed_object
 
 
 def with_hyphens(name: str) -> str:
@@ -24,3 +26,15 @@ def table(name: str, words: str, *bases: type[Any], value: Any = with_hyphens) -
         key, given, text = word.partition("=")
         values[key] = text if given else value(key)
     return type(name, bases or (object,), values | {"__module__": __name__})
+
+
+class PartOf(type):
+    """The type of a class with some of the names of one in `modelscope.metainfo`.
+
+    The others are those of the installed ModelScope.
+    """
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(installed_object("modelscope.metainfo", cls.__name__), name)

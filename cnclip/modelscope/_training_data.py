@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ..datasets.pairs import PairData
 from ..errors import DatasetError, InputTypeError
 from ..sources.rows import IMAGE_COLUMNS, TEXT_COLUMNS, Columns
-from .msdatasets import JoinedRows, MsDataset
-from .rows import PairRows, RowPairs, Rows, check_columns
+from .msdatasets import MsDataset
+from .rows import IMAGE, TEXT, RowPairs, Rows, check_columns
 
 # What ModelScope's metric is named, whose value is a share.
 INBATCH_RECALL = "inbatch_t2i_recall_at_1"
@@ -27,17 +27,13 @@ def pairs_of(dataset: Any, role: str, image: str | None, text: str | None) -> Pa
         role: `train_dataset` or `eval_dataset`, for messages.
         image: The column of images; None for the data set's own.
         text: The column of texts; None for the data set's own.
-
-    Raises:
-        InputTypeError: it is something else.
-        DatasetError: it lacks a column, or has no rows.
     """
     rows = _rows_of(dataset, role)
-    if isinstance(rows, PairRows):
-        names = rows.names
-        check_columns(rows.column_names, image or names.image, text or names.text, role)
-        if image not in (None, names.image) or text not in (None, names.text):
-            reason = f"column_map: images are in {names.image!r}, texts in {names.text!r}"
+    if isinstance(rows, Rows) and rows.pairs is not None:
+        own_image, own_text = rows.column_names[IMAGE], rows.column_names[TEXT]
+        check_columns(rows.column_names, image or own_image, text or own_text, role)
+        if image not in (None, own_image) or text not in (None, own_text):
+            reason = f"column_map: images are in {own_image!r}, texts in {own_text!r}"
             raise DatasetError(reason, item=role)
         return rows.pairs
     if len(rows) == 0:
@@ -57,7 +53,7 @@ def _rows_of(dataset: Any, role: str) -> Any:
         parts = [_rows_of(one, role) for one in dataset]
         if not all(isinstance(part, Rows) for part in parts):
             raise InputTypeError("expected data sets of MsDataset.load in the list", item=role)
-        return parts[0] if len(parts) == 1 else JoinedRows(parts)
+        return parts[0] if len(parts) == 1 else Rows.joined(parts)
     if isinstance(dataset, str) or not (
         hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     ):

@@ -92,11 +92,7 @@ class TrainingSettings:
     ignored: list[str] = field(default_factory=list)
 
     def train_options(self, pairs: int, processes: int) -> TrainOptions:
-        """The options for a number of pairs, which several processes share.
-
-        Raises:
-            InvalidInputError, InputTypeError: a value cannot be used.
-        """
+        """The options for a number of pairs, which several processes share."""
         batch = min(self.batch_size, max(1, pairs // processes))
         per_epoch = self._batches(pairs, batch * processes)
         steps = max(1, self.max_epochs * per_epoch // self.accumulate)
@@ -218,9 +214,6 @@ def read_settings(
         config: The values of `configuration.json`.
         on_gpu: The training runs on a GPU.
         file: Its path, for messages.
-
-    Raises:
-        InvalidInputError, InputTypeError: a value cannot be used; names its path.
     """
     values = _Values(config, file)
     settings = TrainingSettings()

@@ -59,7 +59,7 @@ class CLIP(cn_clip.CLIP):
 class CLIPForMultiModalEmbedding(TorchModel):
     """Chinese-CLIP under ModelScope's name.
 
-    `forward` of pixels runs the core. The towers in torch, `clip_model`, are made when a program
+    `forward` runs the core. The towers in torch, `clip_model`, are made when a program
     first asks for them or for weights; once their weights differ from the model's, or they train,
     `forward` runs the towers.
 
@@ -234,9 +234,7 @@ class CLIPForMultiModalEmbedding(TorchModel):
         if isinstance(ids, Tensor):
             if ids.dim() == _BATCHED_IDS and ids.shape[1] == 1:
                 ids = ids.squeeze(1)
-            with torch.set_grad_enabled(training):
-                rows = cn_clip.unit_rows(self.clip_model.encode_text(ids.to(self.device)))
-            output[OutputKeys.TEXT_EMBEDDING] = rows
+            output[OutputKeys.TEXT_EMBEDDING] = self._embed_ids(ids, training=training)
         if training:
             output["logit_scale"] = self.clip_model.logit_scale.exp().mean()
         return output
@@ -247,13 +245,18 @@ class CLIPForMultiModalEmbedding(TorchModel):
             with torch.set_grad_enabled(gradients):
                 return cn_clip.unit_rows(self.clip_model.encode_image(pixels.to(self.device)))
         size = self.core.model.max_image_batch
-        array = np.ascontiguousarray(pixels.detach().cpu().float().numpy())
-        encoder = self.core.model.encoder
-        parts = [
-            encoder.encode_pixels(array[start : start + size])
-            for start in range(0, len(array), size)
-        ]
+        array = pixels.detach().cpu().float().numpy()
+        encode = self.core.model.encoder.encode_pixels
+        parts = [encode(array[start : start + size]) for start in range(0, len(array), size)]
         rows = np.concatenate([np.empty((0, self.core.model.info.embed_dim), np.float32), *parts])
+        return torch.from_numpy(rows).to(self.device)
+
+    def _embed_ids(self, ids: Tensor, *, training: bool) -> Tensor:
+        is_long = ids.size(-1) > self.core.model.info.context_length
+        if training or is_long or not self.core_is_current:
+            with torch.set_grad_enabled(training):
+                return cn_clip.unit_rows(self.clip_model.encode_text(ids.to(self.device)))
+        rows = self.core.model.encoder.encode_ids(ids.cpu().numpy())
         return torch.from_numpy(rows).to(self.device)
 
 

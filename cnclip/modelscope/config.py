@@ -14,7 +14,7 @@ from .._encoding import read_text
 from .._text import first_line
 from ..errors import CnclipError, InputTypeError, InvalidInputError
 
-__all__ = ["Config", "ConfigDict", "check_config"]
+__all__ = ["Config", "ConfigDict"]
 
 _SUFFIXES = (".json", ".yaml", ".yml")
 
@@ -56,10 +56,6 @@ class ConfigDict(dict[str, Any]):
             self[key] = default
         return self[key]
 
-    def copy(self) -> ConfigDict:
-        """A copy of the first level."""
-        return ConfigDict(self)
-
     def __deepcopy__(self, memo: dict[int, Any]) -> ConfigDict:
         return ConfigDict({key: copy.deepcopy(value, memo) for key, value in self.items()})
 
@@ -97,11 +93,6 @@ class Config:
         cfg_text: str | None = None,
         filename: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Take the values, the text of the file, and its path.
-
-        Raises:
-            InputTypeError: the values are not a dict.
-        """
         if cfg_dict is not None and not isinstance(cfg_dict, Mapping):
             found = type(cfg_dict).__name__
             raise InputTypeError(f"expected a dict, got {found}", item="cfg_dict")
@@ -132,11 +123,7 @@ class Config:
 
     @staticmethod
     def from_string(cfg_str: str, file_format: str) -> Config:
-        """Read the text of a file with this suffix, `.json` or `.yaml`.
-
-        Raises:
-            InvalidInputError: it cannot be parsed.
-        """
+        """Read the text of a file with this suffix, `.json` or `.yaml`."""
         return Config(_parse(cfg_str, file_format, Path(f"text{file_format}")), cfg_str)
 
     @property
@@ -147,8 +134,7 @@ class Config:
     @property
     def text(self) -> str:
         """The text of the file."""
-        text: str = object.__getattribute__(self, "_text")
-        return text
+        return str(object.__getattribute__(self, "_text"))
 
     @property
     def pretty_text(self) -> str:
@@ -174,9 +160,6 @@ class Config:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._cfg_dict)
-
-    def __len__(self) -> int:
-        return len(self._cfg_dict)
 
     def __repr__(self) -> str:
         return f"Config (path: {self._filename}): {self._cfg_dict!r}"
@@ -211,13 +194,7 @@ class Config:
         return value
 
     def dump(self, file: str | os.PathLike[str] | None = None) -> str | None:
-        """Write a JSON or YAML file; without a path, return the values as JSON.
-
-        Raises:
-            InvalidInputError: the file's name has another suffix.
-            MissingExtraError: YAML without PyYAML.
-            OSError: the file cannot be written.
-        """
+        """Write a JSON or YAML file, by its suffix; without a path, return the values as JSON."""
         if file is None:
             return _json(self.to_dict())
         path = Path(file).expanduser()
@@ -233,15 +210,8 @@ class Config:
     ) -> None:
         """Set values by their paths, such as `{'train.max_epochs': 3}`.
 
-        Dicts are merged. Lists of dicts with a `type` are merged by it.
-
-        Args:
-            options: The values by their paths.
-            allow_list_keys: Unused: an index in a path of a list is always allowed.
-            force: Replace values that there are.
-
-        Raises:
-            InvalidInputError: a path leads through a value that is neither a dict nor a list.
+        Dicts are merged, and lists of dicts by their `type`. Without `force`, values that there are
+        stay. Raises InvalidInputError where a path leads through another value.
         """
         for path, value in options.items():
             *parents, last = path.split(".")
@@ -329,18 +299,3 @@ def _yaml(value: Any) -> str:
         import yaml
     text: str = yaml.safe_dump(json.loads(_json(value)), allow_unicode=True, sort_keys=False)
     return text
-
-
-def check_config(cfg: str | Config, is_training: bool = False) -> None:
-    """Refuse a configuration without a part that ModelScope requires.
-
-    Raises:
-        InvalidInputError: a part is missing; names it.
-    """
-    config = Config.from_file(cfg) if isinstance(cfg, str) else cfg
-    names = ["framework", "task", "pipeline"]
-    if is_training:
-        names += ["model", "train", "preprocessor", "evaluation"]
-    for name in names:
-        if name not in config:
-            raise InvalidInputError(f"{name} is missing", file=config.filename)

@@ -1,4 +1,4 @@
-"""The content of `modelscope.utils.constant`: names of tasks, files, modes and more."""
+"""The content of `modelscope.utils.constant`: names of tasks, files and modes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ def _values(names: Any) -> list[Any]:
     return [value for name, value in vars(names).items() if not name.startswith("__")]
 
 
-InputFields = table("InputFields", "img text audio")
 ModelFile = table(
     "ModelFile",
     "CONFIGURATION=configuration.json README=README.md TF_SAVED_MODEL_FILE=saved_model.pb "
@@ -55,37 +54,13 @@ Invoke = table(
     "KEY=invoked_by PRETRAINED=from_pretrained PIPELINE=pipeline TRAINER=trainer "
     "LOCAL_TRAINER=local_trainer PREPROCESSOR=preprocessor",
 )
-ThirdParty = table("ThirdParty", "KEY=third_party EASYCV ADASEQ ADADET", value=str.lower)
 ConfigFields = table(
     "ConfigFields",
     "framework task pipeline model dataset preprocessor train evaluation postprocessor",
 )
-ConfigKeys = table("ConfigKeys", "train val test")
-Requirements = table(
-    "Requirements", "protobuf sentencepiece sklearn scipy timm tokenizers tf torch"
-)
 Frameworks = table("Frameworks", "tf=tensorflow torch=pytorch kaldi")
 ModeKeys = table("ModeKeys", "TRAIN EVAL INFERENCE", value=str.lower)
-LogKeys = table(
-    "LogKeys", "ITER ITER_TIME EPOCH LR MODE DATA_LOAD_TIME ETA MEMORY LOSS", value=str.lower
-)
-TrainerStages = table(
-    "TrainerStages",
-    "after_init before_run before_val before_train_epoch before_train_iter after_train_iter "
-    "after_train_epoch before_val_epoch before_val_iter after_val_iter after_val_epoch after_run "
-    "after_val",
-    value=str,
-)
 Devices = table("Devices", "cpu gpu xpu")
-DatasetPathName = table(
-    "DatasetPathName",
-    "META_NAME=meta DATA_FILES_NAME=data_files LOCK_FILE_NAME_ANY=any LOCK_FILE_NAME_DELIMITER=-",
-)
-MetaDataFields = table("MetaDataFields", "ARGS_BIG_DATA=big_data")
-DistributedParallelType = table(
-    "DistributedParallelType",
-    "DP=data_parallel TP=tensor_model_parallel PP=pipeline_model_parallel",
-)
 
 
 class Hubs(enum.Enum):
@@ -102,53 +77,27 @@ class DownloadMode(enum.Enum):
     FORCE_REDOWNLOAD = "force_redownload"
 
 
-class UploadMode(enum.Enum):
-    """Whether an upload replaces files."""
-
-    OVERWRITE = "overwrite"
-    APPEND = "append"
-
-
-DEFAULT_MODEL_REVISION = MASTER_MODEL_BRANCH = DEFAULT_REPOSITORY_REVISION = "master"
-DEFAULT_DATASET_REVISION = "master"
+DEFAULT_MODEL_REVISION = DEFAULT_REPOSITORY_REVISION = DEFAULT_DATASET_REVISION = "master"
 DEFAULT_DATASET_NAMESPACE = "modelscope"
-REPO_TYPE_MODEL, REPO_TYPE_DATASET, REPO_TYPE_STUDIO = "model", "dataset", "studio"
-REPO_TYPE_SUPPORT = [REPO_TYPE_MODEL, REPO_TYPE_DATASET, REPO_TYPE_STUDIO]
 
 __all__ = [
     "DEFAULT_DATASET_NAMESPACE",
     "DEFAULT_DATASET_REVISION",
     "DEFAULT_MODEL_REVISION",
     "DEFAULT_REPOSITORY_REVISION",
-    "MASTER_MODEL_BRANCH",
-    "REPO_TYPE_DATASET",
-    "REPO_TYPE_MODEL",
-    "REPO_TYPE_STUDIO",
-    "REPO_TYPE_SUPPORT",
     "AudioTasks",
     "CVTasks",
     "ConfigFields",
-    "ConfigKeys",
-    "DatasetPathName",
     "Devices",
-    "DistributedParallelType",
     "DownloadMode",
     "Fields",
     "Frameworks",
     "Hubs",
-    "InputFields",
     "Invoke",
-    "LogKeys",
-    "MetaDataFields",
     "ModeKeys",
     "ModelFile",
     "MultiModalTasks",
     "NLPTasks",
-    "Other",
-    "Requirements",
     "ScienceTasks",
     "Tasks",
-    "ThirdParty",
-    "TrainerStages",
-    "UploadMode",
 ]

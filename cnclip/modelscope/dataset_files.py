@@ -59,11 +59,6 @@ def download_dataset(
 
     Returns:
         The folder of the files.
-
-    Raises:
-        MissingExtraError: the hub's client is not installed.
-        DatasetError: the hub has no such data set or revision, or no files with images and texts.
-        HubError: the files cannot be downloaded.
     """
     with requires_extra("modelscope", "modelscope-hub"):
         import modelscope_hub
@@ -102,11 +97,7 @@ def download_dataset(
 
 
 def _downloaded_before(named: str, fetch: Callable[..., Path], error: Exception) -> Path:
-    """The files that were downloaded before, where the hub cannot be reached.
-
-    Raises:
-        HubError: there are none.
-    """
+    """The files that were downloaded before, where the hub cannot be reached."""
     try:
         found = fetch(local_files_only=True)
         if not any(found.iterdir()):
@@ -147,9 +138,6 @@ def with_random_access(path: Path, splits: set[str] | None = None) -> Path:
     Args:
         path: A data set; a folder with nothing but a zip is that zip.
         splits: The splits that are wanted.
-
-    Raises:
-        DatasetError: the zip is damaged, or its content does not fit on the disk.
     """
     if path.is_dir():
         files = [one for one in path.iterdir() if not one.name.startswith(".")]

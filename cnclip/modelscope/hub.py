@@ -7,7 +7,7 @@ folders, and errors are the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from os import PathLike, fspath
 from pathlib import Path
 from types import ModuleType
@@ -15,36 +15,29 @@ from typing import Any
 
 from .._checks import requires_extra
 
-Patterns = Sequence[str] | str | None
 MODEL_NAME_PARTS = 2
 # Of regular expressions and not of file names: ModelScope took such patterns before 1.10.
 _REGULAR = re.compile(r"[\\^$+(|]|\.\*")
+_PATTERNS = ("ignore_file_pattern", "allow_file_pattern")
 
 
 def _client() -> ModuleType:
-    """The light client's functions with ModelScope's older arguments.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """The light client's functions with ModelScope's older arguments."""
     with requires_extra("modelscope", "modelscope-hub"):
         from modelscope_hub import compat
     return compat
 
 
-def _text(path: str | PathLike[str] | None) -> str | None:
-    return None if path is None else fspath(path)
-
-
-def _as_names(patterns: Patterns, model: str | None, others: dict[str, Any]) -> Patterns:
+def _without_expressions(patterns: Any, options: dict[str, Any]) -> Any:
     """Patterns of file names: regular expressions are replaced by the names that they match."""
     listed = [patterns] if isinstance(patterns, str) else list(patterns or ())
     if not any(map(_REGULAR.search, listed)):
         return patterns
-    with requires_extra("modelscope", "modelscope-hub"):
-        from modelscope_hub import HubApi as Api
-    files = Api(token=others.get("token"), endpoint=others.get("endpoint")).list_repo_files(
-        others.get("repo_id") or model or "", others.get("repo_type") or "model"
+    from modelscope_hub import HubApi as Api
+
+    model = options.get("repo_id") or options.get("model_id") or ""
+    files = Api(token=options.get("token"), endpoint=options.get("endpoint")).list_repo_files(
+        model, options.get("repo_type") or "model"
     )
     names = [
         file.path
@@ -55,145 +48,64 @@ def _as_names(patterns: Patterns, model: str | None, others: dict[str, Any]) -> 
     return [*(one for one in listed if not _REGULAR.search(one)), *names] or patterns
 
 
-def snapshot_download(
-    model_id: str | None = None,
-    revision: str | None = None,
-    cache_dir: str | PathLike[str] | None = None,
-    user_agent: dict[str, Any] | str | None = None,
-    local_files_only: bool | None = False,
-    cookies: Any = None,
-    ignore_file_pattern: Patterns = None,
-    allow_file_pattern: Patterns = None,
-    local_dir: str | PathLike[str] | None = None,
-    allow_patterns: Patterns = None,
-    ignore_patterns: Patterns = None,
-    max_workers: int | None = None,
-    **others: Any,
-) -> str:
-    """Download all files of a model, or those that match patterns; returns their directory.
+def _download(name: str, order: str) -> Callable[..., str]:
+    """A function of the client that takes ModelScope's positional arguments, and any path."""
+    names = order.split()
 
-    Args:
-        model_id: The model's name on the hub.
-        revision: Branch, tag or commit.
-        cache_dir: Where the client keeps models, by default `$MODELSCOPE_CACHE`.
-        user_agent: Sent with requests.
-        local_files_only: Use only files that were downloaded before.
-        cookies: Ignored.
-        ignore_file_pattern: Files to leave out: patterns such as `*.bin`, or regular expressions.
-        allow_file_pattern: Files to download.
-        local_dir: The directory for the files, instead of one in the cache.
-        allow_patterns: As `allow_file_pattern`.
-        ignore_patterns: As `ignore_file_pattern`.
-        max_workers: Downloads at a time.
-        others: Further keywords of the client: `repo_id`, `repo_type`, `token`, `endpoint`.
+    def download(*arguments: Any, **keywords: Any) -> str:
+        if len(arguments) > len(names):
+            raise TypeError(f"{name}: {len(arguments)} arguments, expected {len(names)} at most")
+        options = dict(zip(names, arguments, strict=False)) | keywords
+        client = _client()
+        options = {
+            key: fspath(value) if isinstance(value, PathLike) else value
+            for key, value in options.items()
+            if value is not None and key != "cookies"
+        }
+        for key in _PATTERNS:
+            if key in options and not options.get("local_files_only"):
+                options[key] = _without_expressions(options[key], options)
+        if name == "dataset_snapshot_download" and "repo_id" in options:
+            options["dataset_id"] = options.pop("repo_id")
+        place: str = getattr(client, name)(**options)
+        return place
+
+    download.__name__ = download.__qualname__ = name
+    download.__doc__ = f"""As of ModelScope: returns the path of the download.
+
+    Arguments in their order: {", ".join(names)}; and the client's keywords, such as `token`.
+    A pattern is one of file names, such as `*.bin`, or a regular expression.
 
     Raises:
         MissingExtraError: the client is not installed.
-        requests.exceptions.HTTPError: the hub has no such model; the client raises others too.
+        requests.exceptions.HTTPError: the hub has no such name; the client raises others too.
     """
-    if not local_files_only:
-        ignore_file_pattern = _as_names(ignore_file_pattern, model_id, others)
-        allow_file_pattern = _as_names(allow_file_pattern, model_id, others)
-    directory: str = _client().snapshot_download(
-        model_id,
-        revision=revision,
-        cache_dir=_text(cache_dir),
-        local_dir=_text(local_dir),
-        allow_file_pattern=allow_file_pattern,
-        ignore_file_pattern=ignore_file_pattern,
-        allow_patterns=allow_patterns,
-        ignore_patterns=ignore_patterns,
-        max_workers=max_workers or 4,
-        local_files_only=bool(local_files_only),
-        user_agent=user_agent,
-        **others,
-    )
-    return directory
+    return download
 
 
-def dataset_snapshot_download(
-    dataset_id: str | None = None,
-    revision: str | None = None,
-    cache_dir: str | PathLike[str] | None = None,
-    local_dir: str | PathLike[str] | None = None,
-    allow_file_pattern: Patterns = None,
-    ignore_file_pattern: Patterns = None,
-    allow_patterns: Patterns = None,
-    ignore_patterns: Patterns = None,
-    max_workers: int | None = None,
-    cookies: Any = None,
-    **others: Any,
-) -> str:
-    """Download all files of a data set, as `snapshot_download` does; returns their directory."""
-    directory: str = _client().dataset_snapshot_download(
-        dataset_id or others.pop("repo_id", None),
-        revision=revision,
-        cache_dir=_text(cache_dir),
-        local_dir=_text(local_dir),
-        allow_file_pattern=allow_file_pattern,
-        ignore_file_pattern=ignore_file_pattern,
-        allow_patterns=allow_patterns,
-        ignore_patterns=ignore_patterns,
-        max_workers=max_workers or 4,
-        **others,
-    )
-    return directory
-
-
-def model_file_download(
-    model_id: str,
-    file_path: str,
-    revision: str | None = None,
-    cache_dir: str | PathLike[str] | None = None,
-    user_agent: dict[str, Any] | str | None = None,
-    local_files_only: bool | None = False,
-    cookies: Any = None,
-    local_dir: str | PathLike[str] | None = None,
-    **others: Any,
-) -> str:
-    """Download one file of a model; returns its path. See `snapshot_download`."""
-    path: str = _client().model_file_download(
-        model_id,
-        file_path,
-        revision=revision,
-        cache_dir=_text(cache_dir),
-        local_dir=_text(local_dir),
-        local_files_only=bool(local_files_only),
-        user_agent=user_agent,
-        **others,
-    )
-    return path
-
-
-def dataset_file_download(
-    dataset_id: str,
-    file_path: str,
-    revision: str | None = None,
-    cache_dir: str | PathLike[str] | None = None,
-    local_dir: str | PathLike[str] | None = None,
-    **others: Any,
-) -> str:
-    """Download one file of a data set; returns its path. See `snapshot_download`."""
-    path: str = _client().dataset_file_download(
-        dataset_id,
-        file_path,
-        revision=revision,
-        cache_dir=_text(cache_dir),
-        local_dir=_text(local_dir),
-        **others,
-    )
-    return path
+_CACHE = "cache_dir user_agent local_files_only cookies"
+_CHOICE = "allow_patterns ignore_patterns max_workers"
+snapshot_download = _download(
+    "snapshot_download",
+    f"model_id revision {_CACHE} ignore_file_pattern allow_file_pattern local_dir {_CHOICE}",
+)
+dataset_snapshot_download = _download(
+    "dataset_snapshot_download",
+    f"dataset_id revision cache_dir local_dir allow_file_pattern ignore_file_pattern {_CHOICE}",
+)
+model_file_download = _download(
+    "model_file_download", f"model_id file_path revision {_CACHE} local_dir"
+)
+dataset_file_download = _download(
+    "dataset_file_download", "dataset_id file_path revision cache_dir local_dir"
+)
 
 
 class HubApi:
     """The hub's interface: `HubApi(...)` is the light client's, with ModelScope's older methods."""
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Any:
-        """Open the client's interface.
-
-        Raises:
-            MissingExtraError: the client is not installed.
-        """
+        """Open the client's interface."""
         return _client().LegacyHubApi(*arguments, **keywords)
 
 

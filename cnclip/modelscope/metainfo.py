@@ -1,51 +1,67 @@
-"""The content of `modelscope.metainfo`: names of models, pipelines, trainers, metrics and more."""
+"""The content of `modelscope.metainfo`: the names that Chinese-CLIP's programs use."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from . import _names
 from ._choice import DEFAULT_MODEL
-from ._tables import table
+from ._tables import PartOf
 from .constant import Tasks
 
-Models = table("Models", _names.MODELS)
-TaskModels = table("TaskModels", _names.TASK_MODELS)
-Heads = table("Heads", _names.HEADS)
-Pipelines = table("Pipelines", _names.PIPELINES)
-CVTrainers = table("CVTrainers", _names.CV_TRAINERS)
-NLPTrainers = table("NLPTrainers", _names.NLP_TRAINERS)
-MultiModalTrainers = table("MultiModalTrainers", _names.MULTI_MODAL_TRAINERS)
-AudioTrainers = table("AudioTrainers", _names.AUDIO_TRAINERS)
-Preprocessors = table("Preprocessors", _names.PREPROCESSORS)
-Metrics = table("Metrics", _names.METRICS)
-Optimizers = table("Optimizers", "default=optimizer SGD=SGD")
-Hooks = table("Hooks", _names.HOOKS)
-LR_Schedulers = table("LR_Schedulers", _names.LR_SCHEDULERS)
-CustomDatasets = table("CustomDatasets", _names.CUSTOM_DATASETS)
+
+class Models(metaclass=PartOf):
+    """Names of models."""
+
+    clip = "clip-multi-modal-embedding"
+    gemm = "gemm-generative-multi-modal"
+    team = "team-multi-modal-similarity"
 
 
-class Trainers(CVTrainers, NLPTrainers, MultiModalTrainers, AudioTrainers):  # type: ignore[misc, valid-type]
-    """The names of all of ModelScope's trainers."""
+class Pipelines(metaclass=PartOf):
+    """Names of pipelines."""
+
+    multi_modal_embedding = "multi-modal-embedding"
+
+
+class Preprocessors(metaclass=PartOf):
+    """Names of preprocessors."""
+
+    clip_preprocessor = "clip-preprocessor"
+    load_image = "load-image"
+
+
+class MultiModalTrainers(metaclass=PartOf):
+    """Names of trainers."""
+
+    clip_multi_modal_embedding = "clip-multi-modal-embedding"
+
+
+class Trainers(MultiModalTrainers, metaclass=PartOf):
+    """Names of trainers."""
 
     default = "trainer"
-    tinynas_damoyolo = "tinynas-damoyolo"
 
-    @staticmethod
-    def get_trainer_domain(attribute_or_value: str) -> str:
-        """The field of a trainer, by its attribute or value; `'unknown'` for others."""
-        if attribute_or_value == Trainers.default:
-            return Trainers.default
-        fields: dict[str, Any] = {
-            "cv": CVTrainers,
-            "nlp": NLPTrainers,
-            "audio": AudioTrainers,
-            "multi-modal": MultiModalTrainers,
-        }
-        for field, names in fields.items():
-            if attribute_or_value in vars(names) or attribute_or_value in vars(names).values():
-                return field
-        return "unknown"
+
+class Metrics(metaclass=PartOf):
+    """Names of metrics."""
+
+    accuracy = "accuracy"
+    inbatch_recall = "inbatch_recall"
+    loss_metric = "loss-metric"
+
+
+class Hooks(metaclass=PartOf):
+    """Names of hooks."""
+
+    BestCkptSaverHook = "BestCkptSaverHook"
+    CheckpointHook = "CheckpointHook"
+    ClipClampLogitScaleHook = "ClipClampLogitScaleHook"
+    EarlyStopHook = "EarlyStopHook"
+    EvaluationHook = "EvaluationHook"
+    IterTimerHook = "IterTimerHook"
+    LrSchedulerHook = "LrSchedulerHook"
+    OptimizerHook = "OptimizerHook"
+    TensorboardHook = "TensorboardHook"
+    TextLoggerHook = "TextLoggerHook"
+    TorchAMPOptimizerHook = "TorchAMPOptimizerHook"
 
 
 # Only of tasks whose models cnclip opens.
@@ -55,19 +71,11 @@ DEFAULT_MODEL_FOR_PIPELINE = {
 
 __all__ = [
     "DEFAULT_MODEL_FOR_PIPELINE",
-    "AudioTrainers",
-    "CVTrainers",
-    "CustomDatasets",
-    "Heads",
     "Hooks",
-    "LR_Schedulers",
     "Metrics",
     "Models",
     "MultiModalTrainers",
-    "NLPTrainers",
-    "Optimizers",
     "Pipelines",
     "Preprocessors",
-    "TaskModels",
     "Trainers",
 ]

@@ -34,28 +34,17 @@ class Model:
     ) -> Any:
         """Open a model: a `CLIPForMultiModalEmbedding`, or ModelScope's class for other models.
 
-        Args:
-            model_name_or_path: A directory, or a name on ModelScope's hub.
-            revision: Branch, tag or commit on the hub.
-            cfg_dict: A configuration in the place of the model's; for ModelScope.
-            device: As for `pipeline`.
-            trust_remote_code: For ModelScope.
-            keywords: For ModelScope.
-
-        Raises:
-            ModelNotFoundError, HubError, CheckpointError: as `cnclip.pipelines.pipeline`.
-            ModelScopeError: it is a model for ModelScope, which is not installed.
+        `device` is as for `pipeline`, which also has the exceptions. `cfg_dict`,
+        `trust_remote_code` and further keywords are for ModelScope.
         """
         name = str(model_name_or_path)
         if other := foreign_type(name, revision):
             what = f"a model of type {other!r}"
             theirs = installed_object("modelscope.models", "Model", name, what)
-            keywords |= {"cfg_dict": cfg_dict} if cfg_dict is not None else {}
-            keywords |= {"device": device} if device is not None else {}
-            keywords |= {"trust_remote_code": True} if trust_remote_code else {}
-            return theirs.from_pretrained(
-                name, *(() if revision is None else (revision,)), **keywords
-            )
+            given = {"revision": revision, "cfg_dict": cfg_dict, "device": device}
+            given = {key: value for key, value in given.items() if value is not None}
+            given |= {"trust_remote_code": True} if trust_remote_code else {}
+            return theirs.from_pretrained(name, **given, **keywords)
         clip = importlib.import_module(f"{__package__}.clip")  # which imports this one
         return clip.CLIPForMultiModalEmbedding(name, revision=revision, device=device)
 

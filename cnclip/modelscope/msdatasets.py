@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple
 
 from .._text import counted, value_text
 from ..datasets import Problems, open_retrieval
@@ -29,7 +26,7 @@ from .dataset_files import (
     usual_split,
     with_random_access,
 )
-from .rows import ListRows, PairRows, Rows, open_rows
+from .rows import ListPart, Rows, open_rows
 from .slices import SplitSlice, parse_splits
 
 __all__ = ["MsDataset"]
@@ -41,6 +38,22 @@ NAMESPACE = "modelscope"
 _KINDS = ("csv", "json", "parquet", "imagefolder", "webdataset")
 _REDOWNLOAD = "force_redownload"
 _PROBLEMS_SHOWN = 5
+
+
+class _Given(NamedTuple):
+    """The arguments of `MsDataset.load`, in ModelScope's order."""
+
+    dataset_name: Any
+    namespace: str | None = NAMESPACE
+    target: str | None = None
+    version: str | None = None
+    hub: Any = None
+    subset_name: str | None = None
+    split: str | None = None
+    data_dir: str | None = None
+    data_files: Any = None
+    download_mode: Any = None
+    cache_dir: str | os.PathLike[str] | None = None
 
 
 class MsDataset:
@@ -123,26 +136,14 @@ class MsDataset:
     from_hf_dataset = to_ms_dataset
 
     @staticmethod
-    def load(
-        dataset_name: str | os.PathLike[str] | list[Any],
-        namespace: str | None = NAMESPACE,
-        target: str | None = None,
-        version: str | None = None,
-        hub: Any = None,
-        subset_name: str | None = None,
-        split: str | None = None,
-        data_dir: str | None = None,
-        data_files: Any = None,
-        download_mode: Any = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        **options: Any,
-    ) -> Any:
+    def load(*arguments: Any, **keywords: Any) -> Any:
         """Open a data set of images and texts.
 
         A row has the columns `query`, `query_id`, `image` (a PIL image) and `image_id`, where the
         files have no other names for them. A text with several images has several rows.
 
-        Args:
+        The arguments, in this order or by their names, are:
+
             dataset_name: A folder, zip or file, see `cnclip.datasets.open_retrieval` for the
                 layouts; `NAME` or `OWNER/NAME` on ModelScope's hub; `'csv'`, `'json'`,
                 `'parquet'`, `'imagefolder'` or `'webdataset'` with `data_files` or `data_dir`; or a
@@ -159,7 +160,8 @@ class MsDataset:
             data_files: Without a data set, the path of a file, or a dict of paths by splits.
             download_mode: `force_redownload` downloads all files again.
             cache_dir: Where the hub's client stores files.
-            options: ModelScope's other options, which are ignored and named in a warning.
+
+        ModelScope's other options are ignored and named in a warning.
 
         Returns:
             MsDataset, or a dict of them.
@@ -169,79 +171,47 @@ class MsDataset:
             DatasetError: there is no such data set or split, or nothing in it can be used.
             HubError, MissingExtraError: the files cannot be downloaded.
         """
-        if isinstance(dataset_name, list):
-            column = "target" if target is None else target
-            return MsDataset(ListRows(dataset_name, column), column)
-        arguments = {
-            "dataset_name": dataset_name,
-            "namespace": namespace,
-            "target": target,
-            "version": version,
-            "hub": hub,
-            "subset_name": subset_name,
-            "split": split,
-            "data_dir": data_dir,
-            "data_files": data_files,
-            "download_mode": download_mode,
-            "cache_dir": cache_dir,
-        } | options
+        given = _Given(*arguments, **{n: v for n, v in keywords.items() if n in _Given._fields})
+        options = {name: value for name, value in keywords.items() if name not in _Given._fields}
+        if isinstance(given.dataset_name, list):
+            column = "target" if given.target is None else given.target
+            return MsDataset(Rows([ListPart(given.dataset_name)], [column]), column)
         try:
-            return _load(**arguments)
+            _warn_of_ignored(options)
+            return _load(given)
         except UnknownLayoutError as error:
-            return _load_by_modelscope(arguments, error)
+            return _load_by_modelscope(given._asdict() | options, error)
 
 
-def _load(
-    dataset_name: str | os.PathLike[str],
-    namespace: str | None,
-    target: str | None,
-    version: str | None,
-    hub: Any,
-    subset_name: str | None,
-    split: str | None,
-    data_dir: str | None,
-    data_files: Any,
-    download_mode: Any,
-    cache_dir: str | os.PathLike[str] | None,
-    **options: Any,
-) -> Any:
-    """The data set of `MsDataset.load`.
-
-    Raises:
-        UnknownLayoutError: it has no images with texts.
-    """
-    _warn_of_ignored(options)
-    parts = None if split is None else parse_splits(_checked(split, "split"))
+def _load(given: _Given) -> Any:
+    """The data set of `MsDataset.load`."""
+    parts = None if given.split is None else parse_splits(_checked(given.split, "split"))
     wanted = None if parts is None else {usual_split(part.split) for part in parts}
-    place, file_splits = _local_place(dataset_name, data_files)
+    place, file_splits = _local_place(given.dataset_name, given.data_files)
     if place is None:
-        _check_hub(hub)
+        _check_hub(given.hub)
+        mode = str(getattr(given.download_mode, "value", given.download_mode))
         place = download_dataset(
-            _hub_name(str(dataset_name), namespace),
-            version,
+            _hub_name(str(given.dataset_name), given.namespace),
+            given.version,
             splits=wanted,
-            cache_dir=cache_dir,
-            again=str(getattr(download_mode, "value", download_mode)) == _REDOWNLOAD,
+            cache_dir=given.cache_dir,
+            again=mode == _REDOWNLOAD,
         )
-    if data_dir is not None:
-        place = _inner_folder(place, data_dir)
-    place = with_random_access(place, wanted)
-    opened = _DataSet(place, subset_name, file_splits)
+    if given.data_dir is not None:
+        place = _inner_folder(place, given.data_dir)
+    opened = _DataSet(with_random_access(place, wanted), given.subset_name, file_splits)
     if parts is not None:
-        return MsDataset(opened.rows(parts), target)
+        return MsDataset(opened.rows(parts), given.target)
     found = {
-        usual_split(name) or "train": MsDataset(opened.rows(parse_splits(name or "train")), target)
+        usual_split(name) or "train": opened.rows(parse_splits(name or "train"))
         for name in opened.names
     }
-    return next(iter(found.values())) if len(found) == 1 else found
+    return MsDataset.to_ms_dataset(found, given.target)
 
 
 def _load_by_modelscope(arguments: dict[str, Any], error: UnknownLayoutError) -> Any:
-    """Another kind of data set, by the installed ModelScope.
-
-    Raises:
-        UnknownLayoutError: ModelScope is not installed.
-    """
+    """Another kind of data set, by the installed ModelScope."""
     try:
         theirs = installed_object("modelscope.msdatasets", "MsDataset")
     except ModelScopeError as missing:
@@ -327,11 +297,7 @@ class _DataSet:
     """
 
     def __init__(self, place: Path, subset: str | None, files: dict[str, Path]) -> None:
-        """Find the splits, and those of a subset.
-
-        Raises:
-            DatasetError: there is no such data set or subset, or a subset must be chosen.
-        """
+        """Find the splits, and those of a subset."""
         self._files, self._prefix = files, ""
         if subset is not None and not files and (inner := subset_folder(place, subset)):
             place, subset = inner, None
@@ -352,13 +318,8 @@ class _DataSet:
         return [name.removeprefix(self._prefix) for name in found if name.startswith(self._prefix)]
 
     def rows(self, parts: list[SplitSlice]) -> Rows:
-        """The rows of parts of splits.
-
-        Raises:
-            DatasetError: there is no such split, or nothing in it can be used.
-            InvalidInputError: a slice has no rows.
-        """
-        opened: dict[str, PairRows] = {}
+        """The rows of parts of splits."""
+        opened: dict[str, Rows] = {}
         found = []
         for part in parts:
             name = self._name_of(part.split)
@@ -367,11 +328,9 @@ class _DataSet:
             rows = opened[name]
             numbers, remark = part.rows(len(rows))
             if remark is not None:
-                logger.warning("%s: %s", rows.pairs.name, remark)
-            found.append(
-                rows if len(numbers) == len(rows) else rows.numbered(np.asarray(numbers, np.int64))
-            )
-        return found[0] if len(found) == 1 else JoinedRows(found)
+                logger.warning("%s: %s", self._place.name, remark)
+            found.append(rows if len(numbers) == len(rows) else rows.select(numbers))
+        return found[0] if len(found) == 1 else Rows.joined(found)
 
     def _name_of(self, split: str) -> str:
         """The split's name in the data set."""
@@ -387,7 +346,7 @@ class _DataSet:
         shown = ", ".join(name or "train" for name in self.names)
         raise DatasetError(f"has no split {split!r}; it has {shown}", file=self._place)
 
-    def _open(self, name: str) -> PairRows:
+    def _open(self, name: str) -> Rows:
         problems = Problems()
         place, split = self._files.get(name, self._place), name
         if self._files:
@@ -400,41 +359,3 @@ class _DataSet:
         if problems.skipped:
             logger.warning("%s: %s left out", label, counted(problems.skipped, "rows"))
         return rows
-
-
-class JoinedRows(Rows):
-    """Rows of several data sets, one after another."""
-
-    def __init__(self, parts: Sequence[Rows], numbers: NDArray[np.int64] | None = None) -> None:
-        """Take the parts, which have the same columns; perhaps only some rows, by their numbers.
-
-        Raises:
-            DatasetError: their columns differ.
-        """
-        self.column_names = parts[0].column_names
-        for part in parts:
-            if part.column_names != self.column_names:
-                columns = " and ".join(", ".join(one.column_names) for one in (parts[0], part))
-                raise DatasetError(f"the splits have different columns: {columns}")
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
-        self._numbers = np.arange(self._ends[-1]) if numbers is None else numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def value(self, number: int, column: str) -> Any:
-        """The value of a row in a column."""
-        place = int(self._numbers[number])
-        index = int(np.searchsorted(self._ends, place, side="right"))
-        start = int(self._ends[index]) - len(self._parts[index])
-        return self._parts[index].value(place - start, column)
-
-    def select(self, indices: Iterable[int]) -> Self:
-        """Some of the rows, see `Rows.select`."""
-        return type(self)(self._parts, self._numbers[self.numbers(indices)])
-
-    def rename_columns(self, column_mapping: Mapping[str, str]) -> Self:
-        """The rows with other names of columns, see `Rows.rename_columns`."""
-        parts = [part.rename_columns(column_mapping) for part in self._parts]
-        return type(self)(parts, self._numbers)

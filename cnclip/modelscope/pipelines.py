@@ -36,8 +36,6 @@ def pipeline(
     framework: str | None = None,
     device: Any = None,
     model_revision: str | None = None,
-    ignore_file_pattern: Any = None,
-    trust_remote_code: bool = False,
     **others: Any,
 ) -> Any:
     """Open a pipeline: of Chinese-CLIP on cnclip, of any other model in the installed ModelScope.
@@ -52,8 +50,6 @@ def pipeline(
         device: `'gpu'`, `'cuda'`, `'cuda:N'`, `'cpu'` or a torch.device. A GPU that is not there
             means the CPU.
         model_revision: Branch, tag or commit on the hub.
-        ignore_file_pattern: For ModelScope.
-        trust_remote_code: For ModelScope.
         others: `precision`, `num_threads` and `local_files_only` as for
             `cnclip.pipelines.pipeline`; others are for ModelScope.
 
@@ -76,11 +72,10 @@ def pipeline(
             "framework": framework,
             "device": device,
             "model_revision": model_revision,
-            "ignore_file_pattern": ignore_file_pattern,
-            "trust_remote_code": trust_remote_code or None,
-        }
-        given = {name: value for name, value in given.items() if value is not None}
-        return theirs(task, model, **given, **others)
+        } | others
+        return theirs(
+            task, model, **{name: value for name, value in given.items() if value is not None}
+        )
     if task is None and pipeline_name is None:
         raise InvalidInputError(f"expected one of {', '.join(TASKS)}, got None", item="task")
     if task is not None and task not in TASKS:
@@ -177,10 +172,9 @@ class MultiModalEmbeddingPipeline(Pipeline):
         elif device is not None:
             model.to(torch.device(device if device != "gpu" else model.device))
         model.eval()
-        is_given = preprocessor is not None
-        own_preprocessor = CLIPPreprocessor(model.core.model.info)
-        super().__init__(model, preprocessor if is_given else own_preprocessor)
-        self._has_own_preprocessor = not is_given or isinstance(preprocessor, CLIPPreprocessor)
+        if preprocessor is None:
+            preprocessor = CLIPPreprocessor(model.core.model.info)
+        super().__init__(model, preprocessor)
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -209,14 +203,13 @@ class MultiModalEmbeddingPipeline(Pipeline):
             {'img_embedding': float32 [n, d] or None, 'text_embedding': float32 [n, d] or None},
             rows of unit length on the pipeline's device.
         """
-        if isinstance(input, Mapping) and self._has_own_preprocessor:
+        if isinstance(input, Mapping) and isinstance(self.preprocessor, CLIPPreprocessor):
             given = self.preprocessor.chosen(input)
             if any(isinstance(value, torch.Tensor) for value in given.values()):
                 return self._embedded(given)
-            if self.model.core_is_current:
+            if self.model.core_is_current and self.preprocessor.is_plain:
                 answer = self.model.core.forward(given, keywords.get("batch_size"))
                 return {key: self._tensor(value) for key, value in answer.items()}
-            input = given
         return self._embedded(self.preprocess(input))
 
     def _embedded(self, tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -11,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..archive import ArchiveInfo
-from ..errors import InvalidInputError
+from .._checks import check_integer
+from ..archive import MAX_RESOLUTION, ArchiveInfo
 from ..models import open_archive
 from ..preprocessors import multi_modal
 from ..preprocessors.image import load_image
+from ..preprocessors.inputs import split_input
 from ._choice import foreign_type, own_name
 from ._installed import installed_object
 from .constant import ModeKeys
@@ -54,40 +57,49 @@ class CLIPPreprocessor(Preprocessor):
     """Chinese-CLIP's preprocessing, with tensors as results.
 
     Attributes:
-        tokenizer: The model's tokenizer.
+        tokenizer: The tokenizer of texts.
         image_resolution: Pixels per side of the tensors.
         input_keys: The keys of images and texts in the input, by `'img'` and `'text'`.
+        is_plain: Whether the tensors are those of cnclip's pipeline for the model.
     """
 
     def __init__(
         self,
         model_dir: str | PathLike[str] | ArchiveInfo,
         mode: str = ModeKeys.INFERENCE,
-        *arguments: Any,
+        *_: Any,
         revision: str | None = None,
-        **keywords: Any,
+        tokenizer: Any = None,
+        resolution: Any = None,
+        **__: Any,
     ) -> None:
         """Take the preprocessing of a model.
 
         Args:
             model_dir: The model: its directory, its name on the hub, or an open archive.
-            mode: Images are not augmented in any mode: `cnclip train` does that.
-            arguments: Ignored.
+            mode: With `ModeKeys.TRAIN`, images are changed at random, see
+                `cnclip.train.auto_augment`. `random.seed` makes the changes repeatable.
             revision: Branch, tag or commit on the hub.
-            keywords: `tokenizer` and `resolution` must be the model's; others are ignored.
+            tokenizer: A `FullTokenizer` in the place of the model's.
+            resolution: Pixels per side in the place of the model's.
 
         Raises:
-            InvalidInputError: another resolution than the model's.
+            InputTypeError, InvalidInputError: the resolution cannot be used.
         """
         super().__init__(mode)
         info = model_dir
         if not isinstance(info, ArchiveInfo):
             info = open_archive(own_name(str(model_dir)), revision)
-        self._own = multi_modal.CLIPPreprocessor(info)
         self.image_resolution = info.resolution
-        if keywords.get("resolution", info.resolution) != info.resolution:
-            raise InvalidInputError(f"the model's is {info.resolution}", item="resolution")
-        self.tokenizer = FullTokenizer.from_vocabulary(info.vocabulary)
+        if resolution is not None:
+            self.image_resolution = check_integer(resolution, "resolution", 1, MAX_RESOLUTION)
+        is_same = self.image_resolution == info.resolution
+        info = info if is_same else replace(info, resolution=self.image_resolution)
+        self._own = multi_modal.CLIPPreprocessor(info)
+        has_own = isinstance(tokenizer, FullTokenizer)
+        self.tokenizer = tokenizer if has_own else FullTokenizer.from_vocabulary(info.vocabulary)
+        self.is_plain = type(self) is CLIPPreprocessor and is_same and not has_own
+        self.is_plain &= mode != ModeKeys.TRAIN
         self.input_keys = {"img": "img", "text": "text"}
 
     def set_input_img_key(self, new_key: str) -> None:
@@ -105,11 +117,13 @@ class CLIPPreprocessor(Preprocessor):
 
     def img_preprocess(self, image: Any) -> torch.Tensor:
         """An image, as `forward` takes it, to float32 [3, r, r]."""
-        return torch.from_numpy(self._own({"img": [image]})["img"][0])
+        return self._pixels([image])[0]
 
     def tokenize(self, texts: str | list[str], context_length: int | None = None) -> torch.Tensor:
         """Ids of texts, int64 [n, context_length], by default of the model's context length."""
-        return torch.from_numpy(self._own.tokenize(texts, context_length))
+        length = self._own.context_length if context_length is None else context_length
+        ids, _ = self.tokenizer.encode([texts] if isinstance(texts, str) else list(texts), length)
+        return torch.from_numpy(ids)
 
     def __call__(self, input: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         """Make the model's tensors.
@@ -119,13 +133,29 @@ class CLIPPreprocessor(Preprocessor):
 
         Returns:
             {'img': float32 [n, 3, r, r], 'text': int64 [n, l]}: the keys that the input has.
-
-        Raises:
-            InputTypeError: an item cannot be used; also a TypeError.
-            ImageError, InvalidInputError: an image cannot be read.
         """
-        arrays = self._own(self.chosen(input))
-        return {key: torch.from_numpy(array) for key, array in arrays.items()}
+        given = self.chosen(input)
+        images, texts = split_input(given)
+        found = {} if images is None else {"img": self._pixels(given["img"])}
+        return found if texts is None else found | {"text": self.tokenize(list(texts))}
+
+    def _pixels(self, images: Any) -> torch.Tensor:
+        if self.mode == ModeKeys.TRAIN:
+            items, _ = split_input({"img": images})
+            images = [self._changed(item.image) for item in items or ()]
+        return torch.from_numpy(self._own({"img": images})["img"])
+
+    @staticmethod
+    def _open(image: Any) -> Image.Image:
+        if isinstance(image, np.ndarray):
+            return Image.fromarray(image)
+        return image if isinstance(image, Image.Image) else load_image(image)
+
+    def _changed(self, image: Any) -> Image.Image:
+        from ..train.auto_augment import auto_augment
+
+        generator = np.random.default_rng(random.getrandbits(64))
+        return auto_augment(self._open(image).convert("RGB"), generator, self.image_resolution)
 
 
 class LoadImage:

@@ -6,10 +6,10 @@ Images are decoded when a row is read. `MsDataset` and the trainer use these row
 from __future__ import annotations
 
 import operator
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,52 +37,116 @@ from ..sources.rows import IMAGE_COLUMNS, TEXT_COLUMNS, Chosen, Columns, Id, Pro
 from ..sources.tables import TextFormat, column_names
 
 Row = dict[str, Any]
+# Places of the columns of a `PairPart`, and their usual names, which are those of MUGE.
+TEXT, TEXT_ID, IMAGE, IMAGE_ID = range(4)
+USUAL = ["query", "query_id", "image", "image_id"]
 
 
-class Names(NamedTuple):
-    """The names of the columns of rows; those of MUGE by default."""
+class ListPart(NamedTuple):
+    """The items of a list, in one column."""
 
-    text: str = "query"
-    text_id: str = "query_id"
-    image: str = "image"
-    image_id: str = "image_id"
+    items: list[Any]
+
+    @property
+    def count(self) -> int:
+        """The number of items."""
+        return len(self.items)
+
+    def value(self, number: int, place: int) -> Any:
+        """An item."""
+        return self.items[number]
 
 
-class Rows(ABC):
+class PairPart(NamedTuple):
+    """The pairs of a data set; a text with several images has several rows.
+
+    Attributes:
+        pairs: The pairs.
+        ids: By the places of columns, ids that the pairs do not have: one for each image number.
+    """
+
+    pairs: PairData
+    ids: dict[int, Sequence[Any]]
+
+    @property
+    def count(self) -> int:
+        """The number of pairs."""
+        return len(self.pairs.pairs)
+
+    def value(self, number: int, place: int) -> Any:
+        """The value of a pair in a column."""
+        image, text = self.pairs.pairs[number].tolist()
+        if place in self.ids:
+            return self.ids[place][image]
+        if place == TEXT:
+            return self.pairs.texts[text]
+        if place == TEXT_ID:
+            return self.pairs.text_ids[text]
+        return self.pairs.image_ids[image] if place == IMAGE_ID else self.image(image)
+
+    def image(self, image: int) -> Image.Image:
+        """An image by its number."""
+        try:
+            content = self.pairs.read(image)
+            if isinstance(content, Image.Image):
+                return content
+            return decode_image(read_inner(content), turned=self.pairs.turns_images)
+        except ImageError as error:
+            raise error.at(self.pairs.where(image)) from error
+
+    def file(self, number: int) -> Any:
+        """The image of a pair for `datasets`: its file, not decoded, if it has one."""
+        content = self.pairs.read(int(self.pairs.pairs[number, 0]))
+        if isinstance(content, Image.Image):
+            return content
+        return {"bytes": read_inner(content), "path": None}
+
+
+class Rows:
     """Rows by their numbers. An index is an int, a slice, several ints, or a column's name.
 
     Attributes:
+        parts: Where the rows are, one part after another.
         column_names: The names of the columns.
+        numbers: int64 [n], the numbers of the rows in the parts.
     """
 
-    column_names: list[str]
+    def __init__(
+        self,
+        parts: Sequence[ListPart | PairPart],
+        columns: Sequence[str],
+        numbers: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.parts, self.column_names = parts, list(columns)
+        self._ends = np.cumsum([part.count for part in parts])
+        self.numbers = np.arange(self._ends[-1]) if numbers is None else numbers
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    @staticmethod
+    def joined(some: Sequence[Rows]) -> Rows:
+        """The rows of several, one after another."""
+        names = some[0].column_names
+        parts: list[ListPart | PairPart] = []
+        numbers, start = [], 0
+        for rows in some:
+            if rows.column_names != names:
+                columns = " and ".join(", ".join(one) for one in (names, rows.column_names))
+                raise DatasetError(f"the splits have different columns: {columns}")
+            parts += rows.parts
+            numbers.append(rows.numbers + start)
+            start += int(rows._ends[-1])
+        return Rows(parts, names, np.concatenate(numbers))
 
-    @abstractmethod
-    def value(self, number: int, column: str) -> Any:
-        """The value of a row in a column.
+    @cached_property
+    def pairs(self) -> PairData | None:
+        """The pairs, for training, where one data set has them."""
+        if len(self.parts) != 1 or not isinstance(self.parts[0], PairPart):
+            return None
+        pairs = self.parts[0].pairs
+        is_whole = len(self) == len(pairs.pairs) and bool((np.diff(self.numbers) == 1).all())
+        return pairs if is_whole else pairs.select(self.numbers)
 
-        Raises:
-            ImageError: it is an image that cannot be read. The error has its place.
-        """
-
-    @abstractmethod
-    def select(self, indices: Iterable[int]) -> Self:
-        """Some of the rows, by their numbers.
-
-        Raises:
-            InvalidInputError: there is no such row.
-        """
-
-    @abstractmethod
-    def rename_columns(self, column_mapping: Mapping[str, str]) -> Self:
-        """The rows with other names of columns, old names to new ones.
-
-        Raises:
-            DatasetError: there is no such column, or two would have the same name.
-        """
+    def __len__(self) -> int:
+        return len(self.numbers)
 
     @property
     def num_rows(self) -> int:
@@ -94,18 +158,23 @@ class Rows(ABC):
         """The numbers of rows and columns."""
         return len(self), len(self.column_names)
 
-    def __getitem__(self, key: Any) -> Any:
-        """A row as a dict; the values of a column as a list; or of several rows a dict of lists.
+    def _located(self, number: int) -> tuple[Any, int]:
+        """The part that has a row, and the row's number in it."""
+        place = int(self.numbers[number])
+        index = int(np.searchsorted(self._ends, place, side="right"))
+        part = self.parts[index]
+        return part, place - int(self._ends[index]) + part.count
 
-        Raises:
-            IndexError: there is no such row.
-            KeyError: there is no such column.
-            ImageError: an image cannot be read.
-        """
+    def _value(self, number: int, column: str) -> Any:
+        part, place = self._located(number)
+        return part.value(place, self.column_names.index(column))
+
+    def __getitem__(self, key: Any) -> Any:
+        """A row as a dict; the values of a column as a list; or of several rows a dict of lists."""
         if isinstance(key, str):
             if key not in self.column_names:
                 raise KeyError(f"no column {key!r}; it has {', '.join(self.column_names)}")
-            return [self.value(number, key) for number in range(len(self))]
+            return [self._value(number, key) for number in range(len(self))]
         if isinstance(key, slice):
             return self._columns(range(*key.indices(len(self))))
         if isinstance(key, Iterable):
@@ -124,40 +193,62 @@ class Rows(ABC):
     def _no_row(self, number: int) -> str:
         return f"no row {number}: there are {len(self)}"
 
-    def numbers(self, indices: Iterable[int]) -> NDArray[np.int64]:
-        """The numbers of rows: int64 [n], from 0.
+    def _row(self, number: int) -> Row:
+        return {name: self._value(number, name) for name in self.column_names}
 
-        Raises:
-            InvalidInputError: there is no such row.
-        """
+    def _columns(self, numbers: Sequence[int]) -> dict[str, list[Any]]:
+        return {name: [self._value(n, name) for n in numbers] for name in self.column_names}
+
+    def select(self, indices: Iterable[int]) -> Rows:
+        """Some of the rows, by their numbers."""
         found = np.fromiter(map(_integer, indices), np.int64)
         outside = found[(found < -len(self)) | (found >= len(self))]
         if len(outside):
             raise InvalidInputError(self._no_row(int(outside[0])), item="indices")
-        return np.where(found < 0, found + len(self), found)
+        return Rows(self.parts, self.column_names, self.numbers[found])
 
-    def _row(self, number: int) -> Row:
-        return {name: self.value(number, name) for name in self.column_names}
-
-    def _columns(self, numbers: Iterable[int]) -> dict[str, list[Any]]:
-        chosen = list(numbers)
-        return {name: [self.value(n, name) for n in chosen] for name in self.column_names}
-
-    def shuffle(self, seed: int | None = None) -> Self:
+    def shuffle(self, seed: int | None = None) -> Rows:
         """The rows in random order."""
-        return self.select(np.random.default_rng(seed).permutation(len(self)).tolist())
+        return self.select(np.random.default_rng(seed).permutation(len(self)))
 
-    def take(self, n: int) -> Self:
+    def take(self, n: int) -> Rows:
         """The first `n` rows, or all."""
         return self.select(range(min(n, len(self))))
 
-    def skip(self, n: int) -> Self:
+    def skip(self, n: int) -> Rows:
         """The rows after the first `n`."""
         return self.select(range(min(n, len(self)), len(self)))
 
-    def rename_column(self, original_column_name: str, new_column_name: str) -> Self:
+    def rename_columns(self, column_mapping: Mapping[str, str]) -> Rows:
+        """The rows with other names of columns, old names to new ones."""
+        for name in column_mapping:
+            if name not in self.column_names:
+                raise DatasetError(f"no column {name!r}; it has {', '.join(self.column_names)}")
+        names = [column_mapping.get(name, name) for name in self.column_names]
+        if len(set(names)) < len(names):
+            raise DatasetError(f"two columns would have the same name: {', '.join(names)}")
+        return Rows(self.parts, names, self.numbers)
+
+    def rename_column(self, original_column_name: str, new_column_name: str) -> Rows:
         """The rows with another name of a column; raises as `rename_columns`."""
         return self.rename_columns({original_column_name: new_column_name})
+
+    def to_hf_dataset(self) -> Any:
+        """The rows as a `datasets.Dataset`, which copies the images' files into its cache."""
+        with requires_extra("datasets", "datasets"):
+            import datasets
+        if isinstance(self.parts[0], ListPart):
+            return datasets.Dataset.from_dict({self.column_names[0]: self[self.column_names[0]]})
+        ids = [self.column_names[place] for place in (TEXT_ID, IMAGE_ID)]
+        integers = {name for name in ids if all(isinstance(one, int) for one in self[name])}
+        features = {name: datasets.Value("string") for name in self.column_names}
+        features |= dict.fromkeys(integers, datasets.Value("int64"))
+        features[self.column_names[IMAGE]] = datasets.Image()
+        return datasets.Dataset.from_generator(
+            _file_rows,
+            features=datasets.Features(features),
+            gen_kwargs={"rows": self, "strings": [name for name in ids if name not in integers]},
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({counted(len(self), 'rows')}: {self.column_names})"
@@ -171,192 +262,69 @@ def _integer(index: Any) -> int:
         raise InputTypeError(reason, item="index") from error
 
 
-def renamed(names: Sequence[str], mapping: Mapping[str, str]) -> list[str]:
-    """Names of columns after some of them were changed.
-
-    Raises:
-        DatasetError: there is no such column, or two would have the same name.
-    """
-    for name in mapping:
-        if name not in names:
-            raise DatasetError(f"no column {name!r}; it has {', '.join(names)}")
-    found = [mapping.get(name, name) for name in names]
-    if len(set(found)) < len(found):
-        raise DatasetError(f"two columns would have the same name: {', '.join(found)}")
-    return found
-
-
-class ListRows(Rows):
-    """The items of a list, in one column."""
-
-    def __init__(self, items: Sequence[Any], column: str) -> None:
-        self.column_names = [column]
-        self._items = list(items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def value(self, number: int, column: str) -> Any:
-        """An item."""
-        return self._items[number]
-
-    def select(self, indices: Iterable[int]) -> Self:
-        """Some of the items."""
-        items = [self._items[number] for number in self.numbers(indices)]
-        return type(self)(items, self.column_names[0])
-
-    def rename_columns(self, column_mapping: Mapping[str, str]) -> Self:
-        """The items with another name of their column."""
-        return type(self)(self._items, renamed(self.column_names, column_mapping)[0])
-
-
-class PairRows(Rows):
-    """The pairs of a data set; a text with several images has several rows.
-
-    Attributes:
-        pairs: The pairs, for training.
-        names: The names of the columns.
-    """
-
-    def __init__(
-        self, pairs: PairData, names: Names, ids: dict[str, Sequence[Any]] | None = None
-    ) -> None:
-        """Take the pairs, the names of the columns, and ids that the pairs do not have.
-
-        `ids` has, by the name of a column, a value for each image number.
-        """
-        self.pairs, self.names, self._ids = pairs, names, ids or {}
-        self.column_names = list(names)
-
-    def __len__(self) -> int:
-        return len(self.pairs.pairs)
-
-    def value(self, number: int, column: str) -> Any:
-        """The value of a pair in a column, see `Rows.value`."""
-        image, text = self.pairs.pairs[number].tolist()
-        if column in self._ids:
-            return self._ids[column][image]
-        if column == self.names.text:
-            return self.pairs.texts[text]
-        if column == self.names.text_id:
-            return self.pairs.text_ids[text]
-        return self.pairs.image_ids[image] if column == self.names.image_id else self.image(image)
-
-    def image(self, image: int) -> Image.Image:
-        """An image by its number.
-
-        Raises:
-            ImageError: it cannot be read. The error has its place.
-        """
-        try:
-            content = self.pairs.read(image)
-            if isinstance(content, Image.Image):
-                return content
-            return decode_image(read_inner(content), turned=self.pairs.turns_images)
-        except ImageError as error:
-            raise error.at(self.pairs.where(image)) from error
-
-    def select(self, indices: Iterable[int]) -> Self:
-        """Some of the pairs, see `Rows.select`."""
-        return self.numbered(self.numbers(indices))
-
-    def numbered(self, numbers: NDArray[np.int64]) -> Self:
-        """Some of the pairs, whose numbers were checked."""
-        return type(self)(self.pairs.select(numbers), self.names, self._ids)
-
-    def rename_columns(self, column_mapping: Mapping[str, str]) -> Self:
-        """The pairs with other names of columns, see `Rows.rename_columns`."""
-        found = renamed(self.column_names, column_mapping)
-        new = dict(zip(self.column_names, found, strict=True))
-        ids = {new[name]: values for name, values in self._ids.items()}
-        return type(self)(self.pairs, Names(*found), ids)
-
-    def to_hf_dataset(self) -> Any:
-        """The rows as a `datasets.Dataset`, which copies the images' files into its cache.
-
-        Raises:
-            MissingExtraError: datasets is not installed.
-            ImageError: an image cannot be read.
-        """
-        with requires_extra("datasets", "datasets"):
-            import datasets
-        ids = (self.names.text_id, self.names.image_id)
-        integers = {name for name in ids if all(isinstance(one, int) for one in self[name])}
-        features = {name: datasets.Value("string") for name in self.column_names}
-        features |= dict.fromkeys(integers, datasets.Value("int64"))
-        features[self.names.image] = datasets.Image()
-        return datasets.Dataset.from_generator(
-            _file_rows,
-            features=datasets.Features(features),
-            gen_kwargs={"rows": self, "strings": [name for name in ids if name not in integers]},
-        )
-
-
-def _file_rows(rows: PairRows, strings: list[str]) -> Iterator[Row]:
+def _file_rows(rows: Rows, strings: list[str]) -> Iterator[Row]:
     """The rows with the files of images, not decoded; `strings` are columns of ids."""
-    names = [name for name in rows.column_names if name != rows.names.image]
+    image = rows.column_names[IMAGE]
     for number in range(len(rows)):
-        content = rows.pairs.read(int(rows.pairs.pairs[number, 0]))
-        file: Any = content
-        if not isinstance(content, Image.Image):
-            file = {"bytes": read_inner(content), "path": None}
-        values = {name: rows.value(number, name) for name in names}
-        values |= {name: str(values[name]) for name in strings}
-        yield {rows.names.image: file} | values
+        part, place = rows._located(number)
+        values = {
+            name: part.value(place, column)
+            for column, name in enumerate(rows.column_names)
+            if column != IMAGE
+        }
+        yield {image: part.file(place)} | values | {name: str(values[name]) for name in strings}
 
 
 # --- Opening -------------------------------------------------------------------------------------
 
 
-def open_rows(data: RetrievalData, problems: Problems) -> PairRows:
+def open_rows(data: RetrievalData, problems: Problems) -> Rows:
     """The pairs of a data set, with the names that its columns have.
 
     Args:
         data: The data set.
         problems: Gets the rows that cannot be used, which are left out.
-
-    Raises:
-        DatasetError: it cannot be read in any order, lacks a column, or nothing in it can be used.
     """
     if isinstance(data, FolderData):
         data = FolderTable(data)
     pairs = PairData(data, problems)
-    if isinstance(data, TableData):
-        return PairRows(pairs, _names_of_table(data))
     if isinstance(data, ParquetData):
         return _parquet_rows(pairs, data.files())
-    return PairRows(pairs, Names())
+    names = _names_of_table(data) if isinstance(data, TableData) else USUAL
+    return Rows([PairPart(pairs, {})], names)
 
 
-def _names_of_table(data: TableData) -> Names:
+def _names_of_table(data: TableData) -> list[str]:
     table, _ = data.sources()
     columns = Columns(image=IMAGE_NAMES, text=TEXT_NAMES)
     if table.suffix.lower() == ".txt":
-        return Names()
+        return USUAL
     found = column_names(table, table.name, columns, TextFormat(data.encoding))
-    return _names(columns.choose(found), _id_columns(found))
+    ids = [Columns(id=names).choose(found).id for names in (TEXT_IDS, IMAGE_IDS)]
+    return _names(columns.choose(found), ids)
 
 
-def _parquet_rows(pairs: PairData, files: list[Path]) -> PairRows:
+def _parquet_rows(pairs: PairData, files: list[Path]) -> Rows:
     """The rows of Parquet files, whose ids are in columns."""
     columns = Columns(image=IMAGE_COLUMNS, text=TEXT_COLUMNS)
-    ids: dict[str, list[Any]] = {}
-    names = Names()
+    ids: dict[int, list[Any]] = {TEXT_ID: [], IMAGE_ID: []}
+    names = USUAL
     for file in files:
         try:
             chosen = ParquetTable(file, file.name, columns).chosen
-            of_text = _ids_in(file, TEXT_IDS)
-            of_image = _ids_in(file, IMAGE_IDS)
+            of_text, of_image = (_ids_in(file, one) for one in (TEXT_IDS, IMAGE_IDS))
         except DamagedParquet:  # reported when the pairs were read
             continue
-        names = _names(chosen, (of_text[0], of_image[0]))
-        for name, values in ((names.text_id, of_text[1]), (names.image_id, of_image[1])):
-            ids.setdefault(name, []).extend(values)
+        names = _names(chosen, [of_text[0], of_image[0]])
+        ids[TEXT_ID] += of_text[1]
+        ids[IMAGE_ID] += of_image[1]
     number = len(pairs.image_ids)
-    complete = {
-        name: values for name, values in ids.items() if len(values) == number and None not in values
+    complete: dict[int, Sequence[Any]] = {
+        place: values
+        for place, values in ids.items()
+        if len(values) == number and None not in values
     }
-    return PairRows(pairs, names, dict(complete))
+    return Rows([PairPart(pairs, complete)], names)
 
 
 def _ids_in(file: Path, names: tuple[str, ...]) -> tuple[str | None, list[Any]]:
@@ -366,19 +334,12 @@ def _ids_in(file: Path, names: tuple[str, ...]) -> tuple[str | None, list[Any]]:
     return name, [] if name is None else [row.id for row in table.read(Problems(), images=False)]
 
 
-def _id_columns(found: Sequence[str]) -> tuple[str | None, str | None]:
-    text_id = Columns(id=TEXT_IDS).choose(found).id
-    return text_id, Columns(id=IMAGE_IDS).choose(found).id
-
-
-def _names(chosen: Chosen, ids: tuple[str | None, str | None]) -> Names:
+def _names(chosen: Chosen, ids: Sequence[str | None]) -> list[str]:
     """The names of rows' columns: the file's, but `image` for a column of file names."""
-    usual = Names()
-    image = (chosen.image or usual.image).removesuffix(FILE_SUFFIX)
-    image = usual.image if image == "file_name" else image
-    return Names(
-        chosen.text or usual.text, ids[0] or usual.text_id, image, ids[1] or usual.image_id
-    )
+    image = (chosen.image or USUAL[IMAGE]).removesuffix(FILE_SUFFIX)
+    image = USUAL[IMAGE] if image == "file_name" else image
+    found = [chosen.text, ids[0], image, ids[1]]
+    return [name or usual for name, usual in zip(found, USUAL, strict=True)]
 
 
 # --- Rows of other software -----------------------------------------------------------------------
@@ -391,11 +352,7 @@ class RowPairs(PairData):
     """
 
     def __init__(self, rows: Any, name: str, split: str, image: str, text: str) -> None:
-        """Take the rows, names for messages, and the names of the two columns.
-
-        Raises:
-            DatasetError: there are no rows, or a row lacks a column or has no text.
-        """
+        """Take the rows, names for messages, and the names of the two columns."""
         self._rows, self._column = rows, image
         self.name, self.split = name, split
         self.turns_images = False
@@ -448,11 +405,7 @@ def _texts_of(rows: Any, text: str, image: str, name: str) -> list[str]:
 
 
 def check_columns(found: Sequence[str], image: str, text: str, name: str) -> None:
-    """Refuse rows without the columns of images and texts that are wanted.
-
-    Raises:
-        DatasetError: a column is missing.
-    """
+    """Refuse rows without the columns of images and texts that are wanted."""
     for kind, wanted in (("img", image), ("text", text)):
         if wanted not in found:
             raise DatasetError(

@@ -52,9 +52,6 @@ class SplitSlice(NamedTuple):
 
         Args:
             count: The number of rows of the split.
-
-        Raises:
-            InvalidInputError: there are no such rows.
         """
         start = self.start.rows(count, 0, self.drop)
         end = self.end.rows(count, count, self.drop)
@@ -68,11 +65,7 @@ class SplitSlice(NamedTuple):
 
 
 def parse_splits(text: str) -> list[SplitSlice]:
-    """The parts that a split's name asks for, joined by `+`.
-
-    Raises:
-        InvalidInputError: it cannot be parsed.
-    """
+    """The parts that a split's name asks for, joined by `+`."""
     found = []
     for part in text.split("+"):
         match = _PART.fullmatch(part)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..engine import cuda_count
 from ..errors import InvalidInputError
 from ..pipelines.builder import choose_device
 from .config import Config
@@ -57,9 +54,6 @@ def own_device(device: Any) -> str:
 
     Returns:
         `'cpu'` or `'cuda:N'`.
-
-    Raises:
-        InvalidInputError: not the name of a device.
     """
     if device is None:
         name = "gpu"
@@ -72,36 +66,11 @@ def own_device(device: Any) -> str:
     return choose_device(name)
 
 
-def verify_device(device_name: str) -> tuple[str, int | None]:
-    """The kind of a device, `'cpu'` or `'gpu'`, and its number."""
-    kind, _, number = device_name.lower().partition(":")
-    if kind not in ("cpu", "cuda", "gpu", "xpu") or not (number or "0").isdecimal():
-        raise InvalidInputError(f"expected 'cpu', 'gpu' or 'cuda:N', got {device_name!r}")
-    kind = "gpu" if kind == "cuda" else kind
-    return kind, int(number) if number else (None if kind == "cpu" else 0)
-
-
 def create_device(device_name: Any = "gpu") -> torch.device:
     """A torch.device; the CPU if there is no such GPU."""
     import torch
 
     return torch.device(own_device(device_name))
-
-
-def get_device() -> str:
-    """The GPU of this process, or `'cpu'`."""
-    return own_device("gpu")
-
-
-@contextlib.contextmanager
-def device_placement(framework: str, device_name: str = "gpu:0") -> Iterator[None]:
-    """Make a GPU torch's current one, if there is such a GPU."""
-    device = own_device(device_name)
-    if device != "cpu" and cuda_count():
-        import torch
-
-        torch.cuda.set_device(device)
-    yield
 
 
 def read_config(
@@ -126,12 +95,9 @@ test_level.__test__ = False  # type: ignore[attr-defined]  # not a test of pytes
 
 __all__ = [
     "create_device",
-    "device_placement",
-    "get_device",
     "get_logger",
     "model_file_download",
     "read_config",
     "snapshot_download",
     "test_level",
-    "verify_device",
 ]
