@@ -67,12 +67,13 @@ def _passed_on(function: Callable[..., Any]) -> Any:
     return lambda self, *arguments: function(self._own(), *arguments)
 
 
-for _name, _function in {
+_OPERATORS: dict[str, Callable[..., Any]] = {
     "__add__": operator.add,
     "__contains__": operator.contains,
     "__fspath__": lambda own: own.__fspath__(),
     "__getitem__": operator.getitem,
     "__iter__": iter,
     "__len__": len,
-}.items():
+}
+for _name, _function in _OPERATORS.items():
     setattr(Placeholder, _name, _passed_on(_function))

@@ -41,10 +41,11 @@ class Model:
         if other := foreign_type(name, revision):
             what = f"a model of type {other!r}"
             theirs = installed_object("modelscope.models", "Model", name, what)
-            given = {"revision": revision, "cfg_dict": cfg_dict, "device": device}
-            given = {key: value for key, value in given.items() if value is not None}
-            given |= {"trust_remote_code": True} if trust_remote_code else {}
-            return theirs.from_pretrained(name, **given, **keywords)
+            place = (name,) if revision is None else (name, revision)
+            given = {"cfg_dict": cfg_dict, "device": device}
+            keywords |= {key: value for key, value in given.items() if value is not None}
+            keywords |= {"trust_remote_code": True} if trust_remote_code else {}
+            return theirs.from_pretrained(*place, **keywords)
         clip = importlib.import_module(f"{__package__}.clip")  # which imports this one
         return clip.CLIPForMultiModalEmbedding(name, revision=revision, device=device)
 
