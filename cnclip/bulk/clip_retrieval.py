@@ -274,8 +274,8 @@ class ClipRetrievalEmbeddings(Embeddings):
             paths = [
                 _path(place, url) or id for place, url, id in zip(places, urls, ids, strict=True)
             ]
-        text = values.get("caption") if self.kind == "texts" else None
-        known = {"row": range(count), "id": ids, "path": paths, "text": text}
+        captions = "text" if self.kind == "texts" else "caption"
+        known = {"row": range(count), "id": ids, "path": paths, captions: values.get("caption")}
         arrays = [
             arrow.nulls(count, field.type)
             if known.get(field.name) is None

@@ -227,6 +227,7 @@ def schema() -> Any:
             ("mtime_ns", arrow.int64()),
             ("sha256", arrow.string()),
             ("error", arrow.string()),
+            ("caption", arrow.string()),
         ]
     )
 
@@ -286,10 +287,10 @@ def load_lines(folder: Path, shard: Shard) -> Any:
         raise EmbeddingsError(f"damaged: {first_line(error)}", file=path) from error
     except OSError as error:
         raise _unreadable(path, error) from error
-    if "sha256" not in table.schema.names:  # written by an earlier version
-        field = schema().field("sha256")
-        place = schema().get_field_index(field.name)
-        table = table.add_column(place, field, arrow.nulls(table.num_rows, field.type))
+    for name in ("sha256", "caption"):  # which earlier versions did not write
+        if name not in table.schema.names:
+            field, place = schema().field(name), schema().get_field_index(name)
+            table = table.add_column(place, field, arrow.nulls(table.num_rows, field.type))
     if table.num_rows != shard.items or table.schema.names != schema().names:
         reason = f"damaged: {table.num_rows} lines of {table.schema.names}"
         raise EmbeddingsError(reason, file=path)

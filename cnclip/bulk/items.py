@@ -88,6 +88,7 @@ class Item(NamedTuple):
     text: str | None = None
     error: str | None = None
     listed: Where | None = None  # the row of a list or table that has it
+    caption: str | None = None  # of an image in a table
 
     @property
     def is_file(self) -> bool:
@@ -523,7 +524,7 @@ def _table_items(path: str, sources: OpenedSources) -> Iterator[Item]:
         columns, format = sources.columns, sources.format
         return read_table(Path(path), container.path, columns, problems, format)
 
-    return _row_items(read, container, os.path.dirname(path), sources.remarks)
+    return _row_items(read, container, os.path.dirname(path), sources)
 
 
 def _stdin_items(content: bytes, sources: OpenedSources) -> Iterator[Item]:
@@ -533,19 +534,19 @@ def _stdin_items(content: bytes, sources: OpenedSources) -> Iterator[Item]:
         columns, format = sources.columns, sources.format
         return read_list(io.BytesIO(content), "stdin", columns, problems, format)
 
-    return _row_items(read, Container("stdin", 0, 0), "", sources.remarks)
+    return _row_items(read, Container("stdin", 0, 0), "", sources)
 
 
 def _row_items(
     read: Callable[[Problems], Iterator[Row]],
     container: Container,
     folder: str,
-    remarks: dict[Problem, None],
+    sources: OpenedSources,
 ) -> Iterator[Item]:
     for row in with_problems(read):
         if isinstance(row, Problem):
             if row.kind is ProblemKind.ENCODING:
-                remarks[row] = None
+                sources.remarks[row] = None
             yield from container.skipped([row])
             continue
         # A value that cannot be read is an exception.
@@ -553,17 +554,25 @@ def _row_items(
         id = None if nameless else spelled_id(hide_secrets(str(row.id)))
         listed = Where(file=container.path, line=row.number)
         place = f"{container.path}:{row.number}"
-        value = row.text if row.image is None else row.image
+        value = row.image if sources.columns.image else row.text
+        caption = _caption_of(row.text) if sources.columns.image else None
         if isinstance(value, list) and len(value) < 2:
             value = value[0] if value else None
         if not isinstance(value, list):
             item = _value_item(value, row, id, place, container, folder)
-            yield item._replace(listed=listed)
+            yield item._replace(listed=listed, caption=caption)
             continue
         for number, one in enumerate(value, 1):
             inner = None if id is None else f"{id}:{number}"
             item = _value_item(one, row, inner, f"{place}:{number}", container, folder)
-            yield item._replace(listed=listed)
+            yield item._replace(listed=listed, caption=caption)
+
+
+def _caption_of(value: Any) -> str | None:
+    """The text of a row with an image, or the first of several; None for what is no text."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return value if isinstance(value, str) and is_utf8(value) and not is_blank(value) else None
 
 
 def _value_item(

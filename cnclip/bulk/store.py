@@ -50,7 +50,7 @@ SECONDS_BETWEEN_COMMITS = 5.0
 _IDS_TRIED = 100
 # Digits of the checksum in a shard's name: 48 bits.
 _DIGITS = 12
-_ITEM_COLUMNS = ("id", "path", "text", "size", "mtime_ns")
+_ITEM_COLUMNS = ("id", "path", "text", "size", "mtime_ns", "caption")
 # The files that runs write, and the temporary files that a killed run leaves.
 _RUN_FILES = re.compile(
     r"\d{5,}-[0-9a-f]{12}\.(npy|parquet)"

@@ -117,7 +117,7 @@ def _metadata(embeddings: Embeddings, lines: Any) -> bytes:
         columns = {
             "image_path": arrow.array(places, arrow.string()),
             "url": arrow.array(urls, arrow.string()),
-            **{name: lines.column(name) for name in ("id", "width", "height", "sha256")},
+            **{name: lines.column(name) for name in ("id", "width", "height", "sha256", "caption")},
         }
     mark = {"kind": embeddings.kind, "model": embeddings.model, "precision": embeddings.precision}
     table = arrow.table(columns).replace_schema_metadata({MARK: json.dumps(mark)})

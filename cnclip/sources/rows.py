@@ -73,24 +73,31 @@ class Row(NamedTuple):
 class Columns:
     """The possible names of each column, the best first; none for a column that is not wanted.
 
-    A table without ids is an error if `id_required`. `exact` names are compared as they are.
+    A table without ids is an error if `id_required`, and one without texts if `text_required`.
+    `exact` names are compared as they are.
     """
 
     image: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
     id: tuple[str, ...] = ()
     id_required: bool = False
+    text_required: bool = True
     exact: frozenset[str] = frozenset()
     hint: str = ""  # of messages: what to do where a column is missing
 
     @classmethod
     def of(cls, kind: str, column: str | None = None, id_column: str | None = None) -> Self:
-        """The columns of "images" or "texts", and of ids: those given, else the usual names."""
+        """The columns of "images" or "texts", and of ids: those given, else the usual names.
+
+        With images, the texts are their captions, which a table may lack.
+        """
         usual = IMAGE_COLUMNS if kind == "images" else TEXT_COLUMNS
         names = usual if column is None else (column,)
+        captions = tuple(name for name in TEXT_COLUMNS if name != column)
         return cls(
             image=names if kind == "images" else (),
-            text=() if kind == "images" else names,
+            text=captions if kind == "images" else names,
+            text_required=kind != "images",
             id=ID_COLUMNS if id_column is None else (id_column,),
             id_required=id_column is not None,
             exact=frozenset(name for name in (column, id_column) if name is not None),
@@ -105,7 +112,7 @@ class Columns:
         """The reason why a table cannot be used: a wanted column that it lacks."""
         for values, wanted, name in (
             ("images", self.image, chosen.image),
-            ("texts", self.text, chosen.text),
+            ("texts", self.text if self.text_required else (), chosen.text),
             ("ids", self.id if self.id_required else (), chosen.id),
         ):
             if wanted and name is None:

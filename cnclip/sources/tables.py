@@ -276,6 +276,8 @@ def _coco_images(
         if column is None:
             continue  # an annotation that is not a text
         of_image = texts.get(str(annotation.get("image_id")))
+        if of_image is None and not columns.text_required:
+            continue
         if of_image is None:
             reason = f"annotation of an image that does not exist: {annotation.get('image_id')}"
             problems.add(ProblemKind.UNKNOWN_ID, Where(file=name), reason)

@@ -176,6 +176,40 @@ def test_texts(embed: Embed, tmp_path: Path) -> None:
     assert next(opened.blocks()).lines["text"].to_pylist()[0] == "猫"
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_captions_of_a_table(embed: Embed, some: list[Path], tmp_path: Path, suffix: str) -> None:
+    captions = ["一只猫", "", "两棵树", "第四张图"]
+    rows = [
+        {"file_name": str(path), "caption": text}
+        for path, text in zip(some, captions, strict=False)
+    ]
+    table = tmp_path / f"photos.{suffix}"
+    if suffix == "csv":
+        lines = ["file_name,caption", *(f"{row['file_name']},{row['caption']}" for row in rows)]
+        table.write_text("\n".join(lines), encoding="utf-8")
+    elif suffix == "jsonl":
+        del rows[1]["caption"]
+        rows[2]["caption"] = ["两棵树", "树"]  # type: ignore[assignment]
+        table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), table)
+    report = embed(table, to="clip-retrieval")
+    assert (report.rows, report.failed) == (4, 0)
+    _, lines_written = read(tmp_path / "out")
+    expected_captions = [text or None for text in captions]
+    assert [line["caption"] for line in lines_written] == expected_captions
+    assert [line["image_path"] for line in lines_written] == [str(path) for path in some[:4]]
+    opened = bulk.open_clip_retrieval(tmp_path / "out")
+    assert next(opened.blocks()).lines["caption"].to_pylist() == expected_captions
+    # Captions that change replace the former ones; the rows are not computed again.
+    if suffix == "csv":
+        table.write_text(
+            table.read_text(encoding="utf-8").replace("一只猫", "一只黑猫"), encoding="utf-8"
+        )
+        assert embed(table).kept == 4
+        assert read(tmp_path / "out")[1][0]["caption"] == "一只黑猫"
+
+
 def test_archives_and_urls(
     embed: Embed, some: list[Path], tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
