@@ -48,7 +48,7 @@ class ListPart(NamedTuple):
     items: list[Any]
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """The number of items."""
         return len(self.items)
 
@@ -69,7 +69,7 @@ class PairPart(NamedTuple):
     ids: dict[int, Sequence[Any]]
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """The number of pairs."""
         return len(self.pairs.pairs)
 
@@ -118,7 +118,7 @@ class Rows:
         numbers: NDArray[np.int64] | None = None,
     ) -> None:
         self.parts, self.column_names = parts, list(columns)
-        self._ends = np.cumsum([part.count for part in parts])
+        self._ends = np.cumsum([part.size for part in parts])
         self.numbers = np.arange(self._ends[-1]) if numbers is None else numbers
 
     @staticmethod
@@ -163,7 +163,7 @@ class Rows:
         place = int(self.numbers[number])
         index = int(np.searchsorted(self._ends, place, side="right"))
         part = self.parts[index]
-        return part, place - int(self._ends[index]) + part.count
+        return part, place - int(self._ends[index]) + part.size
 
     def _value(self, number: int, column: str) -> Any:
         part, place = self._located(number)
