@@ -45,13 +45,11 @@ static cnclip_isa best_supported(void) {
   const unsigned vnni = 1u << 11, bf16 = 1u << 5, fma = 1u << 12, f16c = 1u << 29;
   const unsigned saved = saved_registers();
   const cpuid_result features = cpuid(7, 0);
-  if (!has_bits(features.ebx, avx2) || !has_bits(cpuid(1, 0).ecx, fma) || !has_bits(saved, ymm)) {
+  if (!has_bits(features.ebx, avx2) || !has_bits(cpuid(1, 0).ecx, fma | f16c) ||
+      !has_bits(saved, ymm)) {
     return CNCLIP_ISA_SERIAL;
   }
-  if (!has_bits(features.ebx, f | dq | bw | vl) || !has_bits(saved, zmm) ||
-      !has_bits(cpuid(1, 0).ecx, f16c)) {
-    return CNCLIP_ISA_AVX2;
-  }
+  if (!has_bits(features.ebx, f | dq | bw | vl) || !has_bits(saved, zmm)) return CNCLIP_ISA_AVX2;
   if (!has_bits(features.ecx, vnni)) return CNCLIP_ISA_AVX512;
   return has_bits(cpuid(7, 1).eax, bf16) ? CNCLIP_ISA_AVX512_BF16 : CNCLIP_ISA_AVX512_VNNI;
 }

@@ -16,8 +16,8 @@ extern "C" {
 /* Each includes those before it. */
 typedef enum {
   CNCLIP_ISA_SERIAL = 0, /* plain C, every platform */
-  CNCLIP_ISA_AVX2,       /* x86-64 with AVX2 and FMA, and a system that saves their registers */
-  CNCLIP_ISA_AVX512,     /* and AVX-512 F, BW, DQ, VL */
+  CNCLIP_ISA_AVX2,   /* x86-64 with AVX2, FMA and F16C, and a system that saves their registers */
+  CNCLIP_ISA_AVX512, /* and AVX-512 F, BW, DQ, VL */
   CNCLIP_ISA_AVX512_VNNI,
   CNCLIP_ISA_AVX512_BF16, /* VNNI and BF16: every processor that has BF16 has VNNI */
   CNCLIP_ISA_COUNT,

@@ -6,7 +6,7 @@
 
 static cnclip_engine_core core = {
     .error_set = cnclip_error_set,
-    .isa_supported = cnclip_isa_supported,
+    .isa_choose = cnclip_isa_choose,
     .cores_free = cnclip_cores_free,
     .linear_kernels_get = cnclip_linear_kernels_get,
     .linear_fits = cnclip_linear_fits,

@@ -21,14 +21,14 @@ extern "C" {
 
 /* The version of everything that this header declares or includes. Raise it with each change: an
  * engine of another version is refused. */
-enum { CNCLIP_ENGINE_API = 4 };
+enum { CNCLIP_ENGINE_API = 5 };
 
 /* What the core lends to an engine: functions of the headers above, under the names they have
  * there without the prefix cnclip_. Static memory. */
 typedef struct {
   long process; /* id of the process that loaded the core; another one was forked from it */
   cnclip_status (*error_set)(cnclip_error *error, cnclip_status code, const char *format, ...);
-  bool (*isa_supported)(cnclip_isa isa);
+  cnclip_status (*isa_choose)(cnclip_isa *ret_isa, cnclip_error *error);
   int (*cores_free)(void);
 
   const cnclip_linear_kernels *(*linear_kernels_get)(cnclip_linear_type type, cnclip_isa isa);

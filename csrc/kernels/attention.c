@@ -2,21 +2,25 @@
 
 #include "kernels/attention_layout.h"
 
-/* The kernel of each type, and the lowest instruction set that runs it. */
+/* The best kernel of a type comes first. */
 static const struct {
-  cnclip_isa isa;
-  cnclip_attention_kernel *kernel; /* NULL: none in this build */
+  cnclip_attention_type type;
+  cnclip_isa isa; /* the lowest instruction set that runs it */
+  cnclip_attention_kernel *kernel;
 } kernel_table[] = {
 #if defined(__x86_64__)
-    [CNCLIP_ATTENTION_F32] = {CNCLIP_ISA_AVX512, cnclip_attention_f32_avx512},
-    [CNCLIP_ATTENTION_BF16] = {CNCLIP_ISA_AVX512_BF16, cnclip_attention_bf16_avx512_bf16},
-#else
-    [CNCLIP_ATTENTION_BF16] = {0},
+    {CNCLIP_ATTENTION_F32, CNCLIP_ISA_AVX512, cnclip_attention_f32_avx512},
+    {CNCLIP_ATTENTION_F32, CNCLIP_ISA_AVX2, cnclip_attention_f32_avx2},
+    {CNCLIP_ATTENTION_BF16, CNCLIP_ISA_AVX512_BF16, cnclip_attention_bf16_avx512_bf16},
 #endif
+    {CNCLIP_ATTENTION_F32, CNCLIP_ISA_COUNT, NULL},
 };
 
 cnclip_attention_kernel *cnclip_attention_kernel_get(cnclip_attention_type type, cnclip_isa isa) {
-  return isa >= kernel_table[type].isa ? kernel_table[type].kernel : NULL;
+  for (size_t i = 0; kernel_table[i].isa != CNCLIP_ISA_COUNT; i++) {
+    if (kernel_table[i].type == type && kernel_table[i].isa <= isa) return kernel_table[i].kernel;
+  }
+  return NULL;
 }
 
 bool cnclip_attention_fits(const cnclip_attention_job *job) {

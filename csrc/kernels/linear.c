@@ -2,32 +2,44 @@
 
 #include "kernels/linear_layout.h"
 
-/* The kernels of each type, and the lowest instruction set that runs them. */
+/* The best kernels of a type come first. */
 static const struct {
-  cnclip_isa isa;
-  cnclip_linear_kernels kernels; /* NULL: none in this build */
+  cnclip_linear_type type;
+  cnclip_isa isa; /* the lowest instruction set that runs them */
+  cnclip_linear_kernels kernels;
 } kernel_table[] = {
 #if defined(__x86_64__)
-    [CNCLIP_LINEAR_F32] = {CNCLIP_ISA_AVX512,
-                           {cnclip_linear_rows_f32_avx512, cnclip_linear_units_f32_avx512,
-                            cnclip_linear_pack_avx512}},
-    [CNCLIP_LINEAR_F16] = {CNCLIP_ISA_AVX512,
-                           {cnclip_linear_rows_f16_avx512, cnclip_linear_units_f16_avx512,
-                            cnclip_linear_pack_avx512}},
-    [CNCLIP_LINEAR_BF16] = {CNCLIP_ISA_AVX512_BF16,
-                            {cnclip_linear_rows_bf16_avx512_bf16,
-                             cnclip_linear_units_bf16_avx512_bf16, cnclip_linear_pack_avx512}},
-    [CNCLIP_LINEAR_INT8] = {CNCLIP_ISA_AVX512_VNNI,
-                            {cnclip_linear_rows_int8_avx512_vnni,
-                             cnclip_linear_units_int8_avx512_vnni, cnclip_linear_pack_avx512}},
-#else
-    [CNCLIP_LINEAR_INT8] = {0},
+    {CNCLIP_LINEAR_F32,
+     CNCLIP_ISA_AVX512,
+     {cnclip_linear_rows_f32_avx512, cnclip_linear_units_f32_avx512, cnclip_linear_pack_avx512}},
+    {CNCLIP_LINEAR_F32,
+     CNCLIP_ISA_AVX2,
+     {cnclip_linear_rows_f32_avx2, cnclip_linear_units_f32_avx2, cnclip_linear_pack_avx2}},
+    {CNCLIP_LINEAR_F16,
+     CNCLIP_ISA_AVX512,
+     {cnclip_linear_rows_f16_avx512, cnclip_linear_units_f16_avx512, cnclip_linear_pack_avx512}},
+    {CNCLIP_LINEAR_F16,
+     CNCLIP_ISA_AVX2,
+     {cnclip_linear_rows_f16_avx2, cnclip_linear_units_f16_avx2, cnclip_linear_pack_avx2}},
+    {CNCLIP_LINEAR_BF16,
+     CNCLIP_ISA_AVX512_BF16,
+     {cnclip_linear_rows_bf16_avx512_bf16, cnclip_linear_units_bf16_avx512_bf16,
+      cnclip_linear_pack_avx512}},
+    {CNCLIP_LINEAR_INT8,
+     CNCLIP_ISA_AVX512_VNNI,
+     {cnclip_linear_rows_int8_avx512_vnni, cnclip_linear_units_int8_avx512_vnni,
+      cnclip_linear_pack_avx512}},
 #endif
+    {CNCLIP_LINEAR_F32, CNCLIP_ISA_COUNT, {NULL, NULL, NULL}},
 };
 
 const cnclip_linear_kernels *cnclip_linear_kernels_get(cnclip_linear_type type, cnclip_isa isa) {
-  const bool has_kernels = kernel_table[type].kernels.units != NULL;
-  return has_kernels && isa >= kernel_table[type].isa ? &kernel_table[type].kernels : NULL;
+  for (size_t i = 0; kernel_table[i].isa != CNCLIP_ISA_COUNT; i++) {
+    if (kernel_table[i].type == type && kernel_table[i].isa <= isa) {
+      return &kernel_table[i].kernels;
+    }
+  }
+  return NULL;
 }
 
 bool cnclip_linear_fits(size_t input_width, size_t output_width) {

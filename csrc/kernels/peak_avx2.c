@@ -4,8 +4,7 @@
 
 #include <immintrin.h>
 
-/* Assembly for the reason in peak_avx512.c, and because these files are compiled
- * without FMA, so that no kernel's rounding changes. */
+/* Assembly for the reason in peak_avx512.c. */
 void cnclip_peak_fp32_avx2(size_t rounds) {
   __m256 sums[CNCLIP_PEAK_ACCUMULATORS] = {0};
   const __m256 half = _mm256_set1_ps(0.5f);

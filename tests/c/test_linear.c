@@ -7,7 +7,7 @@
 
 #include "check.h"
 
-/* Against loops in double precision, on every type that this machine has kernels for. */
+/* Against loops in double precision, with all kernels that this machine runs. */
 
 typedef struct {
   size_t rows, input_width, output_width, first_column, columns;
@@ -121,13 +121,18 @@ static void check_packing_in_place(const cnclip_linear_kernels *kernels,
   free(same);
 }
 
-static void check_shape(cnclip_linear_type type, const shape *s) {
-  const cnclip_linear_kernels *kernels = NULL;
-  for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
-    if (!cnclip_isa_supported((cnclip_isa)isa)) break;
-    kernels = cnclip_linear_kernels_get(type, (cnclip_isa)isa);
-  }
-  if (kernels == NULL) return;
+/* The kernels of a type that `isa` has and the set below it lacks; NULL: none that this machine
+ * runs. */
+static const cnclip_linear_kernels *kernels_of(cnclip_linear_type type, int isa) {
+  if (!cnclip_isa_supported((cnclip_isa)isa)) return NULL;
+  const cnclip_linear_kernels *kernels = cnclip_linear_kernels_get(type, (cnclip_isa)isa);
+  const bool are_of_lower_set =
+      isa > 0 && cnclip_linear_kernels_get(type, (cnclip_isa)(isa - 1)) == kernels;
+  return are_of_lower_set ? NULL : kernels;
+}
+
+static void check_shape(cnclip_linear_type type, const cnclip_linear_kernels *kernels,
+                        const shape *s) {
   const size_t rows = s->rows, width = s->input_width, stride = width + s->input_pad;
   float *input = aligned(rows * width * sizeof(float));
   float *weight = aligned(s->output_width * width * sizeof(float));
@@ -296,19 +301,58 @@ static void test_shapes(void) {
   };
   for (int type = CNCLIP_LINEAR_F32; type <= CNCLIP_LINEAR_INT8; type++) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-      check_shape((cnclip_linear_type)type, &shapes[i]);
+      for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
+        const cnclip_linear_kernels *kernels = kernels_of((cnclip_linear_type)type, isa);
+        if (kernels != NULL) check_shape((cnclip_linear_type)type, kernels, &shapes[i]);
+      }
     }
+  }
+}
+
+/* A row's result has the same bits whatever rows are computed with it. */
+static void check_rows_apart(const cnclip_linear_kernels *kernels) {
+  enum { ROWS = 230, WIDTH = 520, COLUMNS = 52 };
+  float *input = aligned(ROWS * WIDTH * sizeof(float));
+  float *weight = aligned(COLUMNS * WIDTH * sizeof(float));
+  float *all = aligned(ROWS * COLUMNS * sizeof(float)), apart[5 * COLUMNS];
+  float *packed = aligned(cnclip_linear_packed_bytes(CNCLIP_LINEAR_F32, WIDTH, COLUMNS));
+  void *scratch = aligned(cnclip_linear_pack_scratch_bytes(CNCLIP_LINEAR_F32, WIDTH));
+  for (size_t i = 0; i < ROWS * WIDTH; i++) input[i] = random_float();
+  for (size_t i = 0; i < COLUMNS * WIDTH; i++) weight[i] = random_float();
+  const cnclip_linear_packing packing = {CNCLIP_LINEAR_F32, WIDTH, COLUMNS, weight, false, packed};
+  kernels->pack(&packing, 0, cnclip_linear_panel_count(COLUMNS), scratch);
+  cnclip_linear_job job = {.type = CNCLIP_LINEAR_F32,
+                           .activation = CNCLIP_ACTIVATION_QUICK_GELU,
+                           .rows = ROWS,
+                           .input_width = WIDTH,
+                           .output_width = COLUMNS,
+                           .columns = COLUMNS,
+                           .weight = packed,
+                           .input = input,
+                           .input_stride = WIDTH,
+                           .output = all,
+                           .output_stride = COLUMNS};
+  kernels->units(&job, 0, cnclip_linear_unit_count(&job));
+  job.output = apart;
+  for (size_t row = 0; row + 5 < ROWS; row++) {
+    job.rows = 1 + row % 5;
+    job.input = input + row * WIDTH;
+    kernels->units(&job, 0, cnclip_linear_unit_count(&job));
+    CHECK(memcmp(apart, all + row * COLUMNS, job.rows * COLUMNS * sizeof(float)) == 0);
+  }
+  free(input), free(weight), free(all), free(packed), free(scratch);
+}
+
+static void test_rows_apart(void) {
+  for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
+    const cnclip_linear_kernels *kernels = kernels_of(CNCLIP_LINEAR_F32, isa);
+    if (kernels != NULL) check_rows_apart(kernels);
   }
 }
 
 /* Activations alone, through a layer whose weight is 1: far values, and those that are not finite.
  */
-static void test_activations(void) {
-  const cnclip_linear_kernels *kernels =
-      cnclip_isa_supported(CNCLIP_ISA_AVX512)
-          ? cnclip_linear_kernels_get(CNCLIP_LINEAR_F32, CNCLIP_ISA_AVX512)
-          : NULL;
-  if (kernels == NULL) return;
+static void check_activations(const cnclip_linear_kernels *kernels) {
   enum { COUNT = 4096 };
   float *input = aligned(COUNT * 5 * sizeof(float)), *output = aligned(COUNT * 4 * sizeof(float));
   float weight[4 * 4] = {1};
@@ -350,13 +394,26 @@ static void test_activations(void) {
   free(input), free(output), free(packed);
 }
 
+static void test_activations(void) {
+  for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
+    const cnclip_linear_kernels *kernels = kernels_of(CNCLIP_LINEAR_F32, isa);
+    if (kernels != NULL) check_activations(kernels);
+  }
+}
+
 static void test_table(void) {
   for (int type = CNCLIP_LINEAR_F32; type <= CNCLIP_LINEAR_INT8; type++) {
     CHECK(cnclip_linear_kernels_get((cnclip_linear_type)type, CNCLIP_ISA_SERIAL) == NULL);
-    CHECK(cnclip_linear_kernels_get((cnclip_linear_type)type, CNCLIP_ISA_AVX2) == NULL);
   }
 #if defined(__x86_64__)
-  CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_F32, CNCLIP_ISA_AVX512) != NULL);
+  const cnclip_linear_kernels *avx2 = cnclip_linear_kernels_get(CNCLIP_LINEAR_F32, CNCLIP_ISA_AVX2);
+  CHECK(avx2 != NULL && cnclip_linear_kernels_get(CNCLIP_LINEAR_F16, CNCLIP_ISA_AVX2) != NULL);
+  CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_BF16, CNCLIP_ISA_AVX2) == NULL);
+  CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, CNCLIP_ISA_AVX2) == NULL);
+  const cnclip_linear_kernels *avx512 =
+      cnclip_linear_kernels_get(CNCLIP_LINEAR_F32, CNCLIP_ISA_AVX512);
+  CHECK(avx512 != NULL && avx512 != avx2);
+  CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_F32, CNCLIP_ISA_AVX512_BF16) == avx512);
   CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_BF16, CNCLIP_ISA_AVX512_VNNI) == NULL);
   CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_BF16, CNCLIP_ISA_AVX512_BF16) != NULL);
   CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, CNCLIP_ISA_AVX512) == NULL);
@@ -377,5 +434,6 @@ int main(void) {
   test_table();
   test_shapes();
   test_activations();
+  test_rows_apart();
   return check_summary("linear");
 }

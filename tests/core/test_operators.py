@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
 from cnclip.engine import open_engine
 
 open_engine()  # which registers torch.ops.cnclip
@@ -165,6 +168,72 @@ def test_packing_takes_the_memory_of_weights_that_nobody_shares(
     assert torch.equal(packed, expected)
 
 
+def published_layers() -> set[tuple[int, int]]:
+    """The widths of input and output of every linear layer of the published models."""
+    layers = {(2048, 2048), (2048, 1024)}  # of the ResNet's pooling
+    for size in PUBLISHED_SIZES.values():
+        widths = {size.text.width}
+        if size.vision.patch_size is not None:
+            layers.add((3 * size.vision.patch_size**2, size.vision.width))
+            widths.add(size.vision.width)
+        for width in widths:
+            layers |= {(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)}
+    return layers
+
+
+@pytest.mark.parametrize(("width", "columns"), sorted(published_layers()))
+def test_layers_of_the_published_models(width: int, columns: int) -> None:
+    needs_kernels("fp32")
+    x, weight = torch.randn(7, width), (torch.randn(columns, width) / width**0.5).half()
+    norm = (1 + torch.randn(width) / 4, torch.randn(width) / 4)
+    expected = linear(
+        x.double(), weight.double(), norm=tuple(t.double() for t in norm), activation="quick_gelu"
+    )
+    for stored in (weight, weight.float()):
+        packed = pack(stored, "fp32")
+        found = linear(x, packed, columns=columns, norm=norm, activation="quick_gelu")
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("in_half", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_numbers_that_are_not_finite_reach_the_same_results_as_torchs(
+    activation: str, in_half: bool, normalized: bool
+) -> None:
+    needs_kernels("fp32")
+    x, weight = torch.randn(12, 44), torch.randn(52, 44) / 8
+    x[1, 3], x[3, 0], x[5, 43], x[7] = torch.nan, torch.inf, -torch.inf, 0
+    x[9, 40], x[9, 41] = torch.inf, -torch.inf
+    weight[7, 5], weight[30, 43] = torch.nan, torch.inf
+    norm = (torch.ones(44), torch.zeros(44)) if normalized else (None, None)
+    stored = weight.half() if in_half else weight
+    expected = linear(x, stored.float(), norm=norm, activation=activation)
+    found = linear(x, pack(stored, "fp32"), columns=52, norm=norm, activation=activation)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_a_row_has_the_same_bits_in_any_batch_and_with_any_number_of_threads() -> None:
+    needs_kernels("fp32")
+    x, weight = torch.randn(240, 588), torch.randn(100, 588) / 24
+    norm = (1 + torch.randn(588) / 4, torch.randn(588) / 4)
+    packed, threads = pack(weight, "fp32"), torch.get_num_threads()
+    # Not torch.set_num_threads, which also changes how MKL chooses its threads from then on.
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    openmp = ctypes.CDLL(next(line.split()[-1] for line in lines if "libgomp" in line))
+
+    def layer(rows: Tensor) -> Tensor:
+        return linear(rows, packed, columns=100, norm=norm, activation="gelu")
+
+    every = layer(x)
+    try:
+        for first, last, count in [(0, 1, 1), (5, 9, 3), (100, 107, 2), (17, 229, 1), (0, 240, 3)]:
+            openmp.omp_set_num_threads(count)
+            assert torch.equal(layer(x[first:last]), every[first:last])
+    finally:
+        openmp.omp_set_num_threads(threads)
+
+
 def test_rows_that_are_all_one_value_survive_quantisation() -> None:
     needs_kernels("int8")
     x = torch.tensor([0.0, 3.0, -7.5, 1e-30]).unsqueeze(1).expand(4, 32).contiguous()
@@ -292,6 +361,28 @@ def test_scores_far_apart_do_not_overflow() -> None:
     value = torch.randn(3, 16)
     found = attention(query, key, value, 1, [0, 2], [0, 3])
     torch.testing.assert_close(found, value[:2])
+
+
+def test_attention_to_numbers_that_are_not_finite() -> None:
+    query, key, value = (torch.randn(44, 96) for _ in range(3))
+    query[3, 5], query[20, 40] = torch.nan, torch.inf
+    key[30, 7], key[31, 70] = -torch.inf, torch.nan
+    value[10, 1], value[12, 95] = torch.nan, torch.inf
+    starts = [0, 9, 25, 44]
+    found = attention(query, key, value, 3, starts)
+    expected = by_definition(query, key, value, 3, starts, starts).float()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(50, 64), (197, 64), (257, 80), (52, 64)])
+def test_attention_of_the_published_models(rows: int, width: int) -> None:
+    starts = [0, rows, 2 * rows]
+    query, key, value = (torch.randn(2 * rows, 2 * width) for _ in range(3))
+    found = attention(query, key, value, 2, starts)
+    expected = by_definition(query, key, value, 2, starts, starts)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-6)
+    alone = attention(query[rows : rows + 3], key[rows:], value[rows:], 2, [0, 3], [0, rows])
+    torch.testing.assert_close(alone, found[rows : rows + 3], rtol=0, atol=1e-6)
 
 
 def test_gradients_of_ragged_attention() -> None:

@@ -141,15 +141,16 @@ void with_thread_limit(int limit, Body body) {
   body();
 }
 
-inline cnclip_isa best_isa() {
-  int isa = CNCLIP_ISA_COUNT - 1;
-  while (!core->isa_supported(static_cast<cnclip_isa>(isa))) isa--;
-  return static_cast<cnclip_isa>(isa);
+inline cnclip_isa default_isa() {
+  cnclip_isa isa;
+  cnclip_error error;
+  TORCH_CHECK(core->isa_choose(&isa, &error) == CNCLIP_OK, error.message);
+  return isa;
 }
 
 /* The instruction set of the kernels that operators on this thread use. A model sets its own while
  * it runs. */
-inline thread_local cnclip_isa current_isa = best_isa();
+inline thread_local cnclip_isa current_isa = default_isa();
 
 class IsaChoice {
  public:

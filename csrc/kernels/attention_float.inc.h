@@ -1,0 +1,163 @@
+/* The kernel of attention.h for float32. A file that includes this has included one of
+ * vector_<isa>.h, and defined ATTENTION_NAME.
+ *
+ * Keys and values are packed as strips of TILE_COLUMNS columns, as linear_float.inc.h's weights. */
+#include <math.h>
+
+#include "kernels/attention_layout.h"
+#include "kernels/math_float.h"
+#include "kernels/tile_float.h"
+
+_Static_assert((int)ATTENTION_TILE_ROWS >= (int)TILE_ROWS, "scores of one tile");
+_Static_assert(ATTENTION_PANEL % TILE_COLUMNS == 0, "strips of whole panels");
+
+/* One head of one item. */
+typedef struct {
+  size_t queries, keys, width;
+  const float *query, *key, *value;
+  float *output;
+  float *key_strips;   /* [strips of keys, width, TILE_COLUMNS] */
+  float *value_strips; /* [strips of columns, keys, TILE_COLUMNS] */
+  float *scores;       /* [TILE_ROWS, score_stride]; the weights take their place */
+  size_t score_stride;
+} attention_unit;
+
+static attention_unit open_unit(const cnclip_attention_job *job, size_t index, void *scratch) {
+  const size_t item = index / job->heads, column = index % job->heads * job->head_width;
+  const size_t first_query = (size_t)job->query_starts[item];
+  const size_t first_key = (size_t)job->key_starts[item];
+  attention_unit unit = {
+      .queries = (size_t)job->query_starts[item + 1] - first_query,
+      .keys = (size_t)job->key_starts[item + 1] - first_key,
+      .width = job->head_width,
+      .query = (const float *)job->query + first_query * job->query_stride + column,
+      .key = (const float *)job->key + first_key * job->key_stride + column,
+      .value = (const float *)job->value + first_key * job->value_stride + column,
+      .output = (float *)job->output + first_query * job->output_stride + column,
+  };
+  unit.key_strips = scratch;
+  unit.value_strips = unit.key_strips + attention_key_words(job, unit.keys);
+  unit.scores = unit.value_strips + attention_value_words(job, unit.keys);
+  unit.score_stride = attention_score_words(unit.keys);
+  return unit;
+}
+
+/* Keys side by side; columns without a key are 0. */
+static void pack_keys(const attention_unit *unit, size_t stride) {
+  for (size_t first = 0; first < unit->keys; first += TILE_COLUMNS) {
+    for (size_t half = 0; half < TILE_COLUMNS; half += VECTOR_LANES) {
+      float *to = unit->key_strips + first * unit->width + half;
+      for (size_t step = 0; step < unit->width; step += VECTOR_LANES) {
+        vector rows[VECTOR_LANES];
+        for (size_t i = 0; i < VECTOR_LANES; i++) {
+          const size_t key = first + half + i;
+          rows[i] = key < unit->keys ? vector_load(unit->key + key * stride + step) : vector_of(0);
+        }
+        vector_transpose(rows);
+        for (size_t i = 0; i < VECTOR_LANES; i++, to += TILE_COLUMNS) vector_store(to, rows[i]);
+      }
+    }
+  }
+}
+
+static void pack_values(const attention_unit *unit, size_t stride) {
+  float *to = unit->value_strips;
+  for (size_t column = 0; column < unit->width; column += TILE_COLUMNS) {
+    const float *from = unit->value + column;
+    for (size_t key = 0; key < unit->keys; key++, from += stride, to += TILE_COLUMNS) {
+      vector_store(to, vector_load(from));
+      vector_store(to + VECTOR_LANES, vector_load(from + VECTOR_LANES));
+    }
+  }
+}
+
+/* One query's scores become weights, e^(scale (score - greatest)), in place; returns their sum. */
+static float weigh(size_t keys, float *scores, float scale) {
+  vector greatest = vector_of(-INFINITY), sum = vector_of(0);
+  vector_store(scores + keys, greatest); /* the rest of the last vector has weights of 0 */
+  for (size_t i = 0; i < keys; i += VECTOR_LANES) {
+    greatest = vector_max(greatest, vector_load(scores + i));
+  }
+  const vector offset = vector_of(vector_largest(greatest)), factor = vector_of(scale);
+  for (size_t i = 0; i < keys; i += VECTOR_LANES) {
+    const vector distance = vector_subtract(vector_load(scores + i), offset);
+    const vector weight = exponential(vector_multiply(distance, factor));
+    sum = vector_add(sum, weight);
+    vector_store(scores + i, weight);
+  }
+  return vector_sum(sum);
+}
+
+/* The next strip follows this one. */
+static inline tile_factors open_factors(const float *x, size_t x_stride, const float *strip,
+                                        size_t steps) {
+  return (tile_factors){x,
+                        x_stride,
+                        strip,
+                        steps,
+                        (const char *)(strip + steps * TILE_COLUMNS),
+                        TILE_COLUMNS * sizeof *strip};
+}
+
+/* Queries first..last of a unit, at most TILE_ROWS. */
+static void attend(const cnclip_attention_job *job, const attention_unit *unit, size_t first,
+                   size_t last) {
+  const size_t rows = last - first;
+  const float scale = 1 / sqrtf((float)unit->width);
+  for (size_t key = 0; key < unit->keys; key += TILE_COLUMNS) {
+    const tile_factors factors =
+        open_factors(unit->query + first * job->query_stride, job->query_stride,
+                     unit->key_strips + key * unit->width, unit->width);
+    tile_multiply_rows(rows, &factors, false, unit->scores + key, unit->score_stride);
+  }
+  float inverses[TILE_ROWS];
+  for (size_t row = 0; row < rows; row++) {
+    inverses[row] = 1 / weigh(unit->keys, unit->scores + row * unit->score_stride, scale);
+  }
+  for (size_t column = 0; column < unit->width; column += TILE_COLUMNS) {
+    float sums[TILE_ROWS * TILE_COLUMNS];
+    const tile_factors factors = open_factors(unit->scores, unit->score_stride,
+                                              unit->value_strips + column * unit->keys, unit->keys);
+    tile_multiply_rows(rows, &factors, false, sums, TILE_COLUMNS);
+    for (size_t row = 0; row < rows; row++) {
+      float *to = unit->output + (first + row) * job->output_stride + column;
+      for (size_t i = 0; i < TILE_COLUMNS; i += VECTOR_LANES) {
+        const vector mixed = vector_load(sums + row * TILE_COLUMNS + i);
+        vector_store(to + i, vector_multiply(mixed, vector_of(inverses[row])));
+      }
+    }
+  }
+}
+
+/* Fetches a part of the rows that a unit reads into the cache. Its columns are a small part of each
+ * row, which the processor does not foresee. */
+static void fetch_rows(const cnclip_attention_job *job, const attention_unit *unit, size_t part,
+                       size_t parts) {
+  enum { LINE = 64 / sizeof(float) };
+  for (size_t row = unit->keys * part / parts; row < unit->keys * (part + 1) / parts; row++) {
+    for (size_t i = 0; i < unit->width; i += LINE) {
+      __builtin_prefetch(unit->key + row * job->key_stride + i);
+      __builtin_prefetch(unit->value + row * job->value_stride + i);
+    }
+  }
+  for (size_t row = unit->queries * part / parts; row < unit->queries * (part + 1) / parts; row++) {
+    for (size_t i = 0; i < unit->width; i += LINE) {
+      __builtin_prefetch(unit->query + row * job->query_stride + i);
+    }
+  }
+}
+
+void ATTENTION_NAME(const cnclip_attention_job *job, size_t first, size_t last, void *scratch) {
+  for (size_t i = first; i < last; i++) {
+    const attention_unit unit = open_unit(job, i, scratch);
+    const attention_unit next = open_unit(job, i + 1 < last ? i + 1 : i, scratch);
+    pack_keys(&unit, job->key_stride);
+    pack_values(&unit, job->value_stride);
+    const size_t tiles = tile_count(unit.queries);
+    for (size_t tile = 0; tile < tiles; tile++) {
+      attend(job, &unit, tile_first_row(unit.queries, tile),
+             tile_first_row(unit.queries, tile + 1));
+      fetch_rows(job, &next, tile, tiles);
+    }
+  }
+}
