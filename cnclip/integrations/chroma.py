@@ -25,6 +25,7 @@ _KEYS = ("model", "device", "precision", "num_threads")
 _FIXED = ("model", "precision")
 
 
+@register_embedding_function
 class CnclipEmbeddingFunction(EmbeddingFunction[Embeddable]):
     """Embeds documents and images, which Chroma's data loader opens as arrays.
 
@@ -136,7 +137,3 @@ def _image(value: Any, name: str) -> Any:
     if array.ndim == 3 and array.shape[2] == 3:
         return array
     return Image.fromarray(array.squeeze(-1) if array.shape[2:] == (1,) else array)
-
-
-# Not as a decorator, which returns None in Chroma 1.0.0.
-register_embedding_function(CnclipEmbeddingFunction)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cnclip import cli, pipeline
+from cnclip.benchmark import write_model_directory
 from cnclip.checkpoints.modelscope import write_modelscope
 from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
 from cnclip.convert import FORMATS, convert
@@ -72,6 +73,16 @@ def test_half_stores_the_same_numbers_in_half_the_bytes(family: Path, tmp_path: 
     pixels = np.repeat(pixels[..., None], pixels.shape[2], axis=3)
     for tower, inputs in (("image", pixels), ("text", np.array([[2, 8, 3, 0]]))):
         assert np.array_equal(run(half, tower, inputs), run(single, tower, inputs))
+
+
+@pytest.mark.slow
+def test_a_model_of_published_size(tmp_path: Path) -> None:
+    """ViT-B/16 whole; test_full_size.py has the largest too."""
+    write_model_directory("ViT-B-16", tmp_path / "source")
+    folder = convert(tmp_path / "source", tmp_path / "out", to="onnx")
+    check_rows(folder, tmp_path / "source")
+    for file in (*folder.iterdir(), *(tmp_path / "source").iterdir()):
+        file.unlink()
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "relu", "swish"])

@@ -234,6 +234,36 @@ def test_fine_tuned(run_program: Run, answers: dict[str, Any], tmp_path: Path) -
     assert np.array_equal(found["restored"], found["after"])
 
 
+def test_data_loader(
+    run_program: Run,
+    vit: MultiModalEmbeddingPipeline,
+    answers: dict[str, Any],
+    plain: Any,
+    tmp_path: Path,
+) -> None:
+    """Workers are forked after the core ran, and only preprocess."""
+    paths, places = plain
+    run_program("data_loader", tmp_path / "o.npz", *paths)
+    found = np.load(tmp_path / "o.npz")
+    close(found["images"], answers["img_embedding"][places])
+    texts = [f"第{number}张" for number in range(len(paths))]
+    expected = vit.forward({"text": texts})["text_embedding"]
+    close(found["texts"], expected)
+    close(found["first"], expected[:1])
+
+
+def test_own_training(
+    run_program: Run, vit: MultiModalEmbeddingPipeline, plain: Any, tmp_path: Path
+) -> None:
+    run_program("own_training", tmp_path / "w.pth", tmp_path / "o.npz", *plain[0])
+    found = np.load(tmp_path / "o.npz")
+    texts = [f"第{number}张图" for number in range(len(plain[0]))]
+    close(found["start"], vit.forward({"text": texts})["text_embedding"])
+    assert np.isfinite(found["losses"]).all()
+    assert np.abs(found["trained"] - found["start"]).max() > 1e-3
+    close(found["restored"], found["trained"])
+
+
 @pytest.mark.slow
 def test_spawned_processes(
     run_command: Run, vit: MultiModalEmbeddingPipeline, vit_directory: Path
