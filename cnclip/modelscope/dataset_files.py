@@ -88,8 +88,11 @@ def download_dataset(
     entries = [{"Path": one.path, "Size": one.size, "Sha256": one.sha256} for one in wanted]
     try:
         if again:
+            # Files of other splits stay: the program may be reading them.
             with contextlib.suppress(Exception):
-                shutil.rmtree(fetch(local_files_only=True))
+                folder = fetch(local_files_only=True)
+                for one in wanted:
+                    (folder / one.path).unlink(missing_ok=True)
         return fetch(file_list=entries)
     except Exception as error:  # of the client, of its HTTP library, and of the disk
         reason = f"{named} cannot be downloaded from ModelScope: {first_line(error)}"

@@ -159,6 +159,24 @@ def test_the_tutorial_of_the_model_card(run_in: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in (workspace / "runs").iterdir()) == ["001", "002"]
 
 
+def test_a_run_is_continued(run_in: Any, hub: Hub, tmp_path: Path) -> None:
+    hub.requests.clear()
+    done = run_in("resumed", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True True 10\n"
+    # Of the second data set, all files were downloaded again.
+    assert {"valid_imgs.tsv", "valid_texts.jsonl"} <= set(hub.fetched())
+    lines = (tmp_path / "runs/001/metrics.jsonl").read_text().splitlines()
+    steps = [line["step"] for line in map(json.loads, lines) if "loss" in line]
+    assert steps == sorted(steps) and steps[-1] == 6  # three epochs of two steps
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["001"]
+    first, second = (
+        read_files(find_checkpoint(tmp_path / place)).weights for place in ("output", "more/output")
+    )
+    name = next(name for name in first if name.endswith("out_proj.weight"))
+    assert not np.array_equal(first[name], second[name])
+
+
 @pytest.mark.slow
 def test_a_longer_training_learns_the_pairs(run_in: Any, tmp_path: Path) -> None:
     """120 epochs on 24 pairs, without the augmentation and dropout of ModelScope's trainer."""

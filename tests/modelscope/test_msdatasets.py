@@ -300,3 +300,7 @@ def test_hugging_face(tmp_path: Path) -> None:
     assert converted[0]["image"].tobytes() == data[0]["image"].tobytes()
     pairs = pairs_of(MsDataset.to_ms_dataset(converted), "train_dataset", "image", "query")
     assert isinstance(pairs, RowPairs) and len(pairs.pairs) == len(data)
+    # Rows of several splits, and items of a list.
+    joined = MsDataset.load(str(tmp_path), split="train[4:]+train[:1]")
+    assert joined.to_hf_dataset()["query"][:] == joined["query"]
+    assert MsDataset.load(["甲", "乙"]).to_hf_dataset()["target"][:] == ["甲", "乙"]
