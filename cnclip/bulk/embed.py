@@ -19,7 +19,7 @@ from .._options import check_options, option
 from ..archive import ArchiveInfo
 from ..errors import DatasetError
 from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_texts
-from ..preprocessors.decoding import DEFAULTS, DEPTHS, FRAMES, ImageOptions
+from ..preprocessors.decoding import DECODES, DEPTHS, FRAMES, Decode, ImageOptions
 from ..preprocessors.text import TextCounts, TextInput, normalize_text
 from ..progress import progress
 from ..sources import ProblemKind, Problems, pyarrow_modules
@@ -125,6 +125,12 @@ class EmbedOptions:
         choices=DEPTHS,
     )
     frame: Literal["first", "middle"] = option("first", "of animations: the frame", choices=FRAMES)
+    decode: Decode | None = option(
+        None,
+        "of JPEG files: exact, as ModelScope; or fast, scaled by 1/2, 1/4 or 1/8 while twice the "
+        "model's resolution remains (default: as the pipeline was opened, else exact)",
+        choices=DECODES,
+    )
     max_pixels: int | None = option(
         None,
         "images with more pixels are reduced (JPEG) or fail (default: $CNCLIP_MAX_PIXELS, else "
@@ -144,12 +150,18 @@ class EmbedOptions:
     def __post_init__(self) -> None:
         """Check every value."""
         check_options(self)
-        _ = self.images  # checks the background
+        self.image_options()  # checks the background
 
-    @property
-    def images(self) -> ImageOptions:
-        """How image files are decoded."""
-        return ImageOptions(self.background, self.depth, self.frame, self.max_pixels)
+    def image_options(self, resolution: int | None = None) -> ImageOptions:
+        """How image files are decoded, for a model of this resolution."""
+        return ImageOptions(
+            self.background,
+            self.depth,
+            self.frame,
+            self.max_pixels,
+            self.decode or "exact",
+            resolution,
+        )
 
     def open(self, sources: SourcePaths) -> OpenedSources:
         """Find the kind of each source, see `open_sources`."""
@@ -188,11 +200,17 @@ class EmbedOptions:
             ),
         )
 
-    def for_model(self, info: ArchiveInfo) -> EmbedOptions:
-        """These options, with the defaults that depend on the model."""
-        if self.normalize is not None:
-            return self
-        return replace(self, normalize=self.kind == "texts" and info.normalizes_texts)
+    def for_model(self, info: ArchiveInfo, decode: Decode = "exact") -> EmbedOptions:
+        """These options, with the defaults that depend on the model, and how it decodes."""
+        normalize = self.normalize
+        if normalize is None:
+            normalize = self.kind == "texts" and info.normalizes_texts
+        return replace(self, normalize=normalize, decode=self.decode or decode)
+
+    def for_pipeline(self, pipeline: MultiModalEmbeddingPipeline) -> EmbedOptions:
+        """These options, with the defaults that depend on an open pipeline."""
+        decode = pipeline.preprocessor.image_options.decode
+        return self.for_model(pipeline.model.info, decode)
 
     def manifest(
         self,
@@ -204,11 +222,6 @@ class EmbedOptions:
     ) -> Manifest:
         """The manifest of a run, without shards. The options must be those for the model."""
         normalized = bool(self.normalize) and self.kind == "texts"
-        changed = {
-            name: getattr(self, name)
-            for name in ("background", "depth", "frame")
-            if getattr(self, name) != getattr(DEFAULTS, name)
-        }
         return Manifest(
             self.kind,
             model,
@@ -220,7 +233,7 @@ class EmbedOptions:
             tuple(pattern for pattern in self.exclude or () if pattern),
             self.default_excludes is not False,
             "relative" if relative else "absolute",
-            image_options=changed,
+            image_options=self.image_options().record() if self.kind == "images" else {},
             layout=self.to or "cnclip",
         )
 
@@ -312,7 +325,7 @@ def embed(
         KeyboardInterrupt: Ctrl-C, noticed between batches.
     """
     pyarrow_modules()  # raises before any work
-    options = options.for_folder(Path(output)).for_model(pipeline.model.info)
+    options = options.for_folder(Path(output)).for_pipeline(pipeline)
     opened = options.open(sources)
     opened.check_output(output)
     model, precision = model_identity(pipeline), pipeline.model.precision
@@ -357,7 +370,7 @@ def iter_embeddings(
     if options.ids is None:
         options = replace(options, ids="absolute")  # ids are all that the caller gets
     opened = options.open(sources)
-    return _embeddings(opened, pipeline, options.for_model(pipeline.model.info), problems)
+    return _embeddings(opened, pipeline, options.for_pipeline(pipeline), problems)
 
 
 def _embeddings(
@@ -429,7 +442,8 @@ def embed_outcomes(
         text_of = _normalized_text if options.normalize else _text
         batches = embed_texts(pipeline, outcomes, text_of, max_texts=TEXTS_PER_LIST, cut_every=cut)
     else:
-        opener = partial(_open, restore=restore, images=options.images)
+        images = options.image_options(pipeline.preprocessor.image_resolution)
+        opener = partial(_open, restore=restore, images=images)
         batches = embed_images(pipeline, outcomes, opener, batch_size=size, cut_every=cut)
     with contextlib.closing(batches):
         for batch in batches:

@@ -23,6 +23,7 @@ from ..archive import ArchiveInfo
 from ..cache import remembered_sha256
 from ..errors import EmbeddingsError
 from ..pipelines import MultiModalEmbeddingPipeline
+from ..preprocessors.decoding import changed_options, default_of
 from ..sources import pyarrow_modules
 from .items import ITEM_KINDS, IdForm, ItemKind
 
@@ -113,11 +114,20 @@ class Manifest:
             if not same:
                 found.append(f"{name}: {mine} and {yours}")
         mine, yours = self.image_options, other.image_options
-        for name in sorted({*mine, *yours}):
-            one, another = mine.get(name, "default"), yours.get(name, "default")
-            if one != another:
-                found.append(f"{name}: {one} and {another}")
+        for name in changed_options(mine, yours):
+            one, another = (some.get(name, default_of(name)) for some in (mine, yours))
+            found.append(f"{name}: {one or 'none'} and {another or 'none'}")
         return found
+
+    def arguments_like(self, other: Manifest) -> list[str]:
+        """The arguments of `cnclip embed` with which images are decoded as for this manifest.
+
+        Only those with which the other manifest differs.
+        """
+        mine = self.image_options
+        names = changed_options(mine, other.image_options)
+        values = [(name, mine.get(name, default_of(name))) for name in names]
+        return [f"--{name} {value}" if value else f"no --{name}" for name, value in values]
 
     def write(self, path: Path) -> None:
         """Create or replace the file as a whole.

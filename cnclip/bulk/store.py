@@ -141,9 +141,12 @@ class Store:
 
     def _check_earlier(self, earlier: Manifest, *, replace_sources: bool) -> None:
         if differences := earlier.differences(self.wanted):
+            advice = "write to another folder"
+            if arguments := earlier.arguments_like(self.wanted):
+                advice = f"embed as before ({', '.join(arguments)}), or {advice}"
             raise EmbeddingsError(
                 "holds embeddings that cannot be mixed with these: "
-                f"{'; '.join(differences)}; write to another folder",
+                f"{'; '.join(differences)}; {advice}",
                 file=self.folder,
             )
         gone = [name for name in earlier.sources if name not in set(self.wanted.sources)]

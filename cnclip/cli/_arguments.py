@@ -17,7 +17,7 @@ from .._text import counted, first_line, printable
 from ..errors import InvalidInputError, ModelNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..preprocessors import download_settings
-from ..preprocessors.decoding import MAX_PIXELS_VARIABLE
+from ..preprocessors.decoding import DECODES, MAX_PIXELS_VARIABLE
 from ..sources.exclusions import describe_excluded
 from ..sources.image_names import describe_left_out
 
@@ -131,6 +131,16 @@ def add_pixels_argument(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_decode_argument(parser: argparse._ActionsContainer) -> None:
+    """Add --decode: how JPEG files are decoded."""
+    parser.add_argument(
+        "--decode",
+        choices=DECODES,
+        help="of JPEG files: exact, as ModelScope; or fast, scaled by 1/2, 1/4 or 1/8 while twice "
+        "the model's resolution remains (default: exact)",
+    )
+
+
 def _checked(parse: Callable[[str], object]) -> Callable[[str], str]:
     """An argparse type: a string that a function parses. Messages do not show it."""
 
@@ -224,6 +234,7 @@ def open_pipeline(
         model=name,
         precision=arguments.precision or precision or "fp32",
         device=arguments.device,
+        decode=getattr(arguments, "decode", None) or "exact",
         num_threads=arguments.threads,
     )
 

@@ -18,6 +18,7 @@ from ..sources.exclusions import describe_excluded
 from ..sources.image_names import ImageNames, describe_left_out
 from ._arguments import (
     BUNDLED_MODEL,
+    add_decode_argument,
     add_model_arguments,
     add_pixels_argument,
     check_output_file,
@@ -68,6 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="search this folder of images, not the bundled gallery",
     )
     add_model_arguments(parser, recorded=False)
+    add_decode_argument(parser)
     add_pixels_argument(parser)
     application = parser.add_argument_group("the search application, in the browser")
     application.add_argument(

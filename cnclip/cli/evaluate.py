@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .._tables import format_table
 from .._text import counted
 from ._arguments import (
+    add_decode_argument,
     add_download_arguments,
     add_model_arguments,
     add_pixels_argument,
@@ -78,6 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     for command in (retrieval, zeroshot):
         add_model_arguments(command, recorded=False)
+        add_decode_argument(command)
         add_pixels_argument(command)
         command.add_argument(
             "-o", "--output", metavar="DIR", help="write the report and its files to this folder"

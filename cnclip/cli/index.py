@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .._text import counted
 from ..errors import CnclipError, InvalidInputError, ModelMismatchError
 from ._arguments import (
+    add_decode_argument,
     add_model_arguments,
     add_pixels_argument,
     add_root_argument,
@@ -68,6 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of clip-retrieval's folder with images and texts: index the texts",
     )
+    add_decode_argument(parser)
     add_pixels_argument(parser)
 
 
@@ -93,7 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
     embedder: MultiModalEmbeddingPipeline | None = None
     embeddings: Embeddings | None = None
     recorded = any((source / name).exists() for name in (MANIFEST, UNFINISHED))
-    if not recorded and is_clip_retrieval(source):
+    is_other = not recorded and is_clip_retrieval(source)
+    if arguments.decode is not None and (recorded or is_other):
+        reason = "--decode is for a folder of images; this one has embeddings"
+        raise InvalidInputError(reason, file=source)
+    if is_other:
         embeddings, embedder = _open_clip_retrieval(arguments)
     elif arguments.texts:
         raise InvalidInputError("--texts is for clip-retrieval's folders", file=source)
@@ -133,6 +139,7 @@ def _update(arguments: argparse.Namespace, embeddings: Embeddings, root: Root | 
         model=embeddings.model,
         precision=embeddings.precision,
         contents=embeddings.kind,
+        image_options=embeddings.manifest.image_options,
         token=arguments.token,
         database=arguments.database,
     )

@@ -14,6 +14,7 @@ from .._text import counted, printable
 from ..errors import InvalidInputError
 from ._arguments import (
     BUNDLED_MODEL,
+    add_decode_argument,
     add_download_arguments,
     add_model_arguments,
     add_options,
@@ -62,6 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, recorded=True)
     add_root_argument(parser)
     add_download_arguments(parser)
+    add_decode_argument(parser)
     add_pixels_argument(parser)
 
 

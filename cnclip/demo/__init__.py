@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from ..sources.image_names import ImageNames
 QUERIES = ("猫", "汽车", "昆虫", "生日蛋糕", "水果", "树", "下雨", "大哭")
 """The default queries."""
 
-_AS_SHOWN = ImageOptions(background="white", depth="scale")
+AS_SHOWN = ImageOptions(background="white", depth="scale")
 
 EXAMPLE_EMOJI = ("🍎", "🍏", "🍓", "🍅")
 EXAMPLE_TEXTS = ("红苹果", "绿苹果", "草莓", "西红柿")
@@ -86,10 +87,14 @@ def find_images(
     return images
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, options: ImageOptions = AS_SHOWN) -> Image.Image:
     """Open an image as a viewer shows it: upright, RGB, on white where it is transparent.
 
     16 bits per channel are scaled to 8, where Pillow would clip them.
+
+    Args:
+        path: The file.
+        options: How it is decoded.
 
     Raises:
         ImageNotFoundError: there is no such file.
@@ -101,20 +106,17 @@ def open_image(path: Path) -> Image.Image:
         raise kind(error, file=path)
     try:
         with open_file(path) as file:
-            return decode_image(file, options=_AS_SHOWN)
+            return decode_image(file, options=options)
     except ImageError as damage:
         raise damage.at(file=path) from damage.__cause__
     except OSError as unreadable:
         raise ImageError(first_line(unreadable), file=path) from unreadable
 
 
-def open_content(content: bytes) -> Image.Image:
-    """Open the content of an image file as `open_image` does.
-
-    Raises:
-        ImageError: it cannot be read as an image.
-    """
-    return decode_image(content, options=_AS_SHOWN)
+def options_for(pipeline: MultiModalEmbeddingPipeline) -> ImageOptions:
+    """How image files are decoded to embed them: as a viewer shows them, with its `decode`."""
+    own = pipeline.preprocessor.image_options
+    return replace(AS_SHOWN, decode=own.decode, resolution=own.resolution)
 
 
 def embed_images(
@@ -129,14 +131,20 @@ def embed_images(
         All images as one batch: those that were embedded with their vectors, and those that failed.
     """
     embedded, failed = [], []
+    options = options_for(pipeline)
     vectors = [np.empty((0, pipeline.model.info.embed_dim), np.float32)]
     with progress("images", len(images), "image", enabled=show_progress) as advance:
-        for batch in stream.embed_images(pipeline, images, lambda image: open_image(image.path)):
+        opener = partial(_open, options=options)
+        for batch in stream.embed_images(pipeline, images, opener):
             embedded += batch.embedded
             failed += batch.failed
             vectors.append(batch.vectors)
             advance(len(batch.items))
     return stream.Batch(list(images), embedded, np.concatenate(vectors), failed)
+
+
+def _open(image: GalleryImage, options: ImageOptions) -> Image.Image:
+    return open_image(image.path, options)
 
 
 def find_matches(

@@ -104,6 +104,7 @@ class SplitEmbedder:
         """Embed items that are not in the folder yet, and pass all outcomes on in order."""
         # Texts are normalised already, where they are to be.
         options = EmbedOptions(kind, dtype="float32", shard_items=SHARD_ITEMS, normalize=False)
+        options = options.for_pipeline(self._pipeline)
         restore: Callable[[Outcome], None] | None = None
 
         def lists() -> Generator[list[Outcome], None, None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..datasets.classification import ClassificationData, ClassifiedImage
 from ..errors import DatasetError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, embed_images
 from ..pipelines.scores import probabilities
-from ..preprocessors.decoding import decode_image
+from ..preprocessors.decoding import ImageOptions, decode_image
 from ..preprocessors.text import count_texts, normalize_text
 from ..progress import progress
 from ..sources.names import find_name
@@ -244,8 +245,8 @@ def zeroshot(
     return report
 
 
-def _open(item: ClassifiedImage) -> Any:
-    return decode_image(item.row.image.read(), turned=True)
+def _open(item: ClassifiedImage, options: ImageOptions) -> Any:
+    return decode_image(item.row.image.read(), turned=True, options=options)
 
 
 def _classify(
@@ -260,7 +261,8 @@ def _classify(
     matrix = np.zeros((count, count), np.int64)
     among_five = 0
     with progress("images", None, "image", enabled=show_progress) as advance:
-        for batch in embed_images(classifier.pipeline, images, _open):
+        opener = partial(_open, options=classifier.pipeline.preprocessor.image_options)
+        for batch in embed_images(classifier.pipeline, images, opener):
             for item, error in batch.failed:
                 row, reason = item.row, error.reason
                 if row.where.line is not None:  # a list's line does not name the image

@@ -18,6 +18,7 @@ from ..engine import cuda_count, open_engine
 from ..errors import DeviceError, InputTypeError, InvalidInputError
 from ..models import open_archive
 from ..prepared import open_prepared
+from ..preprocessors.decoding import DECODES, Decode
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..utils.constant import Tasks
 from .embedding import MultiModalEmbeddingPipeline
@@ -53,6 +54,7 @@ def pipeline(
     precision: str = "fp32",
     num_threads: int | None = None,
     return_tensors: Literal["np", "pt"] = "np",
+    decode: Decode = "exact",
     model_revision: str | None = None,
     local_files_only: bool = False,
     **others: Any,
@@ -79,6 +81,9 @@ def pipeline(
             and CPU quota, and for the model fewer while other processes use these cores. Ask for
             no more than the system allows a process: OpenMP ends the process if one is refused.
         return_tensors: `'np'` for NumPy arrays, `'pt'` for torch tensors that share their memory.
+        decode: How JPEG files are decoded. `'exact'`, ModelScope's pixels; or `'fast'`: the decoder
+            scales by 1/2, 1/4 or 1/8, as long as twice the model's resolution remains in both
+            sides, see docs/en/howto/photos.md. Other formats are decoded exactly.
         model_revision: Branch, tag or commit of a model on a hub. Models on disk have none.
         local_files_only: Use the files of a hub's model that were fetched before, without the
             network.
@@ -108,13 +113,15 @@ def pipeline(
     if return_tensors not in ("np", "pt"):
         reason = f"expected 'np' or 'pt', got {return_tensors!r}"
         raise InvalidInputError(reason, item="return_tensors")
+    if decode not in DECODES:
+        raise InvalidInputError(f"expected 'exact' or 'fast', got {decode!r}", item="decode")
     if num_threads is not None:
         check_integer(num_threads, "num_threads", maximum=MAX_THREADS)
     where = choose_device(device)
     _core.check_precision(where, precision)  # before the work of converting
     engine = open_engine()  # before converting, which needs torch as well
     info = open_archive(model, model_revision, local_files_only=local_files_only)
-    preprocessor = CLIPPreprocessor(info, num_threads)
+    preprocessor = CLIPPreprocessor(info, num_threads, decode=decode)
 
     def open_file(path: Path, is_prepared: bool) -> _core.Encoder:
         return _core.Encoder(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
@@ -23,11 +23,17 @@ from .jxl_size import jxl_size
 from .pillow_warnings import PillowWarnings
 from .repair import repaired
 
+Decode: TypeAlias = Literal["exact", "fast"]
 DEPTHS = ("clip", "scale")
 FRAMES = ("first", "middle")
+DECODES = ("exact", "fast")
+# What a folder of embeddings and an index record, where it is not the default.
+RECORDED = ("background", "depth", "frame", "decode")
 MAX_PIXELS_VARIABLE = "CNCLIP_MAX_PIXELS"
 # A JPEG is not reduced to fewer pixels per side: twice the resolution of the largest model.
 _MIN_REDUCED_SIDE = 672
+# By which libjpeg reduces an image while it decodes it.
+_SCALES = (2, 4, 8)
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,18 +79,46 @@ class ImageOptions:
         frame: The frame of an animation: `first` or `middle`.
         max_pixels: Images with more pixels are reduced (JPEG) or refused. None for
             `$CNCLIP_MAX_PIXELS`, else twice `PIL.Image.MAX_IMAGE_PIXELS`, which is Pillow's limit.
+        decode: `exact`; or `fast`: the JPEG decoder scales by 1/2, 1/4 or 1/8, as long as twice the
+            model's resolution remains in both sides. Other formats are decoded exactly.
+        resolution: Pixels per side of the model's input, which `fast` requires when an image is
+            decoded.
 
     Raises:
-        InvalidInputError: the background is not a color.
+        InvalidInputError: the background is not a color, or `decode` has another value.
     """
 
     background: str | None = None
     depth: Literal["clip", "scale"] = "clip"
     frame: Literal["first", "middle"] = "first"
     max_pixels: int | None = None
+    decode: Decode = "exact"
+    resolution: int | None = None
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, str], resolution: int | None = None) -> ImageOptions:
+        """The options that `record` returned, for a model of this resolution.
+
+        Raises:
+            InvalidInputError: a name or value is unknown, such as that of a later version.
+        """
+        for name, value in record.items():
+            if name not in RECORDED:
+                reason = f"images were decoded with {name}={value}, which this version lacks"
+                raise InvalidInputError(reason)
+        return cls(**dict(record), resolution=resolution)  # type: ignore[arg-type]
+
+    def record(self) -> dict[str, str]:
+        """The options that change pixels and are not the defaults, by name."""
+        values = {name: getattr(self, name) for name in RECORDED}
+        return {name: value for name, value in values.items() if value != default_of(name)}
 
     def __post_init__(self) -> None:
-        """Check the background."""
+        """Check the values."""
+        for name, allowed in (("depth", DEPTHS), ("frame", FRAMES), ("decode", DECODES)):
+            if (value := getattr(self, name)) not in allowed:
+                reason = f"expected one of {', '.join(allowed)}, got {value!r:.60}"
+                raise InvalidInputError(reason, item=name)
         if self.background is not None:
             try:
                 ImageColor.getrgb(self.background)
@@ -94,6 +128,17 @@ class ImageOptions:
 
 
 DEFAULTS = ImageOptions()
+
+
+def default_of(name: str) -> str | None:
+    """The default of a recorded option; None of an unknown one."""
+    value: str | None = getattr(DEFAULTS, name, None)
+    return value
+
+
+def changed_options(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """The names of recorded options that differ."""
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 
 
 def decode_image(
@@ -124,7 +169,7 @@ def decode_image(
             raise
         except Exception as error:  # Pillow raises anything on damaged files
             content = _content(file)
-            for image in _other_versions(content, error, turned, options):
+            for image in _other_versions(content, error, turned, options, notes):
                 return _finish(image, turned, options, notes)
             for version in repaired(content):
                 try:
@@ -171,7 +216,7 @@ def _finish(
     image: Image.Image, turned: bool, options: ImageOptions, notes: list[str] | None
 ) -> Image.Image:
     """Load an opened image, and make of it what `decode_image` returns."""
-    _limit_pixels(image, options, notes)
+    _choose_scale(image, options, notes)
     if image.format == "TIFF" and _is_raw(image):
         raise _RawError
     if options.frame == "middle" and image.format in _ANIMATED:
@@ -181,7 +226,10 @@ def _finish(
         image = _upright(image)
     if image.mode != "RGB" or "transparency" in image.info:
         image = _in_8_opaque_bits(image, options, notes)
-    return image.convert("RGB") if turned else image
+    if not turned:
+        return image
+    # Without `convert`, which copies an image that is RGB already: 48 MB of 12 megapixels.
+    return image._new(image.im) if image.mode == "RGB" else image.convert("RGB")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -231,23 +279,49 @@ def _scaled(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.floor(values * (255 / top) + 0.5).astype(np.uint8))
 
 
-def _limit_pixels(image: Image.Image, options: ImageOptions, notes: list[str] | None) -> None:
-    """Reduce a JPEG above the limit of pixels, and refuse other images."""
+def _choose_scale(image: Image.Image, options: ImageOptions, notes: list[str] | None) -> None:
+    """Choose the scale at which a JPEG is decoded; refuse other images above the limit of pixels.
+
+    A JPEG is reduced where it is above the limit, and for `decode='fast'`.
+    """
     width, height = image.size
-    limit = _max_pixels(options)
-    if width * height <= limit:
-        return
+    is_jpeg = image.format in ("JPEG", "MPO")
+    scale = _fast_scale(width, height, options) if is_jpeg else 1
+    if width * height > _max_pixels(options):
+        needed = _needed_scale(image, options) if is_jpeg else None
+        if needed is None:
+            _check_pixels(width, height, options)
+        elif notes is not None:
+            notes.append(REDUCED)
+        scale = max(scale, needed or 1)
+    if scale > 1:
+        image.draft(None, (width // scale, height // scale))
+
+
+def _fast_scale(width: int, height: int, options: ImageOptions) -> int:
+    """The largest scale, 1, 2, 4 or 8, that leaves twice the model's resolution in both sides.
+
+    Raises:
+        InvalidInputError: the options lack the resolution.
+    """
+    if options.decode == "exact":
+        return 1
+    if options.resolution is None:
+        raise InvalidInputError("decode='fast' requires the model's resolution", item="resolution")
+    side = min(width, height) // (2 * options.resolution)
+    return max((scale for scale in _SCALES if scale <= side), default=1)
+
+
+def _needed_scale(image: Image.Image, options: ImageOptions) -> int | None:
+    """The smallest scale at which a JPEG is within the limit of pixels; None if there is none."""
     # A progressive JPEG is in memory at its full size, whatever the scale.
-    if image.format in ("JPEG", "MPO") and not image.info.get("progressive"):
-        for scale in (2, 4, 8):
-            size = width // scale, height // scale
-            if size[0] * size[1] <= limit and min(size) >= _MIN_REDUCED_SIDE:
-                image.draft(None, size)
-                if image.width * image.height < width * height:
-                    if notes is not None:
-                        notes.append(REDUCED)
-                    return
-    _check_pixels(width, height, options)
+    if image.info.get("progressive"):
+        return None
+    for scale in _SCALES:
+        width, height = image.width // scale, image.height // scale
+        if width * height <= _max_pixels(options) and min(width, height) >= _MIN_REDUCED_SIDE:
+            return scale
+    return None
 
 
 def _check_pixels(width: int, height: int, options: ImageOptions) -> None:
@@ -290,7 +364,11 @@ def _is_raw(image: Image.Image) -> bool:
 
 
 def _other_versions(
-    content: bytes, error: Exception, turned: bool, options: ImageOptions
+    content: bytes,
+    error: Exception,
+    turned: bool,
+    options: ImageOptions,
+    notes: list[str] | None,
 ) -> Iterator[Image.Image]:
     """The image, opened in another way, if there is one for its content or its error."""
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
@@ -298,7 +376,7 @@ def _other_versions(
         return
     found = format_of(content[:HEAD])
     if isinstance(error, _RawError) or found == RAW.name:
-        yield _open_raw(content, turned, options)
+        yield _open_raw(content, turned, options, notes)
     elif found == HEIF.name:
         with _ExtraErrors(HEIF):
             from pillow_heif import HeifImageFile
@@ -336,7 +414,9 @@ class _ExtraErrors:
             raise _FinalError(f"{self._format.name}: {missing.reason}") from error
 
 
-def _open_raw(content: bytes, turned: bool, options: ImageOptions) -> Image.Image:
+def _open_raw(
+    content: bytes, turned: bool, options: ImageOptions, notes: list[str] | None
+) -> Image.Image:
     """The JPEG that a camera has written into its raw file; else the developed raw data."""
     with _ExtraErrors(RAW):
         import rawpy
@@ -353,6 +433,7 @@ def _open_raw(content: bytes, turned: bool, options: ImageOptions) -> Image.Imag
         image = Image.fromarray(preview.data)
     else:
         image = Image.open(io.BytesIO(preview.data), formats=("JPEG",))
+        _choose_scale(image, options, notes)  # before it is turned, which loads it
         if _ORIENTATION in image.getexif():
             turn = None
     return image if turn is None else image.transpose(turn)

@@ -15,7 +15,7 @@ from .._files import open_file
 from .._text import first_line, hide_secrets
 from ..errors import ImageError, ImageNotFoundError, InputTypeError
 from ._urls import INVISIBLE, stripped
-from .decoding import decode_image
+from .decoding import DEFAULTS, ImageOptions, decode_image
 from .pillow_warnings import PillowWarnings
 
 logger = logging.getLogger("cnclip")
@@ -36,6 +36,7 @@ def load_image(
     timeout: float | None = None,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
     name: str | None = None,
+    options: ImageOptions = DEFAULTS,
 ) -> Image.Image:
     """Open an image, turn it as its EXIF orientation says, convert it to RGB.
 
@@ -45,6 +46,7 @@ def load_image(
             environment variable CNCLIP_TIMEOUT, or 10.
         max_bytes: Size above which a download is stopped.
         name: The name of bytes in messages, by default their number.
+        options: How the file is decoded; by default as ModelScope does.
 
     Returns:
         An image of mode RGB, loaded.
@@ -68,14 +70,14 @@ def load_image(
     try:
         with PillowWarnings(warnings):
             if content is not None:
-                return decode_image(content)
+                return decode_image(content, options=options)
             if isinstance(source, str) and is_url(source):
                 place = located(source)
                 if isinstance(place, str):
-                    return decode_image(fetch(place, timeout, max_bytes))
+                    return decode_image(fetch(place, timeout, max_bytes), options=options)
                 name = os.fspath(place)
             with open_file(name) as file:
-                return decode_image(file)
+                return decode_image(file, options=options)
     except ImageError as error:
         raise error.at(file=shown_name(name)) from error.__cause__
     except FileNotFoundError as error:

@@ -17,7 +17,7 @@ from .._cores import usable_cores
 from ..archive import ArchiveInfo, read_archive
 from ..errors import CnclipError, InvalidInputError
 from ._prefetch import map_ahead
-from .decoding import DecodingErrors
+from .decoding import DEFAULTS, Decode, DecodingErrors, ImageOptions
 from .image import load_image
 from .inputs import ImageInput, InputImage, InputImages, Preprocessed, Tensor, split_input
 
@@ -43,9 +43,16 @@ class CLIPPreprocessor:
         context_length: Columns of the token ids, 52 for the published models.
         image_resolution: Pixels per side of the tensors.
         num_threads: Threads that open and resample several images.
+        image_options: How image files are decoded.
     """
 
-    def __init__(self, model: str | Path | ArchiveInfo, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: str | Path | ArchiveInfo,
+        num_threads: int | None = None,
+        *,
+        decode: Decode = "exact",
+    ) -> None:
         """Take the preprocessing of a model.
 
         Args:
@@ -53,6 +60,10 @@ class CLIPPreprocessor:
                 models.
             num_threads: Threads for several images; by default one per core that this process may
                 use.
+            decode: How JPEG files are decoded: `'exact'` or `'fast'`, see `pipeline`.
+
+        Raises:
+            InvalidInputError: `decode` has another value.
         """
         info = model if isinstance(model, ArchiveInfo) else read_archive(Path(model))
         self.tokenizer = _core.Tokenizer(info.vocabulary)
@@ -60,6 +71,7 @@ class CLIPPreprocessor:
         self.context_length = info.context_length
         self.image_resolution = info.resolution
         self.num_threads = num_threads or usable_cores()
+        self.image_options = ImageOptions(decode=decode, resolution=info.resolution)
 
     def __call__(self, input: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Make the model's inputs of images, texts, or both.
@@ -178,7 +190,10 @@ class CLIPPreprocessor:
         """
         if isinstance(image, Preprocessed):
             return image.tensor
-        return self._tensor(open_pixels(image, self.image_resolution), as_bytes=as_bytes)
+        return self._tensor(self._open(image), as_bytes=as_bytes)
+
+    def _open(self, image: ImageInput) -> Pixels:
+        return open_pixels(image, self.image_resolution, self.image_options)
 
     def _tensor(self, pixels: Pixels, *, as_bytes: bool) -> Tensor:
         """Opened pixels as `process_image` returns them."""
@@ -196,7 +211,7 @@ class CLIPPreprocessor:
             return image
         try:
             with given.lock:
-                pixels = open_pixels(image, self.image_resolution)
+                pixels = self._open(image)
             return Preprocessed(self._tensor(pixels, as_bytes=as_bytes))
         except CnclipError as error:
             raise error.at(item=given.name) from error
@@ -221,12 +236,13 @@ class CLIPPreprocessor:
         return given
 
 
-def open_pixels(image: ImageInput, resolution: int) -> Pixels:
+def open_pixels(image: ImageInput, resolution: int, options: ImageOptions = DEFAULTS) -> Pixels:
     """Open an image for the core: an image of mode RGB, loaded, or an array.
 
     Args:
         image: As the pipeline's `forward` takes it.
         resolution: Pixels per side of the model's input.
+        options: How a file is decoded.
 
     Raises:
         InvalidInputError: an array of another type or shape, or an image without pixels.
@@ -235,7 +251,9 @@ def open_pixels(image: ImageInput, resolution: int) -> Pixels:
     with DecodingErrors():
         if isinstance(image, np.ndarray):
             return _check_array(image)
-        return to_rgb(image if isinstance(image, Image.Image) else load_image(image), resolution)
+        if not isinstance(image, Image.Image):
+            image = load_image(image, options=options)
+        return to_rgb(image, resolution)
 
 
 def to_rgb(image: Image.Image, resolution: int) -> Image.Image:

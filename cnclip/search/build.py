@@ -64,6 +64,7 @@ def index_embeddings(
         precision=embeddings.precision,
         contents=embeddings.kind,
         temperature=temperature,
+        image_options=embeddings.manifest.image_options,
         kind=kind,
         expected=embeddings.rows,
         sample=_sample(embeddings) if chosen == "ivfpq" else None,
@@ -90,10 +91,12 @@ def add_embeddings(
         show_progress: Show a progress bar on stderr.
 
     Raises:
-        ModelMismatchError: the embeddings are of another model or precision.
+        ModelMismatchError: the embeddings are of another model or precision, or of images that were
+            decoded in another way.
         InvalidInputError: an id is in the collection already.
     """
-    collection.check_model(embeddings.model, embeddings.precision)
+    options = embeddings.manifest.image_options
+    collection.check_model(embeddings.model, embeddings.precision, options)
     for rows, ids, paths, texts in _batches(embeddings, root, show_progress):
         collection.add(rows, ids, paths, texts)
 
@@ -125,10 +128,12 @@ def update_embeddings(
         show_progress: Show a progress bar on stderr.
 
     Raises:
-        ModelMismatchError: the embeddings are of another model or precision.
+        ModelMismatchError: the embeddings are of another model or precision, or of images that were
+            decoded in another way.
         InvalidInputError: an id is that of another file in the collection.
     """
-    collection.check_model(embeddings.model, embeddings.precision)
+    options = embeddings.manifest.image_options
+    collection.check_model(embeddings.model, embeddings.precision, options)
     seen: set[str] = set()
     added = 0
     for rows, ids, paths, texts in _batches(embeddings, root, show_progress):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from ..bulk import model_identity
 from ..errors import InvalidInputError, ModelMismatchError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..pipelines.scores import probabilities
+from ..preprocessors.decoding import ImageOptions, changed_options, default_of
+from ..preprocessors.image import load_image
 from ..preprocessors.inputs import ImageInput
 from ..preprocessors.text import normalize_text
 from .answer import Answer
@@ -38,6 +41,8 @@ class Collection(ABC):
         contents: `'images'` or `'texts'`.
         temperature: The model's temperature; None if unknown.
         thresholds: The suggested thresholds, by the kind of query: `'text'` or `'image'`.
+        image_options: How image files were decoded, and how those of queries are: the options that
+            are not the defaults, see `ImageOptions.record`.
     """
 
     dim: int
@@ -46,6 +51,7 @@ class Collection(ABC):
     contents: str
     temperature: float | None
     thresholds: dict[str, float]
+    image_options: Mapping[str, str]
 
     @property
     @abstractmethod
@@ -64,6 +70,7 @@ class Collection(ABC):
         *,
         model: Mapping[str, Any] | None = None,
         precision: str | None = None,
+        image_options: Mapping[str, str] | None = None,
     ) -> None:
         """Add vectors.
 
@@ -74,12 +81,14 @@ class Collection(ABC):
             texts: n texts, for a collection of texts.
             model: The model of the vectors; if given, it is compared with the collection's.
             precision: The precision of the vectors; if given, it is compared as well.
+            image_options: How their images were decoded; if given, it is compared as well.
 
         Raises:
-            ModelMismatchError: the vectors are of another model or precision.
+            ModelMismatchError: the vectors are of another model or precision, or their images were
+                decoded in another way.
             InvalidInputError: a shape, length, value or id is invalid. Nothing is added.
         """
-        self.check_model(model, precision)
+        self.check_model(model, precision, image_options)
         matrix = self._check_vectors(rows, "rows")
         for name, values in (("ids", ids), ("paths", paths), ("texts", texts)):
             if values is not None and len(values) != len(matrix):
@@ -159,7 +168,8 @@ class Collection(ABC):
         Args:
             pipeline: A pipeline with the model that the collection was made with.
             text: A query in Chinese.
-            image: An image, as `pipeline.forward` accepts it.
+            image: An image, as `pipeline.forward` accepts it. A file is decoded as those of the
+                collection were.
             k: The maximum number of hits.
             weight: The weight of the text in a query of text and image, from 0 to 1.
             threshold: Drop hits with a lower score. Probabilities are computed before.
@@ -175,6 +185,8 @@ class Collection(ABC):
         if text is not None:
             text = query_text(pipeline, text, normalize)
         _check_query(text, image, weight)
+        if image is not None:
+            image = self.open_image(pipeline, image)
         vectors = pipeline.forward({"text": text, "img": image})
         rows = [vectors["text_embedding"], vectors["img_embedding"]]
         of_text, of_image = (None if one is None else np.asarray(one)[0] for one in rows)
@@ -221,6 +233,30 @@ class Collection(ABC):
             hits = [hit for hit in hits if hit.score >= threshold]
         return Answer(hits, suggested)
 
+    def open_image(self, pipeline: MultiModalEmbeddingPipeline, image: ImageInput) -> ImageInput:
+        """Open the image file of a query as the files of the collection were.
+
+        Args:
+            pipeline: A pipeline with the model that the collection was made with.
+            image: An image, as `pipeline.forward` accepts it.
+
+        Returns:
+            The opened image; an open one, and for a collection of texts any, as it is.
+
+        Raises:
+            ImageError: it cannot be read. InvalidInputError: the collection was made with options
+                that this version lacks.
+        """
+        is_file = isinstance(image, str | os.PathLike | bytes | bytearray | memoryview)
+        if not is_file or self.contents == "texts":
+            return image
+        resolution = pipeline.preprocessor.image_resolution
+        try:
+            options = ImageOptions.of_record(self.image_options, resolution)
+        except InvalidInputError as error:
+            raise error.at(file=self.name) from error
+        return load_image(image, options=options)
+
     def check_pipeline(self, pipeline: MultiModalEmbeddingPipeline) -> None:
         """Refuse queries of another model; log that those of another precision differ a little.
 
@@ -236,11 +272,16 @@ class Collection(ABC):
                 pipeline.model.precision,
             )
 
-    def check_model(self, model: Mapping[str, Any] | None, precision: str | None = None) -> None:
-        """Refuse vectors of another model, or of another precision if one is given.
+    def check_model(
+        self,
+        model: Mapping[str, Any] | None,
+        precision: str | None = None,
+        image_options: Mapping[str, str] | None = None,
+    ) -> None:
+        """Refuse vectors of another model, and where given of another precision or decoding.
 
         Raises:
-            ModelMismatchError: model or precision differs; the message has both.
+            ModelMismatchError: one of them differs; the message has both.
         """
         ours = self.model
         if model is not None and ours is not None and ours.get("digest") != model.get("digest"):
@@ -248,6 +289,18 @@ class Collection(ABC):
             raise ModelMismatchError(reason, item=self.name)
         if precision is not None and precision != self.precision:
             reason = f"has vectors computed in {self.precision}, these are of {precision}"
+            raise ModelMismatchError(reason, item=self.name)
+        if image_options is not None:
+            self._check_options(image_options)
+
+    def _check_options(self, others: Mapping[str, str]) -> None:
+        for name in changed_options(self.image_options, others):
+            values = (some.get(name, default_of(name)) for some in (self.image_options, others))
+            mine, theirs = (f"{name} {value or 'none'}" for value in values)
+            reason = (
+                f"has vectors of images that were decoded with {mine}, these with {theirs}; "
+                "embed these as the others, or build another index"
+            )
             raise ModelMismatchError(reason, item=self.name)
 
     def _check_vectors(self, rows: ArrayLike, name: str) -> NDArray[np.float32]:

@@ -58,6 +58,7 @@ class Index(Collection):
         self.contents = str(description["contents"])
         self.temperature = description["temperature"]
         self.thresholds = dict(description["thresholds"])
+        self.image_options = dict(description.get("image_options", {}))
         measured = description["measured"]
         self.measured = None if measured is None else Measurement(**measured)
 
@@ -70,6 +71,7 @@ class Index(Collection):
         precision: str = "fp32",
         contents: str = "images",
         temperature: float | None = None,
+        image_options: Mapping[str, str] | None = None,
         kind: str = "auto",
         expected: int = 0,
         sample: ArrayLike | None = None,
@@ -85,6 +87,7 @@ class Index(Collection):
             precision: The precision in which the model computes the vectors.
             contents: `'images'` or `'texts'`.
             temperature: The model's temperature, for probabilities.
+            image_options: How the images were decoded, see `Collection`.
             kind: `'exact'`, `'hnsw'` or `'ivfpq'`; `'auto'` chooses by the number of vectors, and
                 changes the kind as vectors are added.
             expected: The number of vectors that will be added, so that the kind need not change.
@@ -117,6 +120,7 @@ class Index(Collection):
             "temperature": temperature,
             "thresholds": {},
             "measured": None,
+            "image_options": image_options or {},
         }
         rows = None if sample is None else np.asarray(sample, np.float32)
         index = cls(Vectors.create(dim, kind, rows, expected), ItemTable(), description, None)
@@ -282,6 +286,7 @@ class Index(Collection):
             "precision": self.precision,
             "temperature": self.temperature,
             "thresholds": self.thresholds,
+            **({"image_options": self.image_options} if self.image_options else {}),
             "measured": None if self.measured is None else asdict(self.measured),
             "effort": self._vectors.effort,
             "limits": self._limits,

@@ -39,6 +39,7 @@ def connect(
     precision: str = "fp32",
     contents: str = "images",
     temperature: float | None = None,
+    image_options: Mapping[str, str] | None = None,
     token: str | None = None,
     database: str | None = None,
     timeout: float = 10.0,
@@ -53,6 +54,7 @@ def connect(
         precision: The precision of the vectors, for a new collection.
         contents: `'images'` or `'texts'`, for a new collection.
         temperature: The model's temperature, for probabilities.
+        image_options: How the images were decoded, for a new collection, see `Collection`.
         token: `'user:password'`, or an API key; by default `$MILVUS_TOKEN`.
         database: The name of the database; by default `$MILVUS_DATABASE`, else Milvus's default.
         timeout: Seconds to wait for the server.
@@ -72,13 +74,14 @@ def connect(
     index = MilvusIndex(client, uri, collection)
     index.temperature = temperature
     if exists:
-        index._read_properties(model, precision, contents)
+        index._read_properties(model, precision, contents, image_options or {})
         return index
     if dim is None:
         reason = f"has no collection {collection!r}; pass dim to create it"
         raise InvalidInputError(reason, file=hide_secrets(uri))
     index.dim, index.model = dim, None if model is None else dict(model)
     index.precision, index.contents = precision, contents
+    index.image_options = dict(image_options or {})
     index._create()
     return index
 
@@ -96,6 +99,7 @@ class MilvusIndex(Collection):
         self.uri = hide_secrets(uri)
         self.collection = collection
         self.thresholds = {}
+        self.image_options = {}
 
     @property
     def name(self) -> str:
@@ -269,9 +273,13 @@ class MilvusIndex(Collection):
             self._client.create_collection(self.collection, schema=schema, index_params=index)
 
     def _read_properties(
-        self, model: Mapping[str, Any] | None, precision: str, contents: str
+        self,
+        model: Mapping[str, Any] | None,
+        precision: str,
+        contents: str,
+        image_options: Mapping[str, str],
     ) -> None:
-        """Read model, precision and contents from a vector; an empty collection gets these."""
+        """Read the properties from a vector; an empty collection gets these."""
         with _milvus_errors(self.uri, self.collection):
             fields = {
                 field["name"]: field
@@ -288,10 +296,12 @@ class MilvusIndex(Collection):
         self.model = stored.get("model", model)
         self.precision = stored.get("precision", precision)
         self.contents = stored.get("contents", contents)
+        self.image_options = stored.get("image_options", {}) if rows else dict(image_options)
         self.check_model(model)
 
     def _properties(self) -> dict[str, Any]:
-        return {"model": self.model, "precision": self.precision, "contents": self.contents}
+        found = {"model": self.model, "precision": self.precision, "contents": self.contents}
+        return {**found, **({"image_options": self.image_options} if self.image_options else {})}
 
 
 def _pymilvus() -> Any:

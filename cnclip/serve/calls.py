@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import orjson
-from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import CnclipError
+from ..preprocessors.inputs import ImageInput
 from .batching import Embedded
 from .faults import Fault
 from .inputs import Item, RequestReader
@@ -82,7 +82,7 @@ def seconds_left(request: Request, limit: float) -> float:
 async def embedded(
     request: Request,
     model: ServedModel,
-    items: Sequence[Item | Image.Image],
+    items: Sequence[Item | ImageInput],
     limit: float,
     *,
     name_of: Callable[[int], str] = "input[{}]".format,

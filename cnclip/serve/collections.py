@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from .. import demo
 from .._text import printable
 from ..bulk import model_identity
 from ..errors import CnclipError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
-from ..preprocessors.image import load_image
 from ..search import Collection, Hit, Index, Root, open_collection
 from ..sources import spelled
 from ..sources.image_names import ImageNames
@@ -50,8 +48,6 @@ class Searchable:
         collection: The collection.
         pipeline: The collection's model.
         labels: The captions of images by id; the default is the file name.
-        open: Opens an image file that a client sends, in the same way as the collection's images
-            were opened.
         example: Examples that the page offers.
         root: Where the files are now, if they were moved.
     """
@@ -60,7 +56,6 @@ class Searchable:
     collection: Collection
     pipeline: MultiModalEmbeddingPipeline
     labels: Mapping[str, str] = field(default_factory=dict)
-    open: Callable[[bytes], Image.Image] = load_image
     example: Example = Example()
     root: Root | None = None
 
@@ -179,12 +174,14 @@ def _embed(
     if not batch.embedded:
         raise InvalidInputError("none of its images can be read", item=name)
     identity, precision = model_identity(embedder), embedder.model.precision
-    index = Index.create(batch.vectors.shape[1], model=identity, precision=precision)
+    options = demo.options_for(embedder).record()
+    columns = batch.vectors.shape[1]
+    index = Index.create(columns, model=identity, precision=precision, image_options=options)
     ids = [spelled(str(image.path)) for image in batch.embedded]
     index.add(batch.vectors, ids)
     index.prepare(embedder)
     labels = {id: image.label for id, image in zip(ids, batch.embedded, strict=True)}
-    return Searchable(name, index, embedder, labels, demo.open_content, example), batch.failed
+    return Searchable(name, index, embedder, labels, example), batch.failed
 
 
 def _names(paths: Sequence[str]) -> list[str]:

@@ -73,6 +73,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
         "owned_by": "cnclip",
         "digest": model.digest,
         "precision": model.pipeline.model.precision,
+        "decode": model.pipeline.preprocessor.image_options.decode,
         "device": model.pipeline.model.device,
         "dimensions": info.embed_dim,
         "resolution": info.resolution,

@@ -8,7 +8,7 @@ answer has the embedding as a string of JSON.
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
@@ -48,7 +48,9 @@ async def predict(request: Request) -> Response:
     answer: dict[str, Any] = {}
     if content is not None:
         try:
-            item: Any = await run_in_threadpool(load_image, content)
+            item: Any = await run_in_threadpool(
+                partial(load_image, content, options=model.pipeline.preprocessor.image_options)
+            )
         except ImageError as error:
             raise error.at(item="image") from error
         answer["imageHeight"], answer["imageWidth"] = item.height, item.width

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import MissingExtraError
 from ..pipelines import pipeline
+from ..preprocessors.decoding import Decode
 from .application import build_app
 from .guard import Application
 from .options import Keys, ServerOptions
@@ -29,6 +30,7 @@ def ray_app(
     cpus: float = 1,
     gpus: float = 0,
     precision: str = "fp32",
+    decode: Decode = "exact",
     options: ServerOptions | None = None,
     api_keys: tuple[str, ...] = (),
     name: str = "cnclip",
@@ -44,6 +46,7 @@ def ray_app(
         cpus: CPUs of a replica, and the threads of its model.
         gpus: GPUs of a replica; with one, the model runs there.
         precision: As for `pipeline`.
+        decode: As for `pipeline`.
         options: The limits of each replica.
         api_keys: The keys that clients must send; none: no key is asked for.
         name: The name of the deployment.
@@ -64,6 +67,7 @@ def ray_app(
             str(model),
             device="gpu" if gpus else "cpu",
             precision=precision,
+            decode=decode,
             num_threads=max(1, int(cpus)),
             options=options or ServerOptions(),
             api_keys=api_keys,
@@ -97,14 +101,16 @@ def _build(
     *,
     device: str,
     precision: str,
+    decode: Decode,
     num_threads: int,
     options: ServerOptions,
     api_keys: tuple[str, ...],
 ) -> Application:
     """The application, with the model open; called in the replica."""
     served = Served(options)
-    served.add(
-        [pipeline(model=model, device=device, precision=precision, num_threads=num_threads)], []
+    opened = pipeline(
+        model=model, device=device, precision=precision, decode=decode, num_threads=num_threads
     )
+    served.add([opened], [])
     _served.append(served)
     return build_app(served, Keys(list(api_keys)), local=False)

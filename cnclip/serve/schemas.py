@@ -260,6 +260,9 @@ class Model(BaseModel):
     owned_by: str = "cnclip"
     digest: str | None
     precision: str
+    decode: Literal["exact", "fast"] = Field(
+        description="How JPEG files are decoded; those of a search as the collection's were"
+    )
     device: str
     dimensions: int
     resolution: int = Field(description="Pixels per side to which images are resized")

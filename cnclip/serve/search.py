@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +16,7 @@ from starlette.responses import Response
 from ..errors import CnclipError, ImageError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..pipelines.scores import probabilities
+from ..preprocessors.inputs import ImageInput
 from ..search import Answer, Hit
 from ..search.collection import query_text
 from .calls import ERRORS, embedded, json_answer, parts_of
@@ -56,7 +56,7 @@ async def _find(
     """The answer to a query of text, image or both, and notes on its text."""
     served, reader = parts_of(request)
     model = served.model_of(searchable)
-    items: list[Item | Image.Image] = []
+    items: list[Item | ImageInput] = []
     names: list[str] = []
     text = None
     if call.text is not None:
@@ -222,9 +222,9 @@ def _bytes(image: bytes | CnclipError) -> bytes:
     return image
 
 
-def _opened(searchable: Searchable, image: bytes) -> Image.Image:
+def _opened(searchable: Searchable, image: bytes) -> ImageInput:
     try:
-        return searchable.open(image)
+        return searchable.collection.open_image(searchable.pipeline, image)
     except ImageError as error:
         raise error.at(item="image") from error
 

@@ -56,7 +56,8 @@ class Compute:
         given = item.value
         assert isinstance(given, InputImage)
         if item.content is not None:
-            opened = load_image(item.content, name=str(given.image))
+            options = self._pipeline.preprocessor.image_options
+            opened = load_image(item.content, name=str(given.image), options=options)
             given, item.content = given._replace(image=opened), None
         as_bytes = self._pipeline.model.takes_bytes
         tensor = self._pipeline.preprocessor.prepare_input(given, as_bytes=as_bytes)
