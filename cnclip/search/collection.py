@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from .._checks import check_integer
 from .._text import is_blank
@@ -247,8 +247,7 @@ class Collection(ABC):
             ImageError: it cannot be read. InvalidInputError: the collection was made with options
                 that this version lacks.
         """
-        is_file = isinstance(image, str | os.PathLike | bytes | bytearray | memoryview)
-        if not is_file or self.contents == "texts":
+        if isinstance(image, Image.Image | np.ndarray) or self.contents == "texts":
             return image
         resolution = pipeline.preprocessor.image_resolution
         try:
