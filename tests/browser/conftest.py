@@ -22,6 +22,7 @@ TIMEOUT_MS = 60_000
 def gallery() -> Iterator[str]:
     """The address of a server of the gallery."""
     server = Server("demo", "--ui")
+    server.wait_until_open()
     yield server.url
     server.stop()
 

@@ -11,6 +11,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +72,18 @@ class Server:
             self.process.kill()
             self.process.communicate()
             raise AssertionError(self.read_errors())
+
+    def wait_until_open(self) -> None:
+        """Wait until the models are open. The address is printed before."""
+        deadline = time.monotonic() + START_SECONDS
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        while True:
+            try:
+                with direct.open(f"{self.url}/readyz"):
+                    return
+            except urllib.error.HTTPError as error:
+                assert error.code == 503 and time.monotonic() < deadline, error
+                time.sleep(0.1)
 
     def read_errors(self) -> str:
         """Read what the process printed to stderr, and delete it."""
