@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,32 +116,6 @@ def test_help_is_ascii(command: str, capsys: pytest.CaptureFixture[str]) -> None
 
 
 # The process
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
-    """Starts a server; returns the process and its URL."""
-    started = []
-
-    def start(*arguments: object) -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-m", "cnclip", *map(str, arguments), "--port", "0"]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-        )
-        started.append(process)
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        assert url.startswith("http://127.0.0.1:")
-        deadline = time.monotonic() + 100
-        while httpx.get(f"{url}/readyz", timeout=60).status_code != 200:
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.05)
-        return process, url
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def test_models_and_indexes(
