@@ -26,6 +26,7 @@ from pathlib import Path
 
 from cnclip.benchmark import random_archive
 from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
+from cnclip.engine import open_engine
 
 # Prints its times, then waits until its input is closed.
 CHILD = """
@@ -101,6 +102,7 @@ def main() -> None:
         random_archive(arguments.random) as archive,
         tempfile.TemporaryDirectory(prefix="cnclip-opening-") as cache,
     ):
+        os.environ["CNCLIP_ENGINE"] = open_engine().path  # which may be in the user's cache
         os.environ["CNCLIP_CACHE"] = cache
         measure_once(archive, precision, "never")  # checks the archive, which is done once
         writing = measure_once(archive, precision, "always")
