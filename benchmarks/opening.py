@@ -9,7 +9,9 @@ cache, and embeds one image and one text. Medians of the rounds, in which both t
 - first: from the start of the process to the embeddings of both.
 
 Then as many processes as asked for embed at the same time, and the sum of their proportional set
-sizes (PSS) is compared with that of one: memory that processes share counts once.
+sizes (PSS) is compared with that of one: memory that processes share counts once. They are started
+one by one, or forked by a process that has loaded torch's libraries (`open_engine`), which share
+what these allocate as well.
 """
 
 from __future__ import annotations
@@ -28,27 +30,32 @@ from cnclip.benchmark import random_archive
 from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
 from cnclip.engine import open_engine
 
-# Prints its times, then waits until its input is closed.
+# Prints a line with its times, then waits until its input is closed; so do its forks.
 CHILD = """
-import json, sys, time
+import json, os, sys, time
 import numpy as np
 from cnclip import pipeline
 from cnclip.engine import open_engine
-archive, precision, begin = sys.argv[1:]
+archive, precision, begin, workers = sys.argv[1:]
 open_engine()
+for _ in range(1, int(workers)):
+    if os.fork() == 0:
+        break
 before = time.monotonic()
 opened = pipeline(model=archive, device="cpu", precision=precision)
 after = time.monotonic()
 image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
 opened.forward({"img": image, "text": "戴眼镜的猫"})
-print(json.dumps({"open": after - before, "first": time.monotonic() - float(begin)}), flush=True)
+times = {"open": after - before, "first": time.monotonic() - float(begin), "process": os.getpid()}
+os.write(1, (json.dumps(times) + "\\n").encode())
 sys.stdin.read()
 """
 
 
-def start(archive: Path, precision: str, setting: str) -> subprocess.Popen[str]:
+def start(archive: Path, precision: str, setting: str, workers: int = 1) -> subprocess.Popen[str]:
+    arguments = [str(archive), precision, repr(time.monotonic()), str(workers)]
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(archive), precision, repr(time.monotonic())],
+        [sys.executable, "-c", CHILD, *arguments],
         env={**os.environ, "CNCLIP_PREPARED": setting},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -66,8 +73,8 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def proportional_bytes(process: subprocess.Popen[str]) -> int:
-    rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+def proportional_bytes(process: float) -> int:
+    rollup = Path(f"/proc/{process:.0f}/smaps_rollup").read_text()
     kilobytes = next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:"))
     return int(kilobytes) * 1024
 
@@ -79,13 +86,13 @@ def measure_once(archive: Path, precision: str, setting: str) -> dict[str, float
     return times
 
 
-def measure_memory(archive: Path, precision: str, setting: str, count: int) -> int:
+def measure_memory(archive: Path, precision: str, setting: str, count: int, forked: bool) -> int:
     """The sum of the processes' PSS."""
-    processes = [start(archive, precision, setting) for _ in range(count)]
-    for process in processes:
-        times_of(process)
-    total = sum(map(proportional_bytes, processes))
-    for process in processes:
+    workers = count if forked else 1
+    started = [start(archive, precision, setting, workers) for _ in range(count // workers)]
+    times = [times_of(process) for process in started for _ in range(workers)]
+    total = sum(proportional_bytes(one["process"]) for one in times)
+    for process in started:
         end(process)
     return total
 
@@ -122,11 +129,15 @@ def main() -> None:
                 print(
                     f"{name}: {what} {statistics.median(seconds):.3f} s, at best {min(seconds):.3f}"
                 )
-            one = measure_memory(archive, precision, setting, 1)
-            all_of_them = measure_memory(archive, precision, setting, arguments.processes)
+            count = arguments.processes
+            one, several, forks = (
+                measure_memory(archive, precision, setting, number, forked)
+                for number, forked in ((1, False), (count, False), (count, True))
+            )
             print(
-                f"{name}: PSS of one process {one / 1e6:.0f} MB, of {arguments.processes} "
-                f"{all_of_them / 1e6:.0f} MB, {all_of_them / one:.2f} times that of one"
+                f"{name}: PSS of one process {one / 1e6:.0f} MB, of {count} {several / 1e6:.0f} MB "
+                f"({several / one:.2f} times), of {count} forks {forks / 1e6:.0f} MB "
+                f"({forks / one:.2f} times)"
             )
 
 

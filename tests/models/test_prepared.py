@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cnclip import _core, cache, pipeline, prepared
 from cnclip.cli import main
+from cnclip.convert import convert
 from cnclip.engine import open_engine
 from cnclip.engine.libtorch import find_torch
 from cnclip.errors import ArchiveError, DeviceError, InvalidInputError, ModelRunError
@@ -31,8 +32,9 @@ PRECISIONS = ("fp32", "bf16", "int8")
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of prepared models in an empty cache, which small models use as well."""
+    assert archive.is_file()  # made in the cache of all tests
     monkeypatch.setenv("CNCLIP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CNCLIP_PREPARED", "always")
     monkeypatch.setattr(cache, "_CLOCK_TICK_SECONDS", -1.0)
@@ -51,6 +53,12 @@ def expected(archive: Path) -> Rows:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CNCLIP_PREPARED", "never")
         return rows(pipeline(model=archive, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def resnet(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of another model."""
+    return convert(golden / "tiny-rn", tmp_path_factory.mktemp("resnet") / "rn.cnclip.pt")
 
 
 def is_mapped(file: Path) -> bool:
@@ -76,20 +84,25 @@ def file(archive: Path, folder: Path, expected: Rows) -> Path:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["tiny-vit", "tiny-rn"])
+@pytest.mark.parametrize("model", ["archive", "resnet"])
 def test_the_bits_are_the_same(
-    golden: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, precision: str
+    request: pytest.FixtureRequest,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    precision: str,
 ) -> None:
     try:
         _core.check_precision("cpu", precision)
     except DeviceError as error:
         pytest.skip(error.reason)
+    path = request.getfixturevalue(model)
     monkeypatch.setenv("CNCLIP_PREPARED", "never")
-    wanted = rows(pipeline(model=golden / name, device="cpu", precision=precision))
+    wanted = rows(pipeline(model=path, device="cpu", precision=precision))
     assert not folder.exists()
     monkeypatch.setenv("CNCLIP_PREPARED", "always")
     for should_be_mapped in (False, True, True):
-        opened = pipeline(model=golden / name, device="cpu", precision=precision)
+        opened = pipeline(model=path, device="cpu", precision=precision)
         (file,) = folder.iterdir()
         assert is_mapped(file) == should_be_mapped
         for row, other in zip(rows(opened), wanted, strict=True):
@@ -116,8 +129,8 @@ def test_the_archive_elsewhere_has_the_same_file(
     assert open_and_check(Path(copy), file.parent, expected) == file
 
 
-def test_another_archive_has_another_file(file: Path, golden: Path) -> None:
-    pipeline(model=golden / "tiny-rn", device="cpu")
+def test_another_archive_has_another_file(file: Path, resnet: Path) -> None:
+    pipeline(model=resnet, device="cpu")
     assert len(list(file.parent.iterdir())) == 2
 
 
@@ -204,12 +217,12 @@ def test_old_versions_are_removed(
 
 
 def test_the_least_recently_used_are_removed(
-    file: Path, archive: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, resnet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minute_ago = time.time() - 60
     os.utime(file, (minute_ago, minute_ago))
     monkeypatch.setattr(prepared, "_MAX_TOTAL", file.stat().st_size)
-    pipeline(model=golden / "tiny-rn", device="cpu")
+    pipeline(model=resnet, device="cpu")
     (other,) = file.parent.iterdir()
     assert other != file
 
