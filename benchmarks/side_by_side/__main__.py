@@ -7,6 +7,7 @@ tokenizers for texts to token ids. Each runs in a separate process, with its own
 is given, and with the same weights, inputs and number of threads. In every round each engine
 measures each case once, in turn, while the others wait; medians are printed. An engine that cannot
 run is skipped and printed with the reason. docs/en/about/benchmarks.md explains the rows.
+With --isa avx2 all engines are held to AVX2, as on a processor without AVX-512.
 With --device cuda:N the engines are cnclip and transformers, the latter also compiled.
 """
 
@@ -32,6 +33,7 @@ from cnclip._cores import usable_cores
 from cnclip.benchmark import inputs, write_model_directory
 from cnclip.benchmark.machine import describe_machine
 from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES
+from cnclip.environment import describe_processor
 from cnclip.pipelines import pipeline
 
 # Name: the family, which decides on the interpreter. Engines that others need come first.
@@ -52,6 +54,17 @@ ENGINES = {
     "tokenizers": "tokenizers",
 }
 TITLES = 10_000
+# What holds each library to an instruction set: cnclip, torch's own kernels, oneDNN in torch and in
+# OpenVINO, MKL in torch. ONNX Runtime has no such setting.
+ISA_VARIABLES = {
+    "avx2": {
+        "CNCLIP_FORCE_ISA": "avx2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    }
+}
+NOT_HELD = ("onnxruntime",)
 CPU_ENGINES = ["cnclip-fp32", "cnclip-bf16", "cnclip-int8", "modelscope", "transformers"]
 CPU_ENGINES += [name for name in ENGINES if name.startswith(("onnx", "openvino", "tokenizers"))]
 GPU_ENGINES = ["cnclip-fp32", "cnclip-bf16", "cnclip-fp16"]
@@ -82,6 +95,8 @@ def main() -> None:
     if arguments.engines is None:
         arguments.engines = GPU_ENGINES if on_gpu else CPU_ENGINES
     cases = GPU_CASES if on_gpu else CASES
+    own_isa = str(describe_processor()["isa"])
+    skipped = hold_to(arguments.isa, own_isa)
     interpreters = dict.fromkeys(ENGINES.values(), sys.executable) | dict(arguments.python)
     os.environ |= {
         "OMP_NUM_THREADS": str(arguments.threads),
@@ -92,12 +107,27 @@ def main() -> None:
     with data_directory(arguments.data) as data:
         os.environ["CNCLIP_CACHE"] = str(data / "cache")
         write_inputs(data, arguments, cases)
-        found = compare(data, arguments, interpreters, cases)
+        found = compare(data, arguments, interpreters, cases, skipped)
     print(report.format_text(found))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if arguments.plot:
         report.plot(found, Path(arguments.plot))
+
+
+def hold_to(isa: str | None, own_isa: str) -> dict[str, str]:
+    """Set the variables that hold the engines to an instruction set.
+
+    Returns:
+        The families of engines that cannot be held to it, and the reason.
+    """
+    if isa is None:
+        return {}
+    os.environ |= ISA_VARIABLES[isa]
+    if own_isa == isa:
+        return {}
+    reason = f"it has no setting that holds it to {isa} on a processor with {own_isa}"
+    return dict.fromkeys(NOT_HELD, reason)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -107,6 +137,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--engines", nargs="+", choices=ENGINES, help="default: all of the device")
     add("--device", default="cpu", help="cpu (default) or cuda:N")
+    add("--isa", choices=ISA_VARIABLES, help="hold all engines to this instruction set")
     add(
         "--python",
         action="append",
@@ -175,6 +206,7 @@ def compare(
     arguments: argparse.Namespace,
     interpreters: dict[str, str],
     cases: list[dict[str, Any]],
+    not_held: dict[str, str],
 ) -> dict[str, Any]:
     """Start every engine, run the rounds, and return all figures."""
     skipped: dict[str, str] = {}
@@ -182,6 +214,9 @@ def compare(
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for name in arguments.engines:
+            if (reason := not_held.get(ENGINES[name])) is not None:
+                skipped[name] = reason
+                continue
             print(f"preparing {name}", file=sys.stderr)
             try:
                 prepare(name, data, interpreters[ENGINES[name]])
@@ -213,6 +248,7 @@ def compare(
         "machine": describe_machine(arguments.device),
         "model": str(arguments.model or f"{arguments.random} with random weights"),
         "threads": arguments.threads,
+        "isa": arguments.isa,
         "rounds": arguments.rounds,
         "versions": versions,
         "skipped": skipped,

@@ -29,6 +29,7 @@ def format_text(found: dict[str, Any]) -> str:
         f"{found['date']}, {machine['processor']}, {machine['cores']} cores, "
         f"{found['threads']} threads, {machine['system']}; "
         + (f"{machine['gpu']}, CUDA {machine['cuda']}; " if "gpu" in machine else "")
+        + (f"held to {found['isa']}; " if found.get("isa") else "")
         + f"{found['model']}; "
         f"medians of {found['rounds']} rounds",
         format_versions(found),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
@@ -12,9 +15,29 @@ from .. import _core
 from ..environment import describe_processor
 
 _PEAK_SECONDS = 0.1
+_ISA_VARIABLE = "CNCLIP_FORCE_ISA"
 # A product of square matrices with so many rows runs at a GPU's highest rate.
 _GPU_ROWS = 8192
 _GPU_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@contextlib.contextmanager
+def forced_isa(isa: str | None) -> Iterator[None]:
+    """Make pipelines that are opened meanwhile, and new processes, use an instruction set.
+
+    Args:
+        isa: A name for `$CNCLIP_FORCE_ISA`; None leaves the variable as it is.
+    """
+    before = os.environ.get(_ISA_VARIABLE)
+    if isa is not None:
+        os.environ[_ISA_VARIABLE] = isa
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[_ISA_VARIABLE] = before
+        elif isa is not None:
+            del os.environ[_ISA_VARIABLE]
 
 
 def measure_peak(precision: str, num_threads: int, seconds: float = _PEAK_SECONDS) -> float | None:

@@ -26,6 +26,8 @@ class Result:
         samples: The number of samples.
         precision: "fp32", "bf16", "int8" or "fp16"; None for preprocessing and tokenizing.
         threads: CPU threads.
+        isa: The instruction set of the kernels, "avx2" for example; None on a GPU, and for
+            preprocessing and tokenizing.
         batch_size: Items per call; None if nothing is embedded.
         tokens: Tokens per text; None if no text is embedded.
         flops: Operations per item, see `flops.py`; None if nothing is embedded.
@@ -45,6 +47,7 @@ class Result:
     tokens: int | None = None
     flops: int | None = None
     peak_share: float | None = None
+    isa: str | None = None
 
     @property
     def flops_per_second(self) -> float | None:
@@ -71,7 +74,8 @@ class BenchmarkReport:
             the rate is None if the machine has no instruction for the precision. On a GPU, that
             of a large matrix product.
         results: The measurements.
-        skipped: {"precision", "reason"} for each precision that this machine cannot compute.
+        skipped: {"precision", "reason"} for each precision that this machine cannot compute, and
+            {"isa", "reason"} for each instruction set that it lacks.
     """
 
     date: str
@@ -114,10 +118,17 @@ def format_report(report: BenchmarkReport) -> str:
         found = f"{rate / scale:.0f} {unit}" if rate else "not supported by the processor"
         threads = "" if gpu else f", {peak['threads']} threads"
         lines.append(f"arithmetic peak {peak['precision']}{threads}: {found}")
-    lines += [f"skipped {entry['precision']}: {entry['reason']}" for entry in report.skipped]
+    lines += [
+        f"skipped {entry.get('precision') or entry['isa']}: {entry['reason']}"
+        for entry in report.skipped
+    ]
     numbers = ("precision", "threads", "batch", "median", "p25..p75", "per s", unit, "of peak")
-    titles = ("", *numbers)
+    titles: tuple[str, ...] = ("", *numbers)
     rows = [titles, *(_cells(result, scale) for result in report.results)]
+    if len({result.isa for result in report.results} - {None}) > 1:
+        isas = ("kernels", *(result.isa or "" for result in report.results))
+        rows = [(row[0], isa, *row[1:]) for row, isa in zip(rows, isas, strict=True)]
+        titles = rows[0]
     right = [False] + [True] * (len(titles) - 1)
     return "\n".join([*lines, "", format_table(rows, right, underlined=False)])
 

@@ -15,6 +15,7 @@ from .. import _core
 from .._cores import usable_cores
 from .._options import check_options, option
 from ..archive import ArchiveInfo
+from ..environment import describe_processor
 from ..errors import DeviceError
 from ..models import open_archive
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
@@ -22,10 +23,11 @@ from ..pipelines.builder import choose_device
 from ..version import __version__
 from . import inputs, start
 from .flops import image_flops, text_flops
-from .machine import describe_machine, measure_gpu_peak, measure_peak
+from .machine import describe_machine, forced_isa, measure_gpu_peak, measure_peak
 from .report import BenchmarkReport, Result, spread
 
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
+ISAS = ("serial", "avx2", "avx512", "avx512_vnni", "avx512_bf16")
 # By default, on a CPU and on a GPU.
 _CHOSEN_PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
 _CHOSEN_BATCH_SIZES = {"cpu": (1, 8, 32), "cuda": (1, 2, 4, 8, 16, 256)}
@@ -64,12 +66,26 @@ class Settings:
     threads: tuple[int, ...] | None = option(
         None, "CPU threads (default: one per core)", min=1, max=1024, many=True
     )
+    isas: tuple[str, ...] | None = option(
+        None,
+        "instruction sets to compare on a CPU (default: the best); those that it lacks are skipped",
+        choices=ISAS,
+        many=True,
+    )
     rounds: int = option(7, "measurements of each case", min=1, max=10_000)
     seconds: float = option(120.0, "start no further round after this time", above=0)
 
     def __post_init__(self) -> None:
         """Check every value."""
         check_options(self)
+
+
+class _Configuration(NamedTuple):
+    """How a pipeline is opened."""
+
+    precision: str
+    threads: int
+    isa: str | None  # None on a GPU
 
 
 class Case(NamedTuple):
@@ -101,10 +117,13 @@ def run_benchmark(
     settings = _complete(settings or Settings())
     info = open_archive(model)
     opened, skipped = _open_all(model, settings)
-    peak_cases = {key: _peak_case(*key, settings.device) for key in opened}
+    peak_cases = {
+        (one.precision, one.threads): _peak_case(one.precision, one.threads, settings.device)
+        for one in opened
+    }
     cases = [*peak_cases.values(), *_cases_without_model(info)]
-    for (precision, threads), embedder in opened.items():
-        cases += _cases_of(embedder, model, settings, precision, threads)
+    for configuration, embedder in opened.items():
+        cases += _cases_of(embedder, model, settings, configuration)
     samples = _run_rounds(cases, settings, progress)
     # Other processes of the machine can only lower a peak.
     peaks = {key: max(samples[case.rows[0]]) or None for key, case in peak_cases.items()}
@@ -151,25 +170,33 @@ def _peak_case(precision: str, threads: int, device: str) -> Case:
 
 def _open_all(
     model: str, settings: Settings
-) -> tuple[dict[tuple[str, int], MultiModalEmbeddingPipeline], list[dict[str, str]]]:
-    """A pipeline for each precision and number of threads; the precisions that were skipped."""
+) -> tuple[dict[_Configuration, MultiModalEmbeddingPipeline], list[dict[str, str]]]:
+    """A pipeline for each configuration; the precisions and instruction sets that were skipped."""
     opened = {}
-    skipped: dict[str, str] = {}
+    skipped: list[dict[str, str]] = []
     assert settings.precisions is not None and settings.threads is not None
-    for precision, threads in itertools.product(settings.precisions, settings.threads):
-        if precision in skipped:
-            continue
-        try:
-            opened[precision, threads] = pipeline(
-                model=model, device=settings.device, precision=precision, num_threads=threads
-            )
-        except DeviceError as error:
-            skipped[precision] = error.reason
+    for isa in settings.isas or (None,):
+        with forced_isa(isa):
+            found = describe_processor()["isa"]
+            if isa not in (None, found):
+                skipped.append({"isa": str(isa), "reason": str(found)})
+                continue
+            name = str(found) if settings.device == "cpu" else None
+            for precision in settings.precisions:
+                try:
+                    for threads in settings.threads:
+                        opened[_Configuration(precision, threads, name)] = pipeline(
+                            model=model,
+                            device=settings.device,
+                            precision=precision,
+                            num_threads=threads,
+                        )
+                except DeviceError as error:
+                    skipped.append({"precision": precision, "reason": error.reason})
     if not opened:
-        raise DeviceError(
-            f"the machine supports none of the precisions: {'; '.join(skipped.values())}"
-        )
-    return opened, [{"precision": p, "reason": reason} for p, reason in skipped.items()]
+        reasons = "; ".join(entry["reason"] for entry in skipped)
+        raise DeviceError(f"the machine supports none of the precisions: {reasons}")
+    return opened, skipped
 
 
 def _cases_without_model(info: ArchiveInfo) -> Iterator[Case]:
@@ -191,13 +218,12 @@ def _cases_of(
     embedder: MultiModalEmbeddingPipeline,
     model: str,
     settings: Settings,
-    precision: str,
-    threads: int,
+    opened_as: _Configuration,
 ) -> Iterator[Case]:
-    """The cases of one precision and number of threads."""
+    """The cases of one configuration."""
     info = embedder.model.info
     architecture = info.metadata["architecture"]
-    configuration: dict[str, Any] = {"precision": precision, "threads": threads}
+    configuration: dict[str, Any] = opened_as._asdict()
 
     def forward(name: str, key: str, items: list[Any], **more: Any) -> Case:
         count = len(items)
@@ -240,7 +266,12 @@ def _start_case(model: str, configuration: dict[str, Any], device: str) -> Case:
         _row("peak memory of that process", unit="bytes", **configuration),
     )
     precision, threads = configuration["precision"], configuration["threads"]
-    return Case(rows, lambda: start.run_once(model, precision, threads, device))
+
+    def turn() -> start.Start:
+        with forced_isa(configuration["isa"]):
+            return start.run_once(model, precision, threads, device)
+
+    return Case(rows, turn)
 
 
 def _row(name: str, *, unit: str = "seconds", **configuration: Any) -> Result:
@@ -283,7 +314,7 @@ def _run_rounds(
 
 
 def _describe(row: Result) -> str:
-    parts = [row.name, row.precision, f"{row.threads} threads" if row.threads else None]
+    parts = [row.name, row.precision, row.isa, f"{row.threads} threads" if row.threads else None]
     parts.append(f"batch {row.batch_size}" if row.batch_size else None)
     return ", ".join(filter(None, parts))
 

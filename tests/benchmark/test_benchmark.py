@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from cnclip.benchmark.report import spread
 from cnclip.checkpoints.published_sizes import PUBLISHED_SIZES, VOCABULARY_SIZE
 from cnclip.checkpoints.vocabulary import PUBLISHED_VOCABULARY
 from cnclip.engine import cuda_count
+from cnclip.environment import describe_processor
 from cnclip.modeling.config import ClipConfig, VisionConfig
 from cnclip.models import open_archive
 
@@ -187,6 +189,47 @@ def test_table() -> None:
         "memory       fp32        2          250 MB    250..250",
         "title                    1         0.25 us  0.24..0.26",
     ]
+
+
+def test_table_of_several_instruction_sets() -> None:
+    rows = [
+        Result("image", "seconds", 0.3, 0.3, 0.3, 1, "fp32", 2, 1, None, 10**9, 0.5, isa=isa)
+        for isa in ("serial", "avx2")
+    ]
+    machine: dict[str, str | int] = {
+        "processor": "Abacus", "cores": 2, "isa": "avx2", "torch": "2.13.0", "python": "3.11.7",
+    }  # fmt: skip
+    model = {"name": "m", "parameters": 2_000_000, "image_flops": 10**9}
+    skipped = [{"isa": "avx512", "reason": "not here"}]
+    report = BenchmarkReport("2026-01-01", "9.9", machine, model, {}, [], rows, skipped)
+    assert format_report(report).splitlines()[3:] == [
+        "skipped avx512: not here",
+        "",
+        "       kernels  precision  threads  batch  median  p25..p75  per s  Gop/s  of peak",
+        "image   serial       fp32        2      1  300 ms  300..300   3.33    3.3      50%",
+        "image     avx2       fp32        2      1  300 ms  300..300   3.33    3.3      50%",
+    ]
+
+
+def test_instruction_sets_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def run_once(*_: Any) -> start.Start:
+        started.append(os.environ["CNCLIP_FORCE_ISA"])
+        return start.Start(1.0, 1.0, 1)
+
+    monkeypatch.setattr(start, "run_once", run_once)
+    monkeypatch.delenv("CNCLIP_FORCE_ISA", raising=False)
+    best = str(describe_processor()["isa"])
+    isas = tuple(dict.fromkeys(("serial", best, "avx512_bf16")))
+    found = run_benchmark(
+        "emoji-cn", dataclasses.replace(TINY, batch_sizes=(1,), isas=isas, rounds=1)
+    )
+    assert "CNCLIP_FORCE_ISA" not in os.environ
+    assert {row.isa for row in found.results} == {None, "serial", best}
+    assert set(started) == {"serial", best}
+    lacking = [] if best == "avx512_bf16" else ["avx512_bf16"]
+    assert [entry.get("isa") for entry in found.skipped] == lacking
 
 
 def test_table_of_a_gpu() -> None:
