@@ -8,6 +8,7 @@ TORCH ?= torch==2.13.0
 FUZZ_SECONDS ?= 60
 PYTEST_OPTIONS ?=
 PROCESSES ?= 2
+ISAS ?= serial avx2
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 MATRIX_OPTIONS ?=
@@ -64,6 +65,15 @@ demo: $(VENV)/.installed ## install into .venv, run the example, write cnclip-de
 test: $(VENV)/.test test-c ## the C unit tests, then pytest without slow tests (PROCESSES, PYTEST_OPTIONS)
 	$(BIN)/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal $(PYTEST_OPTIONS)
 
+test-isa: $(VENV)/.test ## tests of the core and of ModelScope's numbers, once for each of ISAS that the machine has
+	@for isa in $(ISAS); do \
+	  CNCLIP_FORCE_ISA=$$isa $(BIN)/python -c 'from cnclip import _core; _core.ImageProcessor(224)' 2> build/isa.log \
+	    || { tail -n 1 build/isa.log; continue; }; \
+	  echo "CNCLIP_FORCE_ISA=$$isa"; \
+	  CNCLIP_FORCE_ISA=$$isa $(BIN)/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) \
+	    tests/core tests/parity tests/pipelines $(PYTEST_OPTIONS) || exit 1; \
+	done
+
 test-slow: $(VENV)/.test ## tests that take minutes: wheel and sdist in fresh environments, long runs
 	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
 
@@ -109,7 +119,7 @@ test-c: $(VENV)/.requirements ## the C unit tests
 	@$(call setup,build/c,-Dtests=true)
 	@$(call test_core,build/c)
 
-fuzz: $(VENV)/.requirements ## tokenizer, vocabulary and resampling under clang's libFuzzer, FUZZ_SECONDS each (60)
+fuzz: $(VENV)/.requirements ## tokenizer, vocabulary, resampling and linear layers under clang's libFuzzer, FUZZ_SECONDS each (60)
 	@test -n '$(CLANG)' || { echo 'make fuzz needs clang with its runtime: apt-get install clang libclang-rt-14-dev'; exit 1; }
 	@$(call setup,build/fuzz,-Dfuzzers=true -Db_sanitize=$(SANITIZERS) -Db_lundef=false,CC='$(CLANG)')
 	@meson compile -C build/fuzz fuzzers > build/fuzz/compile.log || { cat build/fuzz/compile.log; exit 1; }
@@ -205,5 +215,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-slow test-full-size test-gpu test-matrix test-pillow test-ui test-c asan install-asan fuzz lint \
+.PHONY: help demo test test-isa test-slow test-full-size test-gpu test-matrix test-pillow test-ui test-c asan install-asan fuzz lint \
   typing format bench notebooks docs wheel clean

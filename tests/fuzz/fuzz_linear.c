@@ -1,0 +1,137 @@
+/* libFuzzer: a linear layer of fuzzed size, parts and numbers, with every kernel for float32 that
+ * this machine has. Each must give the answer of loops in double precision, and NaN where they do;
+ * the memory has exactly the bytes that the job describes. Built with clang
+ * -fsanitize=fuzzer,address,undefined from this file and csrc/kernels. */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/linear.h"
+
+typedef struct {
+  const uint8_t *bytes;
+  size_t left;
+} input;
+
+static unsigned take(input *in, unsigned limit) {
+  unsigned value = 0;
+  for (int i = 0; i < 2 && in->left > 0; i++, in->bytes++, in->left--) {
+    value = value << 8 | *in->bytes;
+  }
+  return value % limit;
+}
+
+/* Noise of -1 to 1 in a new block of exactly its size; rarely a number that is not finite. */
+static float *take_floats(input *in, size_t count) {
+  float *floats = malloc(count * sizeof *floats);
+  if (floats == NULL) abort();
+  uint32_t state = 1 + take(in, 65535);
+  for (size_t i = 0; i < count; i++) {
+    state = state * 1664525u + 1013904223u;
+    floats[i] = (float)(int32_t)state / 2147483648.0f;
+  }
+  if (take(in, 8) == 0) floats[take(in, 65535) % count] = take(in, 2) ? INFINITY : NAN;
+  return floats;
+}
+
+static void *take_aligned(size_t bytes) {
+  void *memory = NULL;
+  if (posix_memalign(&memory, CNCLIP_LINEAR_ALIGNMENT, bytes) != 0) abort();
+  return memory;
+}
+
+typedef struct {
+  cnclip_linear_job job;
+  float *weight, *packed;
+} layer;
+
+static double expected(const layer *made, size_t row, size_t column) {
+  const cnclip_linear_job *job = &made->job;
+  const float *x = (const float *)job->input + row * job->input_stride;
+  const float *weight = made->weight + (job->first_column + column) * job->input_width;
+  double sum = job->bias == NULL ? 0 : (double)job->bias[column];
+  for (size_t i = 0; i < job->input_width; i++) sum += (double)x[i] * (double)weight[i];
+  return job->residual == NULL ? sum : sum + (double)job->residual[row * job->columns + column];
+}
+
+static void check(const layer *made) {
+  const cnclip_linear_job *job = &made->job;
+  const float *output = job->output;
+  for (size_t row = 0; row < job->rows; row++) {
+    for (size_t column = 0; column < job->columns; column++) {
+      const double wanted = expected(made, row, column);
+      const double found = (double)output[row * job->output_stride + column];
+      const double allowed = 1e-6 * (double)(job->input_width + 4);
+      const bool same = isfinite(wanted) ? fabs(found - wanted) <= allowed
+                        : isnan(wanted)  ? isnan(found)
+                                         : found == wanted;
+      if (!same) abort();
+    }
+  }
+}
+
+/* Packs the weight and computes the layer in two parts, in any order. */
+static void run(const cnclip_linear_kernels *kernels, layer *made) {
+  cnclip_linear_job *job = &made->job;
+  const size_t panels = cnclip_linear_panel_count(job->output_width);
+  const cnclip_linear_packing packing = {
+      CNCLIP_LINEAR_F32, job->input_width, job->output_width, made->weight, false, made->packed};
+  void *scratch =
+      take_aligned(cnclip_linear_pack_scratch_bytes(CNCLIP_LINEAR_F32, job->input_width));
+  kernels->pack(&packing, panels / 2, panels, scratch);
+  kernels->pack(&packing, 0, panels / 2, scratch);
+  free(scratch);
+  const size_t bytes = cnclip_linear_operand_bytes(job), units = cnclip_linear_unit_count(job);
+  if (bytes > 0) {
+    job->operand = take_aligned(bytes);
+    kernels->rows(job, 0, job->rows);
+  }
+  kernels->units(job, units / 2, units);
+  kernels->units(job, 0, units / 2);
+  free(job->operand);
+  job->operand = NULL;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  input in = {data, size};
+  const size_t rows = 1 + take(&in, 130), width = 4 * (1 + take(&in, 160));
+  const size_t output_width = 4 * (1 + take(&in, 30)), pad = take(&in, 6);
+  const size_t first =
+      take(&in, (unsigned)cnclip_linear_panel_count(output_width)) * CNCLIP_LINEAR_PANEL;
+  const size_t columns = 1 + take(&in, (unsigned)(output_width - first));
+  float *x = take_floats(&in, (rows - 1) * (width + pad) + width);
+  float *bias = take_floats(&in, columns), *residual = take_floats(&in, rows * columns);
+  float *output = malloc(((rows - 1) * (columns + pad) + columns) * sizeof *output);
+  layer made = {
+      .job = {.type = CNCLIP_LINEAR_F32,
+              .rows = rows,
+              .input_width = width,
+              .output_width = output_width,
+              .first_column = first,
+              .columns = columns,
+              .bias = take(&in, 2) ? bias : NULL,
+              .input = x,
+              .input_stride = width + pad,
+              .residual = take(&in, 2) ? residual : NULL,
+              .residual_stride = columns,
+              .output = output,
+              .output_stride = columns + pad},
+      .weight = take_floats(&in, output_width * width),
+      .packed = take_aligned(cnclip_linear_packed_bytes(CNCLIP_LINEAR_F32, width, output_width))};
+  if (output == NULL) abort();
+  made.job.weight = made.packed;
+  for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
+    if (!cnclip_isa_supported((cnclip_isa)isa)) continue;
+    const cnclip_linear_kernels *kernels =
+        cnclip_linear_kernels_get(CNCLIP_LINEAR_F32, (cnclip_isa)isa);
+    if (kernels == NULL) continue;
+    memset(output, 0xFF, ((rows - 1) * (columns + pad) + columns) * sizeof *output);
+    run(kernels, &made);
+    check(&made);
+  }
+  free(x), free(bias), free(residual), free(output), free(made.weight), free(made.packed);
+  return 0;
+}
