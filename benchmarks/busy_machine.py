@@ -1,26 +1,28 @@
 """The default number of threads, compared with fixed ones, on a busy or limited machine.
 
-    python benchmarks/busy_machine.py [--model emoji-cn] [--neighbours 0 1 2] [--quota 1]
+    python benchmarks/busy_machine.py [--model emoji-cn] [--neighbours 0 1 2] [--quota 1 1.5]
         [--seconds S] [--rounds N]
 
 Each neighbour is a process that never waits. --quota also measures in a control group (version 1 or
-2, which needs root) that may use as many cores. Each measurement is a process that embeds for some
-seconds with the default or with a fixed number of threads; they take turns. Medians of items per
-second are printed, and the ratio of the default to the best fixed number: 1 is as good.
+2, which needs root) that may use as many cores. A process with the default and one for each fixed
+number of threads take turns, in random order, so that all see the same changes of the machine.
+Medians of items per second are printed, and the ratio of the default to the best fixed number: 1 is
+as good.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
+import random
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,27 +30,32 @@ CONTROL = Path("/sys/fs/cgroup")
 PERIOD = 100_000  # microseconds
 
 
-def measure(model: str, threads: int | None, seconds: float) -> dict[str, float]:
-    """Items per second of this process."""
+WARM_UP = 0.25  # seconds before each measurement; the use of cores is known after 0.1
+WORKS = {"images": 16, "a text": 1, "32 texts": 32}  # and their items
+
+
+def work(model: str, threads: int | None, seconds: float) -> None:
+    """For each line of stdin, the name of a work, print this process's items per second of it."""
     from cnclip import pipeline
 
     embedder = pipeline(model=model, device="cpu", num_threads=threads)
-    random = np.random.default_rng(0)
-    images = [random.integers(0, 255, (480, 640, 3), dtype=np.uint8) for _ in range(16)]
-    works = {
-        "images": ({"img": images}, len(images)),
-        "a text": ({"text": ["戴眼镜的猫"]}, 1),
-        "32 texts": ({"text": ["戴眼镜的猫"] * 32}, 32),
+    numbers = np.random.default_rng(0)
+    images = [numbers.integers(0, 255, (480, 640, 3), dtype=np.uint8) for _ in range(16)]
+    inputs: dict[str, dict[str, Any]] = {
+        "images": {"img": images},
+        "a text": {"text": ["戴眼镜的猫"]},
+        "32 texts": {"text": ["戴眼镜的猫"] * 32},
     }
-    rates = {}
-    for name, (work, items) in works.items():
-        embedder.forward(work)
-        begin, count = time.perf_counter(), 0
-        while time.perf_counter() - begin < seconds:
-            embedder.forward(work)
-            count += items
-        rates[name] = count / (time.perf_counter() - begin)
-    return rates
+    print("ready", flush=True)
+    for line in sys.stdin:
+        name = line.strip()
+        for duration in (WARM_UP, seconds):
+            begin, count = time.perf_counter(), 0
+            while time.perf_counter() - begin < duration:
+                embedder.forward(inputs[name])
+                count += WORKS[name]
+            rate = count / (time.perf_counter() - begin)
+        print(rate, flush=True)
 
 
 @contextlib.contextmanager
@@ -80,32 +87,56 @@ def control_group(cores: float) -> Iterator[Path]:
         group.rmdir()
 
 
-def run(arguments: argparse.Namespace, threads: int | None, group: Path | None) -> dict[str, float]:
-    """`measure` in a new process, in a control group if one is given."""
-    command = [sys.executable, __file__, "--worker", "--model", arguments.model]
-    command += ["--seconds", str(arguments.seconds)]
-    command += [] if threads is None else ["--threads", str(threads)]
-    command += [] if group is None else ["--group", str(group)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-    rates: dict[str, float] = json.loads(done.stdout)
-    return rates
+Worker = subprocess.Popen[str]
 
 
-def compare(arguments: argparse.Namespace, title: str, group: Path | None = None) -> None:
-    choices = [None, *range(1, len(os.sched_getaffinity(0)) + 1)]
-    samples = [[run(arguments, one, group) for one in choices] for _ in range(arguments.rounds)]
+@contextlib.contextmanager
+def workers(arguments: argparse.Namespace, group: Path | None) -> Iterator[dict[str, Worker]]:
+    """Processes that `work`, by their number of threads; in a control group if one is given."""
+    names = ["default", *map(str, range(1, len(os.sched_getaffinity(0)) + 1))]
+    started: dict[str, Worker] = {}
+    try:
+        for name in names:
+            command = [sys.executable, __file__, "--worker", "--model", arguments.model]
+            command += ["--seconds", str(arguments.seconds)]
+            command += [] if name == "default" else ["--threads", name]
+            command += [] if group is None else ["--group", str(group)]
+            pipe = subprocess.PIPE
+            started[name] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        for worker in started.values():
+            answer(worker)
+        yield started
+    finally:
+        for worker in started.values():
+            worker.kill()
+            worker.wait()
+
+
+def answer(worker: Worker, line: str = "") -> str:
+    """Send a line, and return the worker's next one."""
+    assert worker.stdin is not None and worker.stdout is not None
+    worker.stdin.write(line)
+    worker.stdin.flush()
+    answered = worker.stdout.readline()
+    if not answered:
+        raise SystemExit("a worker has ended")
+    return answered
+
+
+def compare(arguments: argparse.Namespace, title: str, group: Path | None, count: int) -> None:
+    """Measure next to `count` neighbours, and print one line for each work."""
     print(title)
-    for name in samples[0][0]:
-        medians = [
-            statistics.median(turn[index][name] for turn in samples)
-            for index in range(len(choices))
-        ]
-        fixed = "  ".join(
-            f"{threads} threads {rate:8.1f}/s"
-            for threads, rate in zip(choices[1:], medians[1:], strict=True)
-        )
-        ratio = medians[0] / max(medians[1:])
-        print(f"  {name:9} default {medians[0]:8.1f}/s  {fixed}  ratio {ratio:.2f}")
+    with workers(arguments, group) as started, neighbours(count):
+        for name in WORKS:
+            rates: dict[str, list[float]] = {number: [] for number in started}
+            for _ in range(arguments.rounds):
+                for number in random.sample(list(started), len(started)):
+                    rates[number].append(float(answer(started[number], f"{name}\n")))
+            medians = {number: statistics.median(found) for number, found in rates.items()}
+            default = medians.pop("default")
+            fixed = "  ".join(f"{number}: {rate:8.1f}/s" for number, rate in medians.items())
+            ratio = default / max(medians.values())
+            print(f"  {name:9} default {default:8.1f}/s  {fixed}  ratio {ratio:.2f}", flush=True)
 
 
 def main() -> None:
@@ -113,8 +144,8 @@ def main() -> None:
     parser.add_argument("--model", default="emoji-cn")
     parser.add_argument("--neighbours", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--quota", type=float, nargs="*", default=[])
-    parser.add_argument("--seconds", type=float, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--group", type=Path, help=argparse.SUPPRESS)
@@ -122,14 +153,13 @@ def main() -> None:
     if arguments.worker:
         if arguments.group is not None:
             arguments.group.write_text(str(os.getpid()))
-        json.dump(measure(arguments.model, arguments.threads, arguments.seconds), sys.stdout)
+        work(arguments.model, arguments.threads, arguments.seconds)
         return
     for count in arguments.neighbours:
-        with neighbours(count):
-            compare(arguments, f"{count} busy neighbours")
+        compare(arguments, f"{count} busy neighbours", None, count)
     for cores in arguments.quota:
         with control_group(cores) as group:
-            compare(arguments, f"a quota of {cores:g} cores", group)
+            compare(arguments, f"a quota of {cores:g} cores", group, 0)
 
 
 if __name__ == "__main__":

@@ -440,6 +440,8 @@ def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
         file = image_file(os.path.join(folder, value))
         if not os.path.lexists(file.path):
             file = file._replace(error=not_found(value))
+            if is_foreign_url(value):
+                file = file._replace(path=spelled_id(hide_secrets(value.strip())))
         return _file_item(file, id)
     value = value.strip()
     name = spelled_id(hide_secrets(value))

@@ -163,6 +163,8 @@ def _reason(error: Exception, url: str, tries: int) -> str:
     if isinstance(error, urllib.error.HTTPError):
         cause = error
         error.close()
+    if isinstance(cause, http.client.IncompleteRead):
+        cause = "the connection ended before the end of the content"
     reason = first_line(cause) if isinstance(cause, BaseException) else str(cause)
     details = [f"tried {tries} times"] if tries > 1 else []
     if (seconds := _asked_to_wait(error)) > 0:

@@ -41,7 +41,7 @@ def parse(url: str) -> Address:
     `%XX` stays as it is. A host in other characters than ASCII is encoded as IDNA has it.
 
     Raises:
-        ValueError: the host cannot be encoded.
+        ValueError: the host cannot be encoded, or the port is not one.
     """
     url, authorization = stripped(url).replace(" ", "%20"), None
     user = USER_OF_URL.search(url)
@@ -52,7 +52,9 @@ def parse(url: str) -> Address:
             pair = urllib.parse.unquote(name) + ":" + urllib.parse.unquote(password)
             authorization = "Basic " + base64.b64encode(pair.encode()).decode()
     url = _LONE_PERCENT.sub("%25", _HOST.sub(lambda host: _ascii_host(host[0]), url, count=1))
-    return Address(urllib.parse.quote(url, safe=_SAFE), authorization)
+    url = urllib.parse.quote(url, safe=_SAFE)
+    _ = urllib.parse.urlsplit(url).port  # raises the error; sockets take it modulo 65,536
+    return Address(url, authorization)
 
 
 def _ascii_host(host: str) -> str:

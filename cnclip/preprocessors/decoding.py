@@ -169,6 +169,8 @@ def decode_image(
             raise
         except Exception as error:  # Pillow raises anything on damaged files
             content = _content(file)
+            if not content:
+                raise _FinalError("cannot be read as an image: an empty file") from error
             for image in _other_versions(content, error, turned, options, notes):
                 return _finish(image, turned, options, notes)
             for version in repaired(content):

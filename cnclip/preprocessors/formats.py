@@ -112,8 +112,11 @@ _NETPBM = re.compile(rb"P(?:[1-6fF]|0[1-6])\s")
 
 
 def suffix_of(name: str) -> str:
-    """The last suffix of a file's name in lower case, such as `.jpg`; empty if it has none."""
-    return os.path.splitext(name)[1].lower()
+    """The last suffix of a file's name in lower case, such as `.jpg`; empty if it has none.
+
+    Blanks and dots at the name's end, which some systems drop, are not part of it.
+    """
+    return os.path.splitext(name.rstrip(". "))[1].lower()
 
 
 @cache

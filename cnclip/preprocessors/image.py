@@ -136,7 +136,8 @@ def located(value: str, folder: str | os.PathLike[str] = "") -> Path | str:
     """The path that a path or a file: URL refers to, or another URL. Paths start at the folder.
 
     Raises:
-        ImageError: it is a malformed file: URL. The error has a reason and no place.
+        ImageError: it is a malformed file: URL, or of another machine. The error has a reason and
+            no place.
     """
     scheme = _URL.match(value)
     if scheme is None:
@@ -145,9 +146,15 @@ def located(value: str, folder: str | os.PathLike[str] = "") -> Path | str:
     if scheme[1].lower() != "file":
         return value
     try:
-        path = urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(value).path)
+        parts = urllib.parse.urlsplit(value)
     except ValueError as error:
         raise ImageError(f"not a URL: {first_line(error)}") from error
+    if parts.netloc.lower() not in ("", "localhost"):
+        raise ImageError(
+            f"a file of another machine, {parts.netloc}: a URL of a file here has three slashes, "
+            "file:///PATH"
+        )
+    path = urllib.parse.unquote_to_bytes(parts.path)
     return Path(os.fsdecode(path))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import _core
-from .._cores import usable_cores
+from .._cores import is_number_fixed, usable_cores
 from ..archive import ArchiveInfo, read_archive
 from ..errors import CnclipError, InvalidInputError
 from ._prefetch import map_ahead
@@ -25,6 +25,9 @@ Pixels: TypeAlias = Image.Image | NDArray[np.uint8]
 
 # Images that `preprocess` opens before their tensors are asked for.
 _AHEAD = 16
+# Of open images together: threads would take longer to start and to wait for each other than to
+# resample them, where other processes use the cores. About ten milliseconds of work.
+_QUICK_PIXELS = 1 << 23
 # Pixels per side of an array, which the core counts in 32 bits.
 MAX_SIDE = 2**31 - 1
 
@@ -59,7 +62,7 @@ class CLIPPreprocessor:
             model: An archive, opened or by its path; `cnclip.models.open_archive` opens other
                 models.
             num_threads: Threads for several images; by default one per core that this process may
-                use.
+                use, and for a few open images fewer while other processes use these cores.
             decode: How JPEG files are decoded: `'exact'` or `'fast'`, see `pipeline`.
 
         Raises:
@@ -72,6 +75,7 @@ class CLIPPreprocessor:
         self.image_resolution = info.resolution
         self.num_threads = num_threads or usable_cores()
         self.image_options = ImageOptions(decode=decode, resolution=info.resolution)
+        self._spares_busy_cores = num_threads is None and not is_number_fixed()
 
     def __call__(self, input: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Make the model's inputs of images, texts, or both.
@@ -173,7 +177,10 @@ class CLIPPreprocessor:
                 return item, error
 
         count = operator.length_hint(items, self.num_threads)
-        return map_ahead(prepare, items, min(self.num_threads, count, ahead + 1), ahead)
+        threads = min(self.num_threads, count, ahead + 1)
+        if threads > 1 and self._spares_busy_cores and _are_quick(items):
+            threads = min(threads, _core.cores_free())
+        return map_ahead(prepare, items, threads, ahead)
 
     def process_image(self, image: ImageInput | Preprocessed, *, as_bytes: bool = False) -> Tensor:
         """Open and preprocess one image on the caller's thread.
@@ -234,6 +241,24 @@ class CLIPPreprocessor:
         if isinstance(image, Image.Image | np.ndarray):
             return given._replace(image=self.prepare_input(given, as_bytes=as_bytes))
         return given
+
+
+def _are_quick(items: Iterable[object]) -> bool:
+    """Whether items are a few open images, which only need to be resampled."""
+    if not isinstance(items, list):
+        return False
+    pixels = 0
+    for item in items:
+        image = item.image if isinstance(item, InputImage) else None
+        if isinstance(image, np.ndarray):
+            pixels += image.size // 3
+        elif isinstance(image, Image.Image) and not getattr(image, "tile", None):
+            pixels += image.width * image.height
+        else:  # to be read and decoded; a Pillow image has `tile` until then
+            return False
+        if pixels > _QUICK_PIXELS:
+            return False
+    return True
 
 
 def open_pixels(image: ImageInput, resolution: int, options: ImageOptions = DEFAULTS) -> Pixels:

@@ -23,7 +23,7 @@ _PNG_CHUNKS = frozenset(
 )
 _JPEG_END = b"\xff\xd9"
 _PROGRESSIVE, _SCAN = 0xC2, 0xDA
-# APP0, which may be damaged as well, and APP14 with the color transform.
+# APP0, and APP14 with the color transform; both may be damaged.
 _JFIF, _ADOBE = 0xE0, 0xEE
 # In HEIF and AVIF, the entry of the metadata item in the table of items.
 _EXIF_ITEM = re.compile(rb"(infe[\x02\x03]\0\0.(?:.{4}|.{6}))Exif", re.DOTALL)
@@ -48,6 +48,7 @@ def repaired(content: bytes) -> Iterator[bytes]:
             yield content + _JPEG_END
         yield from _jpeg_without_metadata(content, (_JFIF, _ADOBE))
         yield from _jpeg_without_metadata(content, (_ADOBE,))
+        yield from _jpeg_without_metadata(content, ())
     elif found == "PNG":
         yield _png_without_metadata(content)
     elif found in ("AVIF", HEIF.name):

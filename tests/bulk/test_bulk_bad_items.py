@@ -211,7 +211,8 @@ def test_urls_of_other_kinds_are_not_taken_for_paths(
     with pytest.raises(ImageError, match=reason):
         load_image(url)
     (tmp_path / "some.txt").write_text(f"{url}\n")
-    ((_, found),) = embed(tmp_path / "some.txt").first_failed
+    ((where, found),) = embed(tmp_path / "some.txt").first_failed
+    assert where.endswith(f"some.txt:1: {url.strip()}")
     assert found == f"{url.strip().partition(':')[0]} {reason}"
 
 

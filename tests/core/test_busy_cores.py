@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from cnclip import pipeline
+from cnclip import _core, pipeline
 from cnclip.pipelines import builder
+from cnclip.preprocessors import CLIPPreprocessor, multi_modal
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Rows = dict[str, Any]
@@ -93,3 +97,65 @@ def test_bits_do_not_depend_on_busy_cores(
             for rows in found:
                 for key in first:
                     assert np.array_equal(rows[key], first[key]), (key, count)
+
+
+ARRAY = np.zeros((40, 50, 3), np.uint8)
+LARGE = np.zeros((1200, 900, 3), np.uint8)
+
+
+def threads_of(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, images: Any, number: int | None = None
+) -> set[int]:
+    """The threads that prepare images; where `number` is None, cores are spared."""
+    monkeypatch.setattr(multi_modal, "usable_cores", lambda: 3)
+    monkeypatch.setattr(multi_modal, "is_number_fixed", lambda: False)
+    preprocessor = CLIPPreprocessor(archive, number)
+    found = set()
+
+    def tensor(pixels: Any, *, as_bytes: bool) -> Any:
+        found.add(threading.get_ident())
+        return np.zeros((1, 3, 2, 2), np.float32)
+
+    monkeypatch.setattr(preprocessor, "_tensor", tensor)
+    monkeypatch.setattr(preprocessor, "image_resolution", 2)
+    preprocessor({"img": images})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("images", "is_quick"),
+    [
+        ([ARRAY] * 8, True),
+        ([Image.new("RGB", (40, 50))] * 8, True),
+        ([LARGE] * 7, True),
+        ([LARGE] * 8, False),
+        (["image.png"] * 8, False),
+        ([ARRAY] * 7 + ["image.png"], False),
+    ],
+    ids=["arrays", "images", "7 megapixels", "8 megapixels", "paths", "a path"],
+)
+def test_a_few_open_images_are_resampled_on_free_cores(
+    archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    images: list[Any],
+    is_quick: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 50)).save("image.png")
+    caller = {threading.get_ident()}
+    monkeypatch.setattr(_core, "cores_free", lambda: 1)
+    assert (threads_of(archive, monkeypatch, images) == caller) == is_quick
+    assert caller.isdisjoint(threads_of(archive, monkeypatch, images, number=3))
+    monkeypatch.setattr(_core, "cores_free", lambda: 2)
+    assert caller.isdisjoint(threads_of(archive, monkeypatch, images))
+
+
+def test_an_unread_image_is_not_quick(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_core, "cores_free", lambda: 1)
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 50)).save(buffer, "PNG")
+    unread = [Image.open(io.BytesIO(buffer.getvalue())) for _ in range(8)]
+    caller = {threading.get_ident()}
+    assert caller.isdisjoint(threads_of(archive, monkeypatch, unread))
+    assert threads_of(archive, monkeypatch, unread) == caller  # they are read now

@@ -102,6 +102,7 @@ SEGMENTS = {
     "a comment": (0xFE, b"\xff\xfe\0"),
     "XMP": (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation='a'/>\xff"),
     "JFIF": (0xE0, b"JFIF\0"),
+    "a color transform": (0xEE, b"Adobe"),
 }
 
 
@@ -333,3 +334,10 @@ def test_a_warning_that_is_an_error_stays_one(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     with pytest.raises(errors.ImageError, match="exceeds limit of 2000 pixels"):
         decode(encoded("PNG"))
+
+
+def test_nothing_is_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    for source in (b"", tmp_path / "a.png", "data:image/png,"):
+        with pytest.raises(errors.ImageError, match="an empty file"):
+            load_image(source)

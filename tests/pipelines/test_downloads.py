@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from cnclip import load_image
+from cnclip import errors, load_image
 from cnclip._text import hide_secrets
 from cnclip.bulk import EmbedOptions, embed, iter_embeddings, open_recorded
 from cnclip.preprocessors import _download, download_settings
@@ -96,6 +96,11 @@ def test_a_host_that_is_none() -> None:
     with pytest.raises(ValueError, match="not a host"):
         parse("http://例..子/x.png")
     fail("http://例..子/x.png", "not a host")
+
+
+@pytest.mark.parametrize("port", ["65536", "99999", "x"])
+def test_a_port_that_is_none(port: str) -> None:
+    fail(f"http://127.0.0.1:{port}/x.png", "Port")
 
 
 def test_urls_as_people_write_them_are_fetched(serve: Serve) -> None:
@@ -328,6 +333,8 @@ def test_a_fault_that_passes(serve: Serve, fault: Callable[[Any], None]) -> None
     [
         (status(503), 3, "HTTP Error 503: Service Unavailable \\(tried 3 times\\)"),
         (short, 3, "the connection ended after .* bytes"),
+        (short_chunks, 3, "the connection ended before the end of the content"),
+        (lambda handler: respond(handler, b""), 1, "an empty file"),
         (status(404), 1, "HTTP Error 404: Not Found$"),
         (status(403), 1, "HTTP Error 403"),
         (status(501), 1, "HTTP Error 501"),
@@ -406,3 +413,11 @@ def test_a_length_that_is_too_large(serve: Serve) -> None:
     server = Recorder(serve, lambda handler: respond(handler, b"x", Content_Length="99999"))
     fail(server.url, "larger than 5000 bytes", max_bytes=5000)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("host", ["nas", "127.0.0.1", "photos.example:80", "LOCALHOST.example"])
+def test_file_urls_of_other_machines(tmp_path: Path, host: str) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG)
+    with pytest.raises(errors.ImageError, match=f"of another machine, {host}: .* three slashes"):
+        load_image(f"file://{host}{path}")

@@ -117,6 +117,17 @@ def test_dots_in_names_of_members(tmp_path: Path) -> None:
     assert data.texts == names[:4]
 
 
+def test_blanks_and_dots_at_the_end_of_names(tmp_path: Path) -> None:
+    names = ["a.jpg ", "b.jpg.", "c.png . ", "猫.JPG "]
+    (tmp_path / "folder").mkdir()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zip:
+        for name in [*names, "d.txt "]:
+            (tmp_path / "folder" / name).write_bytes(IMAGES[100])
+            zip.writestr(name, IMAGES[100])
+    assert ids_of(tmp_path / "folder") == names
+    assert ids_of(tmp_path / "a.zip") == names
+
+
 def test_a_compressed_tar_file_that_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "a.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
