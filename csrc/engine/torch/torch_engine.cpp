@@ -160,10 +160,11 @@ cnclip_status load_archive(const cnclip_model_options *options, c10::Device devi
     }
     model->encode_image = find_method(model->module, "encode_image");
     model->encode_text = find_method(model->module, "encode_text");
-    const char *missing = !model->encode_image                     ? "encode_image"
-                          : !model->encode_text                    ? "encode_text"
-                          : !find_method(model->module, "prepare") ? "prepare"
-                                                                   : nullptr;
+    const char *missing = !model->encode_image  ? "encode_image"
+                          : !model->encode_text ? "encode_text"
+                          : !options->is_prepared && !find_method(model->module, "prepare")
+                              ? "prepare"
+                              : nullptr;
     if (missing == nullptr) return CNCLIP_OK;
     return core->error_set(error, CNCLIP_ERROR_ARCHIVE, "the TorchScript archive has no method %s",
                            missing);

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -74,9 +75,13 @@ class OutputFile {
   uint64_t offset_ = 0;
 };
 
-/* A copy of a module with one element in place of each tensor; the tensors are added to `tensors`.
+/* One element for all tensors of a type: each would be a file of the graph's archive. */
+using Elements = std::map<c10::ScalarType, at::Tensor>;
+
+/* A copy of a module with an element in place of each tensor; the tensors are added to `tensors`.
  */
-c10::intrusive_ptr<Object> without_tensors(const Object &module, std::vector<at::Tensor> *tensors) {
+c10::intrusive_ptr<Object> without_tensors(const Object &module, Elements *elements,
+                                           std::vector<at::Tensor> *tensors) {
   c10::intrusive_ptr<Object> copy = module.copy();
   for (size_t i = 0; i < module.slots().size(); i++) {
     const c10::IValue &value = module.getSlot(i);
@@ -85,10 +90,22 @@ c10::intrusive_ptr<Object> without_tensors(const Object &module, std::vector<at:
       TORCH_CHECK(tensor.defined() && tensor.is_cpu() && tensor.is_contiguous(),
                   "a tensor is not contiguous memory of the CPU");
       tensors->push_back(tensor);
-      copy->setSlot(i, at::zeros({}, tensor.options()).expand(tensor.sizes()));
+      at::Tensor &element = (*elements)[tensor.scalar_type()];
+      if (!element.defined()) element = at::zeros({}, tensor.options());
+      copy->setSlot(i, element.expand(tensor.sizes()));
     } else if (value.isObject()) {
-      copy->setSlot(i, without_tensors(value.toObjectRef(), tensors));
+      copy->setSlot(i, without_tensors(value.toObjectRef(), elements, tensors));
     }
+  }
+  return copy;
+}
+
+/* A module with separate classes, which have no method `prepare`: a third of the code, which is
+ * not called again. */
+torch::jit::Module without_prepare(const torch::jit::Module &module) {
+  torch::jit::Module copy = module.clone(/*inplace=*/true);
+  for (const torch::jit::Module &part : copy.modules()) {
+    if (part.type()->findMethod("prepare") != nullptr) part.type()->unsafeRemoveMethod("prepare");
   }
   return copy;
 }
@@ -169,8 +186,11 @@ namespace cnclip_torch {
 void save_prepared(const torch::jit::Module &module, const char *path) {
   const c10::InferenceMode inference;
   std::vector<at::Tensor> tensors;
+  Elements elements;
+  const torch::jit::Module graph_alone =
+      without_prepare(without_tensors(*module._ivalue(), &elements, &tensors));
   std::ostringstream stream;
-  torch::jit::Module(without_tensors(*module._ivalue(), &tensors)).save(stream);
+  graph_alone.save(stream);
   const std::string graph = stream.str();
 
   PreparedHeader header{};

@@ -1,11 +1,11 @@
 /* Files of prepared models: the tensors that a module's `prepare` made, and its graph.
  *
- *   64 bytes    PreparedHeader
- *   tensors     those of the module and its submodules, slot by slot; each at a multiple of 64
- * bytes the graph   a TorchScript archive of the module, in which a tensor has its type and sizes
- * only: it is one element, expanded. Its offset is the tensors' end.
+ * A PreparedHeader of 64 bytes is followed by the tensors of the module and its submodules, slot by
+ * slot, each at a multiple of 64 bytes, and by the graph: a TorchScript archive of the module
+ * without `prepare`, in which a tensor has its type and sizes only, being one element, expanded.
+ * The graph's offset is the end of the tensors. What follows the graph is ignored.
  *
- * What follows the graph is ignored. A graph is code, and only its offset and size are checked. */
+ * A graph is code, and only its offset and size are checked. */
 #ifndef CNCLIP_TORCH_PREPARED_HPP
 #define CNCLIP_TORCH_PREPARED_HPP
 
