@@ -212,6 +212,7 @@ SETUPS["program.py"] = (
     lambda at: shutil.copy(ROOT / "tests/support/programs/image_text_match.py", at / "program.py"),
 )
 SETUPS["cat.png"] = ((), lambda at: _copy_photo(at, "cat"))
+SETUPS["photo.jpg"] = ((), lambda at: _photo(at / "photo.jpg"))
 SETUPS["car.png"] = ((), lambda at: _copy_photo(at, "car"))
 
 
@@ -230,6 +231,12 @@ def _clip_retrieval(folder: Path) -> None:
     np.save(folder / "foreign" / "img_emb" / "img_emb_0.npy", rows.astype(np.float16))
     table = pyarrow.table({"image_path": photos})
     pyarrow.parquet.write_table(table, folder / "foreign" / "metadata" / "metadata_0.parquet")
+
+
+def _photo(path: Path) -> None:
+    from tests.support.photos import jpeg
+
+    path.write_bytes(jpeg(1200, 900))
 
 
 def _copy_photo(folder: Path, name: str) -> None:
