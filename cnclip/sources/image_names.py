@@ -22,6 +22,8 @@ from .rows import ProblemKind, Problems
 
 # After the suffix of a camera's raw file of which there is a JPEG.
 _WITH_JPEG = " with a .jpg"
+# After the suffix of a member of a tar file that is a link, or a sparse file.
+_LINK = " link"
 
 
 class ImageNames:
@@ -62,6 +64,12 @@ class ImageNames:
     def leave_raw(self, suffix: str) -> None:
         """Count a raw file of which there is a JPEG."""
         self.left_out[suffix + _WITH_JPEG] += 1
+
+    def leave_link(self, name: str) -> None:
+        """Count a link or sparse file in a tar file, if it is an image by its name."""
+        suffix = suffix_of(name)
+        if is_image_suffix(suffix):
+            self.left_out[suffix + _LINK] += 1
 
     def report(self, problems: Problems, where: Where, *, all_kinds: bool = True) -> None:
         """Add a remark for each kind of file that was left out.
@@ -109,6 +117,12 @@ def describe_left_out(left_out: Mapping[str, int]) -> list[str]:
         if key.endswith(_WITH_JPEG):
             suffix = key.removesuffix(_WITH_JPEG)
             lines.append(f"{count} {suffix} left out: there is a JPEG of the same name")
+        elif key.endswith(_LINK):
+            suffix = key.removesuffix(_LINK)
+            lines.append(
+                f"{count} {suffix} left out: stored as links or sparse files; pack whole files: "
+                "tar --dereference --hard-dereference"
+            )
         elif extra is not None:
             lines.append(f"{count} {key} left out: pip install 'cnclip[{extra.extra}]'")
         else:

@@ -148,9 +148,7 @@ def read_images(
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]
                 inner = with_slashes(member.name)
-                if not _is_file(member):
-                    continue
-                if not list(names.visible([_decoded(inner, encoding)])):
+                if not _is_wanted(member, _decoded(inner, encoding), names):
                     continue
                 (key,) = _named({os.path.splitext(inner)[0]: Sample()}, name, encoding)
                 if member.size > MAX_FILE:
@@ -176,8 +174,15 @@ def _opened(file: IO[bytes]) -> tarfile.TarFile:
     return tarfile.open(fileobj=file, mode="r|*", **_NAMES)
 
 
-def _is_file(member: tarfile.TarInfo) -> bool:
-    return member.isreg() and not member.issparse()
+def _is_wanted(member: tarfile.TarInfo, path: str, names: ImageNames) -> bool:
+    """Whether a member is a file that is not excluded. Links and sparse files are counted."""
+    is_whole = member.isreg() and not member.issparse()
+    is_other = member.issparse() or member.issym() or member.islnk()
+    if not (is_whole or is_other) or not list(names.visible([path])):
+        return False
+    if is_other:
+        names.leave_link(path)
+    return is_whole
 
 
 def _decoded(path: str, encoding: str | None) -> str:
@@ -211,9 +216,7 @@ class _Reader:
     def add(self, member: tarfile.TarInfo, descriptor: int) -> None:
         """Add a member of the open file."""
         inner = with_slashes(member.name)
-        if not _is_file(member):
-            return
-        if not list(self._names.visible([_decoded(inner, self._encoding)])):
+        if not _is_wanted(member, _decoded(inner, self._encoding), self._names):
             return
         key, dot = os.path.splitext(inner)
         suffix = dot.lower()

@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -117,6 +118,32 @@ def test_a_single_file_of_another_name(tmp_path: Path) -> None:
     (tmp_path / "b.part").write_bytes(b"words")
     with pytest.raises(errors.DatasetError, match="unknown kind of file"):
         open_sources(tmp_path / "b.part")
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_links_in_a_tar_are_counted(mode: Literal["w", "w:gz"], tmp_path: Path) -> None:
+    path = tmp_path / ("a.tar.gz" if mode == "w:gz" else "a.tar")
+    with tarfile.open(path, mode) as tar:
+        for name, kind in [
+            ("a.jpg", tarfile.REGTYPE),
+            ("b.jpg", tarfile.LNKTYPE),
+            ("c.JPG", tarfile.SYMTYPE),
+            ("d.png", tarfile.SYMTYPE),
+            ("e.txt", tarfile.SYMTYPE),
+            ("@eaDir/f.jpg", tarfile.LNKTYPE),
+            ("g.jpg", tarfile.DIRTYPE),
+        ]:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "a.jpg"
+            member.size = len(CONTENT) if kind == tarfile.REGTYPE else 0
+            tar.addfile(member, io.BytesIO(CONTENT))
+    opened = open_sources(path)
+    assert len(list(opened.items())) == 1
+    assert describe_left_out(opened.image_names.left_out) == [
+        f"{count} left out: stored as links or sparse files; pack whole files: "
+        "tar --dereference --hard-dereference"
+        for count in ("2 .jpg", "1 .png")
+    ]
 
 
 def test_images_of_one_name_in_a_tar(tmp_path: Path) -> None:
