@@ -148,7 +148,7 @@ def read_list(
     `file` is as for `open_text`.
     """
     text = open_text(file, name, problems, format)
-    for line in _entries(text) if format.nul else read_lines(text, name, problems):
+    for line in _entries(text) if format.nul else _list_lines(text, name, problems):
         if b"\0" in line.content:
             where = Where(file=name, line=line.number)
             problems.add(ProblemKind.DAMAGED, where, "has a NUL byte")
@@ -349,6 +349,19 @@ def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]
         line = line.rstrip(b"\r\n")
         if line.strip():
             yield Line(line, number, start)
+
+
+def _list_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]:
+    """The lines of a list that are not empty. A carriage return alone ends a line as well."""
+    more = 0  # lines than `read_lines` counts
+    for line in read_lines(file, name, problems):
+        start = line.start
+        for content in line.content.split(b"\r"):
+            if content.strip():
+                yield Line(content, line.number + more, start)
+            start += len(content) + 1
+            more += 1
+        more -= 1
 
 
 def _entries(file: IO[bytes]) -> Iterator[Line]:

@@ -54,6 +54,16 @@ def test_every_encoding_gives_the_same_text(content: bytes, lines: str) -> None:
     assert (encoding.remark is None) == (name == "utf-8")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb18030"])
+def test_every_end_of_lines(end: str, encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(end.join(["猫", "", " 狗", "鸟", ""]).encode(encoding))
+    items = list(open_sources(tmp_path / "a.txt", kind="texts").items())
+    assert [item.text for item in items] == ["猫", " 狗", "鸟"]
+    if end != "\r\r\n":
+        assert [item.id.rpartition(":")[2] for item in items] == ["1", "3", "4"]
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5])
 @pytest.mark.parametrize("content", WRITTEN)
 def test_characters_at_the_ends_of_chunks(
