@@ -12,6 +12,7 @@ ISAS ?= serial avx2
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 MATRIX_OPTIONS ?=
+SOAK_OPTIONS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -79,6 +80,9 @@ test-slow: $(VENV)/.test ## tests that take minutes: wheel and sdist in fresh en
 
 test-full-size: $(VENV)/.test ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
 	$(BIN)/python -m pytest -m full_size $(PYTEST_OPTIONS)
+
+soak: $(VENV)/.test ## mixed requests to a server for 30 minutes: nothing may grow (SOAK_OPTIONS='--seconds 600')
+	$(BIN)/python tools/soak.py $(SOAK_OPTIONS)
 
 test-gpu: $(VENV)/.test ## the tests of the GPU, which are skipped where torch finds none (PYTEST_OPTIONS)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(PYTEST_OPTIONS)
@@ -215,5 +219,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-isa test-slow test-full-size test-gpu test-matrix test-pillow test-ui test-c asan install-asan fuzz lint \
+.PHONY: help demo test test-isa test-slow test-full-size soak test-gpu test-matrix test-pillow test-ui test-c asan install-asan fuzz lint \
   typing format bench notebooks docs wheel clean
