@@ -108,7 +108,7 @@ class Soak:
     def run(self) -> None:
         """Send requests until the end, on this thread."""
         chooser = random.Random()
-        client = httpx.Client(base_url=self.url, timeout=120)
+        client = httpx.Client(base_url=self.url, timeout=700)
         try:
             while not self.is_over and not self.faults:
                 if (number := next(self._numbers)) >= self._limit:
@@ -119,7 +119,7 @@ class Soak:
                     self._end_early()
                 if number % 1009 == 0:  # a new connection now and then
                     client.close()
-                    client = httpx.Client(base_url=self.url, timeout=120)
+                    client = httpx.Client(base_url=self.url, timeout=700)
         except Exception as error:
             self.faults.append(f"{type(error).__name__}: {error}")
         finally:
@@ -136,7 +136,10 @@ class Soak:
         elif request.status == 200 and request.path.startswith("/v1/"):
             numbers = np.array(list(_numbers(json.loads(answer.content))))
             first = self._first.setdefault(which, numbers)
-            if len(first) != len(numbers) or np.abs(first - numbers).max(initial=0) > MAX_DIFFERENCE:
+            if (
+                len(first) != len(numbers)
+                or np.abs(first - numbers).max(initial=0) > MAX_DIFFERENCE
+            ):
                 self.faults.append(f"{request.path}: another answer than the first")
 
     def _end_early(self) -> None:
@@ -227,6 +230,8 @@ def main() -> None:
     if arguments.seconds == arguments.requests:
         arguments.seconds = 1800.0
     command = [sys.executable, "-m", "cnclip", "serve", "--port", "0"]
+    # On a machine that is busy or stopped for a while, a request takes long and still succeeds.
+    command += ["--request-timeout", "600", "--batch-timeout", "600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()

@@ -118,8 +118,13 @@ def add_download_arguments(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_pixels_argument(parser: argparse._ActionsContainer) -> None:
-    """Add --max-pixels: which images are too large to be decoded as they are."""
+def add_pixels_argument(parser: argparse._ActionsContainer, default: int = 178_956_970) -> None:
+    """Add --max-pixels: which images are too large to be decoded as they are.
+
+    Args:
+        parser: Gets the argument.
+        default: The limit that the help names.
+    """
     parser.add_argument(
         "--max-pixels",
         action=_Variable,
@@ -127,7 +132,7 @@ def add_pixels_argument(parser: argparse._ActionsContainer) -> None:
         type=integer(1, 2**62),
         metavar="N",
         help="images with more pixels are reduced (JPEG) or fail (default: "
-        f"${MAX_PIXELS_VARIABLE}, else 178956970)",
+        f"${MAX_PIXELS_VARIABLE}, else {default})",
     )
 
 

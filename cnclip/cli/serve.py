@@ -46,6 +46,8 @@ _FILES_TRIED = 12
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from ..serve.options import MAX_PIXELS
+
     parser.description = (
         "Serve models and indexes: an HTTP API that OpenAI's clients understand, and the search "
         "application for browsers, in Chinese and English. By default only this machine can reach "
@@ -64,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_root_argument(parser)
     add_download_arguments(parser)
     add_decode_argument(parser)
-    add_pixels_argument(parser)
+    add_pixels_argument(parser, MAX_PIXELS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -170,7 +172,7 @@ def serve(arguments: argparse.Namespace, opening: Callable[[], Opened]) -> None:
     from ..search.vectors import import_faiss
     from ..serve import server
     from ..serve.application import build_app
-    from ..serve.options import Keys, ServerOptions
+    from ..serve.options import Keys, ServerOptions, limited_pixels
     from ..serve.served import Served
     from ..serve.tracing import trace
 
@@ -180,7 +182,7 @@ def serve(arguments: argparse.Namespace, opening: Callable[[], Opened]) -> None:
     tls = tls_settings(arguments.tls_certificate, arguments.tls_key)
     if arguments.access_log:
         _log_requests()
-    with listen(arguments.host, arguments.port) as listener:
+    with limited_pixels(), listen(arguments.host, arguments.port) as listener:
         local = is_loopback(listener)
         if not (local or keys or arguments.no_auth):
             raise InvalidInputError(

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from .._encoding import read_text
 from .._options import check_options, option
 from ..errors import InvalidInputError
+from ..preprocessors.decoding import MAX_PIXELS_VARIABLE
 
+# Pixels of an image, unless --max-pixels or $CNCLIP_MAX_PIXELS allows more.
+MAX_PIXELS = 50_000_000
 KEYS_VARIABLE = "CNCLIP_API_KEYS"
 _MIB = 1 << 20
 
@@ -22,7 +27,10 @@ class ServerOptions:
 
     max_body: int = option(64 * _MIB, "bytes of a request's body", min=1)
     max_bytes: int = option(
-        512 * _MIB, "bytes of all requests in progress; more are refused with 429", min=1
+        512 * _MIB,
+        "bytes of all requests in progress, more are refused with 429; and again of the images "
+        "that are being decoded, others wait",
+        min=1,
     )
     max_items: int = option(2048, "texts and images of a request", min=1)
     max_labels: int = option(1000, "labels of a classification", min=2)
@@ -57,6 +65,18 @@ class ServerOptions:
     def __post_init__(self) -> None:
         """Check the values."""
         check_options(self)
+
+
+@contextmanager
+def limited_pixels() -> Iterator[None]:
+    """Let this process decode images of up to MAX_PIXELS pixels, unless another limit is set."""
+    is_set = MAX_PIXELS_VARIABLE in os.environ
+    os.environ.setdefault(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
+    try:
+        yield
+    finally:
+        if not is_set:
+            del os.environ[MAX_PIXELS_VARIABLE]
 
 
 class Keys:

@@ -8,15 +8,16 @@ serve.run(ray_app("base.cnclip.pt", replicas=8, cpus=4))
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError
 from ..pipelines import pipeline
-from ..preprocessors.decoding import Decode
+from ..preprocessors.decoding import MAX_PIXELS_VARIABLE, Decode
 from .application import build_app
 from .guard import Application
-from .options import Keys, ServerOptions
+from .options import MAX_PIXELS, Keys, ServerOptions
 from .served import Served
 
 # Requests that a replica has at a time; the batcher makes batches of them.
@@ -107,6 +108,7 @@ def _build(
     api_keys: tuple[str, ...],
 ) -> Application:
     """The application, with the model open; called in the replica."""
+    os.environ.setdefault(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
     served = Served(options)
     opened = pipeline(
         model=model, device=device, precision=precision, decode=decode, num_threads=num_threads

@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -162,6 +163,17 @@ class Batcher:
                 None if texts is None else vectors[count:], form
             ),
         }
+
+    def decoding(self, content: bytes) -> AbstractContextManager[None]:
+        """In this context the caller may decode an image file itself.
+
+        It waits until the memory of the images that are being decoded, `BatchOptions.max_bytes`,
+        has room for its pixels.
+
+        Raises:
+            ImageError: it had to wait longer than `BatchOptions.prepare_timeout`.
+        """
+        return self._dispatcher.decoding.hold(content)
 
     @property
     def ready(self) -> bool:

@@ -17,6 +17,7 @@ from ...errors import CnclipError, ImageError, InvalidInputError, ModelRunError,
 from ...pipelines.stream import Embedder, image_encoder, run_model, unusable_row
 from ...preprocessors.image import fetch, load_image, located, shown_name
 from ...preprocessors.inputs import InputImage, Preprocessed
+from .memory import DecodingMemory
 from .queues import Batch, Item, bare
 
 logger = logging.getLogger("cnclip")
@@ -28,10 +29,11 @@ class Compute:
     Args:
         pipeline: An open pipeline.
         batch_images: Images of a batch, at most.
+        memory: The memory of images while they are decoded.
     """
 
-    def __init__(self, pipeline: Embedder, batch_images: int) -> None:
-        self._pipeline, self._batch_images = pipeline, batch_images
+    def __init__(self, pipeline: Embedder, batch_images: int, memory: DecodingMemory) -> None:
+        self._pipeline, self._batch_images, self._memory = pipeline, batch_images, memory
         self._local = threading.local()  # each thread that runs the model has a buffer
 
     def fetch(self, item: Item) -> None:
@@ -55,13 +57,21 @@ class Compute:
         """
         given = item.value
         assert isinstance(given, InputImage)
-        if item.content is not None:
-            options = self._pipeline.preprocessor.image_options
-            opened = load_image(item.content, name=str(given.image), options=options)
-            given, item.content = given._replace(image=opened), None
+        content = given.image if item.content is None else item.content
+        if not isinstance(content, bytes):
+            item.value = self._prepared(given)
+            return
+        with self._memory.hold(content):
+            if item.content is not None:
+                options = self._pipeline.preprocessor.image_options
+                opened = load_image(content, name=str(given.image), options=options)
+                given, item.content = given._replace(image=opened), None
+            item.value = self._prepared(given)
+
+    def _prepared(self, given: InputImage) -> InputImage:
         as_bytes = self._pipeline.model.takes_bytes
         tensor = self._pipeline.preprocessor.prepare_input(given, as_bytes=as_bytes)
-        item.value = given._replace(image=tensor)
+        return given._replace(image=tensor)
 
     def tokenize(self, items: list[Item]) -> float:
         """Count the tokens of texts; returns the seconds that it took."""

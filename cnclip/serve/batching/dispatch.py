@@ -27,6 +27,7 @@ from ...preprocessors.image import is_remote
 from ...preprocessors.inputs import InputImage
 from .compute import Compute, as_error, characters_of, took_too_long
 from .counters import Counters
+from .memory import DecodingMemory
 from .options import BatchOptions
 from .queues import Batch, Embedded, Item, Request, Stage
 from .schedule import MAX_FETCHES, Schedule
@@ -49,6 +50,9 @@ _TICK, _DOZE_AFTER = 0.05, 2.0
 class Dispatcher:
     """The threads of a batcher, and the state that they share.
 
+    Attributes:
+        decoding: The memory of images while they are decoded.
+
     Args:
         pipeline: An open pipeline.
         options: Limits.
@@ -60,7 +64,8 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._is_closing = self._is_ended = False
         self._schedule = schedule = Schedule(pipeline.model, options, threads, self._lock)
-        self._compute = Compute(pipeline, schedule.batch_images)
+        self.decoding = DecodingMemory(options.max_bytes, options.prepare_timeout)
+        self._compute = Compute(pipeline, schedule.batch_images, self.decoding)
         self._tick = threading.Condition(self._lock)
         self._is_dozing = False
         slow = min(_SLOW, options.prepare_timeout)

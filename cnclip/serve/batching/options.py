@@ -27,7 +27,11 @@ class BatchOptions:
     interactive_items: int = option(
         16, "requests of up to so many items are interactive, larger ones bulk", min=0
     )
-    max_bytes: int = option(256 << 20, "memory of the requests in progress", min=1 << 16)
+    max_bytes: int = option(
+        256 << 20,
+        "memory of the requests in progress, and again of the images that are being decoded",
+        min=1 << 16,
+    )
     threads: int | None = option(
         None, "threads that prepare images (default: one per core)", min=1, max=256
     )
