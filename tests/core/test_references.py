@@ -46,6 +46,7 @@ prepared = info.path.with_name("prepared")
 encoder.save_prepared(prepared)
 tensors, output = np.zeros((2, 3, 32, 32), np.float32), np.zeros((2, 3, 16, 16), np.float32)
 resized, four_bytes = np.zeros((2, 16, 16, 4), np.uint8), np.zeros((2, 32, 32, 4), np.uint8)
+ids = np.arange(1, 13).reshape(4, 3)  # int64
 stream = io.BytesIO()
 image.save(stream, "PNG")
 file = stream.getvalue()
