@@ -364,6 +364,7 @@ def test_scores_far_apart_do_not_overflow() -> None:
 
 
 def test_attention_to_numbers_that_are_not_finite() -> None:
+    needs_kernels("fp32")  # torch's operators pad items with rows of their neighbours
     query, key, value = (torch.randn(44, 96) for _ in range(3))
     query[3, 5], query[20, 40] = torch.nan, torch.inf
     key[30, 7], key[31, 70] = -torch.inf, torch.nan
