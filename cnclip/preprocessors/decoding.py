@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
@@ -184,6 +184,23 @@ def decode_image(
             if kind := other_kind(content[:HEAD]):
                 raise _FinalError(f"cannot be read as an image: {kind}") from error
             raise
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an image file says: its format and its size in pixels."""
+
+    format: str | None
+    width: int
+    height: int
+
+
+def image_header(content: bytes) -> ImageHeader | None:
+    """The header of an image file; None where Pillow cannot read it. Decodes nothing."""
+    try:
+        with PillowWarnings([]), Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
+            return ImageHeader(image.format, image.width, image.height)
+    except Exception:  # Pillow raises anything on damaged files
+        return None
 
 
 class DecodingErrors:

@@ -196,7 +196,7 @@ def test_headers_of_jpeg_xl_that_are_none(content: bytes) -> None:
         (b"PK\3\4" + bytes(100), "a zip file"),
         (bytes(1000), "nothing but zeros"),
         (b"hello", "of no format that Pillow knows"),
-        (b"", "of no format that Pillow knows"),
+        (b"", "an empty file"),
     ],
 )
 def test_other_files_are_named_for_what_they_are(content: bytes, kind: str) -> None:

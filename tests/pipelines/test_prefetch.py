@@ -372,7 +372,7 @@ def test_ctrl_c_does_not_wait_for_what_is_queued(
 ) -> None:
     before, begun = threading.active_count(), []
 
-    def slow(source: Any) -> Image.Image:
+    def slow(source: Any, options: object) -> Image.Image:
         begun.append(source)
         time.sleep(0.3)
         return tiny(0)
@@ -388,6 +388,8 @@ def test_ctrl_c_does_not_wait_for_what_is_queued(
         with pytest.raises(KeyboardInterrupt):
             threaded.forward({"img": ["slow.jpg"] * 100}, batch_size=50)
     finally:
+        timer.cancel()  # the signal would end the whole run of the tests
+        timer.join()
         signal.signal(signal.SIGINT, ignored)
     assert time.monotonic() - start < 3  # all of a batch would take seven seconds
     assert no_threads_left(before)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from PIL import Image
-
 from ...errors import ImageError
-from ...preprocessors.formats import PILLOW_FORMATS
-from ...preprocessors.pillow_warnings import PillowWarnings
+from ...preprocessors.decoding import image_header
 
 # Bytes per pixel, as measured: Pillow has four of an image and as many of a converted one, and the
 # decoders of these formats as many again.
@@ -66,13 +62,11 @@ class DecodingMemory:
 
 def decoded_bytes(content: bytes) -> int:
     """The memory in which an image file is decoded, by the size in its header."""
-    try:
-        with PillowWarnings([]):
-            image = Image.open(io.BytesIO(content), formats=PILLOW_FORMATS)
-    except Exception:  # Pillow raises anything on damaged files
+    header = image_header(content)
+    if header is None:
         return _UNKNOWN
-    per_pixel = _MORE_PIXEL_BYTES if image.format in _MORE else _PIXEL_BYTES
-    return image.width * image.height * per_pixel
+    per_pixel = _MORE_PIXEL_BYTES if header.format in _MORE else _PIXEL_BYTES
+    return header.width * header.height * per_pixel
 
 
 def _trim() -> None:
