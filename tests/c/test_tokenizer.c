@@ -214,7 +214,7 @@ static void test_context(void) {
   CHECK(written == 3 && ids[1] == UNK && ids[2] == SEP && ids[3] == 0);
 }
 
-/* Without lower-casing: capital letters and accents stay, so that this vocabulary has no such word. */
+/* Without lower-casing: capitals and accents stay, so that this vocabulary has no such word. */
 static void test_cased(void) {
   static const uint32_t characters[] = {'a', 'b', ' ', 'A', 'B', 0x4E2D, '!', 'a', 0x301, 0};
   int64_t ids[32];
