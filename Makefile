@@ -63,8 +63,12 @@ $(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel $(VENV)/.browser: 
 demo: $(VENV)/.installed ## install into .venv, run the example, write cnclip-demo.png (DEMO_OPTIONS)
 	$(BIN)/python -m cnclip.demo $(DEMO_OPTIONS)
 
+# Playwright keeps an event loop in the process, in which other tests could start none.
+BROWSER_LEFT_OUT := --ignore=tests/browser
+
 test: $(VENV)/.test test-c ## the C unit tests, then pytest without slow tests (PROCESSES, PYTEST_OPTIONS)
-	$(BIN)/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal \
+	  $(BROWSER_LEFT_OUT) $(PYTEST_OPTIONS)
 
 test-isa: $(VENV)/.test ## tests of the core and of ModelScope's numbers, once for each of ISAS that the machine has
 	@for isa in $(ISAS); do \
@@ -76,7 +80,7 @@ test-isa: $(VENV)/.test ## tests of the core and of ModelScope's numbers, once f
 	done
 
 test-slow: $(VENV)/.test ## tests that take minutes: wheel and sdist in fresh environments, long runs
-	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m slow $(BROWSER_LEFT_OUT) $(PYTEST_OPTIONS)
 
 test-full-size: $(VENV)/.test ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
 	$(BIN)/python -m pytest -m full_size $(PYTEST_OPTIONS)
@@ -144,7 +148,7 @@ fuzz: $(VENV)/.requirements ## tokenizer, vocabulary, resampling and linear laye
 ASAN := build/asan
 # These tests reach the core only through the pipeline, as others do, and load much foreign code; or
 # they read Python code alone.
-ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark bulk cn_clip_module datasets docs evaluate integrations \
+ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark browser bulk cn_clip_module datasets docs evaluate integrations \
   modelscope search serve sources train models/test_hub.py package/test_layers.py)
 library = $(shell $(CC) -print-file-name=$(1))
 ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \

@@ -2,6 +2,8 @@
  * this machine has. Each must give the answer of loops in double precision, and NaN where they do;
  * the memory has exactly the bytes that the job describes. Built with clang
  * -fsanitize=fuzzer,address,undefined from this file and csrc/kernels. */
+#define _POSIX_C_SOURCE 200112L /* posix_memalign */
+
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -161,6 +161,7 @@ def test_augmentation_changes_images_but_not_beyond_recognition(policy: str) -> 
     rows = p.forward({"img": images})["img_embedding"]
     random = np.random.default_rng(0)
     changed = [augment(image, policy, random, 64) for image in images]
-    assert all(a.tobytes() != b.tobytes() for a, b in zip(images, changed, strict=True))
+    unchanged = sum(a.tobytes() == b.tobytes() for a, b in zip(images, changed, strict=True))
+    assert unchanged <= (policy == "auto")  # whose operations all have a probability
     found = p.forward({"img": changed})["img_embedding"] @ rows.T
     assert np.diag(found).mean() > found[~np.eye(12, dtype=bool)].mean() + 0.1
