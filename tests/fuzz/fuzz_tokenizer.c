@@ -63,7 +63,7 @@ static size_t encode_whole(cnclip_text text, size_t context_length, int64_t *ids
   for (size_t i = written; i < context_length; i++) require(ids[i] == 0);
   require(ids[context_length] == -1);
   size_t cased_written, cased_full;
-  int64_t cased[258];
+  static int64_t cased[4 * LENGTH_LIMIT + 3];
   cnclip_tokenizer_encode_cased(vocab, text, context_length, cased, &cased_written, &cased_full);
   require(cased_written == (cased_full < context_length ? cased_full : context_length));
   require(cased[cased_written - 1] == cnclip_vocab_sep_id(vocab));
