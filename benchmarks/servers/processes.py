@@ -78,13 +78,22 @@ class Server:
         return {"input": text}
 
     def _post(self, path: str, body: bytes, kind: str = "application/json") -> bytes:
-        connection = self._connection()
-        connection.request("POST", path, body, {"Content-Type": kind})
-        response = connection.getresponse()
-        content = response.read()
+        try:
+            response, content = self._exchange(path, body, kind)
+        except (ConnectionError, http.client.RemoteDisconnected):  # an idle connection was closed
+            del self._local.connection
+            response, content = self._exchange(path, body, kind)
         if response.status != 200:
             raise RuntimeError(f"{path}: {response.status} {content[:300]!r}")
         return content
+
+    def _exchange(
+        self, path: str, body: bytes, kind: str
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = self._connection()
+        connection.request("POST", path, body, {"Content-Type": kind})
+        response = connection.getresponse()
+        return response, response.read()
 
     def _connection(self) -> http.client.HTTPConnection:
         """This thread's connection, which stays open."""

@@ -126,18 +126,30 @@ def _raw_dtype(request: Request) -> np.dtype[Any] | None:
     Raises:
         Fault: another dtype is asked for.
     """
-    for part in request.headers.get("accept", "").split(","):
+    accepted = _accepted(request.headers.get("accept", ""))
+    wish, name = accepted.get(_RAW, (0.0, ""))
+    if wish <= 0 or wish < accepted.get("application/json", (0.0, ""))[0]:
+        return None
+    if name not in _DTYPES:
+        raise Fault(400, "expected dtype=float32 or float16", "invalid", param="Accept")
+    return _DTYPES[name]
+
+
+def _accepted(header: str) -> dict[str, tuple[float, str]]:
+    """The quality and the dtype of each type in an Accept header."""
+    found: dict[str, tuple[float, str]] = {}
+    for part in header.split(","):
         kind, *parameters = (one.strip().lower() for one in part.split(";"))
-        if kind != _RAW:
-            continue
-        name = "float32"
+        given = {"q": "1", "dtype": "float32"}
         for parameter in parameters:
             key, _, value = parameter.partition("=")
-            name = value.strip('"') if key == "dtype" else name
-        if name not in _DTYPES:
-            raise Fault(400, "expected dtype=float32 or float16", "invalid", param="Accept")
-        return _DTYPES[name]
-    return None
+            given[key.strip()] = value.strip().strip('"')
+        try:
+            quality = float(given["q"])
+        except ValueError:
+            quality = 1.0
+        found.setdefault(kind, (quality, given["dtype"]))
+    return found
 
 
 def _raw_answer(result: Embedded, dtype: np.dtype[Any]) -> Response:

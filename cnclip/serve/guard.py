@@ -93,11 +93,13 @@ class Guard:
         scope["cnclip.begun"] = time.monotonic()
         if self._root and str(scope["path"]).startswith(f"{self._root}/"):
             scope = {**scope, "path": scope["path"][len(self._root) :]}
-        answer = _Answer(send, _request_id(scope))
+        answer = _Answer(send, _request_id(scope), is_head=scope["method"] == "HEAD")
         body = _Body(self, receive)
         try:
             self._check(scope)
             body.expect(_header(scope, b"content-length"))
+            if answer.is_head:  # the headers of GET
+                scope = {**scope, "method": "GET"}
             await self._application(scope, body.receive, answer.send)
         except Fault as fault:
             await answer.fault(fault)
@@ -149,7 +151,7 @@ class Guard:
                 "time": round(time.time(), 3),
                 "id": answer.request_id,
                 "client": (scope.get("client") or ("", 0))[0],
-                "method": scope["method"],
+                "method": "HEAD" if answer.is_head else scope["method"],
                 "path": scope["path"][:200],
                 "status": status,
                 "seconds": round(seconds, 4),
@@ -200,9 +202,9 @@ class _Body:
 class _Answer:
     """Sends an answer with the headers that each has, and notes its status and size."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, *, is_head: bool = False) -> None:
         self._send = send
-        self.request_id = request_id
+        self.request_id, self.is_head = request_id, is_head
         self.status: int | None = None
         self.size = 0
 
@@ -214,6 +216,8 @@ class _Answer:
             given = list(message.get("headers", ()))
             message = {**message, "headers": [*given, *own]}
         elif message["type"] == "http.response.body":
+            if self.is_head:
+                message = {**message, "body": b""}
             self.size += len(message.get("body", b""))
         await self._send(message)
 

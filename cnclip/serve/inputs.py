@@ -112,7 +112,12 @@ class RequestReader:
 
     async def _parse(self, schema: type[Schema], body: bytes) -> Schema:
         def parse() -> Schema:
-            return _validated(lambda: schema.model_validate_json(body, strict=True))
+            try:
+                text = body.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                reason = f"the JSON is not UTF-8: byte {error.start}"
+                raise Fault(400, reason, "malformed") from error
+            return _validated(lambda: schema.model_validate_json(text, strict=True))
 
         return parse() if len(body) <= _INLINE_BYTES else await run_in_threadpool(parse)
 

@@ -25,7 +25,15 @@ logger = logging.getLogger("cnclip")
 _WAITING = 512
 # Longer than the 60 seconds for which nginx keeps a connection: it must not find a closed one.
 _KEEP_ALIVE = 75
-_PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "httpx", "orjson")
+_PACKAGES = (
+    "fastapi",
+    "httptools",
+    "httpx",
+    "orjson",
+    "prometheus_client",
+    "python_multipart",
+    "uvicorn",
+)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -108,11 +116,15 @@ def serve(
     """
     import uvicorn
 
+    from .protocol import BoundedProtocol
+
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # of each malformed form
     # Shells start background processes with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     scheme = "https" if settings.get("ssl_certfile") else "http"
     config = uvicorn.Config(
         application,
+        http=BoundedProtocol,
         log_level="critical",
         access_log=False,
         lifespan="on",

@@ -226,3 +226,34 @@ def test_nul_and_long_texts(api: Any) -> None:
 def test_answers_are_strict_json(api: Any) -> None:
     text = api.post(PATH, json={"input": TEXTS}).text
     json.loads(text, parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "latin-1"])
+def test_json_is_utf8(api: Any, encoding: str) -> None:
+    """Text in another encoding is refused; a byte order mark is passed over."""
+    text = "é" if encoding == "latin-1" else "一只猫在睡觉"
+    body = f'{{"input": "{text}"}}'
+    headers = {"Content-Type": "application/json"}
+    answer = api.post(PATH, content=body.encode(encoding), headers=headers)
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "malformed"
+    expected = api.post(PATH, json={"input": text}).json()
+    assert api.post(PATH, content=body.encode("utf-8-sig"), headers=headers).json() == expected
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/octet-stream", "application/octet-stream"),
+        ("APPLICATION/OCTET-STREAM; dtype=float16", "application/octet-stream"),
+        ("application/octet-stream, */*;q=0.1", "application/octet-stream"),
+        ("application/octet-stream;q=0", "application/json"),
+        ("application/json, application/octet-stream;q=0.1", "application/json"),
+        ("application/json;q=0.1, application/octet-stream", "application/octet-stream"),
+        ("application/octet-stream;q=high", "application/octet-stream"),
+        ("*/*", "application/json"),
+        (";;,,", "application/json"),
+    ],
+)
+def test_the_type_of_an_answer(api: Any, accept: str, kind: str) -> None:
+    answer = api.post(PATH, json={"input": "猫"}, headers={"Accept": accept})
+    assert answer.status_code == 200 and answer.headers["content-type"] == kind

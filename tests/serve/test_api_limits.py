@@ -313,3 +313,12 @@ def test_pages_in_both_languages(api: Any) -> None:
     assert words.headers["content-type"].startswith("text/javascript") and "图文检索" in words.text
     again = api.get("/static/words.js", headers={"If-None-Match": words.headers["etag"]})
     assert again.status_code == 304
+
+
+@pytest.mark.parametrize("path", ["/zh/", "/livez", "/readyz", "/v1/models", "/static/api.js"])
+def test_head_has_the_headers_of_get(api: Any, path: str) -> None:
+    head, get = api.head(path), api.get(path)
+    assert head.status_code == get.status_code == 200 and head.content == b""
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == get.headers[name]
+    assert api.head("/v1/embeddings").status_code == 405
