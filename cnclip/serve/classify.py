@@ -120,7 +120,7 @@ async def tokenize(request: Request) -> Response:
     served.check_open()
     call, _ = await reader.read(request, TokenizeRequest)
     model = served.model(call.model)
-    given = [call.input] if isinstance(call.input, str) else call.input
+    given = call.input
     if len(given) > served.options.max_items:
         reason = f"{len(given)} texts; at most {served.options.max_items} are allowed"
         raise Fault(400, reason, "too_many_items", param="input")

@@ -230,8 +230,18 @@ class TokenizeRequest(Request):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"input": ["一只猫"]}]})
 
-    input: Annotated[Text | list[Text], Field(description="A text, or several")]
+    input: list[Text] = Field(
+        description="A text, or several",
+        json_schema_extra=lambda schema: schema.update(
+            anyOf=[schema.pop("items"), {"type": schema.pop("type"), "items": _ITEM["anyOf"][0]}]
+        ),
+    )
     normalize: bool | None = Field(None, description="As for embeddings")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class Tokens(BaseModel):
