@@ -13,17 +13,21 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _head = 0
     _is_in_head = True
+    _begins = False
 
     def data_received(self, data: bytes) -> None:
         """Parse the next bytes."""
+        self._begins = False
         super().data_received(data)
-        self._head = self._head + len(data) if self._is_in_head else 0
+        # The bytes in which a message begins may have all of those before it: they do not count.
+        counts = self._is_in_head and not self._begins
+        self._head = self._head + len(data) if counts else 0
         if self._head > MAX_HEAD and not self.transport.is_closing():
             self.send_400_response("The headers are too long.")
 
     def on_message_begin(self) -> None:
         """Note that headers follow."""
-        self._is_in_head = True
+        self._is_in_head = self._begins = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
