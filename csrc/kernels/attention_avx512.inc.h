@@ -16,35 +16,9 @@ enum { PER_WORD = 1 };
 typedef float element;
 #endif
 
-/* One head of one item. */
-typedef struct {
-  size_t queries, keys, width;
-  const element *query, *key, *value;
-  element *output;
-  tile_word *key_panels, *value_panels;
-  float *scores; /* [TILE_ROWS, score_stride]; the weights take their place */
-  size_t score_stride;
-} attention_unit;
+typedef tile_word panel_word;
 
-static attention_unit open_unit(const cnclip_attention_job *job, size_t index, void *scratch) {
-  const size_t item = index / job->heads, column = index % job->heads * job->head_width;
-  const size_t first_query = (size_t)job->query_starts[item];
-  const size_t first_key = (size_t)job->key_starts[item];
-  attention_unit unit = {
-      .queries = (size_t)job->query_starts[item + 1] - first_query,
-      .keys = (size_t)job->key_starts[item + 1] - first_key,
-      .width = job->head_width,
-      .query = (const element *)job->query + first_query * job->query_stride + column,
-      .key = (const element *)job->key + first_key * job->key_stride + column,
-      .value = (const element *)job->value + first_key * job->value_stride + column,
-      .output = (element *)job->output + first_query * job->output_stride + column,
-  };
-  unit.key_panels = scratch;
-  unit.value_panels = unit.key_panels + attention_key_words(job, unit.keys);
-  unit.scores = (float *)(unit.value_panels + attention_value_words(job, unit.keys));
-  unit.score_stride = attention_score_words(unit.keys);
-  return unit;
-}
+#include "kernels/attention_unit.h"
 
 /* --- Panels -------------------------------------------------------------------------------------
  */

@@ -1,7 +1,9 @@
 /* The kernel of attention.h for float32. A file that includes this has included one of
  * vector_<isa>.h, and defined ATTENTION_NAME.
  *
- * Keys and values are packed as strips of TILE_COLUMNS columns, as linear_float.inc.h's weights. */
+ * Panels of keys are stored as strips of TILE_COLUMNS columns, [strips of keys, width,
+ * TILE_COLUMNS], and those of values as [strips of columns, keys, TILE_COLUMNS]: as
+ * linear_float.inc.h's weights. */
 #include <math.h>
 
 #include "kernels/attention_layout.h"
@@ -11,42 +13,15 @@
 _Static_assert((int)ATTENTION_TILE_ROWS >= (int)TILE_ROWS, "scores of one tile");
 _Static_assert(ATTENTION_PANEL % TILE_COLUMNS == 0, "strips of whole panels");
 
-/* One head of one item. */
-typedef struct {
-  size_t queries, keys, width;
-  const float *query, *key, *value;
-  float *output;
-  float *key_strips;   /* [strips of keys, width, TILE_COLUMNS] */
-  float *value_strips; /* [strips of columns, keys, TILE_COLUMNS] */
-  float *scores;       /* [TILE_ROWS, score_stride]; the weights take their place */
-  size_t score_stride;
-} attention_unit;
+typedef float element, panel_word;
 
-static attention_unit open_unit(const cnclip_attention_job *job, size_t index, void *scratch) {
-  const size_t item = index / job->heads, column = index % job->heads * job->head_width;
-  const size_t first_query = (size_t)job->query_starts[item];
-  const size_t first_key = (size_t)job->key_starts[item];
-  attention_unit unit = {
-      .queries = (size_t)job->query_starts[item + 1] - first_query,
-      .keys = (size_t)job->key_starts[item + 1] - first_key,
-      .width = job->head_width,
-      .query = (const float *)job->query + first_query * job->query_stride + column,
-      .key = (const float *)job->key + first_key * job->key_stride + column,
-      .value = (const float *)job->value + first_key * job->value_stride + column,
-      .output = (float *)job->output + first_query * job->output_stride + column,
-  };
-  unit.key_strips = scratch;
-  unit.value_strips = unit.key_strips + attention_key_words(job, unit.keys);
-  unit.scores = unit.value_strips + attention_value_words(job, unit.keys);
-  unit.score_stride = attention_score_words(unit.keys);
-  return unit;
-}
+#include "kernels/attention_unit.h"
 
 /* Keys side by side; columns without a key are 0. */
 static void pack_keys(const attention_unit *unit, size_t stride) {
   for (size_t first = 0; first < unit->keys; first += TILE_COLUMNS) {
     for (size_t half = 0; half < TILE_COLUMNS; half += VECTOR_LANES) {
-      float *to = unit->key_strips + first * unit->width + half;
+      float *to = unit->key_panels + first * unit->width + half;
       for (size_t step = 0; step < unit->width; step += VECTOR_LANES) {
         vector rows[VECTOR_LANES];
         for (size_t i = 0; i < VECTOR_LANES; i++) {
@@ -61,7 +36,7 @@ static void pack_keys(const attention_unit *unit, size_t stride) {
 }
 
 static void pack_values(const attention_unit *unit, size_t stride) {
-  float *to = unit->value_strips;
+  float *to = unit->value_panels;
   for (size_t column = 0; column < unit->width; column += TILE_COLUMNS) {
     const float *from = unit->value + column;
     for (size_t key = 0; key < unit->keys; key++, from += stride, to += TILE_COLUMNS) {
@@ -107,7 +82,7 @@ static void attend(const cnclip_attention_job *job, const attention_unit *unit, 
   for (size_t key = 0; key < unit->keys; key += TILE_COLUMNS) {
     const tile_factors factors =
         open_factors(unit->query + first * job->query_stride, job->query_stride,
-                     unit->key_strips + key * unit->width, unit->width);
+                     unit->key_panels + key * unit->width, unit->width);
     tile_multiply_rows(rows, &factors, false, unit->scores + key, unit->score_stride);
   }
   float inverses[TILE_ROWS];
@@ -117,7 +92,7 @@ static void attend(const cnclip_attention_job *job, const attention_unit *unit, 
   for (size_t column = 0; column < unit->width; column += TILE_COLUMNS) {
     float sums[TILE_ROWS * TILE_COLUMNS];
     const tile_factors factors = open_factors(unit->scores, unit->score_stride,
-                                              unit->value_strips + column * unit->keys, unit->keys);
+                                              unit->value_panels + column * unit->keys, unit->keys);
     tile_multiply_rows(rows, &factors, false, sums, TILE_COLUMNS);
     for (size_t row = 0; row < rows; row++) {
       float *to = unit->output + (first + row) * job->output_stride + column;

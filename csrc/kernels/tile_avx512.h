@@ -17,6 +17,8 @@
 /* 28 sums, two columns' words and one row's word: 31 of the 32 registers. */
 enum { TILE_ROWS = 14, TILE_COLUMNS = 32 };
 
+#include "kernels/tile_rows.h"
+
 /* Words are floats, or several narrower numbers. */
 typedef int32_t __attribute__((may_alias)) tile_word;
 
@@ -72,15 +74,6 @@ static inline void tile_multiply_rows(size_t rows, const tile_word *words, size_
     TILE(14);
 #undef TILE
   }
-}
-
-/* Rows are cut into tiles as even as can be: a tile of few rows waits for its panel. */
-static inline size_t tile_count(size_t rows) {
-  return (rows + TILE_ROWS - 1) / TILE_ROWS;
-}
-
-static inline size_t tile_first_row(size_t rows, size_t tile) {
-  return rows * tile / tile_count(rows);
 }
 
 #endif

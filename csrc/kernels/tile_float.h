@@ -10,13 +10,15 @@
  * has. */
 enum { TILE_ROWS = 6, TILE_COLUMNS = 2 * VECTOR_LANES };
 
+#include "kernels/tile_rows.h"
+
 /* What a tile multiplies. Strides count floats. */
 typedef struct {
   const float *x; /* [rows, steps] */
   size_t x_stride;
   const float *strip; /* [steps, TILE_COLUMNS] */
   size_t steps;
-  const char *next; /* what the next tile or strip reads, ahead_bytes for each step: fetched into
+  const char *next; /* what the next tile or strip reads, next_bytes for each step: fetched into
                        the cache while this one is multiplied */
   size_t next_bytes;
 } tile_factors;
@@ -73,15 +75,6 @@ static inline void tile_multiply_rows(size_t rows, const tile_factors *factors, 
     TILE(6);
 #undef TILE
   }
-}
-
-/* Rows are cut into tiles as even as can be: in one of few rows, sums wait for each other. */
-static inline size_t tile_count(size_t rows) {
-  return (rows + TILE_ROWS - 1) / TILE_ROWS;
-}
-
-static inline size_t tile_first_row(size_t rows, size_t tile) {
-  return rows * tile / tile_count(rows);
 }
 
 #endif

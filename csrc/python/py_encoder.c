@@ -249,31 +249,6 @@ exit:
   return result;
 }
 
-PyDoc_STRVAR(
-    save_prepared_doc,
-    "save_prepared($self, path, /)\n--\n\n"
-    "Writes the model as it runs, on the CPU, to a file that an Encoder with is_prepared\n"
-    "maps into memory. The file is for the same versions of cnclip and torch, instruction\n"
-    "set and precision; what is appended to it is ignored.");
-
-static PyObject *save_prepared(PyObject *object, PyObject *argument) {
-  const cnclip_text_encoder *encoder = &((cnclip_py_encoder *)object)->encoder;
-  PyObject *path = NULL;
-  cnclip_status status;
-  cnclip_error error;
-
-  if (!PyUnicode_FSConverter(argument, &path)) return NULL;
-  Py_BEGIN_ALLOW_THREADS
-  status = encoder->engine->save_prepared(encoder->model, PyBytes_AS_STRING(path), &error);
-  Py_END_ALLOW_THREADS
-  if (status != CNCLIP_OK) {
-    cnclip_raise_file(cnclip_state_of(Py_TYPE(object)), &error, PyBytes_AS_STRING(path));
-  }
-  Py_DECREF(path);
-  if (status != CNCLIP_OK) return NULL;
-  Py_RETURN_NONE;
-}
-
 PyDoc_STRVAR(encode_ids_doc,
              "encode_ids($self, items, batch_size=0)\n--\n\n"
              "Token ids of texts, integers [n, length] as Tokenizer.encode returns them, to unit\n"
@@ -321,6 +296,31 @@ static PyObject *encode_ids(PyObject *object, PyObject *arguments, PyObject *key
 exit:
   Py_XDECREF(owner);
   return result;
+}
+
+PyDoc_STRVAR(
+    save_prepared_doc,
+    "save_prepared($self, path, /)\n--\n\n"
+    "Writes the model as it runs, on the CPU, to a file that an Encoder with is_prepared\n"
+    "maps into memory. The file is for the same versions of cnclip and torch, instruction\n"
+    "set and precision; what is appended to it is ignored.");
+
+static PyObject *save_prepared(PyObject *object, PyObject *argument) {
+  const cnclip_text_encoder *encoder = &((cnclip_py_encoder *)object)->encoder;
+  PyObject *path = NULL;
+  cnclip_status status;
+  cnclip_error error;
+
+  if (!PyUnicode_FSConverter(argument, &path)) return NULL;
+  Py_BEGIN_ALLOW_THREADS
+  status = encoder->engine->save_prepared(encoder->model, PyBytes_AS_STRING(path), &error);
+  Py_END_ALLOW_THREADS
+  if (status != CNCLIP_OK) {
+    cnclip_raise_file(cnclip_state_of(Py_TYPE(object)), &error, PyBytes_AS_STRING(path));
+  }
+  Py_DECREF(path);
+  if (status != CNCLIP_OK) return NULL;
+  Py_RETURN_NONE;
 }
 
 static PyObject *get_num_threads(PyObject *object, void *closure) {

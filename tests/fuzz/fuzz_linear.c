@@ -9,20 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz_input.h"
 #include "kernels/linear.h"
-
-typedef struct {
-  const uint8_t *bytes;
-  size_t left;
-} input;
-
-static unsigned take(input *in, unsigned limit) {
-  unsigned value = 0;
-  for (int i = 0; i < 2 && in->left > 0; i++, in->bytes++, in->left--) {
-    value = value << 8 | *in->bytes;
-  }
-  return value % limit;
-}
 
 /* Noise of -1 to 1 in a new block of exactly its size; rarely a number that is not finite. */
 static float *take_floats(input *in, size_t count) {

@@ -5,22 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz_input.h"
 #include "image/image.h"
 
 enum { MAX_RESOLUTION = 40 };
-
-typedef struct {
-  const uint8_t *bytes;
-  size_t left;
-} input;
-
-static unsigned take(input *in, unsigned limit) {
-  unsigned value = 0;
-  for (int i = 0; i < 2 && in->left > 0; i++, in->bytes++, in->left--) {
-    value = value << 8 | *in->bytes;
-  }
-  return value % limit;
-}
 
 /* How far a stride of `stride` and `count` positions reaches below and above its start. */
 static void reach(ptrdiff_t stride, int count, size_t *below, size_t *above) {
