@@ -19,6 +19,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from . import _core
 from ._files import lock_folder, remove, replaced_atomically
@@ -135,12 +136,17 @@ def _state(path: Path) -> str:
         size = os.fstat(file.fileno()).st_size - _CHECKSUM
         if size < 0:
             return "damaged"
-        checksum = 0
-        while size > 0 and (chunk := file.read(min(_CHUNK, size))):
-            checksum = zlib.crc32(chunk, checksum)
-            size -= len(chunk)
-        is_intact = file.read() == checksum.to_bytes(_CHECKSUM, "little")
+        is_intact = _checksum(file, size) == file.read()
     return "intact" if is_intact else "damaged"
+
+
+def _checksum(file: BinaryIO, size: int) -> bytes:
+    """The CRC-32 of the next `size` bytes, in the form that ends a file."""
+    checksum = 0
+    while size > 0 and (chunk := file.read(min(_CHUNK, size))):
+        checksum = zlib.crc32(chunk, checksum)
+        size -= len(chunk)
+    return checksum.to_bytes(_CHECKSUM, "little")
 
 
 def _write(path: Path, encoder: _core.Encoder, archive_bytes: int) -> None:
@@ -157,10 +163,7 @@ def _write(path: Path, encoder: _core.Encoder, archive_bytes: int) -> None:
             with replaced_atomically(path, mode=0o600, durable=True) as temporary:
                 encoder.save_prepared(temporary)
                 with temporary.open("r+b") as file:
-                    checksum = 0
-                    while chunk := file.read(_CHUNK):
-                        checksum = zlib.crc32(chunk, checksum)
-                    file.write(checksum.to_bytes(_CHECKSUM, "little"))
+                    file.write(_checksum(file, os.fstat(file.fileno()).st_size))
             _remove_others(path)
     except BlockingIOError:
         logger.debug("another process writes to %s", folder)

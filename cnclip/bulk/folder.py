@@ -23,7 +23,7 @@ from ..archive import ArchiveInfo
 from ..cache import remembered_sha256
 from ..errors import EmbeddingsError
 from ..pipelines import MultiModalEmbeddingPipeline
-from ..preprocessors.decoding import changed_options, default_of
+from ..preprocessors.decoding import changed_options
 from ..sources import pyarrow_modules
 from .items import ITEM_KINDS, IdForm, ItemKind
 
@@ -113,10 +113,8 @@ class Manifest:
                 mine, yours = (f"{one['name']} ({one['digest'][:12]})" for one in (mine, yours))
             if not same:
                 found.append(f"{name}: {mine} and {yours}")
-        mine, yours = self.image_options, other.image_options
-        for name in changed_options(mine, yours):
-            one, another = (some.get(name, default_of(name)) for some in (mine, yours))
-            found.append(f"{name}: {one or 'none'} and {another or 'none'}")
+        for name, mine, yours in changed_options(self.image_options, other.image_options):
+            found.append(f"{name}: {mine or 'none'} and {yours or 'none'}")
         return found
 
     def arguments_like(self, other: Manifest) -> list[str]:
@@ -124,10 +122,10 @@ class Manifest:
 
         Only those with which the other manifest differs.
         """
-        mine = self.image_options
-        names = changed_options(mine, other.image_options)
-        values = [(name, mine.get(name, default_of(name))) for name in names]
-        return [f"--{name} {value}" if value else f"no --{name}" for name, value in values]
+        return [
+            f"--{name} {mine}" if mine else f"no --{name}"
+            for name, mine, _ in changed_options(self.image_options, other.image_options)
+        ]
 
     def write(self, path: Path) -> None:
         """Create or replace the file as a whole.

@@ -136,9 +136,21 @@ def default_of(name: str) -> str | None:
     return value
 
 
-def changed_options(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """The names of recorded options that differ."""
-    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+class OptionChange(NamedTuple):
+    """A recorded option that differs, with its values; None for no value."""
+
+    name: str
+    one: str | None
+    other: str | None
+
+
+def changed_options(one: Mapping[str, str], other: Mapping[str, str]) -> list[OptionChange]:
+    """The recorded options that differ, by name."""
+    return [
+        OptionChange(name, *(record.get(name, default_of(name)) for record in (one, other)))
+        for name in sorted({*one, *other})
+        if one.get(name) != other.get(name)
+    ]
 
 
 def decode_image(

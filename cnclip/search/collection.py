@@ -18,7 +18,7 @@ from ..bulk import model_identity
 from ..errors import InvalidInputError, ModelMismatchError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..pipelines.scores import probabilities
-from ..preprocessors.decoding import ImageOptions, changed_options, default_of
+from ..preprocessors.decoding import ImageOptions, changed_options
 from ..preprocessors.image import load_image
 from ..preprocessors.inputs import ImageInput
 from ..preprocessors.text import normalize_text
@@ -293,11 +293,10 @@ class Collection(ABC):
             self._check_options(image_options)
 
     def _check_options(self, others: Mapping[str, str]) -> None:
-        for name in changed_options(self.image_options, others):
-            values = (some.get(name, default_of(name)) for some in (self.image_options, others))
-            mine, theirs = (f"{name} {value or 'none'}" for value in values)
+        for name, mine, theirs in changed_options(self.image_options, others):
             reason = (
-                f"has vectors of images that were decoded with {mine}, these with {theirs}; "
+                f"has vectors of images that were decoded with {name} {mine or 'none'}, "
+                f"these with {name} {theirs or 'none'}; "
                 "embed these as the others, or build another index"
             )
             raise ModelMismatchError(reason, item=self.name)

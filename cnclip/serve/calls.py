@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import orjson
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import CnclipError
+from ..errors import CnclipError, ImageError
 from ..preprocessors.inputs import ImageInput
 from .batching import Embedded
 from .faults import Fault
@@ -23,6 +24,10 @@ from .schemas import ErrorAnswer
 from .served import Served, ServedModel
 
 T = TypeVar("T")
+
+# Threads that decode images outside of the batcher. So few limit their memory, and leave threads to
+# other routes.
+_DECODERS = CapacityLimiter(4)
 
 # The statuses of errors that any route of the interface may answer with.
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -54,6 +59,33 @@ def json_answer(content: Any, status: int = 200) -> Response:
     """An answer of JSON; NumPy arrays become lists, float32 with as few digits as it needs."""
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, status, media_type="application/json")
+
+
+async def on_decoder(function: Callable[..., T], *arguments: Any) -> T:
+    """The result of a function that decodes an image, on one of a few threads."""
+    return await to_thread.run_sync(function, *arguments, limiter=_DECODERS)
+
+
+async def opened_image(model: ServedModel, content: bytes, open: Callable[[bytes], T]) -> T:
+    """Open a request's image file outside of the batcher, which has to have memory for it.
+
+    Args:
+        model: The model that embeds the image.
+        content: The file.
+        open: Opens it.
+
+    Raises:
+        ImageError: it cannot be read, or had to wait too long.
+    """
+
+    def run() -> T:
+        with model.batcher.decoding(content):
+            return open(content)
+
+    try:
+        return await on_decoder(run)
+    except ImageError as error:
+        raise error.at(item="image") from error
 
 
 def seconds_left(request: Request, limit: float) -> float:

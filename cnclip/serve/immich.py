@@ -8,22 +8,18 @@ answer has the embedding as a string of JSON.
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
 from fastapi import APIRouter
-from PIL import Image
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from ..errors import ImageError
 from ..preprocessors.image import load_image
 from ..search.collection import query_text
-from .calls import ERRORS, embedded, json_answer, parts_of
+from .calls import ERRORS, embedded, json_answer, opened_image, parts_of
 from .faults import Fault
-from .served import ServedModel
 
 logger = logging.getLogger("cnclip")
 
@@ -49,10 +45,8 @@ async def predict(request: Request) -> Response:
     _log_once(_model_name(fields.get("entries")), model.name)
     answer: dict[str, Any] = {}
     if content is not None:
-        try:
-            item: Any = await run_in_threadpool(_opened, model, content)
-        except ImageError as error:
-            raise error.at(item="image") from error
+        options = model.pipeline.preprocessor.image_options
+        item: Any = await opened_image(model, content, partial(load_image, options=options))
         answer["imageHeight"], answer["imageWidth"] = item.height, item.width
     elif "text" in fields:
         item = reader.text(query_text(model.pipeline, fields["text"]))
@@ -64,11 +58,6 @@ async def predict(request: Request) -> Response:
     )
     row = orjson.dumps(result.vectors[0], option=orjson.OPT_SERIALIZE_NUMPY)
     return json_answer({_TASK: row.decode("ascii"), **answer})
-
-
-def _opened(model: ServedModel, content: bytes) -> Image.Image:
-    with model.batcher.decoding(content):
-        return load_image(content, options=model.pipeline.preprocessor.image_options)
 
 
 @lru_cache(100)

@@ -9,29 +9,24 @@ from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import CnclipError, ImageError
+from ..errors import CnclipError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..pipelines.scores import probabilities
 from ..preprocessors.inputs import ImageInput
 from ..search import Answer, Hit
 from ..search.collection import query_text
-from .batching import Batcher
-from .calls import ERRORS, embedded, json_answer, parts_of
+from .calls import ERRORS, embedded, json_answer, on_decoder, opened_image, parts_of
 from .collections import THUMBNAIL, Searchable
 from .faults import Fault
 from .inputs import Item
 from .schemas import CollectionList, SearchAnswer, SearchRequest
 from .texts import plain, text_notes
 
-# Threads that open images outside of the batcher. Their memory is limited so, and other routes have
-# threads left.
-_DECODERS = CapacityLimiter(4)
 _QUALITY = 82
 _MAX_SAMPLE = 60
 _MAX_SIZE = 1024
@@ -73,8 +68,8 @@ async def _find(
     if call.image is not None:
         image = _bytes(await reader.image(call.image))
     if image is not None:
-        opened = partial(_opened, model.batcher, searchable, image)
-        items.append(await to_thread.run_sync(opened, limiter=_DECODERS))
+        open_image = partial(searchable.collection.open_image, searchable.pipeline)
+        items.append(await opened_image(model, image, open_image))
         names.append("image")
     limit = served.options.request_timeout
     result = await embedded(request, model, items, limit, name_of=names.__getitem__)
@@ -171,7 +166,7 @@ async def thumbnail(
     """A small image of an item. Only ids of the collection are known: no file can be named."""
     served, _ = parts_of(request)
     searchable = served.collection(collection)
-    content = await to_thread.run_sync(_thumbnail, searchable, id, size, limiter=_DECODERS)
+    content = await on_decoder(_thumbnail, searchable, id, size)
     tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=300"}
     if request.headers.get("if-none-match") == tag:
@@ -227,14 +222,6 @@ def _bytes(image: bytes | CnclipError) -> bytes:
     if isinstance(image, CnclipError):
         raise image.at(item="image")
     return image
-
-
-def _opened(batcher: Batcher, searchable: Searchable, image: bytes) -> ImageInput:
-    try:
-        with batcher.decoding(image):
-            return searchable.collection.open_image(searchable.pipeline, image)
-    except ImageError as error:
-        raise error.at(item="image") from error
 
 
 def _results(searchable: Searchable, hits: list[Hit]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from .auto_augment import auto_augment
+from .crops import random_box
 
 Random = np.random.Generator
 
@@ -38,24 +39,11 @@ def augment(image: Image.Image, policy: str, random: Random, side: int = 224) ->
 
 
 def _photo(image: Image.Image, random: Random) -> Image.Image:
-    image = _cropped(image, random, min_share=0.9, ratio=4 / 3)
+    # Nearly square, since preprocessing makes every image square.
+    box = random_box(image.size, random, min_share=0.9, ratio=4 / 3)
+    image = image if box is None else image.crop(box)
     for index in random.integers(len(_OPERATIONS), size=OPERATIONS):
         image = _OPERATIONS[index](image, random)
-    return image
-
-
-def _cropped(image: Image.Image, random: Random, min_share: float, ratio: float) -> Image.Image:
-    """Crop to a share of the area, with width / height between 1 / ratio and ratio."""
-    width, height = image.size
-    for _ in range(10):
-        area = random.uniform(min_share, 1) * width * height
-        shape = math.exp(random.uniform(-math.log(ratio), math.log(ratio)))
-        # Nearly square, since preprocessing makes every image square.
-        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < w <= width and 0 < h <= height:
-            left = int(random.integers(width - w + 1))
-            top = int(random.integers(height - h + 1))
-            return image.crop((left, top, left + w, top + h))
     return image
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from .crops import random_box
+
 Random = np.random.Generator
 Operation = Callable[[Image.Image, int, Random], Image.Image]
 
-MIN_SHARE, RATIO, ATTEMPTS = 0.9, 4 / 3, 10
+MIN_SHARE, RATIO = 0.9, 4 / 3
 MAX_LEVEL = 10  # of an operation's strength
 # What a rotation or a shear uncovers: the mean of CLIP's images.
 FILL = (123, 117, 104)
@@ -40,15 +41,9 @@ def auto_augment(image: Image.Image, random: Random, side: int) -> Image.Image:
 
 def _crop(image: Image.Image, random: Random) -> tuple[int, int, int, int]:
     """The box of a crop; of an image that is too narrow or too low for one, the middle."""
+    if (box := random_box(image.size, random, MIN_SHARE, RATIO)) is not None:
+        return box
     width, height = image.size
-    for _ in range(ATTEMPTS):
-        area = random.uniform(MIN_SHARE, 1) * width * height
-        shape = math.exp(random.uniform(-math.log(RATIO), math.log(RATIO)))
-        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < w <= width and 0 < h <= height:
-            left = int(random.integers(width - w + 1))
-            top = int(random.integers(height - h + 1))
-            return left, top, left + w, top + h
     w = max(1, min(width, round(height * RATIO)))
     h = max(1, min(height, round(width * RATIO)))
     left, top = (width - w) // 2, (height - h) // 2

@@ -20,7 +20,7 @@ from cnclip.checkpoints.checkpoint import Checkpoint
 from cnclip.checkpoints.files import CheckpointFiles, find_checkpoint
 from cnclip.convert import convert
 from cnclip.errors import CheckpointError
-from tests.support.fork_server import ForkServer
+from tests.support.fork_server import ForkServer, code_at_once
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -256,33 +256,14 @@ def test_the_digest_of_a_model_stays(format: str, model: Path, tmp_path: Path) -
     assert models.origin_of(find_checkpoint(model))["digest"] == digest
 
 
-# Starts four processes that open the model at the same time; each waits at the pipe until all four
-# run.
-OPEN_AT_ONCE = """
-import os, sys
-import cnclip
-started, go = os.pipe(), os.pipe()
-children = []
-for _ in range(4):
-    child = os.fork()
-    if child:
-        children.append(child)
-        continue
-    os.close(go[1])
-    os.write(started[1], b"x")
-    os.read(go[0], 1)  # returns once the parent has closed its end
-    p = cnclip.pipeline(model=sys.argv[1], device="cpu", num_threads=1)
-    print(p.model.info.path.name, p.forward({"text": "a"})["text_embedding"].shape, flush=True)
-    os._exit(0)
-for _ in children:
-    os.read(started[0], 1)
-os.close(go[1])
-print(*(os.waitpid(child, 0)[1] for child in children))
+OPEN = """
+p = cnclip.pipeline(model=sys.argv[1], device="cpu", num_threads=1)
+print(p.model.info.path.name, p.forward({"text": "a"})["text_embedding"].shape, flush=True)
 """
 
 
 def test_many_processes_at_once(own_cache: Path, model: Path, fork_server: ForkServer) -> None:
-    *opened, statuses = fork_server.run(OPEN_AT_ONCE, model).stdout.splitlines()
+    *opened, statuses = fork_server.run(code_at_once(4, OPEN), model).stdout.splitlines()
     assert statuses == "0 0 0 0"
     (archive,) = archives(own_cache)
     assert opened == [f"{archive.name} (1, 64)"] * 4

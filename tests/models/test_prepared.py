@@ -24,7 +24,7 @@ from cnclip.engine import open_engine
 from cnclip.engine.libtorch import find_torch
 from cnclip.errors import ArchiveError, DeviceError, InvalidInputError, ModelRunError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
-from tests.support.fork_server import ForkServer
+from tests.support.fork_server import ForkServer, code_at_once
 
 Rows = list[NDArray[np.float32]]
 
@@ -49,7 +49,7 @@ def rows(opened: MultiModalEmbeddingPipeline) -> Rows:
 
 @pytest.fixture(scope="module")
 def expected(archive: Path) -> Rows:
-    """The rows of the archive without the cache, which the fixture above has not changed yet."""
+    """The rows of the archive without the cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CNCLIP_PREPARED", "never")
         return rows(pipeline(model=archive, device="cpu"))
@@ -486,34 +486,17 @@ def test_a_killed_writer(
     assert open_and_check(archive, folder, expected) != left_over
 
 
-# Each process waits at the pipe until all run; then it opens the model, and opens it again.
-OPEN_AT_ONCE = """
-import os, sys
-import cnclip
-started, go = os.pipe(), os.pipe()
-children = []
-for _ in range(20):
-    child = os.fork()
-    if child:
-        children.append(child)
-        continue
-    os.close(go[1])
-    os.write(started[1], b"x")
-    os.read(go[0], 1)  # returns once the parent has closed its end
-    for _ in range(2):
-        p = cnclip.pipeline(model=sys.argv[1], device="cpu", num_threads=1)
-        print(p.forward({"text": "a"})["text_embedding"].tobytes().hex(), flush=True)
-    os._exit(0)
-for _ in children:
-    os.read(started[0], 1)
-os.close(go[1])
-print(*{os.waitpid(child, 0)[1] for child in children})
+OPEN_TWICE = """
+for _ in range(2):
+    p = cnclip.pipeline(model=sys.argv[1], device="cpu", num_threads=1)
+    print(p.forward({"text": "a"})["text_embedding"].tobytes().hex(), flush=True)
 """
 
 
 def test_many_processes_at_once(archive: Path, folder: Path, fork_server: ForkServer) -> None:
-    *embeddings, statuses = fork_server.run(OPEN_AT_ONCE, archive).stdout.splitlines()
-    assert statuses == "0"
+    done = fork_server.run(code_at_once(20, OPEN_TWICE), archive)
+    *embeddings, statuses = done.stdout.splitlines()
+    assert statuses.split() == ["0"] * 20
     assert len(embeddings) == 40
     assert len(set(embeddings)) == 1
     (file,) = folder.iterdir()

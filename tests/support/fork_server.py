@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import dedent, indent
 from typing import Any
 
 # Reads a job per line; prints the id of its process, then its exit status.
@@ -106,3 +107,30 @@ class ForkServer:
             self._server.kill()
             with self._server:
                 pass
+
+
+def code_at_once(count: int, body: str) -> str:
+    """Code that runs `body` in several processes at the same time, and then prints their statuses.
+
+    Each process waits at a pipe until all run.
+    """
+    return f"""
+import os, sys
+import cnclip
+started, go = os.pipe(), os.pipe()
+children = []
+for _ in range({count}):
+    child = os.fork()
+    if child:
+        children.append(child)
+        continue
+    os.close(go[1])
+    os.write(started[1], b"x")
+    os.read(go[0], 1)  # returns once the parent has closed its end
+{indent(dedent(body).strip(), "    ")}
+    os._exit(0)
+for _ in children:
+    os.read(started[0], 1)
+os.close(go[1])
+print(*(os.waitpid(child, 0)[1] for child in children))
+"""

@@ -167,8 +167,8 @@ class Batcher:
     def decoding(self, content: bytes) -> AbstractContextManager[None]:
         """In this context the caller may decode an image file itself.
 
-        It waits until the memory of the images that are being decoded, `BatchOptions.max_bytes`,
-        has room for its pixels.
+        It waits until its pixels and those of the images that are being decoded fit into
+        `BatchOptions.max_bytes`.
 
         Raises:
             ImageError: it had to wait longer than `BatchOptions.prepare_timeout`.
