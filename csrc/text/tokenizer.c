@@ -193,9 +193,12 @@ static void read_cased_character(id_writer *writer, cnclip_text text, size_t ind
 
 typedef void read_function(id_writer *writer, cnclip_text text, size_t index);
 
-static void encode(const cnclip_vocab *vocab, read_function *read, cnclip_text text,
-                   size_t context_length, int64_t *ids, size_t *ret_length,
-                   size_t *ret_full_length) {
+/* Compiled once for each `read`: calling it for every character takes longer than reading it. */
+static inline __attribute__((always_inline)) void encode(const cnclip_vocab *vocab,
+                                                         read_function *read, cnclip_text text,
+                                                         size_t context_length, int64_t *ids,
+                                                         size_t *ret_length,
+                                                         size_t *ret_full_length) {
   uint32_t word[CNCLIP_VOCAB_WORD_LIMIT];
   id_writer writer = {.vocab = vocab, .ids = ids + 1, .capacity = context_length - 2, .word = word};
   size_t enough = ret_full_length != NULL ? SIZE_MAX : writer.capacity;
