@@ -4,10 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const names[CNCLIP_ISA_COUNT] = {
-    [CNCLIP_ISA_SERIAL] = "serial",           [CNCLIP_ISA_AVX2] = "avx2",
-    [CNCLIP_ISA_AVX512] = "avx512",           [CNCLIP_ISA_AVX512_VNNI] = "avx512_vnni",
-    [CNCLIP_ISA_AVX512_BF16] = "avx512_bf16",
+static const struct {
+  const char *name;
+  cnclip_isa extends; /* the set that this one adds instructions to */
+} sets[CNCLIP_ISA_COUNT] = {
+    [CNCLIP_ISA_SERIAL] = {"serial", CNCLIP_ISA_SERIAL},
+    [CNCLIP_ISA_AVX2] = {"avx2", CNCLIP_ISA_SERIAL},
+    [CNCLIP_ISA_AVX_VNNI] = {"avx_vnni", CNCLIP_ISA_AVX2},
+    [CNCLIP_ISA_AVX512] = {"avx512", CNCLIP_ISA_AVX2},
+    [CNCLIP_ISA_AVX512_VNNI] = {"avx512_vnni", CNCLIP_ISA_AVX512},
+    [CNCLIP_ISA_AVX512_BF16] = {"avx512_bf16", CNCLIP_ISA_AVX512_VNNI},
 };
 
 #if defined(__x86_64__)
@@ -39,32 +45,56 @@ static unsigned saved_registers(void) {
   return low;
 }
 
-static cnclip_isa best_supported(void) {
+/* Whether the machine has what `isa` adds to the set that it extends. */
+static bool has_instructions(cnclip_isa isa) {
   const unsigned ymm = 0x6, zmm = 0xe6;
-  const unsigned avx2 = 1u << 5, f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
-  const unsigned vnni = 1u << 11, bf16 = 1u << 5, fma = 1u << 12, f16c = 1u << 29;
-  const unsigned saved = saved_registers();
-  const cpuid_result features = cpuid(7, 0);
-  if (!has_bits(features.ebx, avx2) || !has_bits(cpuid(1, 0).ecx, fma | f16c) ||
-      !has_bits(saved, ymm)) {
-    return CNCLIP_ISA_SERIAL;
+  const unsigned avx2 = 1u << 5, fma = 1u << 12, f16c = 1u << 29;
+  const unsigned f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
+  const unsigned avx_vnni = 1u << 4, avx512_vnni = 1u << 11, avx512_bf16 = 1u << 5;
+  switch (isa) {
+    case CNCLIP_ISA_SERIAL:
+      return true;
+    case CNCLIP_ISA_AVX2:
+      return has_bits(cpuid(7, 0).ebx, avx2) && has_bits(cpuid(1, 0).ecx, fma | f16c) &&
+             has_bits(saved_registers(), ymm);
+    case CNCLIP_ISA_AVX_VNNI:
+      return has_bits(cpuid(7, 1).eax, avx_vnni);
+    case CNCLIP_ISA_AVX512:
+      return has_bits(cpuid(7, 0).ebx, f | dq | bw | vl) && has_bits(saved_registers(), zmm);
+    case CNCLIP_ISA_AVX512_VNNI:
+      return has_bits(cpuid(7, 0).ecx, avx512_vnni);
+    case CNCLIP_ISA_AVX512_BF16:
+      return has_bits(cpuid(7, 1).eax, avx512_bf16);
+    case CNCLIP_ISA_COUNT:
+      break;
   }
-  if (!has_bits(features.ebx, f | dq | bw | vl) || !has_bits(saved, zmm)) return CNCLIP_ISA_AVX2;
-  if (!has_bits(features.ecx, vnni)) return CNCLIP_ISA_AVX512;
-  return has_bits(cpuid(7, 1).eax, bf16) ? CNCLIP_ISA_AVX512_BF16 : CNCLIP_ISA_AVX512_VNNI;
+  return false;
 }
 #else
-static cnclip_isa best_supported(void) {
-  return CNCLIP_ISA_SERIAL;
+static bool has_instructions(cnclip_isa isa) {
+  return isa == CNCLIP_ISA_SERIAL;
 }
 #endif
 
 const char *cnclip_isa_name(cnclip_isa isa) {
-  return names[isa];
+  return sets[isa].name;
+}
+
+bool cnclip_isa_includes(cnclip_isa isa, cnclip_isa other) {
+  while (isa != other && isa != CNCLIP_ISA_SERIAL) isa = sets[isa].extends;
+  return isa == other;
 }
 
 bool cnclip_isa_supported(cnclip_isa isa) {
-  return (int)isa >= 0 && isa < CNCLIP_ISA_COUNT && isa <= best_supported();
+  if ((int)isa < 0 || isa >= CNCLIP_ISA_COUNT) return false;
+  return has_instructions(isa) &&
+         (isa == CNCLIP_ISA_SERIAL || cnclip_isa_supported(sets[isa].extends));
+}
+
+static cnclip_isa best_supported(void) {
+  int isa = CNCLIP_ISA_COUNT - 1;
+  while (!cnclip_isa_supported((cnclip_isa)isa)) isa--;
+  return (cnclip_isa)isa;
 }
 
 static cnclip_status unknown_name(const char *name, cnclip_error *error) {
@@ -72,7 +102,7 @@ static cnclip_status unknown_name(const char *name, cnclip_error *error) {
   size_t length = 0;
   for (int isa = 0; isa < CNCLIP_ISA_COUNT && length < sizeof known; isa++) {
     length += (size_t)snprintf(known + length, sizeof known - length, "%s%s", isa ? ", " : "",
-                               names[isa]);
+                               sets[isa].name);
   }
   return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT,
                           "CNCLIP_FORCE_ISA=%.64s: no such instruction set; known: %s", name,
@@ -86,7 +116,7 @@ cnclip_status cnclip_isa_choose(cnclip_isa *ret_isa, cnclip_error *error) {
     return CNCLIP_OK;
   }
   for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
-    if (strcmp(forced, names[isa]) != 0) continue;
+    if (strcmp(forced, sets[isa].name) != 0) continue;
     if (!cnclip_isa_supported((cnclip_isa)isa)) {
       return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT,
                               "CNCLIP_FORCE_ISA=%s: this processor does not have it", forced);

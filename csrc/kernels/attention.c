@@ -18,7 +18,8 @@ static const struct {
 
 cnclip_attention_kernel *cnclip_attention_kernel_get(cnclip_attention_type type, cnclip_isa isa) {
   for (size_t i = 0; kernel_table[i].isa != CNCLIP_ISA_COUNT; i++) {
-    if (kernel_table[i].type == type && kernel_table[i].isa <= isa) return kernel_table[i].kernel;
+    if (kernel_table[i].type == type && cnclip_isa_includes(isa, kernel_table[i].isa))
+      return kernel_table[i].kernel;
   }
   return NULL;
 }

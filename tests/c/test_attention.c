@@ -116,7 +116,7 @@ static void check_items(cnclip_attention_type type, size_t heads, size_t width, 
                         const int64_t *query_starts, const int64_t *key_starts) {
   cnclip_attention_kernel *before = NULL;
   for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
-    if (!cnclip_isa_supported((cnclip_isa)isa)) break;
+    if (!cnclip_isa_supported((cnclip_isa)isa)) continue;
     cnclip_attention_kernel *kernel = cnclip_attention_kernel_get(type, (cnclip_isa)isa);
     if (kernel != NULL && kernel != before) {
       check_kernel(kernel, type, heads, width, items, query_starts, key_starts);

@@ -29,6 +29,24 @@ static void test_supported(void) {
 #endif
 }
 
+static void test_sets_include_others(void) {
+  for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
+    CHECK(cnclip_isa_includes((cnclip_isa)isa, (cnclip_isa)isa));
+    CHECK(cnclip_isa_includes((cnclip_isa)isa, CNCLIP_ISA_SERIAL));
+    for (int other = 0; other < CNCLIP_ISA_COUNT; other++) {
+      const bool is_included = cnclip_isa_includes((cnclip_isa)isa, (cnclip_isa)other);
+      CHECK(!is_included || other <= isa); /* a faster set comes later */
+      CHECK(!is_included || !cnclip_isa_supported((cnclip_isa)isa) ||
+            cnclip_isa_supported((cnclip_isa)other));
+    }
+  }
+  CHECK(cnclip_isa_includes(CNCLIP_ISA_AVX512_BF16, CNCLIP_ISA_AVX512_VNNI));
+  CHECK(cnclip_isa_includes(CNCLIP_ISA_AVX512, CNCLIP_ISA_AVX2));
+  CHECK(cnclip_isa_includes(CNCLIP_ISA_AVX_VNNI, CNCLIP_ISA_AVX2));
+  /* AVX-512's processors without AVX-VNNI: Skylake to Ice Lake, Zen 4. */
+  CHECK(!cnclip_isa_includes(CNCLIP_ISA_AVX512_BF16, CNCLIP_ISA_AVX_VNNI));
+}
+
 static void test_best_is_chosen(void) {
   cnclip_isa isa = CNCLIP_ISA_COUNT, again = CNCLIP_ISA_COUNT;
   unsetenv(variable);
@@ -73,6 +91,7 @@ static void test_unknown_names(void) {
 int main(void) {
   test_names();
   test_supported();
+  test_sets_include_others();
   test_best_is_chosen();
   test_forced();
   test_unknown_names();
