@@ -29,13 +29,20 @@ static const struct {
      CNCLIP_ISA_AVX512_VNNI,
      {cnclip_linear_rows_int8_avx512_vnni, cnclip_linear_units_int8_avx512_vnni,
       cnclip_linear_pack_avx512}},
+    {CNCLIP_LINEAR_INT8,
+     CNCLIP_ISA_AVX_VNNI,
+     {cnclip_linear_rows_int8_avx_vnni, cnclip_linear_units_int8_avx_vnni,
+      cnclip_linear_pack_avx2}},
+    {CNCLIP_LINEAR_INT8,
+     CNCLIP_ISA_AVX2,
+     {cnclip_linear_rows_int8_avx2, cnclip_linear_units_int8_avx2, cnclip_linear_pack_avx2}},
 #endif
     {CNCLIP_LINEAR_F32, CNCLIP_ISA_COUNT, {NULL, NULL, NULL}},
 };
 
 const cnclip_linear_kernels *cnclip_linear_kernels_get(cnclip_linear_type type, cnclip_isa isa) {
   for (size_t i = 0; kernel_table[i].isa != CNCLIP_ISA_COUNT; i++) {
-    if (kernel_table[i].type == type && kernel_table[i].isa <= isa) {
+    if (kernel_table[i].type == type && cnclip_isa_includes(isa, kernel_table[i].isa)) {
       return &kernel_table[i].kernels;
     }
   }
@@ -79,7 +86,7 @@ static bool reads_input(const cnclip_linear_job *job) {
 
 size_t cnclip_linear_operand_bytes(const cnclip_linear_job *job) {
   if (reads_input(job)) return 0;
-  const size_t words = linear_row_words(job->type, job->input_width);
+  const size_t words = linear_row_room(job->type, job->input_width);
   return job->rows * (words + (job->type == CNCLIP_LINEAR_INT8 ? 2 : 0)) * sizeof(uint32_t);
 }
 

@@ -59,16 +59,19 @@ static inline __m512 load_normalised(const linear_row *row, size_t column, __mma
 
 #if defined(LINEAR_IS_INT8)
 
-/* The row's own range becomes 0..255: value = minimum + scale * uint8. */
+/* The row's own range becomes 0..255: value = minimum + scale * uint8. Where a number is not
+ * finite, the scale becomes NaN, and with it the whole row of the product. */
 static void convert_row(const linear_row *row, size_t index, tile_word *words) {
   const cnclip_linear_job *job = row->job;
   const size_t width = job->input_width;
   __m512 least = _mm512_set1_ps(INFINITY), greatest = _mm512_set1_ps(-INFINITY);
+  __m512 check = _mm512_setzero_ps();
   for (size_t i = 0; i < width; i += 16) {
     const __mmask16 lanes = first_lanes(width - i);
     const __m512 x = load_normalised(row, i, lanes);
     least = _mm512_mask_min_ps(least, lanes, least, x);
     greatest = _mm512_mask_max_ps(greatest, lanes, greatest, x);
+    check = _mm512_fmadd_ps(x, _mm512_setzero_ps(), check);
   }
   const float minimum = _mm512_reduce_min_ps(least);
   const float range = _mm512_reduce_max_ps(greatest) - minimum;
@@ -80,7 +83,7 @@ static void convert_row(const linear_row *row, size_t index, tile_word *words) {
     const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
     _mm512_mask_cvtusepi32_storeu_epi8((uint8_t *)words + i, lanes, whole);
   }
-  linear_row_scales(job)[index] = range / 255;
+  linear_row_scales(job)[index] = range / 255 + _mm512_reduce_add_ps(check);
   linear_row_minima(job)[index] = minimum;
 }
 

@@ -1,5 +1,6 @@
-/* The kernels of linear.h that compute in float32. A file that includes this has included one of
- * vector_<isa>.h, and defined LINEAR_NAME(part), and LINEAR_IS_F16 if the weights are float16.
+/* The kernels of linear.h that compute in float32, and those of INT8 without AVX-512. A file that
+ * includes this has included one of vector_<isa>.h, and defined LINEAR_NAME(part), LINEAR_IS_F16 if
+ * the weights are float16, and LINEAR_IS_INT8 after one of dot_int8_<isa>.h.
  *
  * A panel is stored as strips of TILE_COLUMNS columns, [strips, steps, TILE_COLUMNS]. */
 #include <math.h>
@@ -8,7 +9,11 @@
 #include "kernels/math_float.h"
 #include "kernels/tile_float.h"
 
-/* --- Rows: normalization and conversion to floats ----------------------------------------------
+#ifndef WORDS_PER_STEP
+enum { WORDS_PER_STEP = 1 }; /* of a row, for one step of a panel */
+#endif
+
+/* --- Rows: normalization and conversion to words -----------------------------------------------
  */
 
 typedef struct {
@@ -39,8 +44,10 @@ static void measure_row(linear_row *row) {
   row->inverse_deviation = 1 / sqrtf(variance + row->job->norm_epsilon);
 }
 
-static inline vector normalise(const linear_row *row, size_t column, vector x) {
+static inline vector load_normalised(const linear_row *row, size_t column) {
+  const vector x = load_input(row, column);
   const cnclip_linear_job *job = row->job;
+  if (job->norm_weight == NULL) return x;
   const size_t left = job->input_width - column;
   const vector standard =
       vector_multiply(vector_subtract(x, vector_of(row->mean)), vector_of(row->inverse_deviation));
@@ -48,18 +55,52 @@ static inline vector normalise(const linear_row *row, size_t column, vector x) {
                              vector_load_first(job->norm_bias + column, left));
 }
 
+static inline size_t row_words(const cnclip_linear_job *job) {
+  return linear_row_stride(WORDS_PER_STEP * linear_steps(job->type, job->input_width));
+}
+
+#if defined(LINEAR_IS_INT8)
+
+/* The row's own range becomes 0..255: value = minimum + scale * uint8. Where a number is not
+ * finite, the scale becomes NaN, and with it the whole row of the product. */
+static void convert_row(const linear_row *row, size_t index, tile_word *words) {
+  const size_t width = row->job->input_width;
+  vector least = vector_of(INFINITY), largest = vector_of(-INFINITY), check = vector_of(0);
+  for (size_t i = 0; i < width; i += VECTOR_LANES) {
+    const vector x = load_normalised(row, i);
+    least = vector_min(vector_replace_rest(x, least, width - i), least);
+    largest = vector_max(vector_replace_rest(x, largest, width - i), largest);
+    check = vector_multiply_add(x, vector_of(0), check);
+  }
+  const float minimum = -vector_largest(vector_subtract(vector_of(0), least));
+  const float range = vector_largest(largest) - minimum;
+  const vector offset = vector_of(minimum), inverse = vector_of(range > 0 ? 255 / range : 0);
+  for (size_t i = 0; i < width; i += VECTOR_LANES) {
+    const vector x = vector_subtract(load_normalised(row, i), offset);
+    dot_store_row(words, i, vector_multiply(x, inverse));
+  }
+  linear_row_scales(row->job)[index] = range / 255 + vector_sum(check);
+  linear_row_minima(row->job)[index] = minimum;
+}
+
+#else
+
+static void convert_row(const linear_row *row, size_t index, tile_word *words) {
+  (void)index;
+  for (size_t i = 0; i < row->job->input_width; i += VECTOR_LANES) {
+    vector_store(words + i, load_normalised(row, i)); /* rows end in more than an unused vector */
+  }
+}
+
+#endif
+
 void LINEAR_NAME(rows)(const cnclip_linear_job *job, size_t first, size_t last) {
-  const size_t stride = linear_row_words(job->type, job->input_width);
+  const size_t stride = row_words(job);
   const size_t element = job->input_is_bf16 ? sizeof(uint16_t) : sizeof(float);
   for (size_t i = first; i < last; i++) {
     linear_row row = {job, (const char *)job->input + i * job->input_stride * element, 0, 0};
     if (job->norm_weight != NULL) measure_row(&row);
-    float *to = (float *)job->operand + i * stride;
-    for (size_t column = 0; column < job->input_width; column += VECTOR_LANES) {
-      vector x = load_input(&row, column);
-      if (job->norm_weight != NULL) x = normalise(&row, column, x);
-      vector_store(to + column, x); /* rows end in more than one unused vector */
-    }
+    convert_row(&row, i, (tile_word *)job->operand + i * stride);
   }
 }
 
@@ -84,14 +125,53 @@ static inline vector activate(cnclip_activation activation, vector x) {
   return x;
 }
 
+#if defined(LINEAR_IS_INT8)
+
+/* What turns the integer sums of one vector of columns into their product. */
+typedef struct {
+  const cnclip_linear_job *job;
+  vector scales, sums, bias;
+} column_terms;
+
+static inline column_terms open_columns(const cnclip_linear_job *job, size_t column, vector bias) {
+  const size_t of_layer = job->first_column + column;
+  const size_t in = job->input_width, out = job->output_width;
+  return (column_terms){job, vector_load(linear_column_scales(job->weight, in, out) + of_layer),
+                        vector_load(linear_column_sums(job->weight, in, out) + of_layer), bias};
+}
+
+static inline vector finish_sums(const column_terms *terms, size_t row, const float *sums) {
+  const vector scale = vector_of(linear_row_scales(terms->job)[row]);
+  const vector minimum = vector_of(linear_row_minima(terms->job)[row]);
+  const vector x = vector_multiply_add(minimum, terms->sums, terms->bias);
+  return vector_multiply_add(dot_load_sums(sums), vector_multiply(scale, terms->scales), x);
+}
+
+#else
+
+typedef vector column_terms;
+
+static inline column_terms open_columns(const cnclip_linear_job *job, size_t column, vector bias) {
+  (void)job, (void)column;
+  return bias;
+}
+
+static inline vector finish_sums(const column_terms *bias, size_t row, const float *sums) {
+  (void)row;
+  return vector_add(vector_load(sums), *bias);
+}
+
+#endif
+
 /* Finishes one vector of columns, from `column` of the job's on, of rows first..last. */
 static void finish_columns(const cnclip_linear_job *job, size_t first, size_t last, size_t column,
                            const float *sums) {
   const size_t left = job->columns - column;
   const vector bias =
       job->bias == NULL ? vector_of(0) : vector_load_first(job->bias + column, left);
+  const column_terms terms = open_columns(job, column, bias);
   for (size_t row = first; row < last; row++, sums += TILE_COLUMNS) {
-    vector x = activate(job->activation, vector_add(vector_load(sums), bias));
+    vector x = activate(job->activation, finish_sums(&terms, row, sums));
     if (job->residual != NULL) {
       const float *residual = job->residual + row * job->residual_stride + column;
       x = vector_add(x, vector_load_first(residual, left));
@@ -105,37 +185,48 @@ static void finish_columns(const cnclip_linear_job *job, size_t first, size_t la
   }
 }
 
-/* The floats of a row, and how far it is to the next one's. */
-static inline const float *operand_row(const cnclip_linear_job *job, size_t row,
-                                       size_t *ret_stride) {
+/* The words of a row, and how far it is to the next one's. */
+static inline const tile_word *operand_row(const cnclip_linear_job *job, size_t row,
+                                           size_t *ret_stride) {
   if (job->operand != NULL) {
-    *ret_stride = linear_row_words(job->type, job->input_width);
-    return (const float *)job->operand + row * *ret_stride;
+    *ret_stride = row_words(job);
+    return (const tile_word *)job->operand + row * *ret_stride;
   }
   *ret_stride = job->input_stride;
-  return (const float *)job->input + row * *ret_stride;
+  return (const tile_word *)job->input + row * *ret_stride;
 }
 
 /* Steps at a time: as many of a strip and of a tile's rows stay in a level-1 cache of 32 KiB. */
-enum { STRIP_STEPS = 256 };
+enum { STRIP_STEPS = 256 / WORDS_PER_STEP };
 
 #if defined(LINEAR_IS_F16)
 
 typedef uint16_t weight_element;
 
 /* Widens `steps` steps of a strip: once for all tiles that multiply by them. */
-static inline const float *load_strip(const weight_element *strip, size_t steps, float *memory) {
+static inline const tile_word *load_strip(const weight_element *strip, size_t steps,
+                                          float *memory) {
   for (size_t i = 0; i < steps * TILE_COLUMNS; i += VECTOR_LANES) {
     vector_store(memory + i, vector_load_f16(strip + i));
   }
   return memory;
 }
 
+#elif defined(LINEAR_IS_INT8)
+
+typedef tile_word weight_element;
+
+static inline const tile_word *load_strip(const weight_element *strip, size_t steps,
+                                          float *memory) {
+  return dot_load_strip(strip, steps, memory);
+}
+
 #else
 
-typedef float weight_element;
+typedef tile_word weight_element;
 
-static inline const float *load_strip(const weight_element *strip, size_t steps, float *memory) {
+static inline const tile_word *load_strip(const weight_element *strip, size_t steps,
+                                          float *memory) {
   (void)steps, (void)memory;
   return strip;
 }
@@ -143,20 +234,20 @@ static inline const float *load_strip(const weight_element *strip, size_t steps,
 #endif
 
 /* sums [rows, TILE_COLUMNS] of one block of rows and one strip. */
-static void multiply_block(size_t rows, const float *x, size_t x_stride,
+static void multiply_block(size_t rows, const tile_word *x, size_t x_stride,
                            const weight_element *strip, size_t steps, float *sums) {
-  float memory[STRIP_STEPS * TILE_COLUMNS] __attribute__((aligned(64)));
+  float memory[STRIP_STEPS * WORDS_PER_STEP * TILE_COLUMNS] __attribute__((aligned(64)));
   for (size_t step = 0; step < steps; step += STRIP_STEPS) {
     const size_t left = steps - step, now = left < STRIP_STEPS ? left : STRIP_STEPS;
     const weight_element *part = strip + step * TILE_COLUMNS;
     tile_factors factors = {.x_stride = x_stride,
                             .strip = load_strip(part, now, memory),
-                            .steps = now,
+                            .steps = now * WORDS_PER_STEP,
                             .next = (const char *)(part + now * TILE_COLUMNS),
-                            .next_bytes = TILE_COLUMNS * sizeof *part};
+                            .next_bytes = TILE_COLUMNS * sizeof *part / WORDS_PER_STEP};
     for (size_t tile = 0; tile < tile_count(rows); tile++) {
       const size_t first = tile_first_row(rows, tile), last = tile_first_row(rows, tile + 1);
-      factors.x = x + first * x_stride + step;
+      factors.x = x + first * x_stride + step * WORDS_PER_STEP;
       tile_multiply_rows(last - first, &factors, step > 0, sums + first * TILE_COLUMNS,
                          TILE_COLUMNS);
     }
@@ -172,7 +263,7 @@ void LINEAR_NAME(units)(const cnclip_linear_job *job, size_t first, size_t last)
     const size_t first_row = job->rows * block / blocks;
     const size_t last_row = job->rows * (block + 1) / blocks;
     size_t stride;
-    const float *x = operand_row(job, first_row, &stride);
+    const tile_word *x = operand_row(job, first_row, &stride);
     const size_t end = (panel + 1) * CNCLIP_LINEAR_PANEL;
     for (size_t column = panel * CNCLIP_LINEAR_PANEL; column < end && column < job->columns;
          column += TILE_COLUMNS) {

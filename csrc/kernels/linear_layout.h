@@ -53,15 +53,24 @@ static inline size_t linear_pack_stride(size_t words) {
   return (words + 15) / 16 * 16 + 16;
 }
 
-/* Words from one prepared row to the next: aligned, and never a multiple of a page, which would put
- * the rows of a tile into the same sets of the cache. */
+/* Words from one prepared row to the next for rows of `words`: aligned, and never a multiple of a
+ * page, which would put the rows of a tile into the same sets of the cache. */
+static inline size_t linear_row_stride(size_t words) {
+  return (words + 15) / 16 * 16 + 16;
+}
+
 static inline size_t linear_row_words(cnclip_linear_type type, size_t input_width) {
-  return (linear_steps(type, input_width) + 15) / 16 * 16 + 16;
+  return linear_row_stride(linear_steps(type, input_width));
+}
+
+/* Words of `operand` that a row may take: some kernels multiply int8 as words of two. */
+static inline size_t linear_row_room(cnclip_linear_type type, size_t input_width) {
+  return linear_row_words(type == CNCLIP_LINEAR_INT8 ? CNCLIP_LINEAR_BF16 : type, input_width);
 }
 
 /* Behind int8's rows: each row's scale, then its least value, which is 0 in uint8. */
 static inline float *linear_row_scales(const cnclip_linear_job *job) {
-  return (float *)job->operand + job->rows * linear_row_words(job->type, job->input_width);
+  return (float *)job->operand + job->rows * linear_row_room(job->type, job->input_width);
 }
 
 static inline float *linear_row_minima(const cnclip_linear_job *job) {

@@ -17,18 +17,24 @@ static inline __m512 load_weights(const cnclip_linear_packing *packing, const vo
   return _mm512_maskz_loadu_ps(lanes, (const float *)row + column);
 }
 
-static float largest_magnitude(const cnclip_linear_packing *packing, const void *row) {
-  __m512 largest = _mm512_setzero_ps();
+/* *ret_check: 0, or NaN where a weight is not finite. */
+static float largest_magnitude(const cnclip_linear_packing *packing, const void *row,
+                               float *ret_check) {
+  __m512 largest = _mm512_setzero_ps(), check = _mm512_setzero_ps();
   for (size_t i = 0; i < packing->input_width; i += 16) {
     const __m512 x = load_weights(packing, row, i, first_lanes(packing->input_width - i));
     largest = _mm512_max_ps(_mm512_abs_ps(x), largest); /* which returns that for a NaN */
+    check = _mm512_fmadd_ps(x, _mm512_setzero_ps(), check);
   }
+  *ret_check = _mm512_reduce_add_ps(check);
   return _mm512_reduce_max_ps(largest);
 }
 
+/* Where a weight is not finite, the column's scale becomes NaN. */
 static void quantise_row(const cnclip_linear_packing *packing, const void *row, int8_t *to,
                          float *ret_scale, float *ret_sum) {
-  const float largest = largest_magnitude(packing, row);
+  float check;
+  const float largest = largest_magnitude(packing, row, &check);
   const __m512 inverse = _mm512_set1_ps(largest > 0 ? 127 / largest : 0);
   __m512i sum = _mm512_setzero_si512();
   for (size_t i = 0; i < packing->input_width; i += 16) {
@@ -41,7 +47,7 @@ static void quantise_row(const cnclip_linear_packing *packing, const void *row, 
     _mm512_mask_cvtepi32_storeu_epi8(to + i, lanes, whole);
     sum = _mm512_add_epi32(sum, whole);
   }
-  *ret_scale = largest / 127;
+  *ret_scale = largest / 127 + check;
   *ret_sum = *ret_scale * (float)_mm512_reduce_add_epi32(sum);
 }
 

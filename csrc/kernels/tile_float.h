@@ -1,6 +1,7 @@
-/* The product of a few rows of floats by one strip of TILE_COLUMNS columns, in registers: what
+/* The product of a few rows of words by one strip of TILE_COLUMNS columns, in registers: what
  * linear layers and attention spend their time in. For files that have included one of
- * vector_<isa>.h. */
+ * vector_<isa>.h. Words and sums are floats, unless one of dot_int8_<isa>.h was included as well.
+ */
 #ifndef CNCLIP_TILE_FLOAT_H
 #define CNCLIP_TILE_FLOAT_H
 
@@ -12,11 +13,18 @@ enum { TILE_ROWS = 6, TILE_COLUMNS = 2 * VECTOR_LANES };
 
 #include "kernels/tile_rows.h"
 
-/* What a tile multiplies. Strides count floats. */
+#ifndef TILE_STEP /* (a row's word, columns' words, their sums): new sums */
+#define TILE_STEP vector_multiply_add
+#endif
+
+/* 32 bits: a float, or several narrower numbers. */
+typedef float __attribute__((may_alias)) tile_word;
+
+/* What a tile multiplies. Strides count words. */
 typedef struct {
-  const float *x; /* [rows, steps] */
+  const tile_word *x; /* [rows, steps] */
   size_t x_stride;
-  const float *strip; /* [steps, TILE_COLUMNS] */
+  const tile_word *strip; /* [steps, TILE_COLUMNS] */
   size_t steps;
   const char *next; /* what the next tile or strip reads, next_bytes for each step: fetched into
                        the cache while this one is multiplied */
@@ -30,7 +38,7 @@ static inline __attribute__((always_inline)) void tile_multiply(const int rows,
                                                                 const tile_factors *factors,
                                                                 bool resume, float *sums,
                                                                 size_t sums_stride) {
-  const float *x = factors->x, *strip = factors->strip;
+  const tile_word *x = factors->x, *strip = factors->strip;
   const char *next = factors->next;
   const size_t x_stride = factors->x_stride, next_bytes = factors->next_bytes;
   vector sum[TILE_ROWS][2];
@@ -45,9 +53,9 @@ static inline __attribute__((always_inline)) void tile_multiply(const int rows,
     __builtin_prefetch(next);
 #pragma GCC unroll 6
     for (int row = 0; row < rows; row++) {
-      const vector number = vector_of(x[row * x_stride]);
-      sum[row][0] = vector_multiply_add(number, first, sum[row][0]);
-      sum[row][1] = vector_multiply_add(number, second, sum[row][1]);
+      const vector word = vector_of(x[row * x_stride]);
+      sum[row][0] = TILE_STEP(word, first, sum[row][0]);
+      sum[row][1] = TILE_STEP(word, second, sum[row][1]);
     }
     strip += TILE_COLUMNS;
     next += next_bytes;

@@ -48,6 +48,12 @@ static inline vector vector_keep_first(vector x, size_t count) {
   return _mm256_and_ps(x, _mm256_castsi256_ps(vector_first_lanes(count)));
 }
 
+/* The first `count` lanes of x, all of them from eight on, and the others of `rest`. */
+static inline vector vector_replace_rest(vector x, vector rest, size_t count) {
+  if (count >= VECTOR_LANES) return x;
+  return _mm256_blendv_ps(rest, x, _mm256_castsi256_ps(vector_first_lanes(count)));
+}
+
 static inline vector vector_load_f16(const uint16_t *from) {
   return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
 }

@@ -78,7 +78,7 @@ def test_both_kinds_of_tower(
         assert cosines(found[name], expected[name]).min() > 0.99
 
 
-@pytest.mark.parametrize("isa", ["serial", "avx2", "avx512", "avx512_vnni"])
+@pytest.mark.parametrize("isa", ["serial", "avx2", "avx_vnni", "avx512", "avx512_vnni"])
 def test_fp32_is_the_same_on_other_processors(
     gallery: dict[str, list[object]],
     exact: dict[str, Rows],
@@ -96,15 +96,22 @@ def test_fp32_is_the_same_on_other_processors(
 
 
 @pytest.mark.parametrize(
-    ("isa", "precision"),
-    [("avx2", "bf16"), ("avx2", "int8"), ("avx512_vnni", "bf16"), ("serial", "fp16")],
+    ("isa", "precision", "others"),
+    [
+        ("avx2", "bf16", "fp32 or int8"),
+        ("serial", "int8", "fp32"),
+        ("avx512_vnni", "bf16", "fp32 or int8"),
+        ("serial", "fp16", "fp32"),
+        ("avx512_bf16", "fp16", "fp32, bf16 or int8"),
+    ],
 )
 def test_a_precision_that_the_processor_lacks(
-    monkeypatch: pytest.MonkeyPatch, isa: str, precision: str
+    monkeypatch: pytest.MonkeyPatch, isa: str, precision: str, others: str
 ) -> None:
     monkeypatch.setenv("CNCLIP_FORCE_ISA", isa)
+    message = f"precision {precision} needs .* runs {isa}; use {others}$"
     try:
-        with pytest.raises(cnclip.errors.DeviceError, match=f"{precision} needs .*{isa}.*use fp32"):
+        with pytest.raises(cnclip.errors.DeviceError, match=message):
             pipeline(model="emoji-cn", device="cpu", precision=precision)
     except cnclip.errors.InvalidInputError as error:  # a machine that has less
         pytest.skip(str(error))
@@ -119,10 +126,14 @@ def test_a_precision_is_refused_before_anything_is_converted(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("isa", ["avx2", "avx_vnni", "avx512", "avx512_vnni"])
 def test_int8_without_bf16(
-    gallery: dict[str, list[object]], exact: dict[str, Rows], monkeypatch: pytest.MonkeyPatch
+    gallery: dict[str, list[object]],
+    exact: dict[str, Rows],
+    monkeypatch: pytest.MonkeyPatch,
+    isa: str,
 ) -> None:
-    monkeypatch.setenv("CNCLIP_FORCE_ISA", "avx512_vnni")
+    monkeypatch.setenv("CNCLIP_FORCE_ISA", isa)
     try:
         model = open_or_skip(VIT, "int8")
     except cnclip.errors.InvalidInputError as error:
