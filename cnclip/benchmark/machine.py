@@ -43,11 +43,12 @@ def forced_isa(isa: str | None) -> Iterator[None]:
 def measure_peak(precision: str, num_threads: int, seconds: float = _PEAK_SECONDS) -> float | None:
     """Measure operations per second of `num_threads` threads that work in registers only.
 
-    A multiply-add counts as two operations. The instructions are those of AVX-512, or of AVX2 for
-    fp32 if the machine lacks AVX-512; matrix units such as AMX are not measured.
+    A multiply-add counts as two operations. The instructions are the fastest that cnclip's kernels
+    have for the machine; matrix units such as AMX are not measured.
 
     Args:
-        precision: `'fp32'` (vfmadd231ps), `'bf16'` (vdpbf16ps) or `'int8'` (vpdpbusd).
+        precision: `'fp32'` (vfmadd231ps), `'bf16'` (vdpbf16ps) or `'int8'` (vpdpbusd; vpmaddwd and
+            vpaddd without VNNI).
         num_threads: Threads that run the same instructions at once.
         seconds: Duration, at most 60.
 

@@ -19,7 +19,7 @@ typedef struct {
   cnclip_peak_precision precision;
   cnclip_isa isa; /* the lowest instruction set that runs the kernel */
   cnclip_peak_kernel *run;
-  double operations; /* of one instruction */
+  double operations; /* of one multiply-add of whole registers */
 } kernel;
 
 /* The fastest kernel of a precision comes first. */
@@ -29,6 +29,8 @@ static const kernel kernel_table[] = {
     {CNCLIP_PEAK_FP32, CNCLIP_ISA_AVX2, cnclip_peak_fp32_avx2, 2 * 8},
     {CNCLIP_PEAK_BF16, CNCLIP_ISA_AVX512_BF16, cnclip_peak_bf16_avx512, 2 * 32},
     {CNCLIP_PEAK_INT8, CNCLIP_ISA_AVX512_VNNI, cnclip_peak_int8_avx512, 2 * 64},
+    {CNCLIP_PEAK_INT8, CNCLIP_ISA_AVX_VNNI, cnclip_peak_int8_avx_vnni, 2 * 32},
+    {CNCLIP_PEAK_INT8, CNCLIP_ISA_AVX2, cnclip_peak_int8_avx2, 2 * 16},
 #endif
     {CNCLIP_PEAK_COUNT, CNCLIP_ISA_SERIAL, NULL, 0},
 };
