@@ -1,9 +1,10 @@
 """Opening a model with and without the cache of prepared models, and the memory of processes.
 
-    python benchmarks/opening.py [--random ViT-B-16] [--precision fp32] [--processes 4] [--rounds 5]
+    python benchmarks/opening.py [--random ViT-B-16 | --archive FILE] [--precision fp32]
+        [--processes 4] [--rounds 5]
 
-Each measurement is a new process that opens an archive of random weights, which is in the page
-cache, and embeds one image and one text. Medians of the rounds, in which both take turns:
+Each measurement is a new process that opens an archive, of random weights or `--archive`, which is in
+the page cache, and embeds one image and one text. Medians of the rounds, in which both take turns:
 
 - open: `pipeline(...)` once torch's libraries are loaded;
 - first: from the start of the process to the embeddings of both.
@@ -17,6 +18,7 @@ what these allocate as well.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -100,13 +102,15 @@ def measure_memory(archive: Path, precision: str, setting: str, count: int, fork
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--random", choices=PUBLISHED_SIZES, default="ViT-B-16")
+    parser.add_argument("--archive", type=Path)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     precision = arguments.precision
+    given = contextlib.nullcontext(arguments.archive)
     with (
-        random_archive(arguments.random) as archive,
+        given if arguments.archive else random_archive(arguments.random) as archive,
         tempfile.TemporaryDirectory(prefix="cnclip-opening-") as cache,
     ):
         os.environ["CNCLIP_ENGINE"] = open_engine().path  # which may be in the user's cache
@@ -116,7 +120,7 @@ def main() -> None:
         time.sleep(3)  # a file just written is checked again
         checking = measure_once(archive, precision, "always")
         print(
-            f"{arguments.random} {precision}; first opening {writing['open']:.2f} s, which writes"
+            f"{archive.name} {precision}; first opening {writing['open']:.2f} s, which writes"
         )
         print(f"the file; second {checking['open']:.2f} s, which compares it with its checksum")
         rounds: dict[str, list[dict[str, float]]] = {"never": [], "always": []}
