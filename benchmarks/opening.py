@@ -3,8 +3,9 @@
     python benchmarks/opening.py [--random ViT-B-16 | --archive FILE] [--precision fp32]
         [--processes 4] [--rounds 5]
 
-Each measurement is a new process that opens an archive, of random weights or `--archive`, which is in
-the page cache, and embeds one image and one text. Medians of the rounds, in which both take turns:
+Each measurement is a new process that opens an archive, of random weights or `--archive`, which is
+in the page cache, and embeds one image and one text. Medians of the rounds, in which both take
+turns:
 
 - open: `pipeline(...)` once torch's libraries are loaded;
 - first: from the start of the process to the embeddings of both.
@@ -119,9 +120,7 @@ def main() -> None:
         writing = measure_once(archive, precision, "always")
         time.sleep(3)  # a file just written is checked again
         checking = measure_once(archive, precision, "always")
-        print(
-            f"{archive.name} {precision}; first opening {writing['open']:.2f} s, which writes"
-        )
+        print(f"{archive.name} {precision}; first opening {writing['open']:.2f} s, which writes")
         print(f"the file; second {checking['open']:.2f} s, which compares it with its checksum")
         rounds: dict[str, list[dict[str, float]]] = {"never": [], "always": []}
         for _ in range(arguments.rounds):
