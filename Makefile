@@ -82,7 +82,7 @@ test-isa: $(VENV)/.test ## tests of the core and of ModelScope's numbers with IS
 	done
 
 test-slow: $(VENV)/.test ## tests that take minutes: wheel and sdist in fresh environments, long runs
-	$(BIN)/python -m pytest -m slow $(BROWSER_LEFT_OUT) $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m slow -n $(PROCESSES) --dist loadfile $(BROWSER_LEFT_OUT) $(PYTEST_OPTIONS)
 
 test-full-size: $(VENV)/.test ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
 	$(BIN)/python -m pytest -m full_size $(PYTEST_OPTIONS)

@@ -17,11 +17,12 @@ PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])
 GENERATED = ("docs/en/notebooks/", "docs/en/reference/commands.md")
 # Pages whose examples take long; `make test-slow` runs them.
 SLOW = {
-    "README.md": "trains, evaluates and measures; also runs with the installed wheel",
-    "README.zh-CN.md": "as README.md",
+    "README.zh-CN.md": "trains, evaluates and measures",
     "docs/en/about/benchmarks.md": "measures",
     "docs/en/guide/training.md": "trains twice",
 }
+# It has the code of README.zh-CN.md and runs with the wheel: tests/package/test_packaging.py.
+RUNS_WITH_WHEEL = "README.md"
 # Blocks with `not run`, by page. Each names its reason on the page.
 NOT_RUN = {
     "docs/en/about/benchmarks.md": 5,
@@ -79,7 +80,7 @@ def copy_setups(page: Path, files: Path, folder: Path) -> None:
     [
         pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] * (name_of(page) in SLOW))
         for page in WRITTEN
-        if any(block.is_example for block in blocks_of(page))
+        if name_of(page) != RUNS_WITH_WHEEL and any(b.is_example for b in blocks_of(page))
     ],
 )
 def test_examples_run(page: Path, files: Path, tmp_path: Path) -> None:
