@@ -49,6 +49,14 @@ bool cnclip_core_ticks_read(const char *path, const bool *is_counted, size_t cou
   return true;
 }
 
+static const double min_window = 0.1; /* seconds; the ticks are hundredths of one */
+
+double cnclip_cores_average(double before, double window_before, double found, double window) {
+  const bool was_pause = window_before > 5 * min_window;
+  if (window_before <= 0 || was_pause) return found;
+  return before + (found - before) * window / (window + min_window);
+}
+
 int cnclip_cores_choose(int cores, double others, int before) {
   const double free_cores = cores - others;
   /* Up to two fifths of a core of other work slow all threads down by less than a thread fewer
@@ -66,8 +74,6 @@ int cnclip_cores_choose(int cores, double others, int before) {
 #include <sys/resource.h>
 #include <time.h>
 
-static const double min_window = 0.1; /* seconds; the ticks are hundredths of one */
-
 typedef struct {
   cpu_set_t affinity;
   bool with_nice;
@@ -80,8 +86,9 @@ static _Atomic int cores_free = INT_MAX;
 static atomic_flag is_looking = ATOMIC_FLAG_INIT;
 /* Of the thread that set the flag. */
 static observation last;
-static bool has_last, has_others;
-static double others; /* cores that other processes use, on average */
+static bool has_last;
+static double others;        /* cores that other processes use, on average */
+static double others_window; /* seconds of the last window in it; 0: others is unknown */
 
 static int64_t nanoseconds(clockid_t clock) {
   struct timespec now = {0};
@@ -113,13 +120,14 @@ static int update(const observation *now) {
     const double used = (double)(int64_t)(now->ticks.used - last.ticks.used) / ticks * cores;
     double found = used - (now->own - last.own) / window;
     if (found < 0) found = 0;
-    /* The mean of the last windows, which evens out the ticks and what lasts for a moment only. */
-    others = has_others ? others + (found - others) * window / (window + min_window) : found;
+    others = cnclip_cores_average(others, others_window, found, window);
+    others_window = window;
     chosen = cnclip_cores_choose(cores, others, atomic_load(&cores_free));
+  } else {
+    others_window = 0;
   }
   last = *now;
   has_last = true;
-  has_others = is_comparable;
   return chosen;
 }
 

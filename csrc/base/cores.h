@@ -25,6 +25,12 @@ typedef struct {
 bool cnclip_core_ticks_read(const char *path, const bool *is_counted, size_t count, bool with_nice,
                             cnclip_core_ticks *ret_ticks);
 
+/* The cores that other processes use, by the mean until now and by what was found in the last
+ * `window` seconds. The mean evens out the ticks and what lasts for a moment only. What was found
+ * in a long window before, in which this process paused, says little about now and is forgotten.
+ * window_before: seconds of the mean's last window; 0: there is no mean. */
+double cnclip_cores_average(double before, double window_before, double found, double window);
+
 /* The cores to use, 1 to `cores`, where other processes use `others` of them on average and
  * `before` were used until now. Small changes of `others` change nothing. */
 int cnclip_cores_choose(int cores, double others, int before);

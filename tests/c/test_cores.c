@@ -90,6 +90,16 @@ static void test_other_numbers_of_cores(void) {
   }
 }
 
+static void test_average(void) {
+  CHECK(cnclip_cores_average(2, 0, 0.5, 0.1) == 0.5); /* the first */
+  const double half = cnclip_cores_average(2, 0.1, 1, 0.1);
+  CHECK(half > 1.49 && half < 1.51);
+  const double most = cnclip_cores_average(2, 0.1, 1, 0.9);
+  CHECK(most > 1.09 && most < 1.11);
+  CHECK(cnclip_cores_average(2, 0.9, 1, 0.1) == 1); /* before, this process paused */
+  CHECK(cnclip_cores_choose(2, cnclip_cores_average(2, 5, 0.1, 0.1), 1) == 2);
+}
+
 static void test_this_machine(void) {
   int last = cnclip_cores_free();
   for (int i = 0; i < 5; i++) {
@@ -110,6 +120,7 @@ int main(void) {
   test_unknown_formats();
   test_two_cores();
   test_other_numbers_of_cores();
+  test_average();
   test_this_machine();
   remove(path);
   return check_summary("cores");

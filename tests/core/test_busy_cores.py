@@ -63,6 +63,40 @@ def test_busy_cores_are_spared_unless_a_number_is_set(
     assert done.stdout.splitlines() == [by_default, "1 2" if by_default == "0 2" else "0 2"]
 
 
+# Prints whether a run of one text wakes other threads: they go to sleep again after it.
+ALONE = """
+import os, sys, time
+from cnclip import pipeline
+def switches():
+    found = {}
+    for task in os.listdir("/proc/self/task"):
+        if int(task) != os.getpid():
+            lines = open(f"/proc/self/task/{task}/status").read().splitlines()
+            found[task] = [line for line in lines if "ctxt_switches" in line]
+    return found
+number = int(sys.argv[2]) or None
+opened = pipeline(model=sys.argv[1], device="cpu", num_threads=number)
+opened.forward({"text": "\u732b"})
+before = None
+while (now := switches()) != before:  # until all sleep
+    before = now
+    time.sleep(0.2)
+opened.forward({"text": "\u732b"})
+end = time.monotonic() + (60 if number else 0.2)
+while switches() == before and time.monotonic() < end:
+    time.sleep(0.05)
+print(switches() != before)
+"""
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, "False"), (2, "True")])
+def test_a_short_text_of_a_small_model_wakes_no_thread_unless_a_number_is_set(
+    run_python: Run, archive: Path, number: int, expected: str
+) -> None:
+    done = run_python(ALONE, archive, str(number), OMP_NUM_THREADS="")
+    assert done.stdout.split() == [expected]
+
+
 def with_one_thread(function: Callable[[], Rows]) -> Rows:
     """Call a function whose parallel loops get one thread, while libtorch sees more."""
     lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()

@@ -33,6 +33,7 @@ struct cnclip_model {
   int num_threads;
   bool spares_busy_cores;
   bool has_pointwise = false; /* convolutions of 1 x 1 */
+  size_t text_weights = 0;    /* of the layers, for each token; 0: unknown */
   at::Tensor normalized;      /* float32 [3, 256] on the device: cnclip_model_options.normalized */
   std::optional<torch::jit::Method> encode_image, encode_text;
   /* On a GPU, in 16 bits, in place of the methods; may be NULL. */
@@ -88,16 +89,22 @@ cnclip_status run_method(const torch::jit::Method &method, MakeInput make_input,
   return CNCLIP_OK;
 }
 
-/* `guarded_parallel` with the model's settings. is_equal_alone: whether libraries that see one
- * thread compute the same bits as those that see more. They are a tenth faster than those that see
- * more and get one. */
+struct Work {
+  /* Whether libraries that see one thread compute the same bits as those that see more. They are a
+   * tenth faster than those that see more and get one. */
+  bool is_equal_alone = true;
+  /* Whether waking other threads takes longer than they save. */
+  bool is_small = false;
+};
+
+/* `guarded_parallel` with the model's settings. */
 template <typename Body>
-cnclip_status with_settings(const cnclip_model *model, bool is_equal_alone, const char *doing,
+cnclip_status with_settings(const cnclip_model *model, Work work, const char *doing,
                             cnclip_error *error, Body body) {
   return guarded_parallel(CNCLIP_ERROR_MODEL, doing, error, [&]() -> cnclip_status {
-    const int limit = model->spares_busy_cores ? core->cores_free() : INT_MAX;
+    const int limit = !model->spares_busy_cores ? INT_MAX : work.is_small ? 1 : core->cores_free();
     const c10::InferenceMode inference;
-    const ThreadCount threads(limit == 1 && is_equal_alone ? 1 : model->num_threads,
+    const ThreadCount threads(limit == 1 && work.is_equal_alone ? 1 : model->num_threads,
                               model->spares_busy_cores);
     const IsaChoice kernels(model->isa);
     cnclip_status status = CNCLIP_OK;
@@ -108,14 +115,14 @@ cnclip_status with_settings(const cnclip_model *model, bool is_equal_alone, cons
 
 /* Calls `body`, which returns a status, with the model's settings. item: one of the batch. */
 template <typename Body>
-cnclip_status run(cnclip_model *model, bool is_equal_alone, size_t count, const char *item,
+cnclip_status run(cnclip_model *model, Work work, size_t count, const char *item,
                   cnclip_error *error, Body body) {
   const cnclip_status status = check_not_forked(error);
   if (status != CNCLIP_OK) return status;
   char doing[80];
   std::snprintf(doing, sizeof doing, "running the model on a batch of %zu %s%s", count, item,
                 count == 1 ? "" : "s");
-  return with_settings(model, is_equal_alone, doing, error, body);
+  return with_settings(model, work, doing, error, body);
 }
 
 int device_count(const char *type);
@@ -155,8 +162,9 @@ cnclip_status load_archive(const cnclip_model_options *options, c10::Device devi
               .to(device, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
     }
     model->module.eval();
-    for (const at::Tensor &weight : model->module.parameters()) {
+    for (const auto &[name, weight] : model->module.named_parameters()) {
       model->has_pointwise |= weight.dim() == 4 && weight.size(2) * weight.size(3) == 1;
+      if (name.rfind("bert.encoder.", 0) == 0) model->text_weights += weight.numel();
     }
     model->encode_image = find_method(model->module, "encode_image");
     model->encode_text = find_method(model->module, "encode_text");
@@ -229,7 +237,7 @@ void open_towers(cnclip_model *model, const char *precision) {
 }
 
 cnclip_status prepare(cnclip_model *model, const char *precision, cnclip_error *error) {
-  return with_settings(model, true, "preparing the model", error, [&]() -> cnclip_status {
+  return with_settings(model, {}, "preparing the model", error, [&]() -> cnclip_status {
     model->module.get_method("prepare")({std::string(precision)});
     if (model->device.is_cuda()) open_towers(model, precision);
     return CNCLIP_OK;
@@ -271,7 +279,8 @@ at::Tensor floats_of(const cnclip_model *model, const cnclip_pixels *pixels) {
 cnclip_status encode_image(cnclip_model *model, const cnclip_pixels *pixels, float *embeddings,
                            size_t width, cnclip_error *error) {
   /* On one thread, torch computes convolutions of 1 x 1 by another algorithm. */
-  return run(model, !model->has_pointwise, pixels->count, "image", error, [&]() -> cnclip_status {
+  const Work work{.is_equal_alone = !model->has_pointwise};
+  return run(model, work, pixels->count, "image", error, [&]() -> cnclip_status {
     if (model->image_tower != nullptr) {
       if (model->image_tower->embed_dim() != width) return wrong_shape(pixels->count, width, error);
       model->image_tower->encode(*pixels, embeddings);
@@ -290,7 +299,12 @@ cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t count,
                          {static_cast<int64_t>(count), static_cast<int64_t>(length)}, at::kLong)
         .to(model->device);
   };
-  return run(model, true, count, "text", error, [&]() -> cnclip_status {
+  /* A core does 2^23 multiplications in about 0.2 ms; waking a thread takes 0.05 ms or more. */
+  constexpr size_t max_small = size_t{1} << 23;
+  const Work work{.is_small =
+                      model->text_weights > 0 &&
+                      model->text_weights <= max_small / std::max(count * length, size_t{1})};
+  return run(model, work, count, "text", error, [&]() -> cnclip_status {
     if (model->text_tower != nullptr) {
       if (model->text_tower->embed_dim() != width) return wrong_shape(count, width, error);
       model->text_tower->encode(ids, count, length, embeddings);
