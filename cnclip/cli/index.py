@@ -79,14 +79,16 @@ def run(arguments: argparse.Namespace) -> int:
     from ..bulk.clip_retrieval import is_clip_retrieval
     from ..bulk.folder import MANIFEST, UNFINISHED
     from ..search import Root, index_embeddings
-    from ..search.milvus import is_milvus
+    from ..search.milvus import hide_logs, is_milvus
     from ..search.moved import gone_message
     from ..search.vectors import import_faiss
 
     source: Path = arguments.source
     remote = is_milvus(arguments.output)
     root = None if arguments.root is None else Root(arguments.root)
-    if not remote:
+    if remote:
+        hide_logs()
+    else:
         import_faiss()  # not after an hour of embedding
         check_output_file(Path(arguments.output))
     if not source.is_dir():
@@ -114,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         source = folder
     if embeddings is None:
         embeddings = open_embeddings(source)
+    if not embeddings.rows:
+        raise InvalidInputError("has no embeddings to index", file=source)
     if (message := gone_message(_sample(embeddings, root))) is not None:
         print_message("index", message)
     if embedder is None and embeddings.model is not None:
@@ -174,6 +178,8 @@ def _sample(embeddings: Embeddings, root: Root | None) -> list[str]:
     step = max(1, embeddings.rows // _FILES_TRIED)
     found = []
     for first, _, lines in embeddings.blocks():
+        if not lines.num_rows:  # columns without values have no type
+            continue
         some = lines.take(list(range(-first % step, lines.num_rows, step)))
         ids, paths = (some.column(name).to_pylist() for name in ("id", "path"))
         for id, path in zip(ids, paths, strict=True):

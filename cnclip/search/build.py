@@ -56,7 +56,7 @@ def index_embeddings(
     embeddings = folder if isinstance(folder, Embeddings) else open_embeddings(folder)
     embeddings.check()
     if embeddings.rows == 0:
-        raise InvalidInputError("the folder has no embeddings", file=embeddings.path)
+        raise InvalidInputError("has no embeddings to index", file=embeddings.path)
     chosen = choose_kind(embeddings.rows, exact_up_to, hnsw_up_to) if kind == "auto" else kind
     index = Index.create(
         embeddings.dim,
@@ -93,10 +93,10 @@ def add_embeddings(
     Raises:
         ModelMismatchError: the embeddings are of another model or precision, or of images that were
             decoded in another way.
-        InvalidInputError: an id is in the collection already.
+        InvalidInputError: an id is in the collection already, or the embeddings are of texts and
+            the collection has images, or vice versa.
     """
-    options = embeddings.manifest.image_options
-    collection.check_model(embeddings.model, embeddings.precision, options)
+    _check_fits(collection, embeddings)
     for rows, ids, paths, texts in _batches(embeddings, root, show_progress):
         collection.add(rows, ids, paths, texts)
 
@@ -130,10 +130,10 @@ def update_embeddings(
     Raises:
         ModelMismatchError: the embeddings are of another model or precision, or of images that were
             decoded in another way.
-        InvalidInputError: an id is that of another file in the collection.
+        InvalidInputError: an id is that of another file in the collection, or the embeddings are of
+            texts and the collection has images, or vice versa.
     """
-    options = embeddings.manifest.image_options
-    collection.check_model(embeddings.model, embeddings.precision, options)
+    _check_fits(collection, embeddings)
     seen: set[str] = set()
     added = 0
     for rows, ids, paths, texts in _batches(embeddings, root, show_progress):
@@ -145,6 +145,14 @@ def update_embeddings(
         if id not in seen and _is_of(path, embeddings.manifest.sources)
     ]
     return Update(added, len(seen) - added, collection.remove(gone))
+
+
+def _check_fits(collection: Collection, embeddings: Embeddings) -> None:
+    options = embeddings.manifest.image_options
+    collection.check_model(embeddings.model, embeddings.precision, options)
+    if embeddings.kind != collection.contents:
+        reason = f"has {collection.contents}, these are {embeddings.kind}; use another collection"
+        raise InvalidInputError(reason, item=collection.name)
 
 
 def _is_of(path: str, sources: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,15 +15,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._checks import requires_extra
 from .._text import first_line, hide_secrets, printable
-from ..errors import InvalidInputError, MilvusError
+from ..errors import IndexNotFoundError, InvalidInputError, MilvusError
 from .collection import Collection
 from .hits import Hit
 from .moved import is_gone
+
+# Where pymilvus, Milvus Lite and its server write what is also raised.
+_LOGGERS = ("pymilvus", "pymilvus.milvus_client", "milvus_lite", "grpc._server")
 
 # Milvus's limits.
 _MAX_STRING_BYTES = 65_535
 _REQUEST_ROWS = 1000
 _REQUEST_IDS = 500
+
+_MAX_NAMED = 10  # collections in a message
 
 
 def is_milvus(address: str) -> bool:
@@ -63,27 +69,39 @@ def connect(
         MissingExtraError: pymilvus is not installed.
         MilvusError: the server does not respond, or cnclip did not create the collection.
         ModelMismatchError: the collection has vectors of another model.
+        IndexNotFoundError: there is no such file of Milvus Lite, and `dim` is missing.
         InvalidInputError: there is no such collection, and `dim` is missing.
     """
+    if dim is None and "://" not in uri and not os.path.exists(uri):
+        raise IndexNotFoundError("no such file", file=uri)
     milvus = _pymilvus()
     token = os.environ.get("MILVUS_TOKEN", "") if token is None else token
     database = os.environ.get("MILVUS_DATABASE", "") if database is None else database
     with _milvus_errors(uri):
         client = milvus.MilvusClient(uri, token=token, db_name=database, timeout=timeout)
         exists = client.has_collection(collection)
+        others = [] if exists or dim is not None else client.list_collections()
     index = MilvusIndex(client, uri, collection)
     index.temperature = temperature
     if exists:
         index._read_properties(model, precision, contents, image_options or {})
         return index
     if dim is None:
-        reason = f"has no collection {collection!r}; pass dim to create it"
-        raise InvalidInputError(reason, file=hide_secrets(uri))
+        client.close()
+        found = f"; it has {', '.join(sorted(others)[:_MAX_NAMED])}" if others else ""
+        raise InvalidInputError(f"has no collection {collection}{found}", file=hide_secrets(uri))
     index.dim, index.model = dim, None if model is None else dict(model)
     index.precision, index.contents = precision, contents
     index.image_options = dict(image_options or {})
     index._create()
     return index
+
+
+def hide_logs() -> None:
+    """Have pymilvus and Milvus Lite log nothing: the commands print the errors that they raise."""
+    _pymilvus()  # sets the levels of its loggers
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 class MilvusIndex(Collection):
@@ -321,6 +339,8 @@ def _milvus_errors(uri: str, collection: str | None = None) -> Iterator[None]:
         # ImportError: Milvus Lite is not installed. ValueError: the URI is invalid.
         message = hide_secrets(getattr(error, "message", ""))
         reason = printable(message) or first_line(error)
+        if isinstance(error, milvus.exceptions.ConnectionConfigException) and os.path.exists(uri):
+            reason += "; another program may have opened it, or another version written it"
         item = None if collection is None else f"collection {collection}"
         raise MilvusError(reason, item=item, file=hide_secrets(uri)) from error
 

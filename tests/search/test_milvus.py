@@ -60,7 +60,7 @@ def test_milvus_finds_what_an_index_finds(milvus: str) -> None:
         assert len(again) == 1499
     with pytest.raises(ModelMismatchError, match=r"some \(0123.*another"):
         connect(milvus, model=OTHER)
-    with pytest.raises(InvalidInputError, match="no collection 'other'"):
+    with pytest.raises(InvalidInputError, match="no collection other; it has cnclip"):
         connect(milvus, "other")
 
 
@@ -119,6 +119,52 @@ def test_milvus_lite_from_the_command_line(
         assert expected in capsys.readouterr().out
     found = run_json(capsys, milvus, "猫", "-k", "3")
     assert len(found) == 3 and all(Path(one["path"]).parent == tmp_path / "photos" for one in found)
+
+
+def test_commands_print_only_their_own_messages(
+    milvus: str,
+    embeddings: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "more"):
+        given = ["index", str(embeddings), "-o", milvus, "--collection", name, "--device", "cpu"]
+        assert main(given) == 0
+    Path("other.db").write_text("no database", encoding="utf-8")
+    capfd.readouterr()
+    for address, options, expected in (
+        (milvus, [], f"{milvus}: has no collection cnclip; it has more, photos"),
+        (milvus, ["--database", "nowhere"], f"{milvus}: database 'nowhere' does not exist"),
+        ("missing.db", [], "missing.db: no such file"),
+        ("other.db", [], "another program may have opened it, or another version written it"),
+    ):
+        assert main(["search", address, "猫", *options]) == 2
+        printed = capfd.readouterr().err
+        assert printed.startswith("cnclip search: ") and printed.count("\n") == 1
+        assert printed.endswith(f"{expected}\n")
+    assert not Path("missing.db").exists()
+
+
+def test_texts_are_not_mixed_with_images(
+    milvus: str, embeddings: Path, embedder: MultiModalEmbeddingPipeline, tmp_path: Path
+) -> None:
+    images = bulk.open_embeddings(embeddings)
+    source = tmp_path / "texts.txt"
+    source.write_text("猫\n狗\n", encoding="utf-8")
+    bulk.embed(source, embedder, tmp_path / "texts", bulk.EmbedOptions(kind="texts"))
+    texts = bulk.open_embeddings(tmp_path / "texts")
+    with contextlib.closing(connect(milvus, dim=images.dim, model=images.model)) as remote:
+        add_embeddings(remote, images)
+        for fill in (add_embeddings, update_embeddings):
+            with pytest.raises(InvalidInputError, match="has images, these are texts"):
+                fill(remote, texts)
+        assert len(remote) == 40
+    index = index_embeddings(texts)
+    with pytest.raises(InvalidInputError, match="has texts, these are images"):
+        add_embeddings(index, images)
+    assert len(index) == 2
 
 
 def test_token_and_database_reach_milvus(

@@ -124,6 +124,23 @@ def test_folder_with_odd_files_is_indexed(
     assert sorted(path.name for path in tmp_path.glob("mine*")) == ["mine.embeddings", "mine.index"]
 
 
+def test_folder_without_a_readable_image_makes_no_index(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("photos/broken.png").write_bytes(b"no image")
+    command = ["index", "photos", "-o", "mine.index", "--device", "cpu"]
+    assert main(command) == 2
+    printed = capsys.readouterr().err
+    assert "broken.png: cannot be read as an image" in printed
+    assert printed.splitlines()[-1] == "cnclip index: mine.embeddings: has no embeddings to index"
+    assert not Path("mine.index").exists()
+    shutil.copy(GALLERY / "1f408.png", "photos/broken.png")
+    assert main(command) == 0
+    assert len(Index.load("mine.index")) == 1
+
+
 def test_embeddings_of_texts_are_searched(
     tmp_path: Path,
     embedder: MultiModalEmbeddingPipeline,
