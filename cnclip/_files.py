@@ -8,8 +8,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import secrets
-import shutil
 import stat
 import struct
 import zipfile
@@ -18,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
+from ._temporaries import is_temporary_of, remove, temporary_directory, temporary_file
 from ._text import first_line
 
 logger = logging.getLogger("cnclip")
@@ -29,6 +28,8 @@ _KINDS = (
 )
 # Errors of a write that mean: no space, above a quota, above a limit.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Errors of fsync where a file system has none, for example for directories.
+_NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
 # zipfile raises these for a damaged or hostile zip.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -100,48 +101,54 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 @contextlib.contextmanager
-def replaced_atomically(path: Path, mode: int = 0o666, *, durable: bool = False) -> Iterator[Path]:
+def replaced_atomically(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """A temporary file next to `path`, renamed to it when the block ends without an exception.
+
+    The content is on the disk before the file is renamed, and the new name when this returns. After
+    a crash of the system, `path` has its former content or the new one, never a part.
 
     Args:
         path: The file to create or replace.
         mode: Its permissions, before the process's umask is applied.
-        durable: Flush the content to the disk before the file is renamed.
 
     Raises:
         OSError: the file cannot be written, or the path is that of a FIFO, a socket or a device,
-            which a file must not replace.
+            which a file must not replace. An existing file is unchanged.
     """
     if not path.is_dir() and (reason := why_not_a_file(path)) is not None:
         raise OSError(errno.EINVAL, reason, str(path))
-    temporary = temporary_name(path)
-    with _named(temporary, path):
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
-        try:
-            yield temporary
-            if durable:
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with (
+        _named(path) as named,
+        temporary_file(path, mode) as temporary,
+    ):
+        named.append(temporary)
+        yield temporary
+        flush(temporary)
+        temporary.replace(path)
+        flush(path.parent)
 
 
 @contextlib.contextmanager
-def _named(temporary: Path, path: Path) -> Iterator[None]:
+def _named(path: Path) -> Iterator[list[Path]]:
     """Put the name of a file or directory in place of the temporary one in an OSError.
 
     The system names no file where a write fails because the disk is full. Such an error gets the
-    name too.
+    name too. Temporary names are put into the list.
     """
+    temporaries: list[Path] = []
     try:
-        yield
+        yield temporaries
     except OSError as error:
         name, final = error.filename, None
         if name is None and error.errno in _FULL:
             final = path
-        elif isinstance(name, str | os.PathLike) and Path(name).is_relative_to(temporary):
-            final = path / Path(name).relative_to(temporary)
+        elif isinstance(name, str | os.PathLike):
+            place = Path(name)
+            below = next((one for one in temporaries if place.is_relative_to(one)), None)
+            if below is not None:
+                final = path / place.relative_to(below)
+            elif is_temporary_of(place, path):  # it could not be created
+                final = path
         if final is None:
             raise
         raise OSError(error.errno, error.strerror, str(final)) from error
@@ -165,7 +172,7 @@ def write_durably(path: Path, content: bytes) -> None:
         OSError: the file cannot be written; names `path`.
     """
     try:
-        with replaced_atomically(path, durable=True) as temporary:
+        with replaced_atomically(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -175,6 +182,8 @@ def write_durably(path: Path, content: bytes) -> None:
 def directory_replaced_atomically(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """A temporary directory next to `path`, renamed to it when the block ends without an exception.
 
+    Its files are on the disk before it is renamed.
+
     Args:
         path: The directory to create. Without `previous` it must be empty or not exist.
         previous: Where an existing directory is moved first, and then removed. A process that is
@@ -183,18 +192,50 @@ def directory_replaced_atomically(path: Path, previous: Path | None = None) -> I
     Raises:
         OSError: the directory or a file in it cannot be written; names it by its final name.
     """
-    temporary = temporary_name(path)
-    with _named(temporary, path):
-        temporary.mkdir()
-        try:
-            yield temporary
-            if previous is not None and path.exists():
-                path.rename(previous)
+    with _named(path) as named, temporary_directory(path) as temporary:
+        named.append(temporary)
+        yield temporary
+        _flush_all(temporary)
+        if previous is not None and path.exists():
+            path.rename(previous)
+            try:
+                temporary.rename(path)
+            except OSError:
+                previous.rename(path)
+                raise
+        else:
             temporary.rename(path)
-            if previous is not None:
-                remove(previous)
-        finally:
-            remove(temporary)
+        flush(path.parent)
+        if previous is not None:
+            remove(previous)
+
+
+def flush(path: Path) -> None:
+    """Wait until the content of a file, or the names in a directory, are on the disk.
+
+    Raises:
+        OSError: they cannot be written; names it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return  # a directory in which this user may write, but not list names
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(descriptor)
+
+
+def _flush_all(directory: Path) -> None:
+    """Flush all files and directories in a directory, and its own names."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            if not os.path.islink(os.path.join(folder, name)):
+                flush(Path(folder, name))
+        flush(Path(folder))
 
 
 class FolderLock(contextlib.AbstractContextManager[None]):
@@ -241,25 +282,6 @@ def lock_folder(folder: Path) -> FolderLock:
         # Some network file systems have no locks.
         logger.warning("%s cannot be locked: %s", folder, first_line(error))
     return FolderLock(descriptor)
-
-
-def temporary_name(path: Path) -> Path:
-    """An unused name in the directory of `path`."""
-    return path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
-
-
-def remove_temporaries(path: Path) -> None:
-    """Remove the temporary files and directories that a killed process left next to `path`."""
-    for left_over in path.parent.glob(f".{path.name[:80]}.{'[0-9a-f]' * 8}.tmp"):
-        remove(left_over)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, link or directory, if it exists."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def sha256_of(file: Path) -> str:

@@ -13,14 +13,13 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ._files import identity_of, replaced_atomically, sha256_of
+from ._temporaries import remove_all_temporaries, scratch_directory
 from ._text import first_line
 from .archive import FORMAT_VERSION, SUFFIX, check_archive, read_archive
 from .errors import ArchiveError
@@ -29,6 +28,9 @@ logger = logging.getLogger("cnclip")
 
 # The coarsest resolution at which file systems store times.
 _CLOCK_TICK_SECONDS = 2.0
+# Directories that are removed when the process ends.
+_until_exit = contextlib.ExitStack()
+atexit.register(_until_exit.close)
 
 
 def cache_directory() -> Path:
@@ -68,6 +70,7 @@ def cached_archive(name: str, digest: str, write: Callable[[Path], None]) -> Pat
     try:
         archive = private_directory("archives") / archive_name
         if not _is_intact(archive):
+            remove_all_temporaries(archive.parent)
             with replaced_atomically(archive, mode=0o600) as temporary:
                 write(temporary)
     except OSError as error:
@@ -87,9 +90,7 @@ def file_without_cache(name: str, error: OSError) -> Path:
     It is in a new temporary directory, which is removed when the process ends.
     """
     logger.warning("the cache directory cannot be used: %s", error)
-    directory = tempfile.mkdtemp(prefix="cnclip-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return Path(directory) / name
+    return _until_exit.enter_context(scratch_directory()) / name
 
 
 def _is_intact(archive: Path) -> bool:
@@ -144,6 +145,7 @@ def remembered(file: Path, question: str, compute: Callable[[Path], str]) -> str
     # A file just written may be written again within the same tick of its file system's clock.
     settled = time.time() - file.stat().st_ctime > _CLOCK_TICK_SECONDS
     if record is not None and settled and identity_of(file) == identity:
+        remove_all_temporaries(record.parent)
         with contextlib.suppress(OSError), replaced_atomically(record, mode=0o600) as temporary:
             temporary.write_text(result, encoding="ascii")
     return result

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import _core
-from ._files import lock_folder, remove, replaced_atomically
+from ._files import lock_folder, replaced_atomically
+from ._temporaries import remove, remove_all_temporaries
 from ._text import first_line
 from .archive import ArchiveInfo, content_digest
 from .cache import file_name, private_directory, remembered, remembered_sha256
@@ -154,13 +155,12 @@ def _write(path: Path, encoder: _core.Encoder, archive_bytes: int) -> None:
     folder = path.parent
     try:
         with lock_folder(folder):
-            for left_over in folder.glob(".*.tmp"):  # of a process that was killed
-                remove(left_over)
+            remove_all_temporaries(folder)
             # float16 weights may become float32, and others need space too.
             if shutil.disk_usage(folder).free < 4 * archive_bytes:
                 logger.info("%s: the disk is nearly full, so %s is not written", folder, path.name)
                 return
-            with replaced_atomically(path, mode=0o600, durable=True) as temporary:
+            with replaced_atomically(path, mode=0o600) as temporary:
                 encoder.save_prepared(temporary)
                 with temporary.open("r+b") as file:
                     file.write(_checksum(file, os.fstat(file.fileno()).st_size))

@@ -5,13 +5,13 @@ They are as fast as trained ones. Making one imports torch.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._temporaries import scratch_directory
 from ..archive import SUFFIX
 from ..checkpoints.files import WEIGHTS
 from ..checkpoints.published_sizes import PUBLISHED_SIZES
@@ -34,10 +34,10 @@ def random_archive(architecture: str) -> Iterator[Path]:
     Raises:
         InvalidInputError: the architecture is unknown.
     """
-    with tempfile.TemporaryDirectory(prefix="cnclip-bench-") as directory:
-        checkpoint = Path(directory) / architecture
+    with scratch_directory() as directory:
+        checkpoint = directory / architecture
         write_model_directory(architecture, checkpoint)
-        archive = Path(directory) / f"{architecture}{SUFFIX}"
+        archive = directory / f"{architecture}{SUFFIX}"
         convert(checkpoint, archive)
         (checkpoint / WEIGHTS).unlink()
         yield archive

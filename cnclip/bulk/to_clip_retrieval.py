@@ -15,11 +15,9 @@ from typing import Any
 
 from .._files import (
     directory_replaced_atomically,
-    remove,
-    remove_temporaries,
-    temporary_name,
     write_durably,
 )
+from .._temporaries import remove, remove_temporaries, temporary_name
 from ..errors import EmbeddingsError
 from ..preprocessors.image import is_url
 from ..sources import pyarrow_modules

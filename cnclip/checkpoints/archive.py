@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import _core
+from .._temporaries import scratch_directory
 from .._text import first_line
 from ..archive import (
     FORMAT_VERSION,
@@ -165,9 +165,9 @@ def _save(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes, outpu
     _reserve(output, size + len(vocabulary) + _MAX_CODE)
     graph = lower(model)
     extra = {METADATA: json.dumps(metadata, indent=1), VOCABULARY: vocabulary}
-    with tempfile.TemporaryDirectory(prefix="cnclip-") as directory:
+    with scratch_directory() as directory:
         # libtorch takes names in UTF-8 only, and names the parts of an archive after its file.
-        name = Path(directory) / "archive"
+        name = directory / "archive"
         name.symlink_to(output.absolute())
         graph._c.save(str(name), extra)
 

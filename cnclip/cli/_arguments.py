@@ -302,7 +302,9 @@ def check_output_file(path: Path) -> None:
         raise InvalidInputError(reason, file=path)
     if not path.parent.is_dir():
         raise InvalidInputError("no such directory", file=path.parent)
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    # The file is written next to this place and renamed, so that a new directory entry is made.
+    places = [path.parent, path] if path.exists() else [path.parent]
+    if not all(os.access(place, os.W_OK) for place in places):
         raise InvalidInputError("permission denied", file=path)
 
 

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from .._files import write_durably
 from ..benchmark import (
     BenchmarkReport,
     Settings,
@@ -71,5 +72,5 @@ def _write(report: BenchmarkReport, json_path: str | None) -> None:
         print(content)
         return
     if json_path is not None:
-        Path(json_path).write_text(content + "\n", encoding="utf-8")
+        write_durably(Path(json_path), f"{content}\n".encode())
     print(format_report(report))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import demo
+from .._files import replaced_atomically
 from .._tables import format_table
 from .._text import counted, is_blank
 from ..errors import InvalidInputError
@@ -114,7 +115,9 @@ def run(arguments: argparse.Namespace) -> int:
     _print_matches(queries, answers, count, arguments.k or TABLE_COUNT)
     name = Path(arguments.model or BUNDLED_MODEL).name
     subtitle = f"{name} · {counted(count, 'images')} · cosine similarity"
-    draw_contact_sheet(queries, answers, subtitle).save(output, "PNG", optimize=True)
+    sheet = draw_contact_sheet(queries, answers, subtitle)
+    with replaced_atomically(output) as temporary:
+        sheet.save(temporary, "PNG", optimize=True)
     print(f"\nContact sheet: {output}")
     return 1 if batch.failed else 0
 

@@ -12,12 +12,12 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import temporary_name, write_durably
+from .._files import write_durably
+from .._temporaries import scratch_directory, temporary_name
 from .._text import counted
 from ..checkpoints.files import PIPELINE_CONFIG, VISION_CONFIG, layout_of
 from ..datasets.pairs import PairData
@@ -371,9 +371,9 @@ class CLIPTrainer:
             return
         from ..checkpoints.modelscope import write_modelscope
 
-        with tempfile.TemporaryDirectory(prefix="cnclip-") as folder:
-            write_modelscope(self._read_weights(path), Path(folder))
-            yield Path(folder)
+        with scratch_directory() as folder:
+            write_modelscope(self._read_weights(path), folder)
+            yield folder
 
     def _write_output(self, report: TrainReport) -> None:
         """Write the best weights to `WORK_DIR/output`, a model directory of ModelScope."""

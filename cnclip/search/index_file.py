@@ -52,7 +52,7 @@ def write_index_file(
     """
     try:
         with (
-            replaced_atomically(path, durable=True) as temporary,
+            replaced_atomically(path) as temporary,
             temporary.open("wb") as file,
         ):
             written = {}

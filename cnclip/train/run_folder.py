@@ -19,13 +19,8 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from .._files import (
-    FolderLock,
-    directory_replaced_atomically,
-    lock_folder,
-    remove,
-    remove_temporaries,
-)
+from .._files import FolderLock, directory_replaced_atomically, lock_folder
+from .._temporaries import remove, remove_temporaries
 from ..errors import InvalidInputError
 
 STATE, OPTIONS, METRICS, SKIPPED = "last.pt", "options.json", "metrics.jsonl", "skipped.jsonl"

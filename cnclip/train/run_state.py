@@ -98,7 +98,7 @@ class RunState:
             "random": random_states,
             "losses": [float(loss) for loss in self.losses],
         }
-        with replaced_atomically(path, durable=True) as temporary:
+        with replaced_atomically(path) as temporary:
             plain = {name: getattr(self, name) for name in _PLAIN_FIELDS}
             write_pickle(state | plain, temporary)
 

@@ -17,7 +17,7 @@ from cnclip.errors import MissingExtraError
 PACKAGE = Path(cnclip.__file__).parent
 # A module may import its own layer and those above it in this list.
 LAYERS = (
-    "errors _checks _cores _options _text _tables _html _locale",
+    "errors _checks _cores _options _temporaries _text _tables _html _locale",
     "_core version outputs utils assets",
     "progress _files _encoding archive cache engine modeling checkpoints",
     "hub hub_file models convert prepared",
