@@ -117,7 +117,7 @@ def _remove_those_of(directory: Path, name: str | None) -> None:
         with os.scandir(directory) as entries:
             found = [(one.path, _TEMPORARY.fullmatch(one.name)) for one in entries]
     except OSError:
-        return  # whoever writes there gets the error
+        return  # writing there reports the error
     for place, match in found:
         if match is not None and name in (None, match[1]):
             _remove_if_left(Path(place))
