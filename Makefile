@@ -129,6 +129,13 @@ test-c: $(VENV)/.requirements ## the C unit tests
 	@$(call setup,build/c,-Dtests=true)
 	@$(call test_core,build/c)
 
+# Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user-static. The second processor has no
+# instructions beyond those that every ARM64 has.
+test-arm64: $(VENV)/.requirements ## the C unit tests for ARM64, in an emulator
+	@$(call setup,build/arm64,-Dtests=true --cross-file tests/c/aarch64.ini)
+	@for cpu in max cortex-a72; do echo "QEMU_CPU=$$cpu"; export QEMU_CPU=$$cpu; \
+	  $(call test_core,build/arm64) || exit 1; done
+
 fuzz: $(VENV)/.requirements ## tokenizer, vocabulary, resampling and linear layers under clang's libFuzzer, FUZZ_SECONDS each (60)
 	@test -n '$(CLANG)' || { echo 'make fuzz needs clang with its runtime: apt-get install clang libclang-rt-14-dev'; exit 1; }
 	@$(call setup,build/fuzz,-Dfuzzers=true -Db_sanitize=$(SANITIZERS) -Db_lundef=false,CC='$(CLANG)')
@@ -225,5 +232,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-isa test-slow test-full-size soak test-gpu test-matrix test-pillow test-ui test-c asan install-asan fuzz lint \
+.PHONY: help demo test test-isa test-slow test-full-size soak test-gpu test-matrix test-pillow test-ui test-c test-arm64 asan install-asan fuzz lint \
   typing format bench notebooks docs wheel clean

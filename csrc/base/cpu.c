@@ -14,6 +14,8 @@ static const struct {
     [CNCLIP_ISA_AVX512] = {"avx512", CNCLIP_ISA_AVX2},
     [CNCLIP_ISA_AVX512_VNNI] = {"avx512_vnni", CNCLIP_ISA_AVX512},
     [CNCLIP_ISA_AVX512_BF16] = {"avx512_bf16", CNCLIP_ISA_AVX512_VNNI},
+    [CNCLIP_ISA_NEON] = {"neon", CNCLIP_ISA_SERIAL},
+    [CNCLIP_ISA_NEON_I8MM] = {"neon_i8mm", CNCLIP_ISA_NEON},
 };
 
 #if defined(__x86_64__)
@@ -65,10 +67,38 @@ static bool has_instructions(cnclip_isa isa) {
       return has_bits(cpuid(7, 0).ecx, avx512_vnni);
     case CNCLIP_ISA_AVX512_BF16:
       return has_bits(cpuid(7, 1).eax, avx512_bf16);
+    case CNCLIP_ISA_NEON:
+    case CNCLIP_ISA_NEON_I8MM:
     case CNCLIP_ISA_COUNT:
       break;
   }
   return false;
+}
+#elif defined(__aarch64__)
+#if defined(__linux__)
+#include <sys/auxv.h>
+
+static bool has_i8mm(void) {
+  const unsigned long i8mm = 1ul << 13; /* HWCAP2_I8MM of Linux; older headers lack it */
+  return (getauxval(AT_HWCAP2) & i8mm) != 0;
+}
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+
+static bool has_i8mm(void) {
+  int found = 0;
+  size_t bytes = sizeof found;
+  return sysctlbyname("hw.optional.arm.FEAT_I8MM", &found, &bytes, NULL, 0) == 0 && found != 0;
+}
+#else
+static bool has_i8mm(void) {
+  return false;
+}
+#endif
+
+static bool has_instructions(cnclip_isa isa) {
+  return isa == CNCLIP_ISA_SERIAL || isa == CNCLIP_ISA_NEON ||
+         (isa == CNCLIP_ISA_NEON_I8MM && has_i8mm());
 }
 #else
 static bool has_instructions(cnclip_isa isa) {

@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-/* In rising order of speed. What a set includes: cnclip_isa_includes. */
+/* Of each architecture, in rising order of speed. What a set includes: cnclip_isa_includes. */
 typedef enum {
   CNCLIP_ISA_SERIAL = 0, /* plain C, every platform */
   CNCLIP_ISA_AVX2,     /* x86-64 with AVX2, FMA and F16C, and a system that saves their registers */
@@ -21,11 +21,13 @@ typedef enum {
   CNCLIP_ISA_AVX512,   /* AVX2 and AVX-512 F, BW, DQ, VL */
   CNCLIP_ISA_AVX512_VNNI,
   CNCLIP_ISA_AVX512_BF16, /* VNNI and BF16: every processor that has BF16 has VNNI */
+  CNCLIP_ISA_NEON,        /* ARM64: every processor has it */
+  CNCLIP_ISA_NEON_I8MM,   /* NEON and I8MM: Armv8.6, Neoverse V1 and N2, Apple M2 */
   CNCLIP_ISA_COUNT,
 } cnclip_isa;
 
-/* "serial", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16": the names that
- * CNCLIP_FORCE_ISA takes. Borrowed, static. */
+/* "serial", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "neon", "neon_i8mm": the
+ * names that CNCLIP_FORCE_ISA takes. Borrowed, static. */
 const char *cnclip_isa_name(cnclip_isa isa);
 
 /* Whether a machine that runs kernels of `isa` runs those of `other`. */

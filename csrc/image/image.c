@@ -19,6 +19,9 @@ static const cnclip_image_kernels kernel_table[CNCLIP_ISA_COUNT] = {
                          cnclip_resample_vertical_u8_avx2, cnclip_normalize_u8_avx2},
     [CNCLIP_ISA_AVX512] = {cnclip_resample_widen_u8_avx2, cnclip_resample_horizontal_u8_avx2,
                            cnclip_resample_vertical_u8_avx512, cnclip_normalize_u8_avx2},
+#elif defined(__aarch64__)
+    [CNCLIP_ISA_NEON] = {cnclip_resample_widen_u8_neon, cnclip_resample_horizontal_u8_neon,
+                         cnclip_resample_vertical_u8_neon, cnclip_normalize_u8_neon},
 #endif
 };
 

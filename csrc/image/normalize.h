@@ -20,6 +20,6 @@ void cnclip_normalize_constants_init(cnclip_normalize_constants *constants, cons
 typedef void cnclip_normalize(const cnclip_normalize_constants *constants, const uint8_t *pixels,
                               size_t count, float *planes, size_t plane_stride);
 
-cnclip_normalize cnclip_normalize_u8_serial, cnclip_normalize_u8_avx2;
+cnclip_normalize cnclip_normalize_u8_serial, cnclip_normalize_u8_avx2, cnclip_normalize_u8_neon;
 
 #endif

@@ -48,9 +48,11 @@ typedef void cnclip_resample_vertical(const cnclip_resample_filter *filter, int 
 /* `count` pixels of three bytes to pixels of four; reads and writes nothing outside them. */
 typedef void cnclip_resample_widen(const uint8_t *input, size_t count, uint8_t *output);
 
-cnclip_resample_horizontal cnclip_resample_horizontal_u8_serial, cnclip_resample_horizontal_u8_avx2;
+cnclip_resample_horizontal cnclip_resample_horizontal_u8_serial, cnclip_resample_horizontal_u8_avx2,
+    cnclip_resample_horizontal_u8_neon;
 cnclip_resample_vertical cnclip_resample_vertical_u8_serial, cnclip_resample_vertical_u8_avx2,
-    cnclip_resample_vertical_u8_avx512;
-cnclip_resample_widen cnclip_resample_widen_u8_serial, cnclip_resample_widen_u8_avx2;
+    cnclip_resample_vertical_u8_avx512, cnclip_resample_vertical_u8_neon;
+cnclip_resample_widen cnclip_resample_widen_u8_serial, cnclip_resample_widen_u8_avx2,
+    cnclip_resample_widen_u8_neon;
 
 #endif

@@ -12,6 +12,8 @@ static const struct {
     {CNCLIP_ATTENTION_F32, CNCLIP_ISA_AVX512, cnclip_attention_f32_avx512},
     {CNCLIP_ATTENTION_F32, CNCLIP_ISA_AVX2, cnclip_attention_f32_avx2},
     {CNCLIP_ATTENTION_BF16, CNCLIP_ISA_AVX512_BF16, cnclip_attention_bf16_avx512_bf16},
+#elif defined(__aarch64__)
+    {CNCLIP_ATTENTION_F32, CNCLIP_ISA_NEON, cnclip_attention_f32_neon},
 #endif
     {CNCLIP_ATTENTION_F32, CNCLIP_ISA_COUNT, NULL},
 };

@@ -36,6 +36,17 @@ static const struct {
     {CNCLIP_LINEAR_INT8,
      CNCLIP_ISA_AVX2,
      {cnclip_linear_rows_int8_avx2, cnclip_linear_units_int8_avx2, cnclip_linear_pack_avx2}},
+#elif defined(__aarch64__)
+    {CNCLIP_LINEAR_F32,
+     CNCLIP_ISA_NEON,
+     {cnclip_linear_rows_f32_neon, cnclip_linear_units_f32_neon, cnclip_linear_pack_neon}},
+    {CNCLIP_LINEAR_F16,
+     CNCLIP_ISA_NEON,
+     {cnclip_linear_rows_f16_neon, cnclip_linear_units_f16_neon, cnclip_linear_pack_neon}},
+    {CNCLIP_LINEAR_INT8,
+     CNCLIP_ISA_NEON_I8MM,
+     {cnclip_linear_rows_int8_neon_i8mm, cnclip_linear_units_int8_neon_i8mm,
+      cnclip_linear_pack_neon}},
 #endif
     {CNCLIP_LINEAR_F32, CNCLIP_ISA_COUNT, {NULL, NULL, NULL}},
 };

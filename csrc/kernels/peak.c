@@ -31,6 +31,9 @@ static const kernel kernel_table[] = {
     {CNCLIP_PEAK_INT8, CNCLIP_ISA_AVX512_VNNI, cnclip_peak_int8_avx512, 2 * 64},
     {CNCLIP_PEAK_INT8, CNCLIP_ISA_AVX_VNNI, cnclip_peak_int8_avx_vnni, 2 * 32},
     {CNCLIP_PEAK_INT8, CNCLIP_ISA_AVX2, cnclip_peak_int8_avx2, 2 * 16},
+#elif defined(__aarch64__)
+    {CNCLIP_PEAK_FP32, CNCLIP_ISA_NEON, cnclip_peak_fp32_neon, 2 * 4},
+    {CNCLIP_PEAK_INT8, CNCLIP_ISA_NEON_I8MM, cnclip_peak_int8_neon_i8mm, 2 * 16},
 #endif
     {CNCLIP_PEAK_COUNT, CNCLIP_ISA_SERIAL, NULL, 0},
 };

@@ -147,6 +147,28 @@ static inline float vector_largest(vector x) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
+/* The whole numbers nearest to x, of -127 to 127; 0 for what has none. */
+static inline void vector_store_int8(int8_t *to, vector x) {
+  const vector in_range = _mm256_cmp_ps(vector_absolute(x), vector_of(127.5f), _CMP_LT_OQ);
+  const __m256i whole = _mm256_cvtps_epi32(_mm256_and_ps(x, in_range));
+  const __m128i halves =
+      _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  _mm_storel_epi64((__m128i *)to, _mm_packs_epi16(halves, halves));
+}
+
+/* Sixteen words of two numbers of 16 bits: the first of each to *ret_even, the second to *ret_odd.
+ */
+static inline void vector_split_words(vector a, vector b, vector *ret_even, vector *ret_odd) {
+  const __m256i low = _mm256_castps_si256(a), high = _mm256_castps_si256(b);
+  const __m256i first = _mm256_set1_epi32(0xFFFF);
+  const __m256i even =
+      _mm256_packus_epi32(_mm256_and_si256(low, first), _mm256_and_si256(high, first));
+  const __m256i odd = _mm256_packus_epi32(_mm256_srli_epi32(low, 16), _mm256_srli_epi32(high, 16));
+  /* Packing mixes the halves. */
+  *ret_even = _mm256_castsi256_ps(_mm256_permute4x64_epi64(even, 0xD8));
+  *ret_odd = _mm256_castsi256_ps(_mm256_permute4x64_epi64(odd, 0xD8));
+}
+
 /* Eight rows of eight words become eight columns. */
 static inline void vector_transpose(vector rows[8]) {
   vector pairs[8], fours[8];

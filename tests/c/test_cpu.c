@@ -27,6 +27,11 @@ static void test_supported(void) {
 #else
   CHECK(!cnclip_isa_supported(CNCLIP_ISA_AVX2));
 #endif
+#if defined(__aarch64__)
+  CHECK(cnclip_isa_supported(CNCLIP_ISA_NEON));
+#else
+  CHECK(!cnclip_isa_supported(CNCLIP_ISA_NEON));
+#endif
 }
 
 static void test_sets_include_others(void) {
@@ -43,6 +48,8 @@ static void test_sets_include_others(void) {
   CHECK(cnclip_isa_includes(CNCLIP_ISA_AVX512_BF16, CNCLIP_ISA_AVX512_VNNI));
   CHECK(cnclip_isa_includes(CNCLIP_ISA_AVX512, CNCLIP_ISA_AVX2));
   CHECK(cnclip_isa_includes(CNCLIP_ISA_AVX_VNNI, CNCLIP_ISA_AVX2));
+  CHECK(cnclip_isa_includes(CNCLIP_ISA_NEON_I8MM, CNCLIP_ISA_NEON));
+  CHECK(!cnclip_isa_includes(CNCLIP_ISA_NEON, CNCLIP_ISA_AVX2));
   /* AVX-512's processors without AVX-VNNI: Skylake to Ice Lake, Zen 4. */
   CHECK(!cnclip_isa_includes(CNCLIP_ISA_AVX512_BF16, CNCLIP_ISA_AVX_VNNI));
 }
@@ -76,7 +83,7 @@ static void test_forced(void) {
 }
 
 static void test_unknown_names(void) {
-  const char *const unknown[] = {"AVX2", "avx", "avx22", " serial", "neon", "0"};
+  const char *const unknown[] = {"AVX2", "avx", "avx22", " serial", "sve", "0"};
   for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
     cnclip_isa isa = CNCLIP_ISA_COUNT;
     cnclip_error error = {0};

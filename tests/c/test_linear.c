@@ -421,6 +421,12 @@ static void test_table(void) {
   CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_BF16, CNCLIP_ISA_AVX512_BF16) != NULL);
   CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, CNCLIP_ISA_AVX512) == int8);
   CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, CNCLIP_ISA_AVX512_BF16) != int8);
+#elif defined(__aarch64__)
+  const cnclip_linear_kernels *neon = cnclip_linear_kernels_get(CNCLIP_LINEAR_F32, CNCLIP_ISA_NEON);
+  CHECK(neon != NULL && cnclip_linear_kernels_get(CNCLIP_LINEAR_F16, CNCLIP_ISA_NEON) != NULL);
+  CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_F32, CNCLIP_ISA_NEON_I8MM) == neon);
+  CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, CNCLIP_ISA_NEON) == NULL);
+  CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, CNCLIP_ISA_NEON_I8MM) != NULL);
 #endif
   CHECK(cnclip_linear_fits(4, 4) && !cnclip_linear_fits(6, 4) && !cnclip_linear_fits(4, 6));
   CHECK(!cnclip_linear_fits(0, 4) && !cnclip_linear_fits(4, 0));

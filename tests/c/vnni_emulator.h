@@ -73,7 +73,7 @@ static int emulate_vnni(void) {
   return sigaction(SIGILL, &action, NULL) == 0;
 }
 
-#else
+#elif defined(__x86_64__)
 
 static int emulate_vnni(void) {
   return 0;
