@@ -87,7 +87,7 @@ def read_config(
 
 def test_level() -> int:
     """The level of ModelScope's own tests, which some of its examples read."""
-    return int(os.environ.get("TEST_LEVEL", "0"))
+    return int(os.environ.get("TEST_LEVEL", "2"))
 
 
 test_level.__test__ = False  # type: ignore[attr-defined]  # not a test of pytest's

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.fork_server import ForkServer
 from tests.support.hub_server import Hub, serve
+from tests.support.training import write_pairs
 
 PROGRAMS = Path(__file__).parents[1] / "support" / "programs"
 MODEL = "damo/multi-modal_clip-vit-base-patch16_zh"
@@ -50,9 +51,20 @@ def other_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def hub(vit_directory: Path, other_models: dict[str, Path]) -> Iterator[Hub]:
-    """A hub of models: the ViT under the name of the published one, and others."""
-    with serve({MODEL: vit_directory, **other_models}) as server:
+def muge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in Chinese-CLIP's layout, as one on the hub."""
+    folder = tmp_path_factory.mktemp("muge")
+    write_pairs(folder, "train", 24)
+    write_pairs(folder, "valid", 10)
+    (folder / "README.md").write_text("not needed")
+    (folder / "muge.py").write_text("raise SystemExit('a script that must not run')")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hub(vit_directory: Path, other_models: dict[str, Path], muge: Path) -> Iterator[Hub]:
+    """A hub of a data set and models: the ViT under the name of the published one, and others."""
+    with serve({MODEL: vit_directory, **other_models}, {"modelscope/muge": muge}) as server:
         yield server
 
 
@@ -92,7 +104,7 @@ def run_command(variables: dict[str, str]) -> Run:
             encoding="utf-8",
             cwd=folder,
             env={**os.environ, **variables, "PYTHONPATH": str(PROGRAMS.parents[2])},
-            timeout=120,
+            timeout=600 if plain else 120,  # ModelScope scans its own files at the first start
         )
 
     return run

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,7 @@ from cnclip.checkpoints.files import find_checkpoint
 from cnclip.models import read_files
 from cnclip.pipelines import pipeline
 from tests.support.fork_server import ForkServer
-from tests.support.hub_server import Hub, serve
-from tests.support.training import write_pairs
+from tests.support.hub_server import Hub
 
 pytest.importorskip("modelscope_hub")
 pytestmark = pytest.mark.skipif(
@@ -26,7 +23,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 PROGRAMS = Path(__file__).parents[1] / "support" / "programs"
-MODEL = "damo/multi-modal_clip-vit-base-patch16_zh"
 RUN = """
 import os, sys
 os.chdir(sys.argv[1])
@@ -34,23 +30,6 @@ from cnclip.modelscope.running import run
 run(sys.argv[2:], None)
 """
 Completed = subprocess.CompletedProcess[str]
-
-
-@pytest.fixture(scope="module")
-def muge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set in Chinese-CLIP's layout, as one on the hub."""
-    folder = tmp_path_factory.mktemp("muge")
-    write_pairs(folder, "train", 24)
-    write_pairs(folder, "valid", 10)
-    (folder / "README.md").write_text("not needed")
-    (folder / "muge.py").write_text("raise SystemExit('a script that must not run')")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def hub(vit_directory: Path, muge: Path) -> Iterator[Hub]:
-    with serve({MODEL: vit_directory}, {"modelscope/muge": muge}) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -189,19 +168,3 @@ def test_a_longer_training_learns_the_pairs(run_in: Any, tmp_path: Path) -> None
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) / 3
     tuned = pipeline(model=tmp_path / "workspace/ckpts/clip/output", device="cpu")
     assert np.isfinite(tuned.forward({"text": "猫"})["text_embedding"]).all()
-
-
-@pytest.mark.slow
-def test_opens_in_modelscope(run_in: Any, tmp_path: Path) -> None:
-    """The installed ModelScope computes the same rows."""
-    pytest.importorskip("modelscope.models.multi_modal.clip.model", exc_type=ImportError)
-    assert run_in("fine_tune", 1, 24).returncode == 0
-    from modelscope.pipelines import pipeline as theirs
-    from modelscope.utils.constant import Tasks
-
-    output = str(tmp_path / "workspace/ckpts/clip/output")
-    expected = theirs(Tasks.multi_modal_embedding, model=output).forward({"text": ["猫", "狗"]})
-    ours = pipeline(model=output, device="cpu").forward({"text": ["猫", "狗"]})
-    logging.getLogger("modelscope").setLevel("WARNING")
-    rows = expected["text_embedding"].cpu().numpy()
-    np.testing.assert_allclose(ours["text_embedding"], rows, rtol=0, atol=2e-6)

@@ -108,7 +108,7 @@ def test_text_search(
 
 
 def test_default_model(run_program: Run, vit: MultiModalEmbeddingPipeline) -> None:
-    done = run_program("default_model")
+    done = run_program("default_model", "cpu")
     close(numbers(done.stdout), vit.forward({"text": "皮卡丘"})["text_embedding"][0, :4])
 
 
@@ -186,7 +186,7 @@ def test_names(run_program: Run) -> None:
         "clip-multi-modal-embedding inbatch_recall clip-multi-modal-embedding",
         "multi-modal-embedding load-image text_embedding",
         "vocab.txt train pytorch force_redownload",
-        "multi-modal 0 []",
+        "multi-modal 2 []",
         "True False modelscope",
     ]
 

@@ -100,6 +100,9 @@ def _answer(request: BaseHTTPRequestHandler, hub: Hub) -> None:
             return _json(request, [_tree_entry(hub, file) for file in sorted(directory.iterdir())])
         if path.startswith(f"/{name}/resolve/"):
             return _file(request, hub, directory / path.rpartition("/")[2])
+        if path == f"/api/v1/models/{name}":
+            content = {"Name": name.rpartition("/")[2], "Path": name.partition("/")[0]}
+            return _json(request, {"Code": 200, "Success": True, "Data": content})
         if path == f"/api/v1/models/{name}/repo/files":
             if query["Revision"][0] not in BRANCHES:
                 return _json(request, {"Code": 10010205001, "Success": False}, 404)

@@ -1,4 +1,6 @@
-"""The task's default model, once on each kind of device name."""
+"""The task's default model, once on each kind of device name, and as objects of torch."""
+
+import sys
 
 import numpy as np
 import torch
@@ -6,7 +8,7 @@ from modelscope.pipelines import pipeline
 from modelscope.utils.constant import Tasks
 
 rows = []
-for device in ("gpu", "cuda", "cuda:0", "cpu", torch.device("cpu"), None):
+for device in ("gpu", "cuda", "cuda:0", "cpu", *map(torch.device, sys.argv[1:]), None):
     pipe = pipeline(Tasks.multi_modal_embedding, device=device)
     both = pipe.forward({"text": ["皮卡丘"]})
     assert both["img_embedding"] is None
