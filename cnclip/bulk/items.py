@@ -21,6 +21,7 @@ from PIL import Image
 
 from .._files import open_file
 from .._text import MAX_REASON, first_line, hide_secrets, is_blank, is_utf8, printable, value_text
+from ..datasets.captions import sample_texts
 from ..datasets.chinese_clip import TsvData
 from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError, Where
 from ..preprocessors.decoding import DEFAULTS, ImageOptions, decode_image
@@ -60,6 +61,7 @@ from ..sources.tables import (
 )
 from ..sources.tar_files import (
     TAR_SUFFIX,
+    Sample,
     has_compressed_content,
     is_compressed,
     read_images,
@@ -88,7 +90,7 @@ class Item(NamedTuple):
     text: str | None = None
     error: str | None = None
     listed: Where | None = None  # the row of a list or table that has it
-    caption: str | None = None  # of an image in a table
+    caption: str | None = None  # of an image in a table or tar file
 
     @property
     def is_file(self) -> bool:
@@ -463,14 +465,26 @@ def _tar_items(path: str, opened: OpenedSources) -> Iterator[Item]:
         container.path,
         problems,
         texts=False,
+        captions=True,
         encoding=opened.format.encoding,
         names=opened.image_names,
     )
+    captions = []
     for key, sample in samples.items():
         if sample.image is not None:
             images.add(key, *sample.image)
-    yield from container.images(images, named=True)
+            captions.append(_caption_in_tar(sample, key, opened))
+        else:
+            opened.image_names.leave_texts(sample.texts or ())
+    for item, caption in zip(container.images(images, named=True), captions, strict=True):
+        yield item._replace(caption=caption)
     yield from container.skipped(problems.found)
+
+
+def _caption_in_tar(sample: Sample, key: str, opened: OpenedSources) -> str | None:
+    """The first text of a sample."""
+    texts = sample_texts(sample, key, Where(member=key), Problems(), opened.format.encoding)
+    return next(texts, None)
 
 
 def _compressed_tar_items(path: str, opened: OpenedSources) -> Iterator[Item]:
@@ -487,8 +501,9 @@ def _compressed_tar_items(path: str, opened: OpenedSources) -> Iterator[Item]:
         if isinstance(image, Problem):
             yield from container.skipped([image])
         else:
-            key, content = image
-            yield container.image(f"{container.path}:{spelled_id(key)}", ImageRef(content))
+            key, content, sample = image
+            item = container.image(f"{container.path}:{spelled_id(key)}", ImageRef(content))
+            yield item._replace(caption=_caption_in_tar(sample, key, opened))
 
 
 def _tsv_items(path: str) -> Iterator[Item]:

@@ -271,7 +271,7 @@ class TarData(ShardedData):
                 if sample.texts is None and _belongs_to_another(key, samples):
                     continue
                 where = Where(file=name, member=key)
-                texts = list(_sample_texts(sample, key, where, problems, self.encoding))
+                texts = list(sample_texts(sample, key, where, problems, self.encoding))
                 if sample.image is None:
                     reason = f"no image with the text: {key}.jpg or the like"
                     problems.add(ProblemKind.NO_IMAGE, where, reason)
@@ -292,9 +292,10 @@ def _belongs_to_another(key: str, samples: dict[str, Sample]) -> bool:
     return False
 
 
-def _sample_texts(
+def sample_texts(
     sample: Sample, key: str, where: Where, problems: Problems, encoding: str | None
 ) -> Iterator[str]:
+    """The texts of a sample: the `.txt`, or else the texts in the `.json`."""
     contents = sample.texts or {}
     for suffix in ("txt", "json"):
         if suffix not in contents:

@@ -71,6 +71,10 @@ class ImageNames:
         if is_image_suffix(suffix):
             self.left_out[suffix + _LINK] += 1
 
+    def leave_texts(self, suffixes: Iterable[str]) -> None:
+        """Count texts without an image, by their suffixes: `txt`."""
+        self.left_out.update(f".{suffix}" for suffix in suffixes)
+
     def report(self, problems: Problems, where: Where, *, all_kinds: bool = True) -> None:
         """Add a remark for each kind of file that was left out.
 

@@ -32,6 +32,8 @@ TAR_SUFFIX = ".tar"
 _NAMES: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
 _TEXTS = frozenset({".txt", ".json"})
 _MAX_TEXT = 1 << 20
+# Images of one name that wait for its texts.
+_MAX_IMAGES = 8
 _COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 # The first bytes of files that gzip, bzip2, xz and zstd write.
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -46,6 +48,11 @@ class Sample:
     image: tuple[int, int] | None = None  # the offset and the size
     suffix: str = ""  # of the image
     texts: dict[str, bytes] | None = None  # the contents by "txt" and "json"
+
+    def add_text(self, suffix: str, content: bytes) -> bool:
+        """Add the content of a `.txt` or `.json`, unless there is one of this suffix already."""
+        self.texts = self.texts or {}
+        return self.texts.setdefault(suffix[1:], content) is content
 
 
 def is_compressed(path: str) -> bool:
@@ -76,6 +83,7 @@ def read_tar(
     problems: Problems,
     *,
     texts: bool,
+    captions: bool = False,
     encoding: str | None = None,
     names: ImageNames | None = None,
 ) -> dict[str, Sample]:
@@ -86,6 +94,7 @@ def read_tar(
         name: Its name in messages.
         problems: Gets the members that cannot be used.
         texts: Read the texts too, and one image of each sample. Otherwise each image is a sample.
+        captions: Read the texts, which samples may lack, without reporting problems of them.
         encoding: The encoding of names, by default UTF-8, or else GB18030 where all can be.
         names: Decides which members are images, and counts the others.
 
@@ -93,7 +102,7 @@ def read_tar(
         DatasetError: the file is compressed, or the encoding is unknown.
     """
     names = ImageNames() if names is None else names
-    reader = _Reader(name, problems, names, texts=texts, encoding=encoding)
+    reader = _Reader(name, problems, names, texts=texts, captions=captions, encoding=encoding)
     end = 0
     try:
         with open_file(path) as file:
@@ -135,14 +144,19 @@ def read_images(
     problems: Problems,
     encoding: str | None = None,
     names: ImageNames | None = None,
-) -> Iterator[tuple[str, bytes]]:
-    """The images of a compressed tar file, one after another: the name of the sample, the bytes.
+) -> Iterator[tuple[str, bytes, Sample]]:
+    """The images of a compressed tar file, one after another. Texts without one are counted.
+
+    Yields:
+        The name of the sample, the bytes of the image, and a sample with its texts, as far as they
+        are next to the image.
 
     Raises:
         DatasetError: the encoding is unknown.
         MissingExtraError: the file is compressed with zstd, and pyarrow is not installed.
     """
     names = ImageNames() if names is None else names
+    key, sample, images = "", Sample(), list[bytes]()
     try:
         with open_file(path) as file, _opened(file) as tar:
             while (member := tar.next()) is not None:
@@ -150,19 +164,53 @@ def read_images(
                 inner = with_slashes(member.name)
                 if not _is_wanted(member, _decoded(inner, encoding), names):
                     continue
-                (key,) = _named({os.path.splitext(inner)[0]: Sample()}, name, encoding)
-                if member.size > MAX_FILE:
-                    where = Where(file=name, member=key)
-                    reason = f"a file of more than {MAX_FILE} bytes"
-                    problems.add(ProblemKind.BAD_VALUE, where, reason)
-                    continue
-                opened = tar.extractfile(member)
-                if opened is not None:
-                    head = io.BytesIO(opened.read(HEAD))
-                    if names.accept(inner, head.getvalue):
-                        yield key, head.getvalue() + opened.read()
+                former, (key,) = key, _named({os.path.splitext(inner)[0]: Sample()}, name, encoding)
+                if key != former or len(images) == _MAX_IMAGES:
+                    yield from _complete(former, sample, images, names)
+                    images, sample = [], sample if key == former else Sample()
+                where = Where(file=name, member=key)
+                content = _next_content(tar, member, sample, where, problems, names)
+                if content is not None:
+                    images.append(content)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
         problems.add(ProblemKind.DAMAGED, Where(file=name), f"damaged: {first_line(error)}")
+    yield from _complete(key, sample, images, names)
+
+
+def _complete(
+    key: str, sample: Sample, images: list[bytes], names: ImageNames
+) -> Iterator[tuple[str, bytes, Sample]]:
+    """The images of a sample, whose texts are counted if it has none."""
+    if not images:
+        names.leave_texts(sample.texts or ())
+    for content in images:
+        yield key, content, sample
+
+
+def _next_content(
+    tar: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    sample: Sample,
+    where: Where,
+    problems: Problems,
+    names: ImageNames,
+) -> bytes | None:
+    """The content of a member that is an image; that of a text is added to its sample."""
+    suffix = os.path.splitext(member.name)[1].lower()
+    opened = tar.extractfile(member)
+    if opened is None:
+        return None
+    if suffix in _TEXTS:
+        if member.size <= _MAX_TEXT:
+            sample.add_text(suffix, opened.read())
+        return None
+    if member.size > MAX_FILE:
+        reason = f"a file of more than {MAX_FILE} bytes"
+        problems.add(ProblemKind.BAD_VALUE, where, reason)
+        return None
+    head = io.BytesIO(opened.read(HEAD))
+    accepted = names.accept(with_slashes(member.name), head.getvalue)
+    return head.getvalue() + opened.read() if accepted else None
 
 
 def _opened(file: IO[bytes]) -> tarfile.TarFile:
@@ -207,10 +255,12 @@ class _Reader:
         names: ImageNames,
         *,
         texts: bool,
+        captions: bool,
         encoding: str | None,
     ) -> None:
         self.samples: dict[str, Sample] = {}
         self._encoding = encoding
+        self._captions = captions
         self._name, self._problems, self._names, self._texts = name, problems, names, texts
 
     def add(self, member: tarfile.TarInfo, descriptor: int) -> None:
@@ -221,13 +271,13 @@ class _Reader:
         key, dot = os.path.splitext(inner)
         suffix = dot.lower()
         where = Where(file=self._name, member=member.name)
-        if self._texts and suffix in _TEXTS:
+        if (self._texts or self._captions) and suffix in _TEXTS:
+            problems = self._problems if self._texts else Problems()
             sample = self.samples.setdefault(key, Sample())
-            content = _read_text(member, descriptor, where, self._problems)
-            if content is not None:
-                sample.texts = sample.texts or {}
-                if sample.texts.setdefault(suffix[1:], content) is not content:
-                    self._duplicate(where, f"{key} already has another {suffix}")
+            content = _read_text(member, descriptor, where, problems)
+            if content is not None and not sample.add_text(suffix, content):
+                reason = f"{key} already has another {suffix}"
+                problems.add(ProblemKind.DUPLICATE, where, reason)
             return
 
         def read_head() -> bytes:

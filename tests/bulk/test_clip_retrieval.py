@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import tarfile
 import types
 import zipfile
 from http.server import BaseHTTPRequestHandler
@@ -208,6 +209,47 @@ def test_captions_of_a_table(embed: Embed, some: list[Path], tmp_path: Path, suf
         )
         assert embed(table).kept == 4
         assert read(tmp_path / "out")[1][0]["caption"] == "一只黑猫"
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_captions_in_a_tar(embed: Embed, some: list[Path], tmp_path: Path, suffix: str) -> None:
+    image = some[0].read_bytes()
+    members = {
+        "1.png": image,
+        "1.txt": "一只猫\n".encode(),
+        "1.json": json.dumps({"caption": "not this one"}).encode(),
+        # A text before its image, and a sample with a JSON file alone.
+        "2.txt": b"a dog",
+        "2.png": image,
+        "3.json": json.dumps({"url": "http://h/3", "caption": ["两棵树", "树"]}).encode(),
+        "3.png": image,
+        # What is no text does not fail the image.
+        "4.png": image,
+        "4.txt": b"  ",
+        "5.png": image,
+        "5.json": b"[1",
+        "6.png": image,
+        "6.txt": b"\x81",
+        "7.png": image,
+        "7.txt": b"x" * ((1 << 20) + 1),
+        "8.png": image,
+        "8.cls": b"3",
+        "9.txt": b"no image",
+        "a.png": image,
+        "a.b.png": image,
+        "a.b.txt": "最后".encode(),
+    }
+    with tarfile.open(tmp_path / f"a{suffix}", "w:gz" if suffix == ".tar.gz" else "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    report = embed(tmp_path / f"a{suffix}", to="clip-retrieval")
+    assert (report.rows, report.failed) == (10, 0), report.first_failed
+    _, lines = read(tmp_path / "out")
+    captions = {line["id"].rpartition(":")[2]: line["caption"] for line in lines}
+    known = {"1": "一只猫", "2": "a dog", "3": "两棵树", "a.b": "最后"}
+    assert captions == dict.fromkeys(["4", "5", "6", "7", "8", "a"]) | known
 
 
 def test_archives_and_urls(
