@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 FUZZ_SECONDS ?= 60
 PYTEST_OPTIONS ?=
 PROCESSES ?= 2
-ISAS ?= serial avx2
+ISAS ?= serial avx2 avx_vnni
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 MATRIX_OPTIONS ?=
