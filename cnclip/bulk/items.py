@@ -346,8 +346,9 @@ def _reader(path: str, found: OpenedSources) -> _Reader:
     if not os.path.lexists(path):
         raise DatasetError("no such file or folder", file=spelled(path))
     is_table = suffix in TABLE_SUFFIXES and os.path.isfile(path)
+    is_list = found.format.nul and os.path.isfile(path)  # whatever its name
     if found.kind == "texts":
-        if is_table:
+        if is_table or is_list:
             return partial(_table_items, path, found)
         reason = f"expected a file of texts: {_joined(TABLE_SUFFIXES)}"
         raise DatasetError(reason, file=spelled(path))
@@ -365,6 +366,8 @@ def _reader(path: str, found: OpenedSources) -> _Reader:
         return partial(_table_items, path, found)
     if format_of(read_head(path)) is not None:
         return lambda: iter([_file_item(image_file(path))])
+    if is_list:
+        return partial(_table_items, path, found)
     suffixes = _joined({*TABLE_SUFFIXES, *_ARCHIVES})
     reason = f"unknown kind of file; expected an image, a folder, SPLIT_imgs.tsv, {suffixes}"
     raise DatasetError(reason, file=spelled(path))

@@ -99,6 +99,9 @@ def read_description(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise IndexNotFoundError("no such index", file=path)
+    if path.is_dir():
+        reason = f"a folder, not an index: `cnclip index {path} -o NAME.index` makes one of it"
+        raise IndexFileError(reason, file=path)
     if not path.is_file():
         raise IndexFileError("expected an index file, this is not a regular file", file=path)
     size = path.stat().st_size

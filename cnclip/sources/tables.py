@@ -69,7 +69,7 @@ def read_table(
         return
     try:
         with open_file(path, _BUFFER) as raw:
-            if suffix == ".txt":
+            if suffix not in TABLE_SUFFIXES or suffix == ".txt":
                 yield from read_list(raw, name, columns, problems, format)
                 return
             file = open_text(raw, name, problems, format)

@@ -161,6 +161,7 @@ def test_embeddings_of_texts_are_searched(
     [
         (["search", "no.index", "猫"], "no.index: no such index"),
         (["search", "photo.index", "猫"], "photo.index: not an index"),
+        (["search", "empty", "猫"], "empty: a folder, not an index: `cnclip index empty -o"),
         (["search", "{gallery}"], "expected TEXT, --image FILE, or both"),
         (["search", "{gallery}", " "], "empty"),
         (["search", "{gallery}", "猫", "--image", "no.png"], "no.png"),

@@ -18,6 +18,7 @@ from cnclip.bulk import open_recorded
 from cnclip.bulk.items import open_sources
 from cnclip.datasets import Problems, open_pairs
 from cnclip.datasets.classification import ClassificationData
+from cnclip.errors import DatasetError
 from cnclip.sources.names import find_name, find_path
 from tests.support.layouts import IMAGES, add, png
 
@@ -208,6 +209,22 @@ def test_lists_that_end_entries_in_nul_bytes(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes("红\n猫\0狗".encode())
     items = list(open_sources(tmp_path / "list.txt", "texts", null=True).items())
     assert [item.text for item in items] == ["红\n猫", "狗"]
+
+
+def test_a_list_that_ends_entries_in_nul_bytes_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "a b.png").write_bytes(IMAGES[100])
+    (tmp_path / "image").write_bytes(IMAGES[100])
+    for name in ("found", "found.0", "found.lst"):
+        (tmp_path / name).write_bytes(b"a b.png\0image\0")
+        items = list(open_sources(tmp_path / name, null=True).items())
+        assert [item.path for item in items] == [str(tmp_path / "a b.png"), str(tmp_path / "image")]
+        texts = open_sources(tmp_path / name, "texts", null=True).items()
+        assert [item.text for item in texts] == ["a b.png", "image"]
+        with pytest.raises(DatasetError, match="unknown kind of file"):
+            open_sources(tmp_path / name)
+    # An image without a suffix is still one.
+    items = list(open_sources(tmp_path / "image", null=True).items())
+    assert [item.path for item in items] == [str(tmp_path / "image")]
 
 
 def test_members_are_found_by_other_spellings(tmp_path: Path) -> None:
