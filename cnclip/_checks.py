@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
+from ._text import first_line
 from .errors import InputTypeError, InvalidInputError, MissingExtraError
 
 
@@ -34,7 +35,10 @@ def check_integer(value: Any, name: str, minimum: int = 1, maximum: int | None =
 
 @contextlib.contextmanager
 def requires_extra(extra: str, package: str) -> Iterator[None]:
-    """Raise a MissingExtraError if an import in the block fails.
+    """Raise a MissingExtraError if an import in the block fails since something is not installed.
+
+    A package that is installed, and fails for another reason, such as memory that its libraries
+    do not get, is not reported as missing.
 
     Args:
         extra: The extra of cnclip that installs the package.
@@ -42,5 +46,7 @@ def requires_extra(extra: str, package: str) -> Iterator[None]:
     """
     try:
         yield
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError(extra, package) from error
+    except ImportError as error:
+        raise MissingExtraError(extra, package, first_line(error)) from error

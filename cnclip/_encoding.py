@@ -8,6 +8,7 @@ and Notepad save texts in China, where all of the file decodes.
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import re
 import unicodedata
@@ -30,6 +31,8 @@ _MARKS = (
 )
 _WIDE = tuple(name for _, name in _MARKS if name.startswith(("utf-16", "utf-32")))
 _CHUNK = 1 << 20
+# Of a file that is in memory as a whole: settings, names of classes, queries.
+MAX_TEXT = 64 << 20
 # What is looked at to tell UTF-16 from UTF-8 with NUL bytes.
 _SAMPLE = 1 << 16
 # Chinese characters and others of three or four bytes in UTF-8: rare by chance in GB18030.
@@ -131,11 +134,14 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, Encoding]:
     """The text of a file, without a byte order mark, and its encoding.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or has more than MAX_TEXT bytes.
         UnicodeError: it cannot be decoded.
     """
     with open_file(path) as file:
-        return decode(file.read(), encoding)
+        content = file.read(MAX_TEXT + 1)
+    if len(content) > MAX_TEXT:
+        raise OSError(errno.EFBIG, f"a text file of more than {MAX_TEXT} bytes", str(path))
+    return decode(content, encoding)
 
 
 def decode_names(names: Iterable[bytes], encoding: str | None = None) -> list[str] | None:

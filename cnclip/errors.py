@@ -132,19 +132,23 @@ class CheckpointError(CnclipError, ValueError):
 
 
 class MissingExtraError(CnclipError, ImportError):
-    """A package is needed that is not installed.
+    """A package is needed that is not installed, or that cannot be imported.
 
     Attributes:
         extra: The extra of cnclip that installs it.
         package: The package.
+        problem: Why it cannot be imported although it is installed; None if it is not installed.
     """
 
-    def __init__(self, extra: str, package: str) -> None:
-        super().__init__(f"{package} is not installed: pip install 'cnclip[{extra}]'")
-        self.extra, self.package = extra, package
+    def __init__(self, extra: str, package: str, problem: str | None = None) -> None:
+        reason = f"{package} is not installed: pip install 'cnclip[{extra}]'"
+        if problem is not None:
+            reason = f"{package} is installed and cannot be imported: {problem}"
+        super().__init__(reason)
+        self.extra, self.package, self.problem = extra, package, problem
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.extra, self.package), self.__dict__
+        return type(self), (self.extra, self.package, self.problem), self.__dict__
 
 
 class ModelScopeError(CnclipError, ImportError):

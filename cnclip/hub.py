@@ -104,11 +104,13 @@ def fetch_settings(
             return client.local_files()
         try:
             found = client.names()
-        except ModelNotFoundError:
+        except (MemoryError, ModelNotFoundError):
             raise
         except Exception as error:
             try:
                 return client.local_files()
+            except MemoryError:
+                raise
             except Exception:
                 raise error from None
         return client.fetch([name for name in names if name in found])
@@ -121,7 +123,7 @@ def _client(hub: str, model: str, revision: str | None) -> Iterator[_Client]:
     named = client.named
     try:
         yield client
-    except (MissingExtraError, CheckpointError):
+    except (MemoryError, MissingExtraError, CheckpointError):
         raise
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"no model {named} on {client.title}: {error.reason}") from error
@@ -137,12 +139,14 @@ def _download(client: _Client) -> Path:
     """
     try:
         names = client.names()
-    except ModelNotFoundError:
+    except (MemoryError, ModelNotFoundError):
         raise
     except Exception as error:  # such as a proxy of a kind that the client does not know
         try:
             found = client.local_files()
             find_checkpoint(found)
+        except MemoryError:
+            raise
         except Exception:
             raise error from None
         logger.warning(

@@ -33,7 +33,7 @@ def download_file(hub: str, model: str, name: str, folder: Path) -> Path:
     title, fetch = _CLIENTS[hub]
     try:
         return fetch(model, name, folder)
-    except MissingExtraError:
+    except (MemoryError, MissingExtraError):
         raise
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"no {name} of {model} on {title}: {error.reason}") from error

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import check_file, open_file
+from .._files import open_file
 from .._text import counted, first_line
 from ..errors import CnclipError, EmbeddingsError, ModelMismatchError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.image import is_url
-from ..sources import pyarrow_modules
-from .folder import DTYPES, EmbeddingBatch, Embeddings, Manifest, model_identity, schema
+from ..sources import parquet_in_memory, pyarrow_modules
+from .folder import DTYPES, EmbeddingBatch, Embeddings, Manifest, model_identity, read_npy, schema
 from .items import ItemKind
 
 logger = logging.getLogger("cnclip")
@@ -151,7 +151,7 @@ class ClipRetrievalEmbeddings(Embeddings):
 
     @staticmethod
     def _shape(part: _Part) -> NDArray[Any]:
-        """The vectors of a part, mapped into memory; there are as many lines."""
+        """The vectors of a part; there are as many lines."""
         vectors = _vectors(part.vectors)
         _, parquet = pyarrow_modules()
         lines = _read_parquet(part.metadata, parquet.read_metadata).num_rows
@@ -234,6 +234,8 @@ class ClipRetrievalEmbeddings(Embeddings):
                 continue
             try:
                 made = pipeline.forward({key: value})[f"{key}_embedding"]
+            except MemoryError:
+                raise
             except CnclipError:
                 continue
             cosines.append(float(np.asarray(made)[0] @ np.asarray(vector, np.float32)))
@@ -255,7 +257,7 @@ class ClipRetrievalEmbeddings(Embeddings):
         arrow, parquet = pyarrow_modules()
 
         def read(file: Any) -> Any:
-            found = parquet.ParquetFile(file, pre_buffer=False)
+            found = parquet_in_memory(file)
             wanted = [n for n in ("id", "image_path", "key", "url", "caption") if n in columns]
             return found.read(columns=wanted, use_threads=False)
 
@@ -307,14 +309,9 @@ def _strings(column: Any) -> list[str | None]:
 
 
 def _vectors(path: Path) -> NDArray[Any]:
-    """Embeddings, [n, d], mapped into memory."""
+    """Embeddings, [n, d]."""
     try:
-        check_file(path)
-        rows: NDArray[Any]
-        try:
-            rows = np.load(path, "r", allow_pickle=False)
-        except ValueError:  # it has no rows, or it is damaged
-            rows = np.load(path, allow_pickle=False)
+        rows = read_npy(path)
     except OSError as error:
         raise EmbeddingsError(f"cannot be read: {first_line(error)}", file=path) from error
     except (ValueError, EOFError) as error:
@@ -331,6 +328,8 @@ def _read_parquet(path: Path, read: Any) -> Any:
     try:
         with open_file(path) as file:
             return read(file)
+    except MemoryError:
+        raise
     except arrow.ArrowException as error:
         raise EmbeddingsError(f"damaged: {first_line(error)}", file=path) from error
     except OSError as error:

@@ -277,6 +277,8 @@ def _read(batch: dict[str, Any]) -> dict[str, Any]:
             return
         try:
             content = item.image.read()
+        except MemoryError:
+            raise
         except CnclipError as error:
             outcome.fail(error)
         else:

@@ -1,12 +1,13 @@
 """A folder of embeddings: its manifest, its shards, and `Embeddings`, which reads them.
 
-`manifest.json` names the shards. The embeddings of a shard are a .npy file, which can be mapped
-into memory. Its Parquet file has a line per item. `store.py` writes the folder.
+`manifest.json` names the shards. The embeddings of a shard are a .npy file. Its
+Parquet file has a line per item. `store.py` writes the folder.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -17,14 +18,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import check_file, open_file, sha256_of, write_durably
+from .._files import open_file, sha256_of, write_durably
 from .._text import counted, first_line
 from ..archive import ArchiveInfo
 from ..cache import remembered_sha256
 from ..errors import EmbeddingsError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.decoding import changed_options
-from ..sources import pyarrow_modules
+from ..sources import parquet_in_memory, pyarrow_modules
 from .items import ITEM_KINDS, IdForm, ItemKind
 
 DTYPES = ("float16", "float32")
@@ -35,6 +36,10 @@ MANIFEST = "manifest.json"
 # The manifest of a run that has not ended.
 UNFINISHED = "unfinished.json"
 SUFFIXES = ("npy", "parquet")
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 # Kinds as earlier versions wrote them.
 _FORMER_KINDS = {"pictures": "images"}
 
@@ -262,15 +267,13 @@ def check_shard(folder: Path, shard: Shard) -> None:
 
 
 def load_vectors(folder: Path, shard: Shard, manifest: Manifest) -> NDArray[Any]:
-    """A shard's embeddings, [rows, d], mapped into memory.
+    """A shard's embeddings, [rows, d].
 
     An EmbeddingsError names a file that is missing or damaged.
     """
     path = path_of(folder, shard, "npy")
     try:
-        check_file(path)
-        # An array without rows cannot be mapped.
-        rows: NDArray[Any] = np.load(path, "r" if shard.rows else None, allow_pickle=False)
+        rows = read_npy(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     except (ValueError, EOFError) as error:
@@ -280,17 +283,39 @@ def load_vectors(folder: Path, shard: Shard, manifest: Manifest) -> NDArray[Any]
     return rows
 
 
+def read_npy(path: Path) -> NDArray[Any]:
+    """The array in a .npy file, in memory: a mapped one would end the process if it was truncated.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError, EOFError: it is damaged.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        version = np.lib.format.read_magic(file)
+        if version not in _NPY_HEADERS:
+            raise ValueError(f"version {version} of .npy")
+        shape, _, dtype = _NPY_HEADERS[version](file)
+        needed = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or needed > size - file.tell():  # before memory is allocated
+            raise ValueError(f"has {size - file.tell()} bytes of {needed}")
+        file.seek(0)
+        rows: NDArray[Any] = np.load(file, allow_pickle=False)
+    return rows
+
+
 def load_lines(folder: Path, shard: Shard) -> Any:
     """A shard's lines, a pyarrow.Table.
 
     An EmbeddingsError names a file that is missing or damaged.
     """
-    arrow, parquet = pyarrow_modules()
+    arrow, _ = pyarrow_modules()
     path = path_of(folder, shard, "parquet")
     try:
-        # Read through a Python file: its errors are OSErrors, and pyarrow starts no threads.
         with open_file(path) as file:
-            table = parquet.read_table(file, use_threads=False, pre_buffer=False)
+            table = parquet_in_memory(file).read(use_threads=False)
+    except MemoryError:
+        raise
     except arrow.ArrowException as error:
         raise EmbeddingsError(f"damaged: {first_line(error)}", file=path) from error
     except OSError as error:
@@ -316,7 +341,7 @@ class EmbeddingBatch(NamedTuple):
 
     Attributes:
         first_row: The number of the first among all rows.
-        vectors: Float16 or float32 [n, d], rows of unit length, memory-mapped.
+        vectors: Float16 or float32 [n, d], rows of unit length.
         lines: A pyarrow.Table with a line for each row: `row` (of `vectors`), `id`, `path`,
             `text`, `width`, `height`, `bytes`, `size`, `mtime_ns`, `sha256`, `error` (null).
     """

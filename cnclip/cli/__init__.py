@@ -79,6 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of our output has closed it, as `head` does; Python must not flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except MemoryError as error:
+        print_message(parsed.command, _out_of_memory(error))
+        return 2
     except CnclipError as error:
         print_message(parsed.command, _as_typed(error))
         return 2
@@ -88,6 +91,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print_message(parsed.command, "interrupted")
         return 130
+
+
+def _out_of_memory(error: MemoryError) -> str:
+    """The message of an error of too little memory, whichever library raised it."""
+    if isinstance(error, CnclipError):
+        return str(_as_typed(error))
+    reason = first_line(error) if str(error) else ""
+    return f"out of memory: {reason}" if reason else "out of memory"
 
 
 def _as_typed(error: CnclipError) -> CnclipError:

@@ -227,6 +227,8 @@ def _model_of(
         if model_identity(embedder)["digest"] != model["digest"]:
             reason = f"has vectors of {model['name']} ({model['digest'][:12]}), not of {wanted}"
             raise ModelMismatchError(reason, file=arguments.source)
+    except MemoryError:
+        raise
     except CnclipError as error:
         if arguments.model is not None:
             raise

@@ -76,6 +76,8 @@ def download_dataset(
     except modelscope_hub.errors.NotExistError as error:
         reason = f"no data set {named} on ModelScope: {first_line(error)}"
         raise DatasetError(reason) from error
+    except MemoryError:
+        raise
     except Exception as error:  # of the client, and of its HTTP library
         return _downloaded_before(named, fetch, error)
     wanted = [file for file in files if file.type != "tree" and _is_wanted(file.path, splits)]
@@ -94,6 +96,8 @@ def download_dataset(
                 for one in wanted:
                     (folder / one.path).unlink(missing_ok=True)
         return fetch(file_list=entries)
+    except MemoryError:
+        raise
     except Exception as error:  # of the client, of its HTTP library, and of the disk
         reason = f"{named} cannot be downloaded from ModelScope: {first_line(error)}"
         raise HubError(reason) from error
@@ -105,6 +109,8 @@ def _downloaded_before(named: str, fetch: Callable[..., Path], error: Exception)
         found = fetch(local_files_only=True)
         if not any(found.iterdir()):
             raise FileNotFoundError(found)
+    except MemoryError:
+        raise
     except Exception:
         reason = f"{named} cannot be downloaded from ModelScope: {first_line(error)}"
         raise HubError(reason) from error

@@ -56,6 +56,8 @@ def download(url: str, timeout: float | None, max_bytes: int) -> bytes:
         for tries in range(1, TRIES + 1):
             try:
                 content = _read(url, settings.headers, timeout, max_bytes, deadline)
+            except MemoryError:
+                raise
             except Exception as error:  # urllib, http.client and ssl each have their own
                 if deadline.passed:
                     raise _too_slow(timeout) from error

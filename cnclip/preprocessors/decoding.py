@@ -211,6 +211,8 @@ def image_header(content: bytes) -> ImageHeader | None:
     try:
         with PillowWarnings([]), Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
             return ImageHeader(image.format, image.width, image.height)
+    except MemoryError:
+        raise
     except Exception:  # Pillow raises anything on damaged files
         return None
 
@@ -267,6 +269,8 @@ def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says; as it is where the metadata are damaged."""
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except MemoryError:
+        raise
     except Exception:  # Pillow raises anything on damaged metadata
         return image
     return image if turn is None else image.transpose(turn)
@@ -390,6 +394,8 @@ def _is_raw(image: Image.Image) -> bool:
     tags: Any = getattr(image, "tag_v2", {})
     try:
         return _DNG_VERSION in tags or bool(tags.get(_SUBFILE_TYPE, 0) & 1 and _SUB_IFDS in tags)
+    except MemoryError:
+        raise
     except Exception:  # Pillow raises anything on damaged metadata
         return False
 

@@ -171,6 +171,8 @@ class CLIPPreprocessor:
             try:
                 image = open_image(item)
                 return item, None if image is None else self.process_image(image, as_bytes=as_bytes)
+            except MemoryError:
+                raise
             except CnclipError as error:
                 if strict:
                     raise

@@ -107,6 +107,8 @@ def _is_jpeg_image(content: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG",)):
             return True
+    except MemoryError:
+        raise
     except Exception:  # Pillow raises anything on damaged files
         return False
 

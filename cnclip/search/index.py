@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..pipelines import MultiModalEmbeddingPipeline
 from ..version import __version__
 from .collection import Collection, with_probabilities
 from .hits import Hit
-from .index_file import PARTS, check_once, map_parts, read_description, write_index_file
+from .index_file import PARTS, IndexParts, check_once, read_description, write_index_file
 from .items import ItemTable
 from .thresholds import NONSENSE_QUANTILE, nonsense_texts, pairs_threshold
 from .tuning import Measurement, tune
@@ -51,6 +52,7 @@ class Index(Collection):
         self._alive: NDArray[np.bool_] | None = None
         self._numbers_by_id: dict[str, int] | None = None
         self._limits: tuple[int, int] | None = None
+        self._parts: IndexParts | None = None
         self.path = path
         self.dim = vectors.dim
         self.model = description["model"]
@@ -152,9 +154,19 @@ class Index(Collection):
     def __len__(self) -> int:
         return len(self._items) - self.removed
 
+    @contextlib.contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Raise an IndexFileError if the file was changed in place before or in the block."""
+        if self._parts is not None:
+            self._parts.check()
+        yield
+        if self._parts is not None:
+            self._parts.check()
+
     def ids(self) -> list[str]:
         """The ids of all vectors, in the order in which they were added."""
-        return self._alive_items().ids()
+        with self._unchanged():
+            return self._alive_items().ids()
 
     def _add(
         self,
@@ -172,7 +184,8 @@ class Index(Collection):
         self._items.append(ids, paths, texts)
         if self._alive is not None:
             self._alive = np.concatenate([self._alive, np.ones(len(matrix), np.bool_)])
-        self._vectors.add(matrix)
+        with self._unchanged():
+            self._vectors.add(matrix)
         known.update(zip(ids, range(start, start + len(matrix)), strict=True))
         self._changed()
         if self._limits is not None:
@@ -195,8 +208,9 @@ class Index(Collection):
         dead = np.zeros(len(self._items), np.bool_)
         dead[numbers] = True
         if self.kind == "exact":
-            self._vectors.remove(dead)
-            self._items = self._items.select(~dead)
+            with self._unchanged():
+                self._vectors.remove(dead)
+                self._items = self._items.select(~dead)
             self._numbers_by_id = None
         else:
             self._alive = ~dead if self._alive is None else self._alive & ~dead
@@ -208,18 +222,21 @@ class Index(Collection):
         number = self._numbers().get(id)
         if number is None:
             return None
-        _, path, text = self._items[number]
-        vector = self._vectors.rows(np.array([number]))[0]
+        with self._unchanged():
+            _, path, text = self._items[number]
+            vector = self._vectors.rows(np.array([number]))[0]
         return Hit(path, 1.0, id, text), vector / np.linalg.norm(vector)
 
     def _search(self, queries: NDArray[np.float32], k: int) -> list[list[Hit]]:
-        return self._hits(*self._vectors.search(queries, k, self._alive))
+        with self._unchanged():
+            return self._hits(*self._vectors.search(queries, k, self._alive))
 
     def search_exactly(self, queries: ArrayLike, k: int = 10) -> list[list[Hit]]:
         """Like `search`, but compares the queries with every vector, whatever the kind."""
         k = check_integer(k, "k")
         rows = self._check_vectors(np.atleast_2d(np.asarray(queries)), "queries")
-        results = self._hits(*self._vectors.search(rows, k, self._alive, exact=True))
+        with self._unchanged():
+            results = self._hits(*self._vectors.search(rows, k, self._alive, exact=True))
         return [with_probabilities(hits, self.temperature) for hits in results]
 
     def _hits(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> list[list[Hit]]:
@@ -273,7 +290,8 @@ class Index(Collection):
             OSError: the file cannot be written. An existing file is unchanged.
         """
         path = Path(path)
-        self.prepare()
+        with self._unchanged():
+            self.prepare()
         alive = self._alive
         dead = [] if alive is None else np.flatnonzero(~alive).tolist()
         description = {
@@ -296,7 +314,8 @@ class Index(Collection):
             "vectors": lambda write: self._vectors.write(write),
             "items": lambda write: write(self._items.to_bytes()),
         }
-        write_index_file(path, description, parts)
+        with self._unchanged():
+            write_index_file(path, description, parts)
         self.path = path
 
     @classmethod
@@ -308,7 +327,9 @@ class Index(Collection):
         Args:
             path: The file.
             mapped: Map the file into memory and read only what a search needs. Opening is fast,
-                and processes share the memory. Adding a vector copies the vectors.
+                and processes share the memory. Adding a vector copies the vectors. If the file is
+                written or truncated in place, the next call raises an IndexFileError; one that is
+                reading at that moment may end the process. False reads the file into memory.
             check: Compare the file with its checksums, unless that was done since it was last
                 written. The description is always compared.
 
@@ -322,13 +343,12 @@ class Index(Collection):
         description = read_description(path)
         if check:
             check_once(path)
-        mapped_parts = map_parts(path, description)
+        parts = IndexParts(path, description, mapped=mapped)
         try:
             vectors = Vectors.read(
-                mapped_parts[PARTS[0]], description["kind"], description["effort"], mapped=mapped
+                parts.content[PARTS[0]], description["kind"], description["effort"], mapped=mapped
             )
-            content = mapped_parts[PARTS[1]]
-            items = ItemTable.from_buffer(content if mapped else np.array(content))
+            items = ItemTable.from_buffer(parts.content[PARTS[1]])
             if len(items) != len(vectors) or vectors.dim != description["dim"]:
                 raise ValueError(f"{len(vectors)} vectors, {len(items)} items")
             index = cls(vectors, items, description, path)
@@ -336,9 +356,11 @@ class Index(Collection):
                 index._alive = np.ones(len(items), np.bool_)
                 index._alive[description["removed"]] = False
             index._limits = description["limits"] and tuple(description["limits"])
+            index._parts = parts
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             reason = f"cannot be read as an index: {first_line(error)}"
             raise IndexFileError(reason, file=path) from error
+        parts.check()
         return index
 
     def _numbers(self) -> dict[str, int]:

@@ -11,7 +11,10 @@ The description has the length and the SHA-256 of the first two parts.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import replaced_atomically
+from .._files import open_file, replaced_atomically
 from ..cache import remembered
 from ..errors import IndexFileError, IndexNotFoundError
 
@@ -138,16 +141,58 @@ def read_description(path: Path) -> dict[str, Any]:
     return checked
 
 
-def map_parts(path: Path, description: dict[str, Any]) -> dict[str, NDArray[np.uint8]]:
-    """Map the parts of an index into memory, read-only: for each of PARTS uint8 [bytes]."""
-    whole: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
-    mapped = {}
-    start = 0
-    for name in PARTS:
-        end = start + description["parts"][name]["bytes"]
-        mapped[name] = whole[start:end]
-        start = end
-    return mapped
+class IndexParts:
+    """The parts of an index file, mapped into memory, read-only, or read into it.
+
+    A file that is replaced, as cnclip does it, remains readable while it is mapped. One that is
+    truncated or written in place does not: reading pages that are gone ends the process, and others
+    have wrong vectors. `check` before and after each use finds this. A process that must not end at
+    all, such as a server, reads the file into memory.
+
+    Attributes:
+        content: For each of PARTS uint8 [bytes].
+    """
+
+    def __init__(self, path: Path, description: dict[str, Any], *, mapped: bool = True) -> None:
+        """Map or read the file.
+
+        Raises:
+            IndexFileError: it has changed since its description was read.
+            OSError: it cannot be read.
+        """
+        self._path = path
+        self._descriptor: int | None = None
+        sizes = [description["parts"][name]["bytes"] for name in PARTS]
+        whole: NDArray[np.uint8]
+        with open_file(path) as file:
+            self._state = _state(file.fileno())
+            if self._state[0] < sum(sizes):
+                raise self._changed()
+            if mapped:
+                whole = np.memmap(file, np.uint8, mode="r")
+                self._descriptor = os.dup(file.fileno())
+                weakref.finalize(self, os.close, self._descriptor)
+            else:
+                whole = np.fromfile(file, np.uint8, sum(sizes))
+        if len(whole) < sum(sizes):
+            raise self._changed()
+        ends = list(itertools.accumulate(sizes, initial=0))
+        places = zip(PARTS, itertools.pairwise(ends), strict=True)
+        self.content = {name: whole[start:end] for name, (start, end) in places}
+
+    def check(self) -> None:
+        """Raise an IndexFileError if a mapped file has been truncated or written since."""
+        if self._descriptor is not None and _state(self._descriptor) != self._state:
+            raise self._changed()
+
+    def _changed(self) -> IndexFileError:
+        reason = "was changed in place while it was open; build it again, and open it again"
+        return IndexFileError(reason, file=self._path)
+
+
+def _state(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns
 
 
 def check_once(path: Path) -> None:
@@ -160,7 +205,9 @@ def check_once(path: Path) -> None:
 
     def check(file: Path) -> str:
         description = read_description(file)
-        for name, content in map_parts(file, description).items():
+        opened = IndexParts(file, description)
+        for name, content in opened.content.items():
+            opened.check()
             if hashlib.sha256(content.data).hexdigest() != description["parts"][name]["sha256"]:
                 raise _damaged(file, f"its {name} do not match their checksum")
         return "intact"

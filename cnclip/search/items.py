@@ -56,6 +56,8 @@ class ItemTable:
                 arrow.array(map(_encoded, paths), arrow.large_binary()),
                 arrow.array([None] * len(ids) if texts is None else texts, arrow.large_string()),
             ]
+        except MemoryError:
+            raise
         except (UnicodeEncodeError, arrow.ArrowException) as error:
             reason = f"an id, path or text cannot be stored: {first_line(error)}"
             raise InvalidInputError(reason) from error
@@ -81,6 +83,8 @@ class ItemTable:
         arrow, _ = pyarrow_modules("search")
         try:
             table = arrow.ipc.open_file(arrow.py_buffer(content)).read_all()
+        except MemoryError:
+            raise
         except arrow.ArrowException as error:
             raise ValueError(first_line(error)) from error
         if table.schema != _empty().schema:

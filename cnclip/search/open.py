@@ -13,6 +13,7 @@ def open_collection(
     *,
     token: str | None = None,
     database: str | None = None,
+    mapped: bool = True,
 ) -> Collection:
     """Open a collection.
 
@@ -21,6 +22,7 @@ def open_collection(
         milvus_collection: The name of the collection in Milvus.
         token: As for `connect`.
         database: As for `connect`.
+        mapped: As for `Index.load`.
 
     Raises:
         IndexNotFoundError: there is no such file.
@@ -31,4 +33,4 @@ def open_collection(
     """
     if is_milvus(address):
         return connect(address, milvus_collection, token=token, database=database)
-    return Index.load(address)
+    return Index.load(address, mapped=mapped)

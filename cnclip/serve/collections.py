@@ -149,7 +149,10 @@ def open_indexes(
     opened: dict[tuple[str, str], MultiModalEmbeddingPipeline] = {}
     searchables = []
     for address, name in zip(addresses, _names(addresses), strict=True):
-        collection = open_collection(address, milvus_collection, token=token, database=database)
+        # In memory: a file that is truncated or written in place must not end the server.
+        collection = open_collection(
+            address, milvus_collection, token=token, database=database, mapped=False
+        )
         key = (json.dumps(collection.model, sort_keys=True), collection.precision)
         if key not in opened:
             opened[key] = open_model(collection)

@@ -17,7 +17,7 @@ gets the rows that cannot be used, which are left out.
 """
 
 from .images import ImageRef, image_file, spelled, walk
-from .parquet_files import pyarrow_modules
+from .parquet_files import parquet_in_memory, pyarrow_modules
 from .rows import Columns, Id, ProblemKind, Problems
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ProblemKind",
     "Problems",
     "image_file",
+    "parquet_in_memory",
     "pyarrow_modules",
     "spelled",
     "walk",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from itertools import accumulate, pairwise, repeat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,8 @@ class RowGroup(ImageStore):
                 try:
                     with open_parquet(self._path) as file:
                         table = file.read_row_group(self._number, [self._column], use_threads=False)
+                except MemoryError:
+                    raise
                 except (arrow.ArrowException, OSError) as error:
                     reason = f"row group {self._number} cannot be read: {first_line(error)}"
                     raise ImageError(reason) from error
@@ -151,6 +153,25 @@ def open_parquet(path: Path) -> Any:
     return pyarrow_modules()[1].ParquetFile(path, pre_buffer=False)
 
 
+def parquet_in_memory(file: IO[bytes]) -> Any:
+    """A `pyarrow.parquet.ParquetFile` of the content of an open file, which is read first.
+
+    The memory belongs to Arrow. If it were an object of Python, a thread of Arrow that drops it
+    while Python ends would end the process.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    arrow, parquet = pyarrow_modules()
+    size = os.fstat(file.fileno()).st_size
+    buffer = arrow.allocate_buffer(size)
+    view = memoryview(buffer).cast("B")
+    done = 0
+    while done < size and (count := file.readinto(view[done:])):  # type: ignore[attr-defined]
+        done += count
+    return parquet.ParquetFile(arrow.BufferReader(buffer.slice(0, done)), pre_buffer=False)
+
+
 class DamagedParquet(DatasetError):
     """A file is damaged, or is not a Parquet file."""
 
@@ -179,6 +200,8 @@ class ParquetTable:
         try:
             with open_parquet(path) as file:
                 self._metadata, schema = file.metadata, file.schema_arrow
+        except MemoryError:
+            raise
         except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = f"damaged, or not Parquet: {first_line(error)}"
             raise DamagedParquet(reason, file=name) from error
@@ -215,6 +238,8 @@ class ParquetTable:
                     for row, values in enumerate(rows):
                         image = ImageRef(self.groups[group], row) if lazy else values[0]
                         yield Row(start + row + 1, image, *values[1:])
+                except MemoryError:
+                    raise
                 except (arrow.ArrowException, OSError) as error:
                     reason = f"row group {group} is damaged: {first_line(error)}"
                     where = Where(file=self._name, line=start + row + 2)

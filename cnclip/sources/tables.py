@@ -27,7 +27,9 @@ TABLE_SUFFIXES = frozenset({".txt", ".jsonl", ".json", PARQUET_SUFFIX, *_DELIMIT
 _BUFFER = 1 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # An image of a data set, in base64, has a few hundred kB.
-MAX_LINE = 256 << 20
+MAX_LINE = 64 << 20
+# Of a list or a CSV file: a path, a text, a URL, or a data URL with an image.
+MAX_ENTRY = 16 << 20
 # A JSON file that is not JSON Lines is in memory as a whole, with several times its size.
 MAX_JSON = 1 << 30
 
@@ -106,7 +108,8 @@ def column_names(
 
 def _header(file: IO[bytes], delimiter: str) -> list[str]:
     with io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
-        for values in csv.reader(text, delimiter=delimiter, strict=True):
+        lines = _CsvLines(text, "", Problems())
+        for values in csv.reader(lines, delimiter=delimiter, strict=True):
             if any(value.strip() for value in values):
                 return [value.strip() for value in values]
     return []
@@ -148,7 +151,7 @@ def read_list(
     `file` is as for `open_text`.
     """
     text = open_text(file, name, problems, format)
-    for line in _entries(text) if format.nul else _list_lines(text, name, problems):
+    for line in _entries(text, name, problems) if format.nul else _list_lines(text, name, problems):
         if b"\0" in line.content:
             where = Where(file=name, line=line.number)
             problems.add(ProblemKind.DAMAGED, where, "has a NUL byte")
@@ -165,7 +168,8 @@ def _csv_rows(
     places: list[int | None] = []  # of the chosen columns
     # Bytes that are not UTF-8 become lone surrogates.
     with io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        lines = _CsvLines(text, name, problems)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         while True:
             try:
                 values = next(reader, None)
@@ -319,14 +323,18 @@ class Line(NamedTuple):
     start: int  # the offset of the content, in bytes from where reading began
 
 
-def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]:
+def read_lines(
+    file: IO[bytes], name: str, problems: Problems, limit: int | None = None
+) -> Iterator[Line]:
     """The lines of a file that are not empty.
 
-    A byte order mark and Windows' line ends are reported and removed.
+    A byte order mark and Windows' line ends are reported and removed. A line of more than `limit`
+    bytes, by default MAX_LINE, is a problem; it is never in memory as a whole.
     """
+    limit = MAX_LINE if limit is None else limit
     number = end = 0
     windows = False
-    while line := file.readline(MAX_LINE):
+    while line := file.readline(limit):
         number += 1
         start = end
         end += len(line)
@@ -334,10 +342,10 @@ def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]
             _remark(problems, name, number, "begins with a byte order mark")
             line = line[len(BYTE_ORDER_MARK) :]
             start += len(BYTE_ORDER_MARK)
-        if len(line) == MAX_LINE and not line.endswith(b"\n"):
-            reason = f"a line of more than {MAX_LINE} bytes"
+        if len(line) == limit and not line.endswith(b"\n"):
+            reason = f"a line of more than {limit} bytes"
             problems.add(ProblemKind.DAMAGED, Where(file=name, line=number), reason)
-            while rest := file.readline(MAX_LINE):
+            while rest := file.readline(limit):
                 end += len(rest)
                 if rest.endswith(b"\n"):
                     break
@@ -354,7 +362,7 @@ def read_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]
 def _list_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]:
     """The lines of a list that are not empty. A carriage return alone ends a line as well."""
     more = 0  # lines than `read_lines` counts
-    for line in read_lines(file, name, problems):
+    for line in read_lines(file, name, problems, MAX_ENTRY):
         start = line.start
         for content in line.content.split(b"\r"):
             if content.strip():
@@ -364,18 +372,53 @@ def _list_lines(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line
         more -= 1
 
 
-def _entries(file: IO[bytes]) -> Iterator[Line]:
+def _entries(file: IO[bytes], name: str, problems: Problems) -> Iterator[Line]:
     """The entries of a list that end in NUL bytes, without empty ones."""
-    number = 0
-    rest = b""
+    number, rest, is_long = 0, b"", False
     while chunk := file.read(_BUFFER):
         *entries, rest = (rest + chunk).split(b"\0")
         for entry in entries:
             number += 1
-            if entry.strip():
+            if is_long:  # this is its end
+                is_long = False
+            elif entry.strip():
                 yield Line(entry, number, 0)
+        if len(rest) > MAX_ENTRY:
+            is_long = True
+            reason = f"an entry of more than {MAX_ENTRY} bytes"
+            problems.add(ProblemKind.DAMAGED, Where(file=name, line=number + 1), reason)
+        if is_long:
+            rest = b""
     if rest.strip():
         yield Line(rest, number + 1, 0)
+
+
+class _CsvLines:
+    """The lines of a CSV file for `csv.reader`. One of more than MAX_ENTRY characters is left out.
+
+    It is a problem, and an empty line takes its place, so that lines are counted as in the file.
+    """
+
+    def __init__(self, text: io.TextIOWrapper, name: str, problems: Problems) -> None:
+        self._text, self._name, self._problems = text, name, problems
+        self._number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(MAX_ENTRY)
+        if not line:
+            raise StopIteration
+        self._number += 1
+        if len(line) < MAX_ENTRY or line.endswith(("\n", "\r")):
+            return line
+        reason = f"a line of more than {MAX_ENTRY} characters"
+        where = Where(file=self._name, line=self._number)
+        self._problems.add(ProblemKind.DAMAGED, where, reason)
+        while (rest := self._text.readline(MAX_ENTRY)) and not rest.endswith(("\n", "\r")):
+            pass
+        return "\n"
 
 
 def _remark(problems: Problems, name: str, number: int, reason: str) -> None:

@@ -22,7 +22,6 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from .. import _core
-from .._text import first_line
 from ..datasets.pairs import PairData
 from ..errors import CnclipError, DatasetError, ImageError
 from ..pipelines.stream import MAX_TEXTS
@@ -102,10 +101,9 @@ def read_image(data: PairData, image: int) -> tuple[Image.Image, int]:
     return decode_image(content, turned=data.turns_images), _key(content)
 
 
-def skipped_image(data: PairData, image: int, error: CnclipError | MemoryError) -> ImageError:
+def skipped_image(data: PairData, image: int, error: CnclipError) -> ImageError:
     """The report of an image that `read_image` or `Preprocessing.pixels` could not read."""
-    reason = error.reason if isinstance(error, CnclipError) else first_line(error)
-    return ImageError(reason, data.where(image))
+    return ImageError(error.reason, data.where(image))
 
 
 def _text_keys(texts: list[str], preprocessing: Preprocessing) -> NDArray[np.int64]:
@@ -193,7 +191,9 @@ class TrainingPairs(Dataset[Sample]):
             image, text = self._pair(place, random)
             try:
                 return self._read(image, text, random, skipped)
-            except (CnclipError, MemoryError) as error:
+            except MemoryError:
+                raise
+            except CnclipError as error:
                 skipped.append(skipped_image(self._data, image, error))
                 if len(skipped) > MAX_REPLACEMENTS:
                     raise DatasetError(

@@ -115,6 +115,8 @@ class RunState:
         try:
             check_file(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
         except Exception as error:  # on a damaged file torch raises many types
             raise CheckpointError(f"cannot be read: {first_line(error)}", file=path) from error
         try:

@@ -230,6 +230,8 @@ class _Images(Dataset[ImageBatch]):
                 opened, _ = read_image(self._data, image)
                 pixels.append(self._preprocessing.pixels(opened))
                 numbers.append(image)
+            except MemoryError:
+                raise
             except CnclipError as error:
                 skipped.append(skipped_image(self._data, image, error))
         return numbers, torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0), skipped

@@ -210,3 +210,60 @@ def test_an_interrupted_save_leaves_what_was_there(
         index.save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def written_in_place(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[1000:2000] = bytes(1000)
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(1, 1))  # the clock of the file system may be coarse
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "truncated": lambda path: os.truncate(path, 100),
+    "emptied": lambda path: os.truncate(path, 0),
+    "written": written_in_place,
+}
+USES: dict[str, Callable[[Index], object]] = {
+    "search": lambda index: index.search(unit(1, seed=3)),
+    "search_exactly": lambda index: index.search_exactly(unit(1, seed=3)),
+    "ids": lambda index: index.ids(),
+    "item": lambda index: index.item(index.ids()[0]),
+    "add": lambda index: index.add(unit(1, seed=2), ["more"]),
+    "remove": lambda index: index.remove(index.ids()[:1]),
+    "save": lambda index: index.save(str(index.path) + ".copy"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("use", USES)
+def test_a_file_that_is_changed_in_place(tmp_path: Path, use: str, change: str) -> None:
+    path = tmp_path / "it.index"
+    made(unit(3000, DIM)).save(path)
+    index = Index.load(path)
+    index.search(unit(1, seed=3))
+    CHANGES[change](path)
+    with pytest.raises(IndexFileError, match="changed in place") as raised:
+        USES[use](index)
+    assert raised.value.where is not None and raised.value.where.file == str(path)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_index_in_memory_does_not_need_its_file(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "it.index"
+    made(unit(3000, DIM)).save(path)
+    index = Index.load(path, mapped=False)
+    before = index.search(unit(1, seed=3))
+    CHANGES[change](path)
+    assert index.search(unit(1, seed=3)) == before
+    assert len(index.ids()) == 3000
+
+
+def test_a_file_that_is_replaced_while_it_is_open(tmp_path: Path) -> None:
+    path = tmp_path / "it.index"
+    made(unit(300, DIM)).save(path)
+    index = Index.load(path)
+    before = index.search(unit(1, seed=3))
+    made(unit(10, DIM, seed=9)).save(path)
+    assert index.search(unit(1, seed=3)) == before
