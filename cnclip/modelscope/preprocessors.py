@@ -111,7 +111,13 @@ class CLIPPreprocessor(Preprocessor):
         self.input_keys["text"] = new_key
 
     def chosen(self, input: Mapping[str, Any]) -> dict[str, Any]:
-        """The images and texts of an input, without its other values and without None."""
+        """The images and texts of an input, without its other values and without None.
+
+        Raises:
+            InputTypeError: not a dict.
+        """
+        if not isinstance(input, Mapping):
+            split_input(input)  # raises
         found = {key: input.get(name) for key, name in self.input_keys.items()}
         return {key: value for key, value in found.items() if value is not None}
 

@@ -56,6 +56,14 @@ def test_ids_that_need_the_towers(model: CLIPForMultiModalEmbedding, texts: list
     assert not changed.requires_grad and (changed - expected).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("value", ["猫", ["猫"], None, 3])
+def test_inputs_that_are_no_dict(model: CLIPForMultiModalEmbedding, value: Any) -> None:
+    pipe = pipeline("multi-modal-embedding", model=model)
+    for use in (pipe.forward, pipe.preprocess, pipe.preprocessor):
+        with pytest.raises(InputTypeError, match=r"expected a dict with 'img' or 'text'"):
+            use(value)
+
+
 def test_training_changes_images(vit_directory: Path, photo: Image.Image, tmp_path: Path) -> None:
     training = CLIPPreprocessor(vit_directory, mode="train")
     plain = CLIPPreprocessor(vit_directory)
