@@ -129,6 +129,10 @@ test-c: $(VENV)/.requirements ## the C unit tests
 	@$(call setup,build/c,-Dtests=true)
 	@$(call test_core,build/c)
 
+tsan: $(VENV)/.requirements ## the C unit tests under ThreadSanitizer
+	@$(call setup,build/tsan,-Dtests=true -Db_sanitize=thread)
+	@$(call test_core,build/tsan)
+
 # Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user-static. The second processor has no
 # instructions beyond those that every ARM64 has.
 test-arm64: $(VENV)/.requirements ## the C unit tests for ARM64, in an emulator
@@ -232,5 +236,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-isa test-slow test-full-size soak test-gpu test-matrix test-pillow test-ui test-c test-arm64 asan install-asan fuzz lint \
+.PHONY: help demo test test-isa test-slow test-full-size soak test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan fuzz lint \
   typing format bench notebooks docs wheel clean

@@ -61,7 +61,8 @@ typedef struct {
   void *output; /* [rows, columns], float32 or bfloat16 */
   size_t output_stride;
   bool output_is_bf16;
-  void *operand; /* cnclip_linear_operand_bytes, aligned to CNCLIP_LINEAR_ALIGNMENT */
+  void *operand; /* cnclip_linear_operand_bytes, aligned to CNCLIP_LINEAR_ALIGNMENT; NULL where
+                    that is 0 */
 } cnclip_linear_job;
 
 /* Prepares rows first..last of the input in `operand`: call it for all rows before the first unit,
