@@ -130,7 +130,7 @@ static void compute(answers *found) {
   attend(found);
 }
 
-/* A thread's objects of its own, made and freed while others use theirs. */
+/* Objects of one thread, made and freed while others use theirs. */
 static void make_objects(void) {
   cnclip_error error;
   cnclip_isa chosen;
