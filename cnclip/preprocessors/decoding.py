@@ -1,4 +1,4 @@
-"""Decodes image files: the one module that opens them with Pillow.
+"""Decodes image files, which `opening.py` opens with Pillow.
 
 A file is first decoded as Pillow does it. Only where that fails, other formats are tried, and
 faults that viewers pass over are repaired.
@@ -20,6 +20,7 @@ from .._text import first_line
 from ..errors import CnclipError, ImageError, InvalidInputError, MissingExtraError
 from .formats import HEAD, HEIF, JXL, PILLOW_FORMATS, RAW, ExtraFormat, format_of, other_kind
 from .jxl_size import jxl_size
+from .opening import open_bounded
 from .pillow_warnings import PillowWarnings
 from .repair import repaired
 
@@ -175,7 +176,7 @@ def decode_image(
     with DecodingErrors(), PillowWarnings(notes):
         try:
             stream = io.BytesIO(file) if isinstance(file, bytes) else file
-            image: Image.Image = Image.open(stream, formats=PILLOW_FORMATS)
+            image = open_bounded(stream, PILLOW_FORMATS)
             return _finish(image, turned, options, notes)
         except (MemoryError, _FinalError):
             raise
@@ -187,7 +188,7 @@ def decode_image(
                 return _finish(image, turned, options, notes)
             for version in repaired(content):
                 try:
-                    image = Image.open(io.BytesIO(version), formats=PILLOW_FORMATS)
+                    image = open_bounded(io.BytesIO(version), PILLOW_FORMATS)
                     return _finish(image, turned, options, notes)
                 except (MemoryError, _FinalError):
                     raise
@@ -209,7 +210,7 @@ class ImageHeader(NamedTuple):
 def image_header(content: bytes) -> ImageHeader | None:
     """The header of an image file; None where Pillow cannot read it. Decodes nothing."""
     try:
-        with PillowWarnings([]), Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
+        with PillowWarnings([]), open_bounded(io.BytesIO(content), PILLOW_FORMATS) as image:
             return ImageHeader(image.format, image.width, image.height)
     except MemoryError:
         raise
@@ -469,7 +470,7 @@ def _open_raw(
     if not isinstance(preview.data, bytes):
         image = Image.fromarray(preview.data)
     else:
-        image = Image.open(io.BytesIO(preview.data), formats=("JPEG",))
+        image = open_bounded(io.BytesIO(preview.data), ("JPEG",))
         _choose_scale(image, options, notes)  # before it is turned, which loads it
         if _ORIENTATION in image.getexif():
             turn = None

@@ -12,9 +12,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from PIL import Image
-
 from .formats import HEAD, HEIF, format_of, stray_bytes
+from .opening import open_bounded
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # What Pillow needs for the pixels of a PNG or APNG, and for its orientation.
@@ -22,6 +21,7 @@ _PNG_CHUNKS = frozenset(
     {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"eXIf"}
 )
 _JPEG_END = b"\xff\xd9"
+_FILL = re.compile(rb"\xff+")
 _PROGRESSIVE, _SCAN = 0xC2, 0xDA
 # APP0, and APP14 with the color transform; both may be damaged.
 _JFIF, _ADOBE = 0xE0, 0xEE
@@ -68,7 +68,7 @@ def _lacks_only_its_end(content: bytes) -> bool:
         return False
     versions = []
     for more in (b"", bytes(range(1, 255)) * 16):
-        with Image.open(io.BytesIO(content + more + _JPEG_END), formats=("JPEG",)) as image:
+        with open_bounded(io.BytesIO(content + more + _JPEG_END), ("JPEG",)) as image:
             versions.append(image.tobytes())
     return versions[0] == versions[1] and _has_all_scans(content)
 
@@ -105,7 +105,7 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes]]:
 def _is_jpeg_image(content: bytes) -> bool:
     """Whether Pillow can read the headers of a JPEG."""
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG",)):
+        with open_bounded(io.BytesIO(content), ("JPEG",)):
             return True
     except MemoryError:
         raise
@@ -119,8 +119,8 @@ def _jpeg_without_metadata(content: bytes, kept: tuple[int, ...]) -> Iterator[by
         if content[at] != 0xFF:
             return
         marker = content[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
+        if marker == 0xFF and (fill := _FILL.match(content, at)):
+            at = fill.end() - 1
             continue
         if marker == 0xDA:  # the pixels follow
             yield b"".join([*parts, content[at:]])

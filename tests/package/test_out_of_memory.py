@@ -103,7 +103,7 @@ def test_an_image_without_memory_is_no_failed_item(
     def fails(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(decoding.Image, "open", fails)
+    monkeypatch.setattr(decoding, "open_bounded", fails)
     pipeline = cnclip.pipeline(model=archive, device="cpu")
     with pytest.raises(MemoryError):
         embed(folder, pipeline, tmp_path / "out", EmbedOptions())
