@@ -187,6 +187,34 @@ asan: install-asan ## the C unit tests and the Python suite under ASan and UBSan
 	$(ASAN_ENVIRONMENT) $(ASAN)/venv/bin/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal \
 	  -p no:cacheprovider -o pythonpath= $(ASAN_LEFT_OUT) $(PYTEST_OPTIONS)
 
+# --- Coverage --------------------------------------------------------------------------------------
+# As for the sanitizers, a second environment whose package is compiled for gcov. libtorch's part of the
+# engine is left out: most of its branches are exceptions of libtorch.
+
+COVERAGE := build/coverage
+COVERED_TESTS ?= tests/core tests/parity tests/pipelines tests/prepared tests/engine
+
+$(COVERAGE)/.environment: $(VENV)/.test
+	@$(BIN)/python -m venv --clear $(COVERAGE)/venv
+	@printf '%s\n' "$(call site_packages,$(VENV))" '$(CURDIR)' > $(call site_packages,$(COVERAGE)/venv)/below.pth
+	@$(COVERAGE)/venv/bin/python -m pip $(PIP_OPTIONS) install gcovr pytest-cov
+	@touch $@
+
+coverage: $(COVERAGE)/.environment ## lines and branches of csrc and cnclip that tests run: tables, build/coverage/*.html (COVERED_TESTS)
+	@rm -rf $(COVERAGE)/c $(COVERAGE)/package
+	@$(call setup,$(COVERAGE)/c,-Dtests=true -Db_coverage=true -Dc_args=-fprofile-update=atomic)
+	@$(call test_core,$(COVERAGE)/c)
+	@$(COVERAGE)/venv/bin/python -m pip $(PIP_OPTIONS) install --no-build-isolation --no-deps --force-reinstall \
+	  --config-settings=build-dir=$(COVERAGE)/package --config-settings=setup-args=-Db_coverage=true \
+	  --config-settings=setup-args=-Dc_args=-fprofile-update=atomic --config-settings=setup-args=-Doptimization=1 .
+	PYTHONSAFEPATH=1 $(COVERAGE)/venv/bin/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal \
+	  -p no:cacheprovider -o pythonpath= --cov=$(call site_packages,$(COVERAGE)/venv)/cnclip --cov-branch \
+	  --cov-report=html:$(COVERAGE)/python --cov-report=term:skip-covered $(COVERED_TESTS) $(PYTEST_OPTIONS)
+	for isa in $(ISAS); do CNCLIP_FORCE_ISA=$$isa PYTHONSAFEPATH=1 $(COVERAGE)/venv/bin/python -m pytest -q \
+	  -m 'not slow and not full_size' -n $(PROCESSES) -p no:cacheprovider -o pythonpath= tests/core || exit 1; done
+	$(COVERAGE)/venv/bin/gcovr --root . --filter csrc/ --exclude csrc/engine/torch --merge-mode-functions separate \
+	  --gcov-suspicious-hits-threshold 0 --txt-metric branch --txt - --html-details $(COVERAGE)/c.html $(COVERAGE)
+
 # --- Style and types -------------------------------------------------------------------------------
 
 C_FILES := $(shell find csrc tests/c tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu')
@@ -236,5 +264,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-isa test-slow test-full-size soak test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan fuzz lint \
+.PHONY: help demo test test-isa test-slow test-full-size soak test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan coverage fuzz lint \
   typing format bench notebooks docs wheel clean
