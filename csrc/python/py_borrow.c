@@ -120,6 +120,7 @@ static PyObject *borrow_image(const cnclip_state *state, const cnclip_image_proc
     return borrow_array(state, item, index, ret_image) ? Py_NewRef(item) : NULL;
   }
   PyObject *mode = PyObject_GetAttrString(item, "mode");
+  if (mode == NULL && !PyErr_ExceptionMatches(PyExc_AttributeError)) return NULL;
   if (mode == NULL || !PyUnicode_Check(mode)) {
     Py_XDECREF(mode);
     PyErr_Clear();

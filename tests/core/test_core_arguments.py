@@ -91,3 +91,24 @@ def test_encoder_arguments_out_of_range(archive: Path, vit: MultiModalEmbeddingP
     wrong_width = make(archive, tokenizer, 65, 52)
     with pytest.raises(errors.ModelRunError, match=r"another shape or type than float32 \[1, 65\]"):
         wrong_width.encode_texts(["猫"], 1)
+
+
+class Unreadable:
+    """An image whose mode cannot be read."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    @property
+    def mode(self) -> str:
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", [MemoryError, KeyboardInterrupt, OSError])
+def test_the_error_of_an_image_is_kept(kind: type[BaseException]) -> None:
+    processor = _core.ImageProcessor(16)
+    for call in (processor.process, processor.resize):
+        with pytest.raises(kind, match="^the image's own$"):
+            call([Unreadable(kind("the image's own"))])  # type: ignore[list-item]
+        with pytest.raises(errors.InputTypeError, match="got Unreadable"):
+            call([Unreadable(AttributeError())])  # type: ignore[list-item]
