@@ -39,7 +39,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         (404, "No such model, collection or item"),
         (408, "The body did not arrive in time"),
         (413, "The body is too large"),
-        (415, "The body has an unknown type"),
+        (415, "The body has an unknown type or charset"),
         (422, "A field has a wrong type or is out of range"),
         (429, "The server has too much work; see Retry-After"),
         (500, "The server failed"),

@@ -25,6 +25,7 @@ logger = logging.getLogger("cnclip")
 
 _TASK = "clip"
 _KINDS = ("visual", "textual")
+_MAX_ENTRIES = 1 << 16  # characters
 
 router = APIRouter(tags=["immich"])
 
@@ -48,10 +49,10 @@ async def predict(request: Request) -> Response:
         options = model.pipeline.preprocessor.image_options
         item: Any = await opened_image(model, content, partial(load_image, options=options))
         answer["imageHeight"], answer["imageWidth"] = item.height, item.width
-    elif "text" in fields:
+    elif isinstance(fields.get("text"), str):
         item = reader.text(query_text(model.pipeline, fields["text"]))
     else:
-        raise Fault(400, "expected an image or a text", "no_items")
+        raise Fault(400, "expected one image or one text", "no_items")
     kind = "text" if content is None else "image"
     result = await embedded(
         request, model, [item], served.options.request_timeout, name_of=lambda index: kind
@@ -65,14 +66,16 @@ def _log_once(asked: str, served: str) -> None:
     logger.info("immich asks for the model %.80s and gets %s", asked, served)
 
 
-def _model_name(entries: str | None) -> str:
+def _model_name(entries: Any) -> str:
     """The name of the model in immich's settings.
 
     Raises:
         Fault: `entries` is malformed, or asks for something else than CLIP.
     """
     try:
-        tasks = orjson.loads(entries or "")
+        if not isinstance(entries, str) or len(entries) > _MAX_ENTRIES:
+            raise TypeError("no text, or a long one")
+        tasks = orjson.loads(entries)
         found = [
             (task, kind, str(entry["modelName"]))
             for task, kinds in tasks.items()

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -37,8 +38,12 @@ Item = str | bytes | CnclipError
 _DATA_URL = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 _WEB_URL = re.compile(r"\s*https?://", re.IGNORECASE)
 _SPACES = re.compile(r"\s+")
+# Encodings in which texts may come: UTF-8 and its subset.
+_CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii")
 # Larger bodies are parsed on a thread, so that other requests do not wait.
 _INLINE_BYTES = 1 << 16
+# Values of a body's JSON. Each takes up to a hundred times the memory of its bytes.
+_MAX_VALUES = 1_000_000
 _TOKENS = (
     "expected texts, got token ids: set check_embedding_ctx_length=False in LangChain's "
     "OpenAIEmbeddings, or send texts in place of ids"
@@ -81,9 +86,11 @@ class RequestReader:
             The request, with the fields of the form or of the query string, and the files.
 
         Raises:
-            Fault: the body has another type, is malformed, or does not come within its time.
+            Fault: the body has another type or encoding, is malformed, or does not come within
+                its time.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        _check_charset(request)
         if kind in ("", "application/json") or kind.endswith("+json"):
             async with self._in_time():
                 body = await request.body()
@@ -112,6 +119,9 @@ class RequestReader:
 
     async def _parse(self, schema: type[Schema], body: bytes) -> Schema:
         def parse() -> Schema:
+            if body.count(b",") >= _MAX_VALUES:  # those of texts included
+                reason = f"the JSON has {_MAX_VALUES} commas or more: send several requests"
+                raise Fault(413, reason, "too_many_values")
             try:
                 text = body.decode("utf-8-sig")
             except UnicodeDecodeError as error:
@@ -127,12 +137,20 @@ class RequestReader:
         Raises:
             Fault: as for `read`.
         """
+        _check_charset(request)
         async with self._in_time():
             body = await request.body()
         upload = Upload()
         limit = self._options.max_items
+        # The parser would guess the encoding of a text that is not UTF-8. As Latin-1 it gives the
+        # bytes, which `_utf8` decodes.
+        kind = f"{request.headers.get('content-type', '')}; charset=latin-1"
         parser = _InMemory(
-            request.headers, _once(body), max_files=limit, max_fields=limit, max_part_size=len(body)
+            Headers({"content-type": kind}),
+            _once(body),
+            max_files=limit,
+            max_fields=limit,
+            max_part_size=len(body),
         )
         try:
             form = await parser.parse()
@@ -143,7 +161,8 @@ class RequestReader:
             if isinstance(value, UploadFile):
                 upload.files.append(await value.read())
             else:
-                upload.fields.setdefault(name.removesuffix("[]"), []).append(value)
+                name = _utf8(name, None).removesuffix("[]")
+                upload.fields.setdefault(name, []).append(_utf8(value, name))
         await form.close()
         upload.fields = {
             name: values if len(values) > 1 else values[0] for name, values in upload.fields.items()
@@ -156,12 +175,8 @@ class RequestReader:
         Raises:
             Fault: the request has no items, too many, or something that is no item.
         """
-        given = _given_items(call)
-        if len(given) + len(files) > self._options.max_items:
-            reason = (
-                f"{len(given) + len(files)} items; at most {self._options.max_items} are allowed"
-            )
-            raise Fault(400, reason, "too_many_items", param="input")
+        given = _given_items(call, self._options.max_items)
+        _check_count(len(given) + len(files), self._options.max_items, "input")
         if not given and not files:
             raise Fault(400, "expected at least one text or image", "no_items", param="input")
         images = [one for one in given if isinstance(one, ImageText)]
@@ -226,25 +241,60 @@ def _validated(validate: Callable[[], Schema]) -> Schema:
         raise Fault(400, "the JSON is nested too deeply", "malformed") from error
 
 
-def _given_items(call: EmbeddingsRequest) -> list[str]:
-    """The texts and images of `input` and `messages`; images are ImageText."""
+def _check_charset(request: Request) -> None:
+    """Refuse text that is declared to be in another encoding than UTF-8.
+
+    Bytes of GB18030 may be valid UTF-8 as well, and would be other characters then.
+    """
+    header = request.headers.get("content-type", "")
+    if "charset" not in header.lower():
+        return
+    charset = parse_options_header(header)[1].get(b"charset", b"").decode("latin-1")
+    if charset.strip().lower() not in _CHARSETS:
+        reason = f"unknown charset {charset[:40]}: send texts in UTF-8"
+        raise Fault(415, reason, "unsupported_charset")
+
+
+def _utf8(text: str, name: str | None) -> str:
+    """A name or value of a form, from its bytes as Latin-1."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"the text is not UTF-8: byte {error.start}"
+        raise Fault(400, reason, "malformed", param=name) from error
+
+
+def _given_items(call: EmbeddingsRequest, limit: int) -> list[str]:
+    """The texts and images of `input` and `messages`, at most `limit`; images are ImageText.
+
+    The number is checked first: to look at each of millions of items would take seconds, in which
+    the server does nothing else.
+    """
     if call.messages is not None:
         if call.input is not None:
             raise Fault(400, "expected input or messages, got both", "invalid", param="messages")
-        return _message_items(call.messages)
+        return _message_items(call.messages, limit)
     given = call.input
     if given is None:
         return []
     if isinstance(given, list):
-        if given and all(map(_is_token_ids, given)):
+        if given and _is_token_ids(given[0]):
             raise Fault(400, _TOKENS, "token_ids", param="input")
+        _check_count(len(given), limit, "input")
         return [_item(one, call.modality, f"input[{index}]") for index, one in enumerate(given)]
     return [_item(given, call.modality, "input")]
 
 
+def _check_count(count: int, limit: int, param: str) -> None:
+    if count > limit:
+        reason = f"{count} items; at most {limit} are allowed"
+        raise Fault(400, reason, "too_many_items", param=param)
+
+
 def _is_token_ids(value: Any) -> bool:
-    if isinstance(value, list):
-        return bool(value) and all(map(_is_token_ids, value))
+    """Whether a value is a token id, or a list that begins with one."""
+    while isinstance(value, list) and value:
+        value = value[0]
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -268,14 +318,16 @@ def _item(value: Any, modality: str, param: str) -> str:
     raise Fault(422, reason, "invalid", param=param)
 
 
-def _message_items(messages: list[dict[str, Any]]) -> list[str]:
+def _message_items(messages: list[dict[str, Any]], limit: int) -> list[str]:
     items: list[str] = []
+    _check_count(len(messages), limit, "messages")
     for number, message in enumerate(messages):
         content = message.get("content")
         param = f"messages[{number}].content"
         if isinstance(content, str):
             items.append(content)
         elif isinstance(content, list):
+            _check_count(len(items) + len(content), limit, param)
             parts = [_item(one, "text", f"{param}[{index}]") for index, one in enumerate(content)]
             # Clients send an empty text next to an image, which chats require.
             has_image = any(isinstance(part, ImageText) for part in parts)

@@ -176,7 +176,7 @@ async def thumbnail(
 
 def _check_query(call: SearchRequest, files: list[bytes], max_results: int) -> None:
     if call.offset + call.k > max_results:
-        reason = f"offset and k are {call.offset + call.k}; at most {max_results} are allowed"
+        reason = f"at most {max_results} results are allowed, those before offset included"
         raise Fault(400, reason, "too_many_results", param="k")
     images = len(files) + (call.image is not None)
     if images > 1:
