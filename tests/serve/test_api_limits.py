@@ -104,7 +104,10 @@ def test_host_names(
     embedder: MultiModalEmbeddingPipeline, host: str, local: bool, allowed: Any, status: int
 ) -> None:
     with served_by(is_open=False, local=local, allow_host=allowed) as (client, _):
-        assert client.get("/livez", headers={"Host": host}).status_code == status
+        assert client.get("/zh/", headers={"Host": host}).status_code == status
+        # Probes of Kubernetes have the address of the pod.
+        assert client.get("/livez", headers={"Host": host}).status_code == 200
+        assert client.get("/readyz", headers={"Host": host}).status_code == 503
 
 
 def test_scripts_of_other_sites(api: Any) -> None:

@@ -1,0 +1,103 @@
+"""The files for systemd, containers and Kubernetes in the documentation fit the server."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnclip.cache import cache_directory
+from cnclip.cli import serve
+from cnclip.serve.options import KEYS_VARIABLE, Keys, ServerOptions
+from tests.support.pages import ROOT, blocks_of
+
+PAGE = ROOT / "docs/en/howto/serve.md"
+PORT = 7860
+
+
+def block(language: str) -> str:
+    (found,) = [one.code for one in blocks_of(PAGE) if one.language == language]
+    return found
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """The options of a command; an unknown one ends the test."""
+    assert arguments[0].endswith("cnclip") and arguments[1] == "serve"
+    parser = argparse.ArgumentParser()
+    serve.configure(parser)
+    return parser.parse_args(arguments[2:])
+
+
+def unit() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(block("ini"))
+    return parser
+
+
+def test_systemd_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = unit()["Service"]
+    options = parsed(service["ExecStart"].split())
+    assert options.host == "0.0.0.0" and options.port == PORT and options.api_keys
+    # systemd kills the process only after the requests in progress had their time.
+    assert int(service["TimeoutStopSec"]) > ServerOptions().drain_timeout
+    name, _, folder = service["Environment"].partition("=")
+    assert folder == f"/var/cache/{service['CacheDirectory']}"
+    monkeypatch.setenv(name, str(tmp_path))
+    assert cache_directory() == tmp_path
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        pytest.skip("systemd-analyze is not installed")
+    program = unit()["Service"]["ExecStart"].split()[0]
+    file = tmp_path / "cnclip.service"
+    file.write_text(block("ini").replace(program, "/bin/true"))
+    command = [verify, "verify", "--man=no", str(file)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert file.name not in found.stderr and found.returncode == 0, found.stderr
+
+
+def test_container() -> None:
+    code = block("dockerfile")
+    match = re.search(r"^ENTRYPOINT (.*)$", code, re.MULTILINE)
+    assert match is not None
+    options = parsed(json.loads(match[1]))
+    assert options.host == "0.0.0.0"
+    (model,) = options.served
+    copied = re.search(r"^COPY (.*) (/\S+/)$", code, re.MULTILINE)
+    assert copied is not None
+    assert model in [f"{copied[2]}{Path(one).name}" for one in copied[1].split()]
+    assert f"EXPOSE {options.port}\n" in code
+
+
+def test_kubernetes(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    yaml = pytest.importorskip("yaml", reason="pyyaml is not installed")
+    deployment = yaml.safe_load(block("yaml"))
+    spec = deployment["spec"]
+    pod = spec["template"]
+    assert spec["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert pod["spec"]["terminationGracePeriodSeconds"] > ServerOptions().drain_timeout
+    (container,) = pod["spec"]["containers"]
+    assert container["ports"] == [{"containerPort": PORT}]
+    probes = {name: one["httpGet"] for name, one in container.items() if name.endswith("Probe")}
+    assert {name: one["path"] for name, one in probes.items()} == {
+        "startupProbe": "/readyz",
+        "readinessProbe": "/readyz",
+        "livenessProbe": "/livez",
+    }
+    for probe in probes.values():
+        assert probe["port"] == PORT
+        # The server of these tests knows the names of this machine only.
+        assert api.get(probe["path"], headers={"Host": f"10.1.2.3:{PORT}"}).status_code == 200
+    assert f"`{KEYS_VARIABLE}`" in PAGE.read_text(encoding="utf-8")
+    monkeypatch.setenv(KEYS_VARIABLE, "a key")
+    assert Keys.read(None)
