@@ -31,6 +31,7 @@ NOT_RUN = {
     "docs/en/guide/models.md": 1,
     "docs/en/guide/search.md": 1,
     "docs/en/guide/training.md": 1,
+    "docs/en/howto/modelscope.md": 1,
     "docs/en/howto/plug-ins.md": 3,
     "docs/en/howto/search-photos.md": 1,
     "docs/en/howto/serve.md": 7,
