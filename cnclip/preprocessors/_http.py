@@ -212,6 +212,9 @@ class _HTTPConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         super().connect()
         self.deadline.watch(self.sock)
+        if self.deadline.passed:  # ssl would leave a socket open where the connection is over
+            self.close()
+            raise TimeoutError("timed out")
 
 
 class _HTTPSConnection(http.client.HTTPSConnection, _HTTPConnection):

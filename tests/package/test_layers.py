@@ -79,6 +79,12 @@ def layer_of(name: str) -> int:
     return LAYER_OF[name.split(".")[1]]
 
 
+def test_test_files_have_different_names() -> None:
+    """Where two have one name, pytest can import only one of them."""
+    names = [path.name for path in Path(__file__).parents[1].rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_every_module_has_a_layer() -> None:
     lacking = {name.split(".")[1] for name in FILES if name != "cnclip"} - set(LAYER_OF)
     assert not lacking

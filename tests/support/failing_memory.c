@@ -1,5 +1,5 @@
 /* Preloaded into a process: fails allocations that the code between two addresses asks for, by
- * malloc or by C++'s new. tests/core/test_out_of_memory.py arms it. */
+ * malloc or by C++'s new. tests/core/test_failing_memory.py arms it. */
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
