@@ -152,10 +152,10 @@ def test_what_is_no_index_is_said(tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError, match=r"no\.index: no such index") as raised:
         Index.load(tmp_path / "no.index")
     assert isinstance(raised.value, FileNotFoundError)
-    with pytest.raises(IndexFileError, match="expected an index file"):
+    with pytest.raises(IndexFileError, match="a folder, not an index"):
         Index.load(tmp_path)
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(IndexFileError, match="fifo: expected an index file"):
+    with pytest.raises(IndexFileError, match="fifo: a folder, not an index"):
         Index.load(tmp_path / "fifo")
 
 
