@@ -155,7 +155,7 @@ def test_what_is_no_index_is_said(tmp_path: Path) -> None:
     with pytest.raises(IndexFileError, match="a folder, not an index"):
         Index.load(tmp_path)
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(IndexFileError, match="fifo: a folder, not an index"):
+    with pytest.raises(IndexFileError, match="fifo: expected an index file"):
         Index.load(tmp_path / "fifo")
 
 
