@@ -207,7 +207,7 @@ coverage: $(COVERAGE)/.environment ## lines and branches of csrc and cnclip that
 	@$(COVERAGE)/venv/bin/python -m pip $(PIP_OPTIONS) install --no-build-isolation --no-deps --force-reinstall \
 	  --config-settings=build-dir=$(COVERAGE)/package --config-settings=setup-args=-Db_coverage=true \
 	  --config-settings=setup-args=-Dc_args=-fprofile-update=atomic --config-settings=setup-args=-Doptimization=1 .
-	PYTHONSAFEPATH=1 $(COVERAGE)/venv/bin/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal \
+	COVERAGE_FILE=$(COVERAGE)/python.data PYTHONSAFEPATH=1 $(COVERAGE)/venv/bin/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal \
 	  -p no:cacheprovider -o pythonpath= --cov=$(call site_packages,$(COVERAGE)/venv)/cnclip --cov-branch \
 	  --cov-report=html:$(COVERAGE)/python --cov-report=term:skip-covered $(COVERED_TESTS) $(PYTEST_OPTIONS)
 	for isa in $(ISAS); do CNCLIP_FORCE_ISA=$$isa PYTHONSAFEPATH=1 $(COVERAGE)/venv/bin/python -m pytest -q \
