@@ -1,7 +1,8 @@
 """Opens image files with Pillow, whose readers of headers trust a file to be sensible.
 
 Some read a byte or a small block at a time, in Python: a header of 50 MB of blanks, comments or
-empty blocks takes half a minute. Here a file may be read only so many times for its size.
+empty blocks takes half a minute. Here a file may be read only so many times for its size, and after
+its header for its rows or pixels too: some decoders read pixel by pixel.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from PIL import Image
 # Decoders read blocks of 64 kB; formats with the smallest blocks twice in 256 bytes.
 _MIN_READS = 10_000
 _BYTES_PER_READ = 64
+# Formats with a decoder in Python, and those that contain one. ICNS has the most reads: a byte and
+# the bytes that it counts, in each of three channels.
+_READ_BY_PIXEL = frozenset({"BMP", "CUR", "DDS", "DIB", "ICNS", "ICO", "PPM", "QOI"})
+_READS_PER_PIXEL = 6
+_READS_PER_ROW = 2  # of a TIFF with a strip for each row
 
 
 class _BoundedReads:
@@ -28,8 +34,11 @@ class _BoundedReads:
     def read(self, size: int = -1) -> bytes:
         self._left -= 1
         if self._left < 0:
-            raise SyntaxError("its header has too many parts")  # as Pillow raises its own errors
+            raise SyntaxError("has too many small parts")  # as Pillow raises its own errors
         return self._read(size)
+
+    def allow(self, more: int) -> None:
+        self._left += more
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -38,4 +47,7 @@ class _BoundedReads:
 def open_bounded(file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
     """`PIL.Image.open` of an open file. Reading it too often is an error of Pillow."""
     bounded: Any = _BoundedReads(file)
-    return Image.open(bounded, formats=formats)
+    image = Image.open(bounded, formats=formats)
+    by_pixel = _READS_PER_PIXEL * image.width if image.format in _READ_BY_PIXEL else 0
+    bounded.allow(image.height * max(by_pixel, _READS_PER_ROW))
+    return image
