@@ -1,14 +1,12 @@
 /* A coefficient has 23 bits and a sign, too many for the 16-bit multiply-add. It is split,
  * k = low + (high << 15), low in 0..32767 and high within a few hundred of zero. A sum may wrap on
  * the way; in the end it is right modulo 2^32, and fits. */
-#include "image/resample.h"
+#include "image/resample_groups.h"
 
 #if defined(__x86_64__)
 
 #include <immintrin.h>
 #include <string.h>
-
-enum { ROWS = 4 }; /* rows that share the splitting of the coefficients */
 
 typedef struct {
   __m256i low, high; /* int16 pairs, in the order of the pixels' */
@@ -89,20 +87,7 @@ static void horizontal_four(const cnclip_resample_filter *filter, const uint8_t 
 void cnclip_resample_horizontal_u8_avx2(const cnclip_resample_filter *filter,
                                         const uint8_t *const *inputs, uint8_t *const *outputs,
                                         int rows) {
-  if (filter->capacity > (size_t)filter->input_size) { /* a group of taps would leave the row */
-    cnclip_resample_horizontal_u8_serial(filter, inputs, outputs, rows);
-    return;
-  }
-  for (int row = 0; row < rows; row += ROWS) {
-    const uint8_t *group_inputs[ROWS];
-    uint8_t *group_outputs[ROWS];
-    for (int i = 0; i < ROWS; i++) { /* a short group does its last row again */
-      int index = row + i < rows ? row + i : rows - 1;
-      group_inputs[i] = inputs[index];
-      group_outputs[i] = outputs[index];
-    }
-    horizontal_four(filter, group_inputs, group_outputs);
-  }
+  resample_in_groups(filter, inputs, outputs, rows, horizontal_four);
 }
 
 /* Two coefficients in pairs, in all lanes. */

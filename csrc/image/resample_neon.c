@@ -1,12 +1,10 @@
 /* Sums are uint32_t, as in resample_serial.c: what wraps on the way is harmless. */
-#include "image/resample.h"
+#include "image/resample_groups.h"
 
 #if defined(__aarch64__)
 
 #include <arm_neon.h>
 #include <string.h>
-
-enum { ROWS = 4 }; /* rows that share the loading of the coefficients */
 
 static inline uint32x4_t half_of_rounding(void) {
   return vdupq_n_u32(UINT32_C(1) << (CNCLIP_RESAMPLE_PRECISION_BITS - 1));
@@ -58,20 +56,7 @@ static void horizontal_four(const cnclip_resample_filter *filter, const uint8_t 
 void cnclip_resample_horizontal_u8_neon(const cnclip_resample_filter *filter,
                                         const uint8_t *const *inputs, uint8_t *const *outputs,
                                         int rows) {
-  if (filter->capacity > (size_t)filter->input_size) { /* a group of taps would leave the row */
-    cnclip_resample_horizontal_u8_serial(filter, inputs, outputs, rows);
-    return;
-  }
-  for (int row = 0; row < rows; row += ROWS) {
-    const uint8_t *group_inputs[ROWS];
-    uint8_t *group_outputs[ROWS];
-    for (int i = 0; i < ROWS; i++) { /* a short group does its last row again */
-      const int index = row + i < rows ? row + i : rows - 1;
-      group_inputs[i] = inputs[index];
-      group_outputs[i] = outputs[index];
-    }
-    horizontal_four(filter, group_inputs, group_outputs);
-  }
+  resample_in_groups(filter, inputs, outputs, rows, horizontal_four);
 }
 
 /* 16 output bytes, those at `at`. */
