@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "check.h"
 
 /* Against loops in double precision, with all kernels that this machine runs. */
@@ -23,12 +24,7 @@ static float from_bf16(uint16_t bits) {
 }
 
 static void *aligned(size_t bytes) {
-  const size_t whole = (bytes + CNCLIP_ATTENTION_ALIGNMENT) / CNCLIP_ATTENTION_ALIGNMENT *
-                       CNCLIP_ATTENTION_ALIGNMENT;
-  void *memory = aligned_alloc(CNCLIP_ATTENTION_ALIGNMENT, whole);
-  if (memory == NULL) abort();
-  memset(memory, 0xFF, whole); /* NaN, wherever something is read that was not written */
-  return memory;
+  return aligned_memory(bytes, 0xFF /* NaN */);
 }
 
 static double get(const void *memory, cnclip_attention_type type, size_t at) {

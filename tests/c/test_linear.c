@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "check.h"
 
 /* Against loops in double precision, with all kernels that this machine runs. */
@@ -47,12 +48,7 @@ static uint16_t to_f16(float value) {
 }
 
 static void *aligned(size_t bytes) {
-  const size_t whole =
-      (bytes + CNCLIP_LINEAR_ALIGNMENT) / CNCLIP_LINEAR_ALIGNMENT * CNCLIP_LINEAR_ALIGNMENT;
-  void *memory = aligned_alloc(CNCLIP_LINEAR_ALIGNMENT, whole);
-  if (memory == NULL) abort();
-  memset(memory, 0x5A, whole);
-  return memory;
+  return aligned_memory(bytes, 0x5A);
 }
 
 static double activate(cnclip_activation activation, double x) {

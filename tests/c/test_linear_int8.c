@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aligned.h"
 #include "check.h"
 #include "linear_int8_twin.h"
 #include "vnni_emulator.h"
@@ -29,11 +30,7 @@ static float random_float(void) { /* about -1 to 1 */
 }
 
 static void *aligned(size_t bytes) {
-  const size_t unit = CNCLIP_LINEAR_ALIGNMENT;
-  void *memory = aligned_alloc(unit, (bytes + unit) / unit * unit);
-  if (memory == NULL) abort();
-  memset(memory, 0x5A, bytes);
-  return memory;
+  return aligned_memory(bytes, 0x5A);
 }
 
 /* A layer, its weight and input, and the output that its kernels have to give. */
