@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 logger = logging.getLogger("cnclip")
@@ -42,43 +42,25 @@ def temporary_file(path: Path, mode: int) -> Iterator[Path]:
     Raises:
         OSError: it cannot be created.
     """
-    remove_temporaries(path)
-    while True:
-        temporary = temporary_name(path)
+
+    def create(temporary: Path) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, mode)
-        if _locked(descriptor):
-            break
-        os.close(descriptor)
-    try:
+        return os.open(temporary, flags, mode)
+
+    with _locked_at(path, create) as temporary:
         yield temporary
-    finally:
-        try:
-            with contextlib.suppress(OSError):  # the block's own error counts
-                temporary.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager
 def temporary_directory(path: Path) -> Iterator[Path]:
     """A new directory next to `path`, as `temporary_file`."""
-    remove_temporaries(path)
-    while True:
-        temporary = temporary_name(path)
+
+    def create(temporary: Path) -> int:
         temporary.mkdir()
-        descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        if _locked(descriptor):
-            break
-        os.close(descriptor)
-    try:
+        return os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    with _locked_at(path, create) as temporary:
         yield temporary
-    finally:
-        try:
-            with contextlib.suppress(OSError):
-                remove(temporary)
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -92,6 +74,31 @@ def scratch_directory() -> Iterator[Path]:
     with temporary_directory(Path(tempfile.gettempdir()) / owner) as directory:
         directory.chmod(0o700)
         yield directory
+
+
+@contextlib.contextmanager
+def _locked_at(path: Path, create: Callable[[Path], int]) -> Iterator[Path]:
+    """A new temporary name next to `path`, locked until the end, when what it names is removed.
+
+    Args:
+        path: The final name.
+        create: Creates a file or directory of the name that it is given, and opens it.
+    """
+    remove_temporaries(path)
+    while True:
+        temporary = temporary_name(path)
+        descriptor = create(temporary)
+        if _locked(descriptor):
+            break
+        os.close(descriptor)
+    try:
+        yield temporary
+    finally:
+        try:
+            with contextlib.suppress(OSError):  # the block's own error counts
+                remove(temporary)
+        finally:
+            os.close(descriptor)
 
 
 def _locked(descriptor: int) -> bool:
