@@ -34,7 +34,7 @@ static inline size_t linear_panel_bytes(cnclip_linear_type type, size_t input_wi
   return linear_steps(type, input_width) * linear_step_bytes(type);
 }
 
-/* Behind int8's panels: each column's scale, then the sum of its weights times the scale. */
+/* After int8's panels: each column's scale, then the sum of its weights times the scale. */
 static inline float *linear_column_scales(const void *packed, size_t input_width,
                                           size_t output_width) {
   const size_t bytes = linear_panel_bytes(CNCLIP_LINEAR_INT8, input_width);
@@ -68,7 +68,7 @@ static inline size_t linear_row_room(cnclip_linear_type type, size_t input_width
   return linear_row_words(type == CNCLIP_LINEAR_INT8 ? CNCLIP_LINEAR_BF16 : type, input_width);
 }
 
-/* Behind int8's rows: each row's scale, then its least value, which is 0 in uint8. */
+/* After int8's rows: each row's scale, then its least value, which is 0 in uint8. */
 static inline float *linear_row_scales(const cnclip_linear_job *job) {
   return (float *)job->operand + job->rows * linear_row_room(job->type, job->input_width);
 }

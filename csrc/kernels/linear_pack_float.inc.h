@@ -5,7 +5,7 @@
 
 enum { STRIP = 2 * VECTOR_LANES }; /* columns */
 
-/* Eight weights of a row from `column` on; behind its end, 0. */
+/* Eight weights of a row from `column` on; after its end, 0. */
 static inline vector load_weights(const cnclip_linear_packing *packing, size_t row, size_t column) {
   const size_t at = row * packing->input_width + column, left = packing->input_width - column;
   if (!packing->weight_is_f16) return vector_load_first((const float *)packing->weight + at, left);
