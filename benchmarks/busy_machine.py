@@ -5,15 +5,16 @@
 
 Each neighbour is a process that never waits. --quota also measures in a control group (version 1 or
 2, which needs root) that may use as many cores. A process with the default and one for each fixed
-number of threads take turns, in random order, so that all see the same changes of the machine.
-Medians of items per second are printed, and the ratio of the default to the best fixed number: 1 is
-as good.
+number of threads take turns, in random order, so that all see the same changes of the machine. Each
+round has new processes: where a process got its memory changes its speed by a tenth. Medians of
+items per second are printed, and the ratio of the default to the best fixed number: 1 is as good.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import statistics
@@ -126,17 +127,18 @@ def answer(worker: Worker, line: str = "") -> str:
 def compare(arguments: argparse.Namespace, title: str, group: Path | None, count: int) -> None:
     """Measure next to `count` neighbours, and print one line for each work."""
     print(title)
-    with workers(arguments, group) as started, neighbours(count):
-        for name in WORKS:
-            rates: dict[str, list[float]] = {number: [] for number in started}
-            for _ in range(arguments.rounds):
-                for number in random.sample(list(started), len(started)):
-                    rates[number].append(float(answer(started[number], f"{name}\n")))
-            medians = {number: statistics.median(found) for number, found in rates.items()}
-            default = medians.pop("default")
-            fixed = "  ".join(f"{number}: {rate:8.1f}/s" for number, rate in medians.items())
-            ratio = default / max(medians.values())
-            print(f"  {name:9} default {default:8.1f}/s  {fixed}  ratio {ratio:.2f}", flush=True)
+    rates: dict[str, dict[str, list[float]]] = {name: {} for name in WORKS}
+    for _ in range(arguments.rounds):
+        with workers(arguments, group) as started, neighbours(count):
+            for name, number in itertools.product(WORKS, random.sample(list(started), len(started))):
+                rate = float(answer(started[number], f"{name}\n"))
+                rates[name].setdefault(number, []).append(rate)
+    for name, found in rates.items():
+        medians = {number: statistics.median(found[number]) for number in sorted(found)}
+        default = medians.pop("default")
+        fixed = "  ".join(f"{number}: {rate:8.1f}/s" for number, rate in medians.items())
+        ratio = default / max(medians.values())
+        print(f"  {name:9} default {default:8.1f}/s  {fixed}  ratio {ratio:.2f}", flush=True)
 
 
 def main() -> None:
