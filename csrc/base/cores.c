@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Of used and total time, in the order of /proc/stat; "guest" times are also in the first two. */
@@ -13,14 +14,14 @@ enum { USER, NICE, SYSTEM, IDLE, IO_WAIT, IRQ, SOFT_IRQ, STEAL, COLUMNS };
 
 /* Parses "cpuN user nice system ...". False: another line, such as that of all cores, "cpu  ...".
  */
-static bool parse_line(const char *line, unsigned *ret_core, uint64_t times[COLUMNS]) {
-  int length = 0;
+static bool parse_line(const char *line, unsigned long *ret_core, uint64_t times[COLUMNS]) {
+  char *at;
   if (strspn(line + 3, "0123456789") == 0) return false;
-  if (sscanf(line, "cpu%u%n", ret_core, &length) != 1) return false;
+  *ret_core = strtoul(line + 3, &at, 10);
   for (int i = 0; i < COLUMNS; i++) {
     int used = 0;
-    if (sscanf(line + length, " %" SCNu64 "%n", &times[i], &used) != 1) return false;
-    length += used;
+    if (sscanf(at, " %" SCNu64 "%n", &times[i], &used) != 1) return false;
+    at += used;
   }
   return true;
 }
@@ -35,7 +36,7 @@ bool cnclip_core_ticks_read(const char *path, const bool *is_counted, size_t cou
   /* The lines of the cores come first. */
   char line[256];
   while (missing > 0 && fgets(line, sizeof line, file) != NULL && strncmp(line, "cpu", 3) == 0) {
-    unsigned core;
+    unsigned long core;
     uint64_t times[COLUMNS];
     if (!parse_line(line, &core, times) || core >= count || !is_counted[core]) continue;
     const uint64_t used = times[USER] + times[SYSTEM] + times[IRQ] + times[SOFT_IRQ];
@@ -100,7 +101,9 @@ static bool observe(observation *ret) {
   bool is_counted[CPU_SETSIZE];
   memset(ret, 0, sizeof *ret);
   if (sched_getaffinity(0, sizeof ret->affinity, &ret->affinity) != 0) return false;
-  for (int i = 0; i < CPU_SETSIZE; i++) is_counted[i] = CPU_ISSET(i, &ret->affinity);
+  for (int i = 0; i < CPU_SETSIZE; i++) {
+    is_counted[i] = CPU_ISSET(i, &ret->affinity); /* ALWAYS: i is in the set's range */
+  }
   ret->with_nice = getpriority(PRIO_PROCESS, 0) > 0;
   ret->time = (double)nanoseconds(CLOCK_MONOTONIC) / 1e9;
   ret->own = (double)nanoseconds(CLOCK_PROCESS_CPUTIME_ID) / 1e9;
@@ -112,7 +115,7 @@ static int update(const observation *now) {
   const int cores = CPU_COUNT(&now->affinity);
   const bool is_comparable = has_last && CPU_EQUAL(&now->affinity, &last.affinity) &&
                              now->with_nice == last.with_nice &&
-                             now->ticks.total > last.ticks.total && now->time > last.time;
+                             now->ticks.total > last.ticks.total;
   int chosen = INT_MAX;
   if (is_comparable) {
     const double window = now->time - last.time;

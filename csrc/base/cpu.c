@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cpu_features.h"
+
 static const struct {
   const char *name;
   cnclip_isa extends; /* the set that this one adds instructions to */
@@ -20,35 +22,27 @@ static const struct {
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <stdint.h>
-
-typedef struct {
-  unsigned eax, ebx, ecx, edx;
-} cpuid_result;
-
-static cpuid_result cpuid(unsigned leaf, unsigned subleaf) {
-  cpuid_result result = {0};
-  if (!__get_cpuid_count(leaf, subleaf, &result.eax, &result.ebx, &result.ecx, &result.edx)) {
-    return (cpuid_result){0};
-  }
-  return result;
-}
 
 static bool has_bits(unsigned value, unsigned wanted) {
   return (value & wanted) == wanted;
 }
 
-/* XCR0: which registers the operating system saves on a context switch. */
-static unsigned saved_registers(void) {
+/* A leaf that the processor lacks stays 0. */
+static cnclip_cpu read_cpu(void) {
   const unsigned osxsave = 1u << 27;
-  if (!has_bits(cpuid(1, 0).ecx, osxsave)) return 0;
-  uint32_t low, high;
-  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return low;
+  unsigned eax, ebx, edx;
+  cnclip_cpu cpu = {0};
+  __get_cpuid_count(1, 0, &eax, &ebx, &cpu.leaf_1_ecx, &edx);
+  __get_cpuid_count(7, 0, &eax, &cpu.leaf_7_ebx, &cpu.leaf_7_ecx, &edx);
+  __get_cpuid_count(7, 1, &cpu.leaf_7_1_eax, &ebx, &eax, &edx);
+  if (has_bits(cpu.leaf_1_ecx, osxsave)) { /* ALWAYS: processors without it are from before 2011 */
+    __asm__ volatile("xgetbv" : "=a"(cpu.saved), "=d"(edx) : "c"(0));
+  }
+  return cpu;
 }
 
-/* Whether the machine has what `isa` adds to the set that it extends. */
-static bool has_instructions(cnclip_isa isa) {
+/* Whether the processor has what `isa` adds to the set that it extends. */
+static bool has_instructions(const cnclip_cpu *cpu, cnclip_isa isa) {
   const unsigned ymm = 0x6, zmm = 0xe6;
   const unsigned avx2 = 1u << 5, fma = 1u << 12, f16c = 1u << 29;
   const unsigned f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
@@ -57,22 +51,19 @@ static bool has_instructions(cnclip_isa isa) {
     case CNCLIP_ISA_SERIAL:
       return true;
     case CNCLIP_ISA_AVX2:
-      return has_bits(cpuid(7, 0).ebx, avx2) && has_bits(cpuid(1, 0).ecx, fma | f16c) &&
-             has_bits(saved_registers(), ymm);
+      return has_bits(cpu->leaf_7_ebx, avx2) && has_bits(cpu->leaf_1_ecx, fma | f16c) &&
+             has_bits(cpu->saved, ymm);
     case CNCLIP_ISA_AVX_VNNI:
-      return has_bits(cpuid(7, 1).eax, avx_vnni);
+      return has_bits(cpu->leaf_7_1_eax, avx_vnni);
     case CNCLIP_ISA_AVX512:
-      return has_bits(cpuid(7, 0).ebx, f | dq | bw | vl) && has_bits(saved_registers(), zmm);
+      return has_bits(cpu->leaf_7_ebx, f | dq | bw | vl) && has_bits(cpu->saved, zmm);
     case CNCLIP_ISA_AVX512_VNNI:
-      return has_bits(cpuid(7, 0).ecx, avx512_vnni);
+      return has_bits(cpu->leaf_7_ecx, avx512_vnni);
     case CNCLIP_ISA_AVX512_BF16:
-      return has_bits(cpuid(7, 1).eax, avx512_bf16);
-    case CNCLIP_ISA_NEON:
-    case CNCLIP_ISA_NEON_I8MM:
-    case CNCLIP_ISA_COUNT:
-      break;
+      return has_bits(cpu->leaf_7_1_eax, avx512_bf16);
+    default:
+      return false;
   }
-  return false;
 }
 #elif defined(__aarch64__)
 #if defined(__linux__)
@@ -96,12 +87,21 @@ static bool has_i8mm(void) {
 }
 #endif
 
-static bool has_instructions(cnclip_isa isa) {
+static cnclip_cpu read_cpu(void) {
+  return (cnclip_cpu){.has_i8mm = has_i8mm()};
+}
+
+static bool has_instructions(const cnclip_cpu *cpu, cnclip_isa isa) {
   return isa == CNCLIP_ISA_SERIAL || isa == CNCLIP_ISA_NEON ||
-         (isa == CNCLIP_ISA_NEON_I8MM && has_i8mm());
+         (isa == CNCLIP_ISA_NEON_I8MM && cpu->has_i8mm);
 }
 #else
-static bool has_instructions(cnclip_isa isa) {
+static cnclip_cpu read_cpu(void) {
+  return (cnclip_cpu){0};
+}
+
+static bool has_instructions(const cnclip_cpu *cpu, cnclip_isa isa) {
+  (void)cpu;
   return isa == CNCLIP_ISA_SERIAL;
 }
 #endif
@@ -115,10 +115,15 @@ bool cnclip_isa_includes(cnclip_isa isa, cnclip_isa other) {
   return isa == other;
 }
 
+bool cnclip_cpu_runs(const cnclip_cpu *cpu, cnclip_isa isa) {
+  return has_instructions(cpu, isa) &&
+         (isa == CNCLIP_ISA_SERIAL || cnclip_cpu_runs(cpu, sets[isa].extends));
+}
+
 bool cnclip_isa_supported(cnclip_isa isa) {
-  if ((int)isa < 0 || isa >= CNCLIP_ISA_COUNT) return false;
-  return has_instructions(isa) &&
-         (isa == CNCLIP_ISA_SERIAL || cnclip_isa_supported(sets[isa].extends));
+  if ((unsigned)isa >= CNCLIP_ISA_COUNT) return false;
+  const cnclip_cpu cpu = read_cpu();
+  return cnclip_cpu_runs(&cpu, isa);
 }
 
 static cnclip_isa best_supported(void) {
@@ -129,10 +134,9 @@ static cnclip_isa best_supported(void) {
 
 static cnclip_status unknown_name(const char *name, cnclip_error *error) {
   char known[128] = "";
-  size_t length = 0;
-  for (int isa = 0; isa < CNCLIP_ISA_COUNT && length < sizeof known; isa++) {
-    length += (size_t)snprintf(known + length, sizeof known - length, "%s%s", isa ? ", " : "",
-                               sets[isa].name);
+  for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
+    const size_t length = strlen(known);
+    snprintf(known + length, sizeof known - length, "%s%s", isa ? ", " : "", sets[isa].name);
   }
   return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT,
                           "CNCLIP_FORCE_ISA=%.64s: no such instruction set; known: %s", name,

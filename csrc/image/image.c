@@ -26,7 +26,7 @@ static const cnclip_image_kernels kernel_table[CNCLIP_ISA_COUNT] = {
 };
 
 const cnclip_image_kernels *cnclip_image_kernels_get(cnclip_isa isa) {
-  if ((int)isa < 0 || isa >= CNCLIP_ISA_COUNT) return NULL;
+  if ((unsigned)isa >= CNCLIP_ISA_COUNT) return NULL;
   int best = (int)isa;
   while (kernel_table[best].widen == NULL) best--;
   return &kernel_table[best];
@@ -360,9 +360,8 @@ cnclip_status cnclip_image_processor_new(int resolution, const float mean[3],
                                          const float standard_deviation[3], cnclip_isa isa,
                                          cnclip_image_processor **ret_processor,
                                          cnclip_error *error) {
-  const cnclip_image_kernels *kernels = cnclip_image_kernels_get(isa);
   *ret_processor = NULL;
-  if (kernels == NULL || !cnclip_isa_supported(isa)) {
+  if (!cnclip_isa_supported(isa)) {
     return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT,
                             "this machine or this build lacks instruction set %d", (int)isa);
   }
@@ -375,7 +374,7 @@ cnclip_status cnclip_image_processor_new(int resolution, const float mean[3],
   cnclip_image_processor *processor = malloc(sizeof *processor);
   if (processor == NULL) return cnclip_error_memory(error, "an image processor");
   processor->resolution = resolution;
-  processor->kernels = kernels;
+  processor->kernels = cnclip_image_kernels_get(isa);
   cnclip_normalize_constants_init(&processor->constants, mean, standard_deviation);
   *ret_processor = processor;
   return CNCLIP_OK;

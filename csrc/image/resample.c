@@ -38,7 +38,8 @@ static int clamp_to_int(double value, int limit) {
   return value >= limit ? limit : (int)value;
 }
 
-/* Fills first and count, tight; returns the largest count. */
+/* Fills first and count, tight; returns the largest count. No window is empty: each is wider than
+ * the error of its centre. */
 static int place_windows(cnclip_resample_filter *filter, const geometry *g) {
   int largest = 0;
   for (int i = 0; i < filter->output_size; i++) {
@@ -46,7 +47,7 @@ static int place_windows(cnclip_resample_filter *filter, const geometry *g) {
     int first = clamp_to_int(center - g->support + 0.5, filter->input_size);
     int end = clamp_to_int(center + g->support + 0.5, filter->input_size);
     filter->first[i] = first;
-    filter->count[i] = end > first ? end - first : 0;
+    filter->count[i] = end - first;
     if (filter->count[i] > largest) largest = filter->count[i];
   }
   return largest;
@@ -66,7 +67,6 @@ static void quantise_window(const geometry *g, int position, int first, int coun
     sum += weights[j];
   }
   for (size_t j = (size_t)count; j % GROUP != 0; j++) weights[j] = 0.0;
-  if (sum == 0.0) sum = 1.0;
   for (size_t j = 0; j < (size_t)count; j += GROUP) {
     for (size_t t = 0; t < GROUP; t++) weights[j + t] = weights[j + t] / sum * one;
   }
@@ -96,7 +96,6 @@ cnclip_status cnclip_resample_filter_init(cnclip_resample_filter *filter, int in
                                           int output_size, cnclip_error *error) {
   cnclip_status status = CNCLIP_OK;
   double *weights = NULL;
-  size_t bytes;
   geometry g = geometry_of(input_size, output_size);
   memset(filter, 0, sizeof *filter);
   filter->input_size = input_size;
@@ -107,10 +106,8 @@ cnclip_status cnclip_resample_filter_init(cnclip_resample_filter *filter, int in
 
   size_t group = CNCLIP_RESAMPLE_TAP_GROUP;
   filter->capacity = ((size_t)place_windows(filter, &g) + group - 1) / group * group;
-  if (cnclip_multiply_overflows(filter->capacity, sizeof *filter->coefficients, &bytes)) {
-    goto out_of_memory;
-  }
-  filter->coefficients = cnclip_alloc_array((size_t)output_size, bytes);
+  const size_t bytes = (size_t)output_size * sizeof *filter->coefficients;
+  filter->coefficients = cnclip_alloc_array(filter->capacity, bytes);
   weights = cnclip_alloc_array(filter->capacity, sizeof *weights);
   if (filter->coefficients == NULL || weights == NULL) goto out_of_memory;
   for (int i = 0; i < output_size; i++) fill_window(filter, &g, i, weights);

@@ -27,7 +27,8 @@ typedef struct {
   int32_t *coefficients; /* [output_size][capacity], zero after a window's count */
 } cnclip_resample_filter;
 
-/* Computes the filter from `input_size` to `output_size` positions, both at least 1.
+/* Computes the filter from `input_size` to `output_size` positions, both at least 1, the second at
+ * most 2^24, up to which a float32 is exact.
  * *filter's arrays are new; free them with cnclip_resample_filter_free. CNCLIP_ERROR_MEMORY, which
  * leaves a filter without arrays. */
 cnclip_status cnclip_resample_filter_init(cnclip_resample_filter *filter, int input_size,

@@ -118,8 +118,6 @@ void LINEAR_NAME(rows)(const cnclip_linear_job *job, size_t first, size_t last) 
 
 static inline __m512 activate(cnclip_activation activation, __m512 x) {
   switch (activation) {
-    case CNCLIP_ACTIVATION_NONE:
-      break;
     case CNCLIP_ACTIVATION_RELU:
       return _mm512_max_ps(_mm512_setzero_ps(), x); /* NaN, the second operand, is kept */
 #if defined(LINEAR_IS_BF16) || defined(LINEAR_IS_INT8)
@@ -140,8 +138,10 @@ static inline __m512 activate(cnclip_activation activation, __m512 x) {
     case CNCLIP_ACTIVATION_QUICK_GELU:
       return quick_gelu(x);
 #endif
+    case CNCLIP_ACTIVATION_NONE:
+    default:
+      return x;
   }
-  return x;
 }
 
 /* Finishes sixteen columns, from `column` of the job's on, of rows first..last. */

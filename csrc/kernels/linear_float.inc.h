@@ -109,8 +109,6 @@ void LINEAR_NAME(rows)(const cnclip_linear_job *job, size_t first, size_t last) 
 
 static inline vector activate(cnclip_activation activation, vector x) {
   switch (activation) {
-    case CNCLIP_ACTIVATION_NONE:
-      break;
     case CNCLIP_ACTIVATION_RELU:
       return vector_max(vector_of(0), x); /* NaN, the second operand, is kept */
     case CNCLIP_ACTIVATION_GELU:
@@ -121,8 +119,10 @@ static inline vector activate(cnclip_activation activation, vector x) {
       return swish(x);
     case CNCLIP_ACTIVATION_QUICK_GELU:
       return quick_gelu(x);
+    case CNCLIP_ACTIVATION_NONE:
+    default:
+      return x;
   }
-  return x;
 }
 
 #if defined(LINEAR_IS_INT8)

@@ -33,10 +33,11 @@ static void list_precisions(bool is_cpu, cnclip_isa isa, char *text, size_t byte
   for (size_t i = 0; i < count; i++) {
     if (computes(i, is_cpu, isa)) last = i;
   }
-  for (size_t i = 0; i <= last && length < bytes; i++) {
+  text[0] = '\0';
+  for (size_t i = 0; i <= last; i++, length = strlen(text)) {
     if (!computes(i, is_cpu, isa)) continue;
     const char *between = length == 0 ? "" : i == last ? " or " : ", ";
-    length += (size_t)snprintf(text + length, bytes - length, "%s%s", between, precisions[i].name);
+    snprintf(text + length, bytes - length, "%s%s", between, precisions[i].name);
   }
 }
 

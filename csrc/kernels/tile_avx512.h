@@ -71,8 +71,9 @@ static inline void tile_multiply_rows(size_t rows, const tile_word *words, size_
     TILE(11);
     TILE(12);
     TILE(13);
-    TILE(14);
 #undef TILE
+    default:
+      tile_multiply(14, words, words_stride, panel, steps, resume, sums, sums_stride);
   }
 }
 

@@ -80,8 +80,9 @@ static inline void tile_multiply_rows(size_t rows, const tile_factors *factors, 
     TILE(3);
     TILE(4);
     TILE(5);
-    TILE(6);
 #undef TILE
+    default:
+      tile_multiply(6, factors, resume, sums, sums_stride);
   }
 }
 

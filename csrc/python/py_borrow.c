@@ -63,7 +63,7 @@ bool cnclip_borrow_texts(const cnclip_state *state, PyObject *sequence,
                         Py_TYPE(text)->tp_name);
       return false;
     }
-    if (PyUnicode_READY(text) < 0) return false;
+    if (PyUnicode_READY(text) < 0) return false; /* NEVER: such strings are of before Python 3.3 */
     ret_texts->texts[i] = (cnclip_text){
         .data = PyUnicode_DATA(text),
         .length = (size_t)PyUnicode_GET_LENGTH(text),
@@ -109,7 +109,9 @@ static PyObject *copy_pixels(const cnclip_state *state, PyObject *item, Py_ssize
                              cnclip_image *ret_image) {
   PyObject *array = PyArray_FROM_O(item);
   if (array == NULL) return NULL;
-  if (!borrow_array(state, array, index, ret_image)) Py_CLEAR(array);
+  if (!borrow_array(state, array, index, ret_image)) {
+    Py_CLEAR(array);
+  }
   return array;
 }
 

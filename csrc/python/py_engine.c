@@ -25,7 +25,9 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *arguments, PyObject *k
     self->engine = engine;
     self->name = engine->name;
     self->path = PyUnicode_DecodeFSDefault(PyBytes_AS_STRING(path));
-    if (self->path == NULL) Py_CLEAR(self);
+    if (self->path == NULL) {
+      Py_CLEAR(self);
+    }
   }
   Py_DECREF(path);
   return (PyObject *)self;

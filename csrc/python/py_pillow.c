@@ -22,21 +22,16 @@ struct arrow_array {
 };
 
 /* The bytes of an image whose type is fixed_size_list<uint8>[4], one list per pixel; NULL for any
- * other type. */
+ * other type. The interface defines how many children and buffers each type has. */
 static const uint8_t *arrow_pixels(const struct arrow_schema *schema,
                                    const struct arrow_array *array, int64_t pixels) {
-  if (strcmp(schema->format, "+w:4") != 0 || schema->n_children != 1 ||
-      strcmp(schema->children[0]->format, "C") != 0) {
+  if (strcmp(schema->format, "+w:4") != 0 || strcmp(schema->children[0]->format, "C") != 0) {
     return NULL;
   }
-  if (array->length != pixels || array->n_children != 1) return NULL;
   const struct arrow_array *bytes = array->children[0];
-  const int64_t first = array->offset * 4 + bytes->offset;
-  if (bytes->n_buffers != 2 || bytes->buffers[1] == NULL ||
-      bytes->length < array->offset * 4 + pixels * 4) {
-    return NULL;
-  }
-  return (const uint8_t *)bytes->buffers[1] + first;
+  const int64_t first = array->offset * 4;
+  if (array->length != pixels || bytes->length < first + pixels * 4) return NULL;
+  return (const uint8_t *)bytes->buffers[1] + bytes->offset + first;
 }
 
 static cnclip_image four_byte_image(const uint8_t *pixels, int width, int height) {
@@ -104,7 +99,7 @@ static box part_at(const box *whole, bool vertical, int start) {
   enum { PART_PIXELS = 1 << 21 }; /* 8 MiB: narrower columns take longer to crop */
   const int length = vertical ? whole->height : whole->width;
   const int end = vertical ? whole->width : whole->height;
-  int count = length < PART_PIXELS ? PART_PIXELS / (length > 0 ? length : 1) : 1;
+  int count = length < PART_PIXELS ? PART_PIXELS / length : 1;
   if (count > end - start) count = end - start;
   return vertical ? (box){start, 0, count, length} : (box){0, start, length, count};
 }

@@ -97,6 +97,9 @@ def check(code_point: int, flags: int, combining_class: int) -> None:
         raise SystemExit(f"U+{code_point:04X} ends words but has a case")
     if flags & FOLDS and len(fold(chr(code_point))) > FOLD_CAPACITY:
         raise SystemExit(f"U+{code_point:04X} folds to more than {FOLD_CAPACITY} code points")
+    if not flags & SPACE and any(map(str.isspace, fold(chr(code_point)))):
+        # tokenizer.c looks for white space before it folds.
+        raise SystemExit(f"U+{code_point:04X} folds to white space")
 
 
 def property_tables() -> tuple[list[int], list[tuple[int, int]]]:

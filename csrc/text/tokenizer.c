@@ -86,14 +86,11 @@ static void append_non_starter(id_writer *writer, uint32_t character, uint8_t co
   writer->word[at] = character;
 }
 
-/* A character in lower case and decomposed. */
+/* A character in lower case and decomposed. Not white space: read_character ends words there, and
+ * nothing else folds to it, which generate_unicode_tables.py checks. */
 static void put_folded(id_writer *writer, uint32_t character, uint8_t flags) {
   if (flags & CNCLIP_UNICODE_PUNCTUATION) {
     put_single(writer, character);
-    return;
-  }
-  if (flags & CNCLIP_UNICODE_SPACE) {
-    end_word(writer);
     return;
   }
   uint8_t combining_class = cnclip_unicode_combining_class(character);

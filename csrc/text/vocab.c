@@ -109,11 +109,11 @@ static cnclip_status read_tokens(const char *text, size_t size, token_list *list
                                  cnclip_error *error) {
   const unsigned char *cursor = (const unsigned char *)text;
   const unsigned char *end = cursor + size;
+  if (size > CNCLIP_VOCAB_BYTES_LIMIT) {
+    return cnclip_error_set(error, CNCLIP_ERROR_VOCABULARY, "the vocabulary has more than %d bytes",
+                            CNCLIP_VOCAB_BYTES_LIMIT);
+  }
   while (cursor < end) {
-    if (list->lines == CNCLIP_VOCAB_SIZE_LIMIT) {
-      return cnclip_error_set(error, CNCLIP_ERROR_VOCABULARY,
-                              "the vocabulary has more than %d lines", CNCLIP_VOCAB_SIZE_LIMIT);
-    }
     line_token token = {.id = list->lines++};
     size_t length;
     if (!read_line(&cursor, end, &token, &length)) {
@@ -140,7 +140,7 @@ static int compare_tokens(const void *first, const void *second) {
   int order = memcmp(a->begin, b->begin, a_size < b_size ? a_size : b_size);
   if (order != 0) return order;
   if (a_size != b_size) return a_size < b_size ? -1 : 1;
-  return a->id < b->id ? -1 : 1;
+  return a->id - b->id; /* neither is negative */
 }
 
 typedef struct {
@@ -149,9 +149,6 @@ typedef struct {
 } node_list;
 
 static cnclip_status add_node(node_list *list, trie_node node, cnclip_error *error) {
-  if (list->count == UINT32_MAX) {
-    return cnclip_error_set(error, CNCLIP_ERROR_VOCABULARY, "the vocabulary is too large");
-  }
   if (list->count == list->capacity) {
     trie_node *grown = grow(list->nodes, &list->capacity, sizeof *grown);
     if (grown == NULL) return cnclip_error_memory(error, "the vocabulary's trie");

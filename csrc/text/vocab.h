@@ -11,7 +11,7 @@
 #include "base/status.h"
 
 enum {
-  CNCLIP_VOCAB_SIZE_LIMIT = INT32_MAX / 2, /* lines */
+  CNCLIP_VOCAB_BYTES_LIMIT = INT32_MAX / 2, /* so that lines and nodes are numbers of 32 bits */
 
   /* WordPiece does not split longer words, so that no longer token (plus "##") can match. */
   CNCLIP_VOCAB_WORD_LIMIT = 200,
@@ -26,7 +26,7 @@ typedef struct cnclip_vocab cnclip_vocab;
  * last number, a byte order mark stays part of the first token. A token longer than
  * CNCLIP_VOCAB_TOKEN_LIMIT has a number but never matches. `text` is the caller's and is not
  * kept. New object in *ret_vocab, freed with cnclip_vocab_free. CNCLIP_ERROR_VOCABULARY: not UTF-8
- * (names the line, counted from 1), more lines than CNCLIP_VOCAB_SIZE_LIMIT, or without [PAD],
+ * (names the line, counted from 1), longer than CNCLIP_VOCAB_BYTES_LIMIT, or without [PAD],
  * [UNK], [CLS] or [SEP]. CNCLIP_ERROR_MEMORY. Takes time and memory in proportion to `size`, but
  * for sorting. */
 cnclip_status cnclip_vocab_new(const char *text, size_t size, cnclip_vocab **ret_vocab,

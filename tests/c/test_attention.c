@@ -148,6 +148,10 @@ static void test_limits(void) {
   CHECK(cnclip_attention_fits(&job));
   job.type = CNCLIP_ATTENTION_BF16;
   CHECK(!cnclip_attention_fits(&job));
+  job.key_stride = 64;
+  CHECK(cnclip_attention_fits(&job));
+  job.query_stride = 65;
+  CHECK(!cnclip_attention_fits(&job));
   CHECK(cnclip_attention_kernel_get(CNCLIP_ATTENTION_F32, CNCLIP_ISA_SERIAL) == NULL);
 #if defined(__x86_64__)
   CHECK(cnclip_attention_kernel_get(CNCLIP_ATTENTION_F32, CNCLIP_ISA_AVX2) != NULL);

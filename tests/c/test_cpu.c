@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cpu_features.h"
 #include "check.h"
 
 static const char variable[] = "CNCLIP_FORCE_ISA";
@@ -18,6 +19,7 @@ static void test_names(void) {
 static void test_supported(void) {
   CHECK(cnclip_isa_supported(CNCLIP_ISA_SERIAL));
   CHECK(!cnclip_isa_supported(CNCLIP_ISA_COUNT));
+  CHECK(!cnclip_isa_supported((cnclip_isa)-1));
 #if defined(__x86_64__)
   /* The compiler's own CPUID reading, without the operating system's part. */
   CHECK(!cnclip_isa_supported(CNCLIP_ISA_AVX2) || __builtin_cpu_supports("avx2"));
@@ -33,6 +35,65 @@ static void test_supported(void) {
   CHECK(!cnclip_isa_supported(CNCLIP_ISA_NEON));
 #endif
 }
+
+#if defined(__x86_64__)
+
+/* All that the sets need, as CPUID and XGETBV report it. */
+static const cnclip_cpu everything = {
+    .leaf_1_ecx = 1u << 12 | 1u << 29,
+    .leaf_7_ebx = 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31,
+    .leaf_7_ecx = 1u << 11,
+    .leaf_7_1_eax = 1u << 4 | 1u << 5,
+    .saved = 0xE6,
+};
+
+/* The sets that a processor runs, as bits. */
+static unsigned sets_of(cnclip_cpu cpu) {
+  unsigned sets = 0;
+  for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
+    if (cnclip_cpu_runs(&cpu, (cnclip_isa)isa)) sets |= 1u << isa;
+  }
+  return sets;
+}
+
+static void test_other_processors(void) {
+  const unsigned serial = 1u << CNCLIP_ISA_SERIAL, avx2 = serial | 1u << CNCLIP_ISA_AVX2;
+  const unsigned avx_vnni = 1u << CNCLIP_ISA_AVX_VNNI, avx512 = 1u << CNCLIP_ISA_AVX512;
+  const unsigned vnni = 1u << CNCLIP_ISA_AVX512_VNNI, bf16 = 1u << CNCLIP_ISA_AVX512_BF16;
+  cnclip_cpu cpu = everything;
+  CHECK(sets_of(cpu) == (avx2 | avx_vnni | avx512 | vnni | bf16));
+  CHECK(sets_of((cnclip_cpu){0}) == serial);
+  for (unsigned bit = 0; bit < 32; bit++) { /* each of AVX2, FMA and F16C is needed */
+    cpu = everything, cpu.leaf_1_ecx &= ~(1u << bit);
+    CHECK(sets_of(cpu) == (cpu.leaf_1_ecx == everything.leaf_1_ecx ? sets_of(everything) : serial));
+  }
+  cpu = everything, cpu.leaf_7_ebx &= ~(1u << 5);
+  CHECK(sets_of(cpu) == serial);
+  for (unsigned bit = 16; bit < 32; bit++) { /* and each of F, DQ, BW and VL */
+    cpu = everything, cpu.leaf_7_ebx &= ~(1u << bit);
+    const bool is_whole = cpu.leaf_7_ebx == everything.leaf_7_ebx;
+    CHECK(sets_of(cpu) == (is_whole ? sets_of(everything) : (avx2 | avx_vnni)));
+  }
+  cpu = everything, cpu.leaf_7_ecx = 0;
+  CHECK(sets_of(cpu) == (avx2 | avx_vnni | avx512));
+  cpu = everything, cpu.leaf_7_1_eax = 1u << 4;
+  CHECK(sets_of(cpu) == (avx2 | avx_vnni | avx512 | vnni));
+  cpu = everything, cpu.leaf_7_1_eax = 1u << 5;
+  CHECK(sets_of(cpu) == (avx2 | avx512 | vnni | bf16));
+  /* The system saves no registers, those of AVX, or those of AVX-512 without AVX's upper halves. */
+  cpu = everything, cpu.saved = 0x2;
+  CHECK(sets_of(cpu) == serial);
+  cpu = everything, cpu.saved = 0x6;
+  CHECK(sets_of(cpu) == (avx2 | avx_vnni));
+  cpu = everything, cpu.saved = 0xE2;
+  CHECK(sets_of(cpu) == serial);
+}
+
+#else
+
+static void test_other_processors(void) {}
+
+#endif
 
 static void test_sets_include_others(void) {
   for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
@@ -91,6 +152,8 @@ static void test_unknown_names(void) {
     CHECK(cnclip_isa_choose(&isa, &error) == CNCLIP_ERROR_ARGUMENT);
     CHECK(error.code == CNCLIP_ERROR_ARGUMENT);
     CHECK(strstr(error.message, unknown[i]) != NULL);
+    CHECK(strstr(error.message, "known: serial, avx2, ") != NULL);
+    CHECK(strstr(error.message, ", neon_i8mm") != NULL); /* the last */
     CHECK(isa == CNCLIP_ISA_COUNT);
   }
 }
@@ -98,6 +161,7 @@ static void test_unknown_names(void) {
 int main(void) {
   test_names();
   test_supported();
+  test_other_processors();
   test_sets_include_others();
   test_best_is_chosen();
   test_forced();

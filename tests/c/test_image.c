@@ -89,7 +89,7 @@ typedef struct {
   cnclip_image image;
 } layout;
 
-enum { PACKED, PLANAR, UPSIDE_DOWN, MIRRORED_BGR, TRANSPOSED, LAYOUTS };
+enum { PACKED, PLANAR, UPSIDE_DOWN, BGR, MIRRORED_BGR, TRANSPOSED, LAYOUTS };
 
 static layout lay_out(const uint8_t *pixels, int width, int height, int kind) {
   const ptrdiff_t w = width, h = height;
@@ -101,6 +101,8 @@ static layout lay_out(const uint8_t *pixels, int width, int height, int kind) {
     image->row_stride = w, image->pixel_stride = 1, image->channel_stride = w * h;
   } else if (kind == UPSIDE_DOWN) {
     image->row_stride = -w * 3, start = (h - 1) * w * 3;
+  } else if (kind == BGR) {
+    image->channel_stride = -1, start = 2;
   } else if (kind == MIRRORED_BGR) {
     image->pixel_stride = -3, image->channel_stride = -1, start = w * 3 - 1;
   } else if (kind == TRANSPOSED) {
@@ -237,6 +239,18 @@ static void test_broadcast_pixel(cnclip_isa isa) {
   cnclip_image_processor_free(processor);
 }
 
+static void test_other_instruction_sets(void) {
+  for (int isa = -1; isa <= CNCLIP_ISA_COUNT; isa++) {
+    cnclip_image_processor *processor = NULL;
+    const bool is_one = isa >= 0 && isa < CNCLIP_ISA_COUNT;
+    CHECK((cnclip_image_kernels_get((cnclip_isa)isa) != NULL) == is_one);
+    if (cnclip_isa_supported((cnclip_isa)isa)) continue;
+    CHECK(cnclip_image_processor_new(8, mean, deviation, (cnclip_isa)isa, &processor, NULL) ==
+          CNCLIP_ERROR_ARGUMENT);
+    CHECK(processor == NULL);
+  }
+}
+
 static void test_refusals(cnclip_isa isa) {
   cnclip_image_processor *processor = new_processor(2, isa);
   cnclip_error error = {0};
@@ -275,6 +289,7 @@ static void test_refusals(cnclip_isa isa) {
 }
 
 int main(void) {
+  test_other_instruction_sets();
   for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
     if (!cnclip_isa_supported((cnclip_isa)isa)) continue;
     test_sizes((cnclip_isa)isa);

@@ -435,10 +435,47 @@ static void test_table(void) {
   CHECK(!cnclip_linear_fits(CNCLIP_LINEAR_MAX_INPUT + 4, 4));
 }
 
+static void test_bf16_rows_of_partial_vectors(void) {
+  const shape s = {.rows = 6,
+                   .input_width = 44,
+                   .output_width = 36,
+                   .columns = 36,
+                   .bf16_input = true,
+                   .norm = true};
+  for (int type = CNCLIP_LINEAR_F32; type <= CNCLIP_LINEAR_INT8; type++) {
+    for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
+      const cnclip_linear_kernels *kernels = kernels_of((cnclip_linear_type)type, isa);
+      if (kernels != NULL) check_shape((cnclip_linear_type)type, kernels, &s);
+    }
+  }
+}
+
+/* Rows are multiplied where they are if they are words whose stride spares the cache. */
+static void test_rows_in_place(void) {
+  cnclip_linear_job job = {.type = CNCLIP_LINEAR_BF16,
+                           .rows = 1,
+                           .input_width = 64,
+                           .input_stride = 64,
+                           .input_is_bf16 = true};
+  CHECK(cnclip_linear_operand_bytes(&job) == 0);
+  job.input_stride = 65; /* half a word */
+  CHECK(cnclip_linear_operand_bytes(&job) > 0);
+  job.input_stride = 2048; /* 4 KiB */
+  CHECK(cnclip_linear_operand_bytes(&job) > 0);
+  job.input_stride = 1024, job.input_is_bf16 = false;
+  CHECK(cnclip_linear_operand_bytes(&job) > 0);
+  job.type = CNCLIP_LINEAR_F32; /* 4 KiB, too */
+  CHECK(cnclip_linear_operand_bytes(&job) > 0);
+  job.input_stride = 1028;
+  CHECK(cnclip_linear_operand_bytes(&job) == 0);
+}
+
 int main(void) {
   test_table();
+  test_rows_in_place();
   test_shapes();
   test_activations();
   test_rows_apart();
+  test_bf16_rows_of_partial_vectors();
   return check_summary("linear");
 }

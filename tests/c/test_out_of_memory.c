@@ -149,6 +149,24 @@ static cnclip_status make_filter(double *answer, cnclip_error *error) {
   return status;
 }
 
+/* A token of more characters than the trie has nodes at first. */
+static cnclip_status make_long_vocabulary(double *answer, cnclip_error *error) {
+  enum { TOKENS = 20 };
+  static char text[sizeof vocabulary + TOKENS * CNCLIP_VOCAB_WORD_LIMIT];
+  char *end = text + sizeof vocabulary - 1;
+  memcpy(text, vocabulary, sizeof vocabulary - 1);
+  for (int i = 0; i < TOKENS; i++) { /* which have no node in common but the root */
+    memset(end, '!' + i, CNCLIP_VOCAB_WORD_LIMIT - 1);
+    end += CNCLIP_VOCAB_WORD_LIMIT;
+    end[-1] = '\n';
+  }
+  cnclip_vocab *made = NULL;
+  const cnclip_status status = cnclip_vocab_new(text, (size_t)(end - text), &made, error);
+  if (status == CNCLIP_OK) *answer = cnclip_vocab_size(made);
+  cnclip_vocab_free(made);
+  return status;
+}
+
 enum { TEXTS = 40 };
 
 static double sum_of(const float *embeddings) {
@@ -180,6 +198,15 @@ static cnclip_status encode_texts(double *answer, cnclip_error *error) {
   return encode(false, answer, error);
 }
 
+static cnclip_status encode_one_text(double *answer, cnclip_error *error) {
+  const cnclip_text_encoder encoder = {&stand_in, NULL, vocab, CONTEXT_LENGTH, STAND_IN_WIDTH};
+  float embedding[STAND_IN_WIDTH];
+  const cnclip_status status = cnclip_text_encoder_encode(&encoder, &(cnclip_text){"abc", 3, 1}, 1,
+                                                          0, embedding, NULL, NULL, error);
+  if (status == CNCLIP_OK) *answer = embedding[0];
+  return status;
+}
+
 static cnclip_status encode_ids(double *answer, cnclip_error *error) {
   return encode(true, answer, error);
 }
@@ -189,6 +216,7 @@ static const struct {
   entry *call;
 } entries[] = {
     {"cnclip_vocab_new", make_vocabulary},
+    {"cnclip_vocab_new, of long tokens", make_long_vocabulary},
     {"cnclip_image_processor_new", make_processor},
     {"cnclip_resample_filter_init", make_filter},
     {"cnclip_image_process, enlarged", process_small},
@@ -200,6 +228,7 @@ static const struct {
     {"cnclip_image_first_pass, of rows", first_pass_of_rows},
     {"cnclip_image_first_pass, of columns", first_pass_of_columns},
     {"cnclip_text_encoder_encode", encode_texts},
+    {"cnclip_text_encoder_encode, of one text", encode_one_text},
     {"cnclip_text_encoder_encode_ids", encode_ids},
 };
 

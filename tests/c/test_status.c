@@ -42,6 +42,14 @@ static void test_cut_on_a_character(void) {
   }
 }
 
+static void test_bytes_that_are_no_characters(void) {
+  char text[2 * CNCLIP_ERROR_CAPACITY] = "";
+  cnclip_error error;
+  memset(text, 0x80, sizeof text - 1);
+  cnclip_error_set(&error, CNCLIP_ERROR_MODEL, "%s", text);
+  CHECK(strlen(error.message) == CNCLIP_ERROR_CAPACITY - 1);
+}
+
 static void test_a_message_that_just_fits(void) {
   char text[CNCLIP_ERROR_CAPACITY];
   cnclip_error error;
@@ -55,6 +63,7 @@ int main(void) {
   test_message_and_code();
   test_null_error();
   test_cut_on_a_character();
+  test_bytes_that_are_no_characters();
   test_a_message_that_just_fits();
   return check_summary("status");
 }

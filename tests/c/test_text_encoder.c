@@ -11,7 +11,7 @@ enum { WIDTH = 2, CONTEXT_LENGTH = 52, MAX_IDS = 2048 };
 
 static const char vocabulary[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\n";
 static size_t batches, largest_batch, shortest_row, ids_seen;
-static bool fails;
+static bool fails, takes_padding;
 
 static size_t tokens_at_once(const cnclip_model *model) {
   CHECK(model == NULL);
@@ -22,7 +22,7 @@ static size_t tokens_at_once(const cnclip_model *model) {
 static cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t count,
                                  size_t length, float *embeddings, size_t width,
                                  cnclip_error *error) {
-  CHECK(model == NULL && width == WIDTH && length >= 2 && length <= CONTEXT_LENGTH);
+  CHECK(model == NULL && width == WIDTH && length >= 1 && length <= CONTEXT_LENGTH);
   CHECK(count * length <= MAX_IDS);
   CHECK(length >= shortest_row);
   shortest_row = length;
@@ -36,9 +36,9 @@ static cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t
     while (used > 0 && row[used - 1] == 0) used--;
     if (used > longest) longest = used;
     embeddings[i * WIDTH] = (float)used;
-    embeddings[i * WIDTH + 1] = (float)row[used - 2];
+    embeddings[i * WIDTH + 1] = used < 2 ? 0 : (float)row[used - 2];
   }
-  CHECK(longest == length); /* no column is padding in all rows */
+  CHECK(longest == length || takes_padding); /* no column is padding in all rows */
   return fails ? cnclip_error_set(error, CNCLIP_ERROR_MODEL, "no") : CNCLIP_OK;
 }
 
@@ -175,6 +175,42 @@ static void test_bad_ids(const cnclip_text_encoder *encoder) {
   CHECK(batches == 0);
 }
 
+/* In a vocabulary that has [PAD] elsewhere, 0 is a word: every row goes through the model whole. */
+static void test_padding_that_is_a_word(const cnclip_text_encoder *encoder) {
+  static const char words[] = "a\n[PAD]\n[UNK]\n[CLS]\n[SEP]\nb\n";
+  const int64_t ids[] = {3, 5, 4, 0, 0, 3, 0, 4, 0, 0};
+  some_texts texts = make_texts(5, 3);
+  float embeddings[5 * WIDTH];
+  cnclip_vocab *vocab = NULL;
+  cnclip_text_encoder other = *encoder;
+  CHECK(cnclip_vocab_new(words, sizeof words - 1, &vocab, NULL) == CNCLIP_OK);
+  other.vocab = vocab;
+  takes_padding = true;
+  reset();
+  CHECK(cnclip_text_encoder_encode(&other, texts.texts, 5, 0, embeddings, NULL, NULL, NULL) ==
+        CNCLIP_OK);
+  CHECK(ids_seen == 5 * CONTEXT_LENGTH);
+  reset();
+  CHECK(cnclip_text_encoder_encode_ids(&other, ids, 2, 5, 0, embeddings, NULL, NULL, NULL) ==
+        CNCLIP_OK);
+  CHECK(ids_seen == 2 * 5);
+  takes_padding = false;
+  cnclip_vocab_free(vocab);
+  free_texts(&texts);
+}
+
+/* A row of nothing but padding has the one column that the model needs. */
+static void test_rows_of_padding(const cnclip_text_encoder *encoder) {
+  const int64_t ids[3] = {0};
+  float embeddings[WIDTH];
+  takes_padding = true;
+  reset();
+  CHECK(cnclip_text_encoder_encode_ids(encoder, ids, 1, 3, 0, embeddings, NULL, NULL, NULL) ==
+        CNCLIP_OK);
+  CHECK(ids_seen == 1);
+  takes_padding = false;
+}
+
 int main(void) {
   cnclip_vocab *vocab = NULL;
   CHECK(cnclip_vocab_new(vocabulary, sizeof vocabulary - 1, &vocab, NULL) == CNCLIP_OK);
@@ -189,6 +225,8 @@ int main(void) {
     test_batches(&encoder, (size_t)rand() % 300, 1 + (size_t)rand() % 60, (size_t)rand() % 40);
   }
   test_bad_ids(&encoder);
+  test_padding_that_is_a_word(&encoder);
+  test_rows_of_padding(&encoder);
   for (size_t count = 0; count < 5000; count = count * 3 + 1) test_ids(&encoder, count, 60);
   cnclip_vocab_free(vocab);
   return check_summary("encoder");

@@ -216,13 +216,15 @@ static void test_context(void) {
 
 /* Without lower-casing: capitals and accents stay, so that this vocabulary has no such word. */
 static void test_cased(void) {
-  static const uint32_t characters[] = {'a', 'b', ' ', 'A', 'B', 0x4E2D, '!', 'a', 0x301, 0};
+  static const uint32_t characters[] = {'a', 'b', ' ', 'A', 'B', 0x4E2D, '!', 'a', 0x301, 0xFFFD};
   int64_t ids[32];
   size_t written, full;
-  cnclip_text text = {characters, 9, 4};
+  cnclip_text text = {characters, 10, 4};
   cnclip_tokenizer_encode_cased(vocab, text, 32, ids, &written, &full);
   const int64_t expected[] = {CLS, AB, UNK, HAN, BANG, UNK, SEP};
   CHECK(written == 7 && full == 7 && memcmp(ids, expected, sizeof expected) == 0);
+  cnclip_tokenizer_encode_cased(vocab, text, 4, ids, &written, NULL);
+  CHECK(written == 4 && memcmp(ids, expected, 3 * sizeof *ids) == 0 && ids[3] == SEP);
   cnclip_tokenizer_encode(vocab, text, 32, ids, &written, &full);
   CHECK(ids[2] == AB && ids[5] == A);
 }

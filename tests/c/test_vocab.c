@@ -1,6 +1,7 @@
 /* How a vocabulary file is read, and what longest match finds in it. */
 #include "text/vocab.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -100,6 +101,33 @@ static void test_duplicates(void) {
   CHECK(find(vocab, "b", false) == 9);
   CHECK(cnclip_vocab_pad_id(vocab) == 7);
   cnclip_vocab_free(vocab);
+}
+
+/* More tokens than memory is first asked for, each twice: of equal ones the last counts. */
+static void test_many_tokens(void) {
+  enum { TOKENS = 3000 };
+  static char text[sizeof SPECIALS + 2 * TOKENS * sizeof "t0000"] = SPECIALS;
+  size_t size = sizeof SPECIALS - 1;
+  for (int i = 0; i < 2 * TOKENS; i++) {
+    size += (size_t)snprintf(text + size, sizeof text - size, "t%04d\n", i % TOKENS);
+  }
+  cnclip_vocab *vocab = read_vocabulary(text, size);
+  CHECK(cnclip_vocab_size(vocab) == 4 + 2 * TOKENS);
+  for (int i = 0; i < TOKENS; i++) {
+    char token[8];
+    snprintf(token, sizeof token, "t%04d", i);
+    CHECK(find(vocab, token, false) == 4 + TOKENS + i);
+  }
+  cnclip_vocab_free(vocab);
+}
+
+static void test_too_many_bytes(void) {
+  cnclip_vocab *vocab = NULL;
+  error = (cnclip_error){0};
+  /* Refused before anything is read. */
+  CHECK(cnclip_vocab_new(SPECIALS, (size_t)CNCLIP_VOCAB_BYTES_LIMIT + 1, &vocab, &error) ==
+        CNCLIP_ERROR_VOCABULARY);
+  CHECK(vocab == NULL && strstr(error.message, "more than 1073741823 bytes") != NULL);
 }
 
 static void test_nul(void) {
@@ -227,6 +255,8 @@ int main(void) {
   test_lines();
   test_white_space();
   test_duplicates();
+  test_many_tokens();
+  test_too_many_bytes();
   test_nul();
   test_utf8();
   test_longest_match();

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from cnclip.pipelines import MultiModalEmbeddingPipeline
 EMPTY = np.zeros((0, 1, 3), np.uint8)
 OBLONG = np.zeros((1, 3, 32, 16), np.float32)
 BYTES = np.zeros((1, 32, 32, 4), np.uint8)
+FOUR_PLANES = np.zeros((1, 4, 32, 32), np.float32)
 IDS = np.array([[101, 102]])
 BAD_CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("tokenizer: str", lambda p: p.preprocessor.tokenizer.encode("猫")),
@@ -64,7 +65,27 @@ BAD_CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("rows: doubles", lambda p: _core.unusable_rows(np.zeros((1, 2)), 0.01)),
     ("rows: one row", lambda p: _core.unusable_rows(np.zeros(2, np.float32), 0.01)),
     ("rows: deviation", lambda p: _core.unusable_rows(np.zeros((1, 2), np.float32), "0.01")),
+    ("rows: no arguments", lambda p: _core.unusable_rows()),  # type: ignore[call-arg]
     ("encoder: new", lambda p: _core.Encoder(open_engine(), "path", None, 1, 2)),
+    ("encoder: no arguments", lambda p: p.model.encoder.encode_texts()),
+    ("encoder: path", lambda p: p.model.encoder.save_prepared(5)),
+    ("tokenizer: bytes", lambda p: p.preprocessor.tokenizer.encode(b"ab")),
+    ("tokenizer: no arguments", lambda p: p.preprocessor.tokenizer.encode()),
+    ("processor: no arguments", lambda p: p.preprocessor.image_processor.process()),
+    ("processor: resize nothing", lambda p: p.preprocessor.image_processor.resize()),
+    ("processor: new", lambda p: _core.ImageProcessor("8")),  # type: ignore[arg-type]
+    ("processor: one mean", lambda p: _core.ImageProcessor(8, 0.5)),  # type: ignore[arg-type]
+    ("processor: two std", lambda p: _core.ImageProcessor(8, (0.0, 0.0, 0.0), (1.0, 1.0))),
+    ("encoder: swapped", lambda p: p.model.encoder.encode_pixels(OBLONG.astype(">f4"))),
+    ("encoder: four planes", lambda p: p.model.encoder.encode_pixels(FOUR_PLANES)),
+    ("engine: new", lambda p: _core.Engine(5)),  # type: ignore[arg-type]
+    ("engine: device", lambda p: open_engine().device_count(5)),  # type: ignore[arg-type]
+    ("precision: no arguments", lambda p: _core.check_precision()),  # type: ignore[call-arg]
+    ("peak: no arguments", lambda p: _core.measure_peak()),  # type: ignore[call-arg]
+    ("peak: precision", lambda p: _core.measure_peak("fp64", 0.01)),
+    ("peak: no time", lambda p: _core.measure_peak("fp32", 0)),
+    ("peak: long", lambda p: _core.measure_peak("fp32", 61)),
+    ("peak: NaN", lambda p: _core.measure_peak("fp32", float("nan"))),
 ]  # fmt: skip
 
 
@@ -79,7 +100,13 @@ def test_the_core_refuses_what_it_cannot_take(
 def test_encoder_arguments_out_of_range(archive: Path, vit: MultiModalEmbeddingPipeline) -> None:
     make = functools.partial(_core.Encoder, open_engine())
     tokenizer = vit.preprocessor.tokenizer
-    for width, length, threads in [(0, 52, 0), (64, 1, 0), (64, 52, -1), (2**40, 52, 0)]:
+    for width, length, threads in [
+        (0, 52, 0),
+        (64, 1, 0),
+        (64, 52, -1),
+        (2**40, 52, 0),
+        (64, 2**40, 0),
+    ]:
         with pytest.raises(errors.InvalidInputError):
             make(archive, tokenizer, width, length, num_threads=threads)
     with pytest.raises(errors.InvalidInputError, match="expected fp32, bf16.* got int4"):
@@ -91,6 +118,34 @@ def test_encoder_arguments_out_of_range(archive: Path, vit: MultiModalEmbeddingP
     wrong_width = make(archive, tokenizer, 65, 52)
     with pytest.raises(errors.ModelRunError, match=r"another shape or type than float32 \[1, 65\]"):
         wrong_width.encode_texts(["猫"], 1)
+
+
+def test_outputs_that_do_not_fit() -> None:
+    processor = _core.ImageProcessor(8)
+    images = [np.zeros((4, 4, 3), np.uint8)] * 2
+    right = np.zeros((2, 3, 8, 8), np.float32)
+    assert processor.process(images, out=right) is right
+    read_only = right.copy()
+    read_only.flags.writeable = False
+    for out in (right[:1], right[:, :, :7, :7].copy(), right[..., ::-1], read_only, right[0], 5):
+        with pytest.raises(errors.InvalidInputError, match=r"array \[2, 3, 8, 8\] to write to"):
+            processor.process(images, out=out)  # type: ignore[arg-type]
+
+
+def test_the_error_of_a_sequence_is_kept(vit: MultiModalEmbeddingPipeline) -> None:
+    def texts() -> Iterator[str]:
+        yield "猫"
+        raise OSError("the list ends here")
+
+    with pytest.raises(OSError, match="^the list ends here$"):
+        vit.preprocessor.tokenizer.encode(texts())  # type: ignore[arg-type]
+
+
+def test_peaks() -> None:
+    rate = _core.measure_peak("fp32", 0.001)
+    assert rate is None or rate > 1e8  # serial kernels have none
+    rate = _core.measure_peak("bf16", 0.001)
+    assert rate is None or rate > 1e8
 
 
 class Unreadable:

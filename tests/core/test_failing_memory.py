@@ -47,6 +47,15 @@ four_bytes = np.zeros((2, 32, 32, 4), np.uint8)
 ids = np.arange(1, 13).reshape(4, 3)
 texts = ["\\u732b and a dog", "a" * 40, "", "\\u4e2d\\u6587" * 9]
 
+rows = np.full((300, 4), 7, np.float32)  # numbers of three hundred rows: some are new objects
+
+def refused(kind, call):
+    try:
+        call()
+    except kind:
+        return 1
+    raise AssertionError("no " + kind.__name__)
+
 def new_encoder(path, is_prepared):
     made = _core.Encoder(
         engine, path, tokenizer, info.embed_dim, info.context_length, num_threads=1,
@@ -69,6 +78,13 @@ entries = {
     "Encoder.encode_ids": lambda: encoder.encode_ids(ids, 2),
     "Encoder.encode_pixels": lambda: encoder.encode_pixels(tensors),
     "Encoder.encode_pixels, bytes": lambda: encoder.encode_pixels(four_bytes),
+    "Encoder.encode_pixels, copied": lambda: encoder.encode_pixels(tensors[..., ::-1]),
+    "Encoder.encode_ids, copied": lambda: encoder.encode_ids(ids.astype(np.int32)),
+    "unusable_rows": lambda: _core.unusable_rows(rows, 0.01),
+    "an item refused": lambda: refused(TypeError, lambda: tokenizer.encode(["a", 1])),
+    "an id refused": lambda: refused(ValueError, lambda: encoder.encode_ids(-ids)),
+    "a file refused": lambda: refused(ImportError, lambda: _core.Engine("/no-such-file")),
+    "an image refused": lambda: refused(ValueError, lambda: processor.process([pixels[:0]])),
 }
 
 if how == "malloc":
