@@ -73,7 +73,9 @@ def source_files() -> list[Path]:
     return sorted(files)
 
 
-def compile_engine(torch: Path, output: Path, options: Sequence[str] = ()) -> None:
+def compile_engine(
+    torch: Path, output: Path, options: Sequence[str] = (), kept: Path | None = None
+) -> None:
     """Compile and link the engine.
 
     The engine needs torch's libraries by name and finds OpenMP's functions in the OpenMP library
@@ -83,6 +85,7 @@ def compile_engine(torch: Path, output: Path, options: Sequence[str] = ()) -> No
         torch: torch's package, with include/ and lib/.
         output: The shared object to write.
         options: More options for compiling and linking.
+        kept: A directory for the objects, which are temporary without it.
 
     Raises:
         CompilerError: there is no compiler, or it failed.
@@ -92,20 +95,21 @@ def compile_engine(torch: Path, output: Path, options: Sequence[str] = ()) -> No
     compiler = find_compiler()
     include = torch / "include"
     paths = [include, include / "torch" / "csrc" / "api" / "include"]
-    with tempfile.TemporaryDirectory(prefix="cnclip-engine-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cnclip-engine-") as temporary:
+        folder = kept or Path(temporary)
         for name in KERNELS:
             text = (SOURCES / name).read_text(encoding="utf-8")
-            included = Path(folder) / Path(name).with_suffix(".inc").name
+            included = folder / Path(name).with_suffix(".inc").name
             included.write_text(f'R"cuda({text})cuda"\n', encoding="utf-8")
         flags = [*COMPILE, *options, f"-I{SOURCES}", f"-I{folder}"]
         flags += [f"-isystem{path}" for path in paths]
-        objects = [Path(folder) / f"{Path(name).stem}.o" for name in COMPILED]
+        objects = [folder / f"{Path(name).stem}.o" for name in COMPILED]
         commands = [
             [compiler, *flags, "-c", str(SOURCES / name), "-o", str(path)]
             for name, path in zip(COMPILED, objects, strict=True)
         ]
         _run_at_once(commands)
-        link = ["-shared", *_export_flags(Path(folder)), *options, "-o", str(output), "-ldl"]
+        link = ["-shared", *_export_flags(folder), *options, "-o", str(output), "-ldl"]
         libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
         _run_at_once([[compiler, *map(str, objects), *link, *libraries]])
 
@@ -158,6 +162,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="shared object to write")
     parser.add_argument("--werror", action="store_true", help="treat warnings as errors")
     parser.add_argument("--sanitize", metavar="NAMES", help="compile with -fsanitize=NAMES")
+    parser.add_argument(
+        "--coverage", type=Path, metavar="DIRECTORY", help="compile for gcov; its files go there"
+    )
     parser.add_argument("--sources", action="store_true", help="only list the engine's sources")
     arguments = parser.parse_args()
     if arguments.sources:
@@ -168,8 +175,11 @@ def main() -> None:
     options = ["-Werror"] if arguments.werror else []
     if arguments.sanitize:
         options += [f"-fsanitize={arguments.sanitize}", "-fno-omit-frame-pointer", "-g1"]
+    if arguments.coverage is not None:
+        arguments.coverage.mkdir(parents=True, exist_ok=True)
+        options += ["--coverage", "-fprofile-update=atomic", "-O0"]
     try:
-        compile_engine(arguments.torch, arguments.output, options)
+        compile_engine(arguments.torch, arguments.output, options, arguments.coverage)
     except CompilerError as error:
         sys.exit(f"build.py: {error.reason}")
 

@@ -60,14 +60,17 @@ int __wrap_sched_getaffinity(pid_t process, size_t size, cpu_set_t *ret_set) {
   return machine.cores > 0 ? 0 : -1;
 }
 
-/* After a second in which each core was used for `used` hundredths, and this process used `own`
- * seconds. */
-static int free_after_a_second(unsigned long used, double own) {
-  machine.time += 1;
+/* After some time in which each core had these ticks, and this process used `own` seconds. */
+static int free_after(double seconds, unsigned long used, unsigned long idle, double own) {
+  machine.time += seconds;
   machine.used += used;
-  machine.idle += 100 - used;
+  machine.idle += idle;
   machine.own += own;
   return cnclip_cores_free();
+}
+
+static int free_after_a_second(unsigned long used, double own) {
+  return free_after(1, used, 100 - used, own);
 }
 
 static void test_other_processes(void) {
@@ -77,6 +80,13 @@ static void test_other_processes(void) {
   CHECK(free_after_a_second(50, 1) == 2); /* this process used it */
   CHECK(free_after_a_second(100, 0.5) == 1);
   CHECK(free_after_a_second(10, 1) == 2); /* more than the ticks say: no less than nothing */
+}
+
+/* Clocks are finer than ticks. */
+static void test_more_time_than_ticks(void) {
+  CHECK(free_after(0.2, 0, 20, 0) == 2);
+  CHECK(free_after(0.2, 0, 20, 1) == 2);
+  CHECK(free_after(0.2, 20, 0, 0) == 1); /* no core was gained before */
 }
 
 static void test_changes(void) {
@@ -118,6 +128,7 @@ static void test_few_looks(void) {
 int main(void) {
   machine.time = 100, machine.cores = 2;
   test_other_processes();
+  test_more_time_than_ticks();
   test_changes();
   test_unknown_affinity();
   test_few_looks();

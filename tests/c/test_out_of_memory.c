@@ -162,7 +162,13 @@ static cnclip_status make_long_vocabulary(double *answer, cnclip_error *error) {
   }
   cnclip_vocab *made = NULL;
   const cnclip_status status = cnclip_vocab_new(text, (size_t)(end - text), &made, error);
-  if (status == CNCLIP_OK) *answer = cnclip_vocab_size(made);
+  for (uint32_t i = 0; status == CNCLIP_OK && i < TOKENS; i++) {
+    uint32_t word[CNCLIP_VOCAB_WORD_LIMIT];
+    size_t length;
+    for (size_t k = 0; k < CNCLIP_VOCAB_WORD_LIMIT; k++) word[k] = '!' + i;
+    *answer += cnclip_vocab_longest_match(made, word, CNCLIP_VOCAB_WORD_LIMIT, false, &length);
+    *answer += (double)length;
+  }
   cnclip_vocab_free(made);
   return status;
 }

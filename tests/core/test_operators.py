@@ -252,6 +252,47 @@ def test_what_does_not_pack_takes_torchs_operators() -> None:
         assert torch.equal(linear(x, packed), torch.nn.functional.linear(x, weight))
 
 
+def test_precisions_without_kernels() -> None:
+    weight = torch.randn(3, 3)
+    for precision, dtype in [
+        ("fp32", torch.float32),
+        ("fp16", torch.float16),
+        ("bf16", torch.bfloat16),
+        ("int8", torch.float32),
+    ]:
+        assert torch.equal(pack(weight, precision), weight.to(dtype))
+
+
+def test_weights_at_any_address() -> None:
+    """Packing takes the memory of a weight only where kernels can read it."""
+    weight = torch.randn(64, 32)
+    elsewhere = torch.empty(64 * 32 + 1)[1:].view(64, 32)
+    elsewhere.copy_(weight)
+    packed = torch.ops.cnclip.pack_linear(elsewhere, "fp32")
+    assert torch.equal(packed, pack(weight, "fp32"))
+
+
+def test_rows_of_other_layouts_and_types() -> None:
+    weight, x = torch.randn(64, 32), torch.randn(7, 32)
+    packed = pack(weight, "fp32")
+    wanted = linear(x, packed, columns=64)
+    assert torch.equal(linear(x.T.contiguous().T, packed, columns=64), wanted)
+    assert torch.equal(linear(x.double(), packed, columns=64), wanted)
+    half = linear(x.half(), packed, columns=64)
+    assert torch.equal(half, linear(x.half().float(), packed, columns=64))
+
+
+def test_other_devices_take_torchs_operators() -> None:
+    """The shapes alone, on the device that has no memory."""
+    weight = pack(torch.randn(64, 32).to("meta"), "fp32")
+    x = torch.empty(7, 32, device="meta")
+    for activation in ACTIVATIONS:
+        found = linear(x, weight, activation=activation)
+        assert found.is_meta and found.shape == (7, 64)
+    found = attention(x, x, x, 2, [0, 3, 7])
+    assert found.is_meta and found.shape == (7, 32)
+
+
 def test_no_rows() -> None:
     for weight in (torch.randn(32, 8), pack(torch.randn(32, 8), "fp32")):
         assert linear(torch.empty(0, 8), weight, columns=32).shape == (0, 32)
@@ -286,6 +327,8 @@ LAYER = (torch.randn(4, 8), torch.randn(64, 8))
         {"x": torch.ones(4, 0)},
         {"bias": torch.ones(63)},
         {"bias": torch.ones(64).double()},
+        {"bias": torch.ones(128)[::2]},
+        {"bias": torch.ones(64, device="meta")},
         {"residual": torch.ones(4, 63)},
         {"residual": torch.ones(3, 64)},
         {"norm": (torch.ones(8), None)},
@@ -310,7 +353,11 @@ def test_misuse_of_packed_layers(change: dict[str, Any]) -> None:
 def test_weights_that_were_not_packed_here() -> None:
     needs_kernels("fp32")
     packed = pack(LAYER[1], "fp32")
-    for weight in (packed[:-1], packed[1:], packed.double(), torch.empty(0), packed[::2]):
+    others = [packed[:-1], packed[1:], packed.double(), torch.empty(0), packed[::2]]
+    others += [packed.to("meta"), packed.int()]
+    if torch.ops.cnclip.pack_linear(torch.ones(4, 4), "bf16").dim() == 2:
+        others.append(packed.bfloat16())  # which no kernel of this machine takes
+    for weight in others:
         with pytest.raises(RuntimeError):
             linear(LAYER[0], weight, columns=64)
     for wrong in (torch.randn(4), torch.ones(4, 4, dtype=torch.long), torch.randn(2, 2, 2)):
@@ -425,3 +472,27 @@ def test_rows_that_do_not_fit() -> None:
             attention(query, key, value, heads, starts)
     with pytest.raises(RuntimeError):
         attention(x, x, x, 2, starts.int(), starts)
+    for wrong in (torch.tensor([0, 9, 5, 9])[::2], starts.to("meta"), torch.tensor([0, 2, 5])):
+        with pytest.raises(RuntimeError):
+            attention(x, x, x, 2, wrong, starts)
+
+
+def test_tensors_of_several_types_and_devices() -> None:
+    """They take torch's operator, which refuses them."""
+    x, starts = torch.randn(5, 32), torch.tensor([0, 5])
+    for other in (x.double(), x.to("meta")):
+        for query, key, value in [(x, other, other), (x, x, other), (other, x, x)]:
+            with pytest.raises(RuntimeError):
+                attention(query, key, value, 2, starts)
+
+
+def test_gradients_of_each_part_of_attention() -> None:
+    tensors = [torch.randn(5, 32) for _ in range(3)]
+    for i, tensor in enumerate(tensors):
+        tensor.requires_grad_()
+        attention(
+            *tensors[: i + 1], *(t.detach() for t in tensors[i + 1 :]), 2, [0, 2, 5]
+        ).sum().backward()
+        assert tensor.grad is not None and bool(tensor.grad.abs().sum() > 0)
+        tensor.requires_grad_(False)
+        assert not attention(*tensors, 2, [0, 2, 5]).requires_grad

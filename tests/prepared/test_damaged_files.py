@@ -184,7 +184,10 @@ def test_a_graph_of_other_tensors(
 
 def test_what_is_no_file(tmp_path: Path, open_file: Callable[[Path], Rows]) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe", tmp_path / "none"):
+    (tmp_path / "empty").touch()
+    (tmp_path / "short").write_bytes(b"cnclip-1" * 7)
+    for name in ("", "pipe", "none", "empty", "short"):
+        path = tmp_path / name
         with pytest.raises(ArchiveError) as refused:
             open_file(path)
         assert str(refused.value.where.file) == str(path)

@@ -262,7 +262,6 @@ at::Tensor floats_of(const cnclip_model *model, const cnclip_pixels *pixels) {
     return at::from_blob(const_cast<float *>(pixels->floats), {count, 3, side, side}, at::kFloat)
         .to(model->device);
   }
-  TORCH_CHECK(model->normalized.defined(), "the model was loaded without normalized values");
   const at::Tensor bytes =
       at::from_blob(const_cast<uint8_t *>(pixels->bytes), {count, side, side, 4}, at::kByte)
           .to(model->device);

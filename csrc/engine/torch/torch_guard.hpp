@@ -65,11 +65,11 @@ inline cnclip_status out_of_memory(cnclip_error *error, const char *doing) {
   return core->error_set(error, CNCLIP_ERROR_MEMORY, "out of memory for %s", doing);
 }
 
-/* Runs `body`, which returns a status, and turns every exception into `code`. */
-template <typename Body>
-cnclip_status guarded(cnclip_status code, const char *doing, cnclip_error *error, Body body) {
+/* The status of the exception that is being handled. */
+inline cnclip_status status_of_exception(cnclip_status code, const char *doing,
+                                         cnclip_error *error) {
   try {
-    return body();
+    throw;
   } catch (const std::bad_alloc &) {
     return out_of_memory(error, doing);
   } catch (const c10::OutOfMemoryError &) {
@@ -82,6 +82,16 @@ cnclip_status guarded(cnclip_status code, const char *doing, cnclip_error *error
     return core->error_set(error, code, "%s: %s", doing, message.c_str());
   } catch (...) {
     return core->error_set(error, code, "%s: an exception of an unknown type", doing);
+  }
+}
+
+/* Runs `body`, which returns a status, and turns every exception into `code`. */
+template <typename Body>
+cnclip_status guarded(cnclip_status code, const char *doing, cnclip_error *error, Body body) {
+  try {
+    return body();
+  } catch (...) {
+    return status_of_exception(code, doing, error);
   }
 }
 

@@ -124,8 +124,6 @@ at::Tensor gelu_of_rows(const at::Tensor &x, std::string_view approximate) {
 
 at::Tensor activated(const at::Tensor &x, cnclip_activation activation) {
   switch (activation) {
-    case CNCLIP_ACTIVATION_NONE:
-      break;
     case CNCLIP_ACTIVATION_RELU:
       return x.relu();
     case CNCLIP_ACTIVATION_GELU:
@@ -136,8 +134,10 @@ at::Tensor activated(const at::Tensor &x, cnclip_activation activation) {
       return x * x.sigmoid();
     case CNCLIP_ACTIVATION_QUICK_GELU:
       return x * (x * 1.702).sigmoid();
+    case CNCLIP_ACTIVATION_NONE:
+    default:
+      return x;
   }
-  return x;
 }
 
 using OptionalTensor = std::optional<at::Tensor>;
@@ -190,7 +190,7 @@ at::Tensor as_rows(const at::Tensor &x, bool allow_bf16) {
   const bool taken =
       x.scalar_type() == at::kFloat || (allow_bf16 && x.scalar_type() == at::kBFloat16);
   const at::Tensor rows = taken ? x : x.to(at::kFloat);
-  return rows.size(1) == 1 || rows.stride(1) == 1 ? rows : rows.contiguous();
+  return rows.stride(1) == 1 ? rows : rows.contiguous();
 }
 
 /* [rows, columns]. The row stride is never a multiple of 4 KiB: such rows would all map to the same
