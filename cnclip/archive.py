@@ -21,7 +21,7 @@ from ._files import ZIP_ERRORS
 from ._text import first_line, printable, type_and_line
 from .errors import ArchiveError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 METADATA = "cnclip.json"
 VOCABULARY = "vocab.txt"
 SUFFIX = ".cnclip.pt"

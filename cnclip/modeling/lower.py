@@ -197,7 +197,7 @@ class LoweredVisionTransformer(Tensors):
     def __init__(self, tower: VisionTransformer) -> None:
         super().__init__(_without(tower.state_dict(), "transformer."))
         self.patch_size = int(tower.conv1.kernel_size[0])
-        self.width = tower.conv1.out_channels
+        self.width, self.embed_dim = tower.conv1.out_channels, tower.proj.size(1)
         self.transformer = Tensors({})
         self.transformer.resblocks = nn.ModuleList(
             [LoweredBlock(block) for block in tower.transformer.resblocks]  # type: ignore[arg-type]
@@ -216,8 +216,8 @@ class LoweredVisionTransformer(Tensors):
         x = F.layer_norm(x, [width], self.ln_pre.weight, self.ln_pre.bias, 1e-5).flatten(0, 1)
         for i, block in enumerate(self.transformer.resblocks):
             x = block(x, starts, i + 1 == len(self.transformer.resblocks))
-        x = F.layer_norm(x, [width], self.ln_post.weight, self.ln_post.bias, 1e-5)
-        return x @ self.proj
+        ln_post = self.ln_post
+        return linear(x, self.proj, None, 0, self.embed_dim, ln_post.weight, ln_post.bias)
 
 
 class LoweredAttentionPool(Tensors):
@@ -318,7 +318,7 @@ class LoweredClip(nn.Module):
             visual = LoweredVisionTransformer(visual)
         self.visual = visual
         self.bert = LoweredBert(model.bert)
-        self.text_projection = model.text_projection
+        self.text_projection, self.embed_dim = model.text_projection, model.config.embed_dim
         self.logit_scale = model.logit_scale
 
     @torch.jit.export
@@ -335,7 +335,7 @@ class LoweredClip(nn.Module):
         """
         attended = ids.ne(self.pad_id)
         attended[:, 0] = True
-        x = self.bert(ids, attended) @ self.text_projection
+        x = linear(self.bert(ids, attended), self.text_projection, None, 0, self.embed_dim)
         return x / x.norm(p=2, dim=-1, keepdim=True)
 
 
@@ -387,8 +387,11 @@ def _prepare_source(unit: nn.Module) -> str:
             value = "torch.empty(0)"
         elif name == "conv1.weight" and isinstance(unit, VisionTransformer):
             value = f"{PACK}({place}.flatten(1), precision)"
+        # The last layer has one row per item: it is never worth less than fp32.
         elif name == "c_proj.weight" and isinstance(unit, AttentionPool):
-            value = f"{PACK}({place}, 'fp32')"  # one row per image, and the last layer
+            value = f"{PACK}({place}, 'fp32')"
+        elif name in ("proj", "text_projection"):  # [width, embed_dim]
+            value = f"{PACK}({place}.t(), 'fp32')"
         elif name in linears:
             value = f"{PACK}({place}, precision)"
         else:

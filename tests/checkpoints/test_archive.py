@@ -147,7 +147,9 @@ def test_metadata_that_cannot_be_read(
     refused(rewrite(lambda e: e.__setitem__(f"extra/{METADATA}", content)), message)
 
 
-@pytest.mark.parametrize("version", [0, 1, float(FORMAT_VERSION), True, "2", [], {}, 10**30])
+@pytest.mark.parametrize(
+    "version", [0, 2, float(FORMAT_VERSION), True, str(FORMAT_VERSION), [], {}, 10**30]
+)
 def test_other_format_versions(rewrite: Callable[..., Path], version: Any) -> None:
     path = rewrite(change_metadata(format=version))
     message = f"this cnclip reads format {FORMAT_VERSION}; convert the checkpoint again"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cnclip import cache, models, pipeline
-from cnclip.archive import read_archive
+from cnclip.archive import FORMAT_VERSION, read_archive
 from cnclip.checkpoints.checkpoint import Checkpoint
 from cnclip.checkpoints.files import CheckpointFiles, find_checkpoint
 from cnclip.convert import convert
@@ -173,7 +173,7 @@ def test_a_damaged_archive_is_made_again(
             "truncated": good[: len(good) // 2],
             "emptied": b"",
             "garbage inside": good[:300_000] + b"garbage" * 100 + good[300_700:],
-            "another version": good.replace(b'"format": 2', b'"format": 7'),
+            "another version": good.replace(b'"format": %d' % FORMAT_VERSION, b'"format": 7'),
         }[damage]
     )
     assert models.open_archive(model).path == archive
