@@ -261,6 +261,13 @@ def break_rows(data: Path) -> None:
         (data / name).write_bytes(b"\n".join(lines))
 
 
+def problem_lines(printed: str) -> list[str]:
+    """Without the progress that a slow machine prints."""
+    lines = sorted(line for line in printed.splitlines() if line.startswith(tuple(BROKEN)))
+    assert len(lines) > 10
+    return lines
+
+
 def test_broken_rows_are_named_and_skipped(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], texts: list[Text]
 ) -> None:
@@ -282,7 +289,7 @@ def test_broken_rows_are_named_and_skipped(
     assert saved["text_to_image"]["R@10"] > 50
     # A second run, with the embeddings of the first, reports the same.
     assert cli.main([*arguments, "-o", str(tmp_path / "out")]) == 1
-    assert sorted(capsys.readouterr().err.splitlines()) == sorted(captured.err.splitlines())
+    assert problem_lines(capsys.readouterr().err) == problem_lines(captured.err)
 
 
 def test_strict_stops_at_the_first(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
