@@ -151,9 +151,6 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"{module}.{name}")
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("a persistent id")
-
 
 def _parse_pair(value: bytes) -> tuple[Id, Id, str] | None:
     if len(value) > _MAX_PAIR:

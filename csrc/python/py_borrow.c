@@ -257,8 +257,9 @@ PyObject *cnclip_pixels_output(const cnclip_state *state, PyObject *out, bool is
   const Py_ssize_t *shape = is_bytes ? bytes : floats;
   if (out == Py_None) return new_array(4, shape, is_bytes ? NPY_UINT8 : NPY_FLOAT32, ret_data);
   PyArrayObject *array = (PyArrayObject *)out;
-  if (!PyArray_Check(out) || !are_pixels(array, is_bytes) || !PyArray_ISCARRAY(array) ||
-      PyArray_DIM(array, 0) != count || PyArray_DIM(array, 2) != resolution) {
+  if (!PyArray_Check(out) || !are_pixels(array, is_bytes) ||
+      !PyArray_CHKFLAGS(array, NPY_ARRAY_CARRAY) || PyArray_DIM(array, 0) != count ||
+      PyArray_DIM(array, 2) != resolution) {
     PyErr_Format(state->exceptions[CNCLIP_ERROR_ARGUMENT],
                  "out: expected a contiguous %s array [%zd, %zd, %zd, %zd] to write to",
                  is_bytes ? "uint8" : "float32", shape[0], shape[1], shape[2], shape[3]);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cnclip import bulk
@@ -97,11 +99,20 @@ def test_what_is_no_folder_of_embeddings(embed: Embed, photos: Path, tmp_path: P
     embed(photos)
     manifest = tmp_path / "out" / "manifest.json"
     content = json.loads(manifest.read_text())
+    shard = content["shards"][0]
     for damaged in (
         "{",
         "[]",
         '{"format": 7}',
         json.dumps(content | {"shards": [{"name": "../x"}]}),
+        json.dumps(content | {"shards": [shard | {"name": "../x"}]}),
+        json.dumps(content | {"shards": [shard | {"rows": shard["items"] + 1}]}),
+        json.dumps(content | {"shards": [shard | {"rows": -1}]}),
+        json.dumps(content | {"shards": [shard | {"sha256": {"npy": 5}}]}),
+        json.dumps(content | {"kind": "videos"}),
+        json.dumps(content | {"dtype": "float64"}),
+        json.dumps(content | {"precision": None}),
+        json.dumps(content | {"shard_items": 1.5}),
     ):
         manifest.write_text(damaged)
         with pytest.raises(EmbeddingsError, match=r"manifest\.json"):
@@ -110,13 +121,53 @@ def test_what_is_no_folder_of_embeddings(embed: Embed, photos: Path, tmp_path: P
             embed(photos)
         assert manifest.read_text() == damaged
     manifest.write_text(json.dumps(content))
-    shard = next((tmp_path / "out").glob("*.npy"))
-    np.save(shard, np.zeros((3, 3)))
+    vectors = next((tmp_path / "out").glob("*.npy"))
+    np.save(vectors, np.zeros((3, 3)))
     opened = bulk.open_embeddings(tmp_path / "out")
-    with pytest.raises(EmbeddingsError, match=f"{shard.name}: damaged: holds float64"):
+    with pytest.raises(EmbeddingsError, match=f"{vectors.name}: damaged: holds float64"):
         list(opened.blocks())
-    with pytest.raises(EmbeddingsError, match=f"{shard.name}: damaged"):
+    with pytest.raises(EmbeddingsError, match=f"{vectors.name}: damaged"):
         opened.check()
+
+
+def test_files_that_are_changed_after_the_opening(
+    embed: Embed, photos: Path, tmp_path: Path
+) -> None:
+    embed(photos)
+    opened = bulk.open_embeddings(tmp_path / "out")
+    vectors = min((tmp_path / "out").glob("*.npy"))
+    lines = vectors.with_suffix(".parquet")
+    array, table = np.load(vectors), pq.read_table(lines)
+    header = vectors.read_bytes()[:100]
+    objects = io.BytesIO()
+    np.save(objects, np.array([None] * len(array)), allow_pickle=True)
+    for content in (b"", header, b"\x93NUMPY\x09" + header[7:], objects.getvalue()):
+        vectors.write_bytes(content)
+        with pytest.raises(EmbeddingsError, match=f"{vectors.name}: damaged: "):
+            list(opened.blocks())
+    vectors.unlink()
+    with pytest.raises(EmbeddingsError, match=f"{vectors.name}: is missing"):
+        list(opened.blocks())
+    vectors.mkdir()
+    with pytest.raises(EmbeddingsError, match=f"{vectors.name}: cannot be read"):
+        list(opened.blocks())
+    vectors.rmdir()
+    np.save(vectors, array)
+
+    for wrong, reason in [
+        (table.slice(1), "damaged: "),
+        (table.drop_columns("width"), "damaged: "),
+        (table.take(list(range(len(table)))[::-1]), "its rows are not in order"),
+    ]:
+        pq.write_table(wrong, lines)
+        with pytest.raises(EmbeddingsError, match=f"{lines.name}: .*{reason}"):
+            list(opened.ids)
+    lines.write_bytes(b"PAR1 and no more")
+    with pytest.raises(EmbeddingsError, match=f"{lines.name}: damaged: "):
+        list(opened.ids)
+    lines.unlink()
+    with pytest.raises(EmbeddingsError, match=f"{lines.name}: is missing"):
+        list(opened.ids)
 
 
 def test_one_run_at_a_time(embed: Embed, photos: Path, tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ class Tower(torch.nn.Module):
             return torch.zeros(n, 7)
         if self.kind == "three dimensions":
             return torch.zeros(n, 8, 1)
+        if self.kind == "needs a petabyte":
+            return torch.zeros(n, 1 << 48)
         if self.kind == "scalar":
             return torch.zeros([])
         if self.kind == "sparse":
@@ -191,6 +193,13 @@ def test_models_that_raise(open_script: Open, kind: str, message: str, given: An
         with pytest.raises(cnclip.errors.ModelRunError, match=message) as raised:
             found.forward(given)
         assert "Exception raised from" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", INPUTS, ids=["text", "img"])
+def test_models_that_need_too_much_memory(open_script: Open, given: Any) -> None:
+    """libtorch's allocator has no exception of a separate class."""
+    with pytest.raises(MemoryError, match="no memory on cpu for 3 (text|image)s at once"):
+        open_script(Tower("needs a petabyte")).forward(given)
 
 
 @pytest.mark.parametrize("given", INPUTS, ids=["text", "img"])

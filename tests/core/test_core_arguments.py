@@ -32,6 +32,7 @@ BAD_CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("processor: gray", lambda p: p.preprocessor.image_processor.process([Image.new("L", (2, 2))])),
     ("processor: empty", lambda p: p.preprocessor.image_processor.process([EMPTY])),
     ("processor: floats", lambda p: p.preprocessor.image_processor.process([np.zeros((1, 1, 3))])),
+    ("processor: RGBA", lambda p: p.preprocessor.image_processor.process([BYTES[0]])),
     ("processor: 0", lambda p: _core.ImageProcessor(0)),
     ("processor: mean", lambda p: _core.ImageProcessor(8, (1.0, 2.0))),
     ("processor: std", lambda p: _core.ImageProcessor(8, (0.0, 0.0, 0.0), (1.0, 0.0, 1.0))),

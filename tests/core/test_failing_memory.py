@@ -165,7 +165,7 @@ def test_each_allocation_fails(
         env=os.environ | ({"LD_PRELOAD": str(failing_memory)} if how == "malloc" else {}),
         capture_output=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=900,  # without optimization, for its coverage, it takes minutes
     )
     assert done.returncode == 0, done.stderr[-3000:]
     failures = json.loads(done.stdout)
