@@ -30,7 +30,12 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_replica_is_killed_under_load(embedder: MultiModalEmbeddingPipeline) -> None:
+def test_a_replica_is_killed_under_load(
+    embedder: MultiModalEmbeddingPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine, the process of Ray's proxy takes longer than its five seconds to start.
+    monkeypatch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # it would write a token to ~/.ray
     ray = pytest.importorskip("ray")
     serve = pytest.importorskip("ray.serve")
     want = embedder.forward({"text": TEXTS})["text_embedding"]
