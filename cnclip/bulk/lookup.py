@@ -51,6 +51,22 @@ def open_recorded(id: str, path: str) -> Image.Image:
         raise error.at(file=path) from error
 
 
+def read_recorded(id: str, path: str) -> bytes:
+    """The image file of an embedding, as it is stored.
+
+    Args:
+        id: As for `open_recorded`.
+        path: As for `open_recorded`.
+
+    Raises:
+        ImageError: it cannot be read, or does not exist any more.
+    """
+    try:
+        return _image(id, path).read()
+    except ImageError as error:
+        raise error.at(file=path) from error
+
+
 def holds_many(path: str) -> bool:
     """Whether a recorded path is that of an archive or table, in which the id finds the image."""
     if is_url(path):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..bulk.lookup import holds_many, open_recorded
+from ..bulk.lookup import holds_many, open_recorded, read_recorded
 from ..errors import ImageError
 
 
@@ -41,7 +41,7 @@ class Hit:
             An image of mode RGB. None for a text, for an image on the network, which is not
             fetched, and for an image that cannot be read.
         """
-        if self.text is not None or self.path.lower().startswith(("http:", "https:")):
+        if not self.has_file:
             return None
         try:
             image = open_recorded(self.id, self.path)
@@ -49,3 +49,22 @@ class Hit:
             return None
         image.thumbnail((width, height))
         return image
+
+    @property
+    def has_file(self) -> bool:
+        """Whether it is an image of this machine: not a text, and not an image on the network."""
+        return self.text is None and not self.path.lower().startswith(("http:", "https:"))
+
+    def content(self) -> bytes | None:
+        """The image file as it is stored, in an archive or table too.
+
+        Returns:
+            None for a text, for an image on the network, which is not fetched, and for a file that
+            cannot be read.
+        """
+        if not self.has_file:
+            return None
+        try:
+            return read_recorded(self.id, self.path)
+        except ImageError:
+            return None

@@ -163,6 +163,9 @@ class Result(BaseModel):
         "temperature; further results are compared with those k"
     )
     thumbnail: str | None = Field(description="The URL of a small image, relative to the server")
+    image: str | None = Field(
+        description="The URL of the image file as it is stored, relative to the server"
+    )
 
 
 class TextNotes(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from starlette.responses import Response
 from ..errors import CnclipError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..pipelines.scores import probabilities
+from ..preprocessors.decoding import image_header
 from ..preprocessors.inputs import ImageInput
 from ..search import Answer, Hit
 from ..search.collection import query_text
@@ -30,6 +32,7 @@ from .texts import plain, text_notes
 _QUALITY = 82
 _MAX_SAMPLE = 60
 _MAX_SIZE = 1024
+_NO_IMAGE = "the item has no image that can be read"
 _BODY: dict[str, Any] = {
     "required": True,
     "content": {
@@ -174,6 +177,23 @@ async def thumbnail(
     return Response(content, headers=headers, media_type="image/webp")
 
 
+@router.get(
+    "/v1/image",
+    responses={
+        **ERRORS,
+        200: {"content": {"application/octet-stream": {}}},
+    },
+    response_class=Response,
+)
+async def image(request: Request, id: str, collection: str | None = None) -> Response:
+    """The image file of an item, as it is stored. Only ids of the collection are known."""
+    served, _ = parts_of(request)
+    content, name = await on_decoder(_file, served.collection(collection), id)
+    # Never shown by a browser as a page of this server, whatever is in the file.
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+    return Response(content, headers=headers, media_type="application/octet-stream")
+
+
 def _check_query(call: SearchRequest, files: list[bytes], max_results: int) -> None:
     if call.offset + call.k > max_results:
         reason = f"at most {max_results} results are allowed, those before offset included"
@@ -234,12 +254,15 @@ def _results(searchable: Searchable, hits: list[Hit]) -> list[dict[str, Any]]:
             "text": hit.text,
             "score": hit.score,
             "probability": hit.probability,
-            "thumbnail": None
-            if hit.text is not None
-            else f"v1/thumbnail?collection={name}&id={quote(plain(hit.id), safe='')}",
+            "thumbnail": None if hit.text is not None else f"v1/thumbnail?{_query(name, hit)}",
+            "image": f"v1/image?{_query(name, hit)}" if placed.has_file else None,
         }
         for hit, placed in zip(hits, searchable.placed(hits), strict=True)
     ]
+
+
+def _query(name: str, hit: Hit) -> str:
+    return f"collection={name}&id={quote(plain(hit.id), safe='')}"
 
 
 def _described(searchable: Searchable, model: str) -> dict[str, Any]:
@@ -257,13 +280,35 @@ def _described(searchable: Searchable, model: str) -> dict[str, Any]:
     }
 
 
-def _thumbnail(searchable: Searchable, id: str, size: int) -> bytes:
+def _item(searchable: Searchable, id: str) -> Hit:
+    """An item of a collection, with the place of its file."""
     item = searchable.collection.item(id)
     if item is None:
         raise Fault(404, "the collection has no item of this id", "item_not_found", param="id")
-    image = searchable.placed([item[0]])[0].thumbnail(size, size)
+    return searchable.placed([item[0]])[0]
+
+
+def _file(searchable: Searchable, id: str) -> tuple[bytes, str]:
+    """The image file of an item, and its name."""
+    hit = _item(searchable, id)
+    content = hit.content()
+    if content is None:
+        raise Fault(404, _NO_IMAGE, "no_image", param="id")
+    return content, _file_name(hit, content)
+
+
+def _file_name(hit: Hit, content: bytes) -> str:
+    """A name for an image file; those in archives and tables may have none, or no suffix."""
+    inner = hit.name.removeprefix(hit.path + ":") if hit.name != hit.path else hit.name
+    name = os.path.basename(inner.rstrip("/")) or "image"
+    header = None if os.path.splitext(name)[1] else image_header(content)
+    return plain(name if header is None else f"{name}.{str(header.format).lower()}")
+
+
+def _thumbnail(searchable: Searchable, id: str, size: int) -> bytes:
+    image = _item(searchable, id).thumbnail(size, size)
     if image is None:
-        raise Fault(404, "the item has no image that can be read", "no_image", param="id")
+        raise Fault(404, _NO_IMAGE, "no_image", param="id")
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=_QUALITY)
     return stream.getvalue()

@@ -95,6 +95,7 @@ WORDS = translations(
     copy_path=("复制路径", "Copy path"),
     copy_text=("复制文本", "Copy text"),
     copied=("已复制。", "Copied."),
+    download=("下载", "Download"),
     close=("关闭", "Close"),
     opening=("正在加载模型，请稍候……", "The model is being opened …"),
     key=("访问密钥", "API key"),

@@ -179,6 +179,28 @@ def test_more_like_a_result_and_its_path(gallery: str, open_page: Open) -> None:
     assert "like=" in page.url
 
 
+def test_a_path_is_copied_without_https(gallery: str, open_page: Open) -> None:
+    """There, browsers have no `navigator.clipboard`."""
+    page = open_page(gallery)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    search(page, "猫")
+    page.evaluate("window.clipboard = navigator.clipboard")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.locator(".copy").first.click()
+    page.locator("#status", has_text=ZH.copied).wait_for()
+    assert page.evaluate("window.clipboard.readText()").endswith(CAT.name)
+    assert page.evaluate("document.activeElement === document.querySelector('.copy')")
+
+
+def test_the_file_of_a_result_is_downloaded(gallery: str, open_page: Open) -> None:
+    page = open_page(gallery)
+    search(page, "猫")
+    with page.expect_download() as download:
+        page.locator(".download").first.click()
+    assert download.value.suggested_filename == CAT.name
+    assert download.value.path().read_bytes() == CAT.read_bytes()
+
+
 def test_images_are_dropped_and_pasted(gallery: str, open_page: Open) -> None:
     page = open_page(gallery)
     content = list(CAT.read_bytes())

@@ -148,6 +148,17 @@ def test_thumbnails(api: Any) -> None:
         assert answer.status_code == 404, id
 
 
+def test_the_file_of_an_image(api: Any) -> None:
+    result = found(api, text="猫", k=1)["results"][0]
+    answer = api.get("/" + result["image"])
+    assert answer.content == CAT.read_bytes()
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"] == f"attachment; filename*=UTF-8''{CAT.name}"
+    for id in ("/etc/passwd", "../../etc/passwd", str(CAT) + "\x00", "nothing"):
+        answer = api.get("/v1/image", params={"id": id})
+        assert answer.status_code == 404, id
+
+
 @pytest.fixture
 def folder(
     tmp_path: Path, embedder: MultiModalEmbeddingPipeline
@@ -170,6 +181,8 @@ def test_files_that_are_gone_or_damaged(folder: tuple[Any, Path, Path]) -> None:
     assert client.get("/" + results["kept.png"]["thumbnail"]).status_code == 200
     for name in ("gone.png", "damaged.png"):
         assert client.get("/" + results[name]["thumbnail"]).status_code == 404
+    assert client.get("/" + results["gone.png"]["image"]).json()["error"]["code"] == "no_image"
+    assert client.get("/" + results["damaged.png"]["image"]).content == b"no image"
     assert found(client, like=results["gone.png"]["id"])["results"][0]["caption"] != "gone.png"
 
 
@@ -242,9 +255,13 @@ def test_images_on_the_network_are_not_fetched(
         raise ImageError("fetched")
 
     monkeypatch.setattr("cnclip.search.hits.open_recorded", refuse)
+    monkeypatch.setattr("cnclip.search.hits.read_recorded", refuse)
     rows = embedder.forward({"text": ["猫"]})["text_embedding"]
     index = Index.create(rows.shape[1], model=model_identity(embedder))
     index.add(rows, ["https://example.com/a.png"])
     with served_by(embedder, collections=(Searchable("web", index, embedder),)) as (client, _):
         result = found(client, text="猫")["results"][0]
         assert client.get("/" + result["thumbnail"]).json()["error"]["code"] == "no_image"
+        assert result["image"] is None
+        file = client.get("/" + result["thumbnail"].replace("thumbnail", "image"))
+        assert file.json()["error"]["code"] == "no_image"

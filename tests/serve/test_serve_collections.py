@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnclip import demo
+from cnclip import bulk, demo
 from cnclip.assets import asset_path
 from cnclip.bulk import model_identity
 from cnclip.errors import (
@@ -21,7 +24,7 @@ from cnclip.errors import (
     ModelNotFoundError,
 )
 from cnclip.pipelines import MultiModalEmbeddingPipeline
-from cnclip.search import Index, Root
+from cnclip.search import Index, Root, index_embeddings
 from cnclip.serve import Searchable, open_folder, open_indexes
 
 pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `serve`")
@@ -144,6 +147,28 @@ def test_hits_without_an_image_have_no_thumbnail(
     found = results(searchable, text="猫")
     assert [one["caption"] for one in found] == ["cat.png", "gone.png", "a.png", "/"]
     assert all(one["thumbnail"] is None for one in found)
+
+
+def test_files_in_archives_have_names(
+    tmp_path: Path, embedder: MultiModalEmbeddingPipeline
+) -> None:
+    with tarfile.open(tmp_path / "some.tar", "w") as tar:
+        tar.add(CAT, "猫.png")  # its id has no suffix
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        archive.write(GALLERY / "1f697.png", "inner/car.png")
+    sources = [tmp_path / "some.tar", tmp_path / "some.zip"]
+    bulk.embed(sources, embedder, tmp_path / "out")
+    searchable = Searchable("a", index_embeddings(tmp_path / "out"), embedder)
+    with served_by(embedder, collections=(searchable,)) as (client, _):
+        files = {}
+        for one in client.post("/v1/search", json={"text": "猫"}).json()["results"]:
+            answer = client.get("/" + one["image"])
+            name = answer.headers["content-disposition"].partition("''")[2]
+            files[unquote(name)] = answer.content
+    assert files == {
+        "猫.png": CAT.read_bytes(),
+        "car.png": (GALLERY / "1f697.png").read_bytes(),
+    }
 
 
 def test_texts_are_shown_as_texts(embedder: MultiModalEmbeddingPipeline) -> None:

@@ -15,14 +15,16 @@ export class ApiError extends Error {
 
 export const urlOf = (path) => new URL(path, BASE).href;
 
+function withKey(headers = {}) {
+  const key = sessionStorage.getItem(KEY);
+  return key ? { ...headers, Authorization: `Bearer ${key}` } : headers;
+}
+
 // The JSON of an answer. While the server opens its models, asks again; without a right key, asks
 // the user for one.
 export async function call(path, options = {}, { signal, opening } = {}) {
   for (;;) {
-    const headers = { ...options.headers };
-    const key = sessionStorage.getItem(KEY);
-    if (key) headers.Authorization = `Bearer ${key}`;
-    const response = await fetch(urlOf(path), { ...options, headers, signal });
+    const response = await fetch(urlOf(path), { ...options, headers: withKey(options.headers), signal });
     if (response.ok) return response.json();
     const error = new ApiError(response.status, (await contentOf(response, signal))?.error);
     if (error.code === "opening") {
@@ -73,11 +75,14 @@ function askForKey() {
   });
   return asking;
 }
+
 // Images are requested by script where a key is needed, since an <img> sends none.
-export async function imageUrl(path) {
-  const key = sessionStorage.getItem(KEY);
-  if (!key) return urlOf(path);
-  const response = await fetch(urlOf(path), { headers: { Authorization: `Bearer ${key}` } });
-  if (!response.ok) throw new ApiError(response.status, null);
-  return URL.createObjectURL(await response.blob());
+export const imageUrl = async (path) => sessionStorage.getItem(KEY) ? (await file(path)).url : urlOf(path);
+
+// A file of the server in memory, and the name that the server gives it.
+export async function file(path) {
+  const response = await fetch(urlOf(path), { headers: withKey() });
+  if (!response.ok) throw new ApiError(response.status, (await contentOf(response))?.error);
+  const name = decodeURIComponent(response.headers.get("Content-Disposition")?.split("''")[1] ?? "");
+  return { url: URL.createObjectURL(await response.blob()), name };
 }

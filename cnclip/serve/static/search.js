@@ -134,7 +134,8 @@ export class Search {
 
   #draw(answer, first) {
     const actions = { like: (result) => this.start({ like: result.id }),
-                      copied: () => { byId("status").textContent = say("copied"); } };
+                      copied: () => { byId("status").textContent = say("copied"); },
+                      failed: (error) => show(byId("status"), [{ text: reasonOf(error), kind: "warning" }]) };
     const tiles = answer.results.map((result) => tile(result, answer.threshold, actions));
     if (first) byId("found").replaceChildren(element("div", { class: "tiles" }, ...tiles));
     else byId("found").firstElementChild.append(...tiles);

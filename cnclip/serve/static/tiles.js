@@ -1,7 +1,10 @@
 // Results as tiles: image or text, caption, score, and what one can do with each.
 
-import { imageUrl } from "./api.js";
+import { file, imageUrl } from "./api.js";
 import { byId, element, percent, say } from "./page.js";
+
+// For the browser to save a file.
+const KEPT_MS = 60_000;
 
 // A score with three decimals. One below the threshold does not look equal to it.
 export function scoreText(score, threshold) {
@@ -10,7 +13,7 @@ export function scoreText(score, threshold) {
   return misses ? (Number(text) - 0.001).toFixed(3) : text;
 }
 
-export function tile(result, threshold, { like, copied }) {
+export function tile(result, threshold, { like, copied, failed }) {
   const reaches = result.score !== null && threshold !== null && result.score >= threshold;
   const parts = result.text === null ? [picture(result), element("b", { title: result.path }, result.caption)]
                                      : [element("q", {}, result.text)];
@@ -22,10 +25,11 @@ export function tile(result, threshold, { like, copied }) {
   }
   parts.push(element("p", { class: "actions" },
     element("button", { type: "button", class: "like", onclick: () => like(result) }, say("like")),
-    element("button", { type: "button", class: "copy", title: result.path, onclick: async () => {
-      await navigator.clipboard.writeText(result.text ?? result.path);
-      copied();
-    } }, say(result.text === null ? "copy_path" : "copy_text"))));
+    element("button", { type: "button", class: "copy", title: result.path, onclick: async ({ target }) => {
+      if (await copy(result.text ?? result.path, target)) copied();
+    } }, say(result.text === null ? "copy_path" : "copy_text")),
+    ...(result.image === null ? [] : [element("button", { type: "button", class: "download", onclick: () => download(result, failed) },
+      say("download"))])));
   return element("article", { class: reaches ? "reaches" : null }, ...parts);
 }
 
@@ -38,6 +42,28 @@ function picture(result) {
   if (result.thumbnail === null) missing();
   else imageUrl(result.thumbnail).then((url) => { image.src = url; }, missing);
   return button;
+}
+
+// Whether a text was copied. Browsers have `navigator.clipboard` on this machine and with https only.
+async function copy(text, button) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
+  const field = element("textarea", { class: "unseen", "aria-hidden": "true" }, text);
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  button.focus();
+  return done;
+}
+
+async function download(result, failed) {
+  try {
+    const { url, name } = await file(result.image);
+    element("a", { href: url, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(url), KEPT_MS);
+  } catch (error) {
+    failed(error);
+  }
 }
 
 async function enlarge(result) {
