@@ -20,6 +20,7 @@ from ..archive import ArchiveInfo
 from ..errors import DatasetError
 from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_texts
 from ..preprocessors.decoding import DECODES, DEPTHS, FRAMES, Decode, ImageOptions
+from ..preprocessors.formats import FORMAT_SETS, FormatSet, set_of_environment
 from ..preprocessors.text import TextCounts, TextInput, normalize_text
 from ..progress import progress
 from ..sources import ProblemKind, Problems, pyarrow_modules
@@ -131,6 +132,12 @@ class EmbedOptions:
         "model's resolution remains (default: as the pipeline was opened, else exact)",
         choices=DECODES,
     )
+    formats: FormatSet | None = option(
+        None,
+        "common leaves out images in formats that few need (DDS, ICNS, PCX, PSD, QOI, SGI, SUN, "
+        "TGA), all opens them (default: $CNCLIP_FORMATS, else common)",
+        choices=FORMAT_SETS,
+    )
     max_pixels: int | None = option(
         None,
         "images with more pixels are reduced (JPEG) or fail (default: $CNCLIP_MAX_PIXELS, else "
@@ -161,7 +168,13 @@ class EmbedOptions:
             self.max_pixels,
             self.decode or "exact",
             resolution,
+            self.chosen_formats,
         )
+
+    @property
+    def chosen_formats(self) -> FormatSet:
+        """The formats that are opened."""
+        return self.formats or set_of_environment("common")
 
     def open(self, sources: SourcePaths) -> OpenedSources:
         """Find the kind of each source, see `open_sources`."""
@@ -173,6 +186,7 @@ class EmbedOptions:
             encoding=self.encoding,
             null=self.null,
             all_files=self.all_files,
+            formats=self.chosen_formats,
             exclusions=Exclusions(self.exclude or (), defaults=self.default_excludes is not False),
             ids=self.ids,
         )

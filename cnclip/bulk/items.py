@@ -25,7 +25,7 @@ from ..datasets.captions import sample_texts
 from ..datasets.chinese_clip import TsvData
 from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError, Where
 from ..preprocessors.decoding import DEFAULTS, ImageOptions, decode_image
-from ..preprocessors.formats import format_of, is_image_suffix
+from ..preprocessors.formats import FormatSet, format_of, is_image_suffix
 from ..preprocessors.image import is_foreign_url, is_url, located, not_found
 from ..sources.exclusions import Exclusions
 from ..sources.image_names import ImageNames
@@ -287,6 +287,7 @@ def open_sources(
     exclusions: Exclusions | None = None,
     ids: IdForm | None = None,
     all_files: bool = False,
+    formats: FormatSet = "all",
 ) -> OpenedSources:
     """Find the kind of each source.
 
@@ -308,6 +309,7 @@ def open_sources(
             folder, or absolute; by default relative if the only source is a folder.
         all_files: Of folders and archives: look at the content of every file to find images, not
             only at the content of those without a suffix.
+        formats: Of folders and archives: `common` leaves out images in rare formats.
 
     Raises:
         DatasetError: there is no such file, or it is of unknown kind.
@@ -315,7 +317,7 @@ def open_sources(
     """
     format = TextFormat(checked_encoding(encoding), null)
     columns = Columns.of(kind, column, id_column)
-    names = ImageNames(all_files=all_files, exclusions=exclusions)
+    names = ImageNames(all_files=all_files, formats=formats, exclusions=exclusions)
     found = OpenedSources(kind, columns, format, image_names=names)
     for one in [sources] if isinstance(sources, str | os.PathLike) else sources:
         path = os.fspath(one)

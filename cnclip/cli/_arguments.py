@@ -18,6 +18,7 @@ from ..errors import InvalidInputError, ModelNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..preprocessors import download_settings
 from ..preprocessors.decoding import DECODES, MAX_PIXELS_VARIABLE
+from ..preprocessors.formats import FORMAT_SETS, FORMATS_VARIABLE, RARE_FORMATS
 from ..sources.exclusions import describe_excluded
 from ..sources.image_names import describe_left_out
 
@@ -133,6 +134,18 @@ def add_pixels_argument(parser: argparse._ActionsContainer, default: int = 178_9
         metavar="N",
         help="images with more pixels are reduced (JPEG) or fail (default: "
         f"${MAX_PIXELS_VARIABLE}, else {default})",
+    )
+
+
+def add_formats_argument(parser: argparse._ActionsContainer) -> None:
+    """Add --formats: whether images in rare formats are opened, which by default they are not."""
+    parser.add_argument(
+        "--formats",
+        action=_Variable,
+        const=FORMATS_VARIABLE,
+        choices=FORMAT_SETS,
+        help=f"common refuses images in formats that few need ({', '.join(RARE_FORMATS)}), all "
+        f"opens them (default: ${FORMATS_VARIABLE}, else common)",
     )
 
 

@@ -10,6 +10,7 @@ from .._text import counted
 from ..errors import CnclipError, InvalidInputError, ModelMismatchError
 from ._arguments import (
     add_decode_argument,
+    add_formats_argument,
     add_model_arguments,
     add_pixels_argument,
     add_root_argument,
@@ -70,6 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of clip-retrieval's folder with images and texts: index the texts",
     )
     add_decode_argument(parser)
+    add_formats_argument(parser)
     add_pixels_argument(parser)
 
 

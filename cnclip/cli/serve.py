@@ -16,6 +16,7 @@ from ._arguments import (
     BUNDLED_MODEL,
     add_decode_argument,
     add_download_arguments,
+    add_formats_argument,
     add_model_arguments,
     add_options,
     add_pixels_argument,
@@ -66,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_root_argument(parser)
     add_download_arguments(parser)
     add_decode_argument(parser)
+    add_formats_argument(parser)
     add_pixels_argument(parser, MAX_PIXELS)
 
 
@@ -175,7 +177,7 @@ def serve(arguments: argparse.Namespace, opening: Callable[[], Opened]) -> None:
     from ..search.vectors import import_faiss
     from ..serve import server
     from ..serve.application import build_app
-    from ..serve.options import Keys, ServerOptions, limited_pixels
+    from ..serve.options import Keys, ServerOptions, limited_images
     from ..serve.served import Served
     from ..serve.tracing import trace
 
@@ -185,7 +187,7 @@ def serve(arguments: argparse.Namespace, opening: Callable[[], Opened]) -> None:
     tls = tls_settings(arguments.tls_certificate, arguments.tls_key)
     if arguments.access_log:
         _log_requests()
-    with limited_pixels(), listen(arguments.host, arguments.port) as listener:
+    with limited_images(), listen(arguments.host, arguments.port) as listener:
         local = is_loopback(listener)
         if not (local or keys or arguments.no_auth):
             raise InvalidInputError(

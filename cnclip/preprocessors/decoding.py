@@ -18,7 +18,19 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 
 from .._text import first_line
 from ..errors import CnclipError, ImageError, InvalidInputError, MissingExtraError
-from .formats import HEAD, HEIF, JXL, PILLOW_FORMATS, RAW, ExtraFormat, format_of, other_kind
+from .formats import (
+    FORMATS_VARIABLE,
+    HEAD,
+    HEIF,
+    JXL,
+    RARE_FORMATS,
+    RAW,
+    ExtraFormat,
+    FormatSet,
+    format_of,
+    other_kind,
+    pillow_formats,
+)
 from .jxl_size import jxl_size
 from .opening import open_bounded
 from .pillow_warnings import PillowWarnings
@@ -84,6 +96,8 @@ class ImageOptions:
             model's resolution remains in both sides. Other formats are decoded exactly.
         resolution: Pixels per side of the model's input, which `fast` requires when an image is
             decoded.
+        formats: `common` refuses images in formats that few need, such as PSD and TGA; `all` opens
+            them. None for `$CNCLIP_FORMATS`, else all.
 
     Raises:
         InvalidInputError: the background is not a color, or `decode` has another value.
@@ -95,6 +109,7 @@ class ImageOptions:
     max_pixels: int | None = None
     decode: Decode = "exact"
     resolution: int | None = None
+    formats: FormatSet | None = None
 
     @classmethod
     def of_record(cls, record: Mapping[str, str], resolution: int | None = None) -> ImageOptions:
@@ -173,10 +188,11 @@ def decode_image(
     Raises:
         ImageError: it cannot be decoded. The error has a reason and no place.
     """
+    formats = pillow_formats(options.formats)
     with DecodingErrors(), PillowWarnings(notes):
         try:
             stream = io.BytesIO(file) if isinstance(file, bytes) else file
-            image = open_bounded(stream, PILLOW_FORMATS)
+            image = open_bounded(stream, formats)
             return _finish(image, turned, options, notes)
         except (MemoryError, _FinalError):
             raise
@@ -184,11 +200,16 @@ def decode_image(
             content = _content(file)
             if not content:
                 raise _FinalError("cannot be read as an image: an empty file") from error
+            if (rare := _rare_format(content)) is not None and rare not in formats:
+                raise _FinalError(
+                    f"cannot be read as an image: {rare} is a rare format, which is off here; "
+                    f"--formats all or {FORMATS_VARIABLE}=all opens it"
+                ) from error
             for image in _other_versions(content, error, turned, options, notes):
                 return _finish(image, turned, options, notes)
             for version in repaired(content):
                 try:
-                    image = open_bounded(io.BytesIO(version), PILLOW_FORMATS)
+                    image = open_bounded(io.BytesIO(version), formats)
                     return _finish(image, turned, options, notes)
                 except (MemoryError, _FinalError):
                     raise
@@ -210,7 +231,8 @@ class ImageHeader(NamedTuple):
 def image_header(content: bytes) -> ImageHeader | None:
     """The header of an image file; None where Pillow cannot read it. Decodes nothing."""
     try:
-        with PillowWarnings([]), open_bounded(io.BytesIO(content), PILLOW_FORMATS) as image:
+        formats = pillow_formats(None)
+        with PillowWarnings([]), open_bounded(io.BytesIO(content), formats) as image:
             return ImageHeader(image.format, image.width, image.height)
     except MemoryError:
         raise
@@ -410,7 +432,7 @@ def _other_versions(
 ) -> Iterator[Image.Image]:
     """The image, opened in another way, if there is one for its content or its error."""
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        yield from _open_unlimited(content, error)
+        yield from _open_unlimited(content, error, pillow_formats(options.formats))
         return
     found = format_of(content[:HEAD])
     if isinstance(error, _RawError) or found == RAW.name:
@@ -423,11 +445,13 @@ def _other_versions(
         yield _open_jxl(content, options)
 
 
-def _open_unlimited(content: bytes, error: Exception) -> Iterator[Image.Image]:
+def _open_unlimited(
+    content: bytes, error: Exception, formats: tuple[str, ...]
+) -> Iterator[Image.Image]:
     """An image that Pillow refuses for its number of pixels, which are not decoded yet."""
     if isinstance(error, Image.DecompressionBombWarning):
         raise error  # the program has made an error of Pillow's warning
-    for name in PILLOW_FORMATS:
+    for name in formats:
         factory, accept = Image.OPEN[name]
         if accept is None or accept(content[:16]) is True:
             try:
@@ -435,6 +459,16 @@ def _open_unlimited(content: bytes, error: Exception) -> Iterator[Image.Image]:
             except (SyntaxError, IndexError, TypeError, struct.error):
                 continue
             return
+
+
+def _rare_format(content: bytes) -> str | None:
+    """The rare format of an image file by its first bytes, which Pillow checks; else None."""
+    Image.init()
+    for name in RARE_FORMATS:
+        accept = Image.OPEN[name][1]
+        if accept is not None and accept(content[:16]) is True:
+            return name
+    return None
 
 
 class _ExtraErrors:

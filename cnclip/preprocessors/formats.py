@@ -11,11 +11,13 @@ import os
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, cast
+
+from ..errors import InvalidInputError
 
 # Pillow's formats that are opened. Those that start programs (EPS), that are only stubs (WMF, GRIB,
-# HDF5, BUFR, MPEG) or that open further formats are not. TGA has no signature, so it is last.
-PILLOW_FORMATS = (
+# HDF5, BUFR, MPEG) or that open further formats are not.
+COMMON_FORMATS = (
     "JPEG",
     "PNG",
     "WEBP",
@@ -28,19 +30,20 @@ PILLOW_FORMATS = (
     "ICO",
     "DIB",
     "CUR",
-    "DDS",
-    "ICNS",
-    "PCX",
-    "PSD",
-    "QOI",
-    "SGI",
-    "SUN",
-    "TGA",
 )
+# Drawing programs, games and old systems write them. Photos and the web have none, and their
+# decoders are seldom run by others than attackers. TGA has no signature, so it is last.
+RARE_FORMATS = ("DDS", "ICNS", "PCX", "PSD", "QOI", "SGI", "SUN", "TGA")
+PILLOW_FORMATS = COMMON_FORMATS + RARE_FORMATS
+RARE_SUFFIXES = frozenset({".icns", ".pcx", ".psd", ".qoi", ".tga"})
+FormatSet: TypeAlias = Literal["common", "all"]
+FORMAT_SETS = ("common", "all")
+FORMATS_VARIABLE = "CNCLIP_FORMATS"
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"}
     | {".tif", ".tiff", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".ico", ".icns", ".psd", ".qoi", ".tga", ".pcx"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".ico"}
+    | RARE_SUFFIXES
 )
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe")
 
@@ -131,6 +134,29 @@ def is_image_suffix(suffix: str) -> bool:
         return True
     extra = EXTRA_SUFFIXES.get(suffix)
     return extra is not None and is_installed(extra)
+
+
+def set_of_environment(default: FormatSet) -> FormatSet:
+    """The set of formats that `$CNCLIP_FORMATS` names.
+
+    Raises:
+        InvalidInputError: it names neither `common` nor `all`.
+    """
+    text = os.environ.get(FORMATS_VARIABLE) or default
+    if text not in FORMAT_SETS:
+        raise InvalidInputError(f"expected common or all, got {text!r:.60}", item=FORMATS_VARIABLE)
+    return cast(FormatSet, text)
+
+
+def pillow_formats(formats: FormatSet | None) -> tuple[str, ...]:
+    """Pillow's formats of a set; None for the set of the environment, by default all.
+
+    Raises:
+        InvalidInputError: the environment names no set.
+    """
+    if (formats or set_of_environment("all")) == "common":
+        return COMMON_FORMATS
+    return PILLOW_FORMATS
 
 
 def format_of(head: bytes) -> str | None:

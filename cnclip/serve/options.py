@@ -14,9 +14,11 @@ from .._encoding import read_text
 from .._options import check_options, option
 from ..errors import InvalidInputError
 from ..preprocessors.decoding import MAX_PIXELS_VARIABLE
+from ..preprocessors.formats import FORMATS_VARIABLE
 
 # Pixels of an image, unless --max-pixels or $CNCLIP_MAX_PIXELS allows more.
 MAX_PIXELS = 50_000_000
+_IMAGE_LIMITS = {MAX_PIXELS_VARIABLE: str(MAX_PIXELS), FORMATS_VARIABLE: "common"}
 KEYS_VARIABLE = "CNCLIP_API_KEYS"
 _MIB = 1 << 20
 
@@ -67,16 +69,25 @@ class ServerOptions:
         check_options(self)
 
 
+def limit_images() -> None:
+    """Let this process decode images of up to MAX_PIXELS pixels, in common formats.
+
+    Variables of the environment that are set already are kept.
+    """
+    for name, value in _IMAGE_LIMITS.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
-def limited_pixels() -> Iterator[None]:
-    """Let this process decode images of up to MAX_PIXELS pixels, unless another limit is set."""
-    is_set = MAX_PIXELS_VARIABLE in os.environ
-    os.environ.setdefault(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
+def limited_images() -> Iterator[None]:
+    """`limit_images` in a context."""
+    unset = [name for name in _IMAGE_LIMITS if name not in os.environ]
+    limit_images()
     try:
         yield
     finally:
-        if not is_set:
-            del os.environ[MAX_PIXELS_VARIABLE]
+        for name in unset:
+            del os.environ[name]
 
 
 class Keys:

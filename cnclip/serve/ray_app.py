@@ -8,16 +8,15 @@ serve.run(ray_app("base.cnclip.pt", replicas=8, cpus=4))
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError
 from ..pipelines import pipeline
-from ..preprocessors.decoding import MAX_PIXELS_VARIABLE, Decode
+from ..preprocessors.decoding import Decode
 from .application import build_app
 from .guard import Application
-from .options import MAX_PIXELS, Keys, ServerOptions
+from .options import Keys, ServerOptions, limit_images
 from .served import Served
 
 # Requests that a replica has at a time; the batcher makes batches of them.
@@ -108,7 +107,7 @@ def _build(
     api_keys: tuple[str, ...],
 ) -> Application:
     """The application, with the model open; called in the replica."""
-    os.environ.setdefault(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
+    limit_images()
     served = Served(options)
     opened = pipeline(
         model=model, device=device, precision=precision, decode=decode, num_threads=num_threads

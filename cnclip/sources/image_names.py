@@ -11,7 +11,9 @@ from ..preprocessors.formats import (
     EXTRA_FORMATS,
     EXTRA_SUFFIXES,
     JPEG_SUFFIXES,
+    RARE_SUFFIXES,
     RAW_SUFFIXES,
+    FormatSet,
     format_of,
     is_image_suffix,
     is_installed,
@@ -34,13 +36,21 @@ class ImageNames:
 
     Attributes:
         all_files: Decide by the content of files, not by their names.
+        formats: `common` leaves out rare formats by their names, see `formats.RARE_SUFFIXES`.
         exclusions: Files and folders that are left out before.
         left_out: The number of files that are not images, or cannot be decoded here, by their
             suffixes; see `describe_left_out`.
     """
 
-    def __init__(self, *, all_files: bool = False, exclusions: Exclusions | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        all_files: bool = False,
+        formats: FormatSet = "all",
+        exclusions: Exclusions | None = None,
+    ) -> None:
         self.all_files = all_files
+        self.formats = formats
         self.exclusions = Exclusions() if exclusions is None else exclusions
         self.left_out: Counter[str] = Counter()
 
@@ -81,7 +91,9 @@ class ImageNames:
         Without `all_kinds`, only for images that cannot be decoded here.
         """
         counts = {
-            key: count for key, count in self.left_out.items() if all_kinds or key in EXTRA_SUFFIXES
+            key: count
+            for key, count in self.left_out.items()
+            if all_kinds or key in EXTRA_SUFFIXES or key in RARE_SUFFIXES
         }
         for line in describe_left_out(counts):
             problems.add(ProblemKind.FORMAT, where, line, skipped=False)
@@ -94,6 +106,9 @@ class ImageNames:
             read_head: Returns its first bytes, `formats.HEAD` of them.
         """
         suffix = suffix_of(name)
+        if self.formats == "common" and suffix in RARE_SUFFIXES:
+            self.left_out[suffix] += 1
+            return False
         if is_image_suffix(suffix):
             return True
         if (self.all_files or not suffix) and _is_image_content(read_head()):
@@ -127,6 +142,8 @@ def describe_left_out(left_out: Mapping[str, int]) -> list[str]:
                 f"{count} {suffix} left out: stored as links or sparse files; pack whole files: "
                 "tar --dereference --hard-dereference"
             )
+        elif key in RARE_SUFFIXES:
+            lines.append(f"{count} {key} left out: a rare format, which --formats all opens")
         elif extra is not None:
             lines.append(f"{count} {key} left out: pip install 'cnclip[{extra.extra}]'")
         else:

@@ -17,7 +17,7 @@ from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.preprocessors.decoding import MAX_PIXELS_VARIABLE
 from cnclip.serve import Batcher, BatchOptions
 from cnclip.serve.batching.memory import DecodingMemory, decoded_bytes
-from cnclip.serve.options import MAX_PIXELS, limited_pixels
+from cnclip.serve.options import MAX_PIXELS, limited_images
 from tests.support.image_files import chunk
 
 
@@ -87,9 +87,9 @@ def test_a_batcher_decodes_as_much_as_fits(embedder: MultiModalEmbeddingPipeline
 
 def test_pixels_of_the_server_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MAX_PIXELS_VARIABLE, "7")
-    with limited_pixels():
+    with limited_images():
         assert os.environ[MAX_PIXELS_VARIABLE] == "7"
     monkeypatch.delenv(MAX_PIXELS_VARIABLE)
-    with limited_pixels(), pytest.raises(ImageError, match=f"{MAX_PIXELS}.*--max-pixels"):
+    with limited_images(), pytest.raises(ImageError, match=f"{MAX_PIXELS}.*--max-pixels"):
         load_image(header(10_000, 5_001))
     assert MAX_PIXELS_VARIABLE not in os.environ
