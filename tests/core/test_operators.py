@@ -273,6 +273,7 @@ def test_weights_at_any_address() -> None:
 
 
 def test_rows_of_other_layouts_and_types() -> None:
+    needs_kernels("fp32")
     weight, x = torch.randn(64, 32), torch.randn(7, 32)
     packed = pack(weight, "fp32")
     wanted = linear(x, packed, columns=64)
