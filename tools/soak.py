@@ -1,6 +1,6 @@
 """Sends mixed requests to a server for a long time, and checks that nothing grows or changes.
 
-    python tools/soak.py [--seconds 1800 | --requests 100000] [--clients 8]
+    python -m tools.soak [--seconds 1800 | --requests 100000] [--clients 8]
 
 A process runs `cnclip serve` with the bundled model and gallery. Clients send good and bad requests
 of every route, large and small ones, and connections that end early. After the first thousand
@@ -30,6 +30,7 @@ import numpy as np
 import psutil
 
 from cnclip.assets import asset_path
+from tests.support.process_state import State
 
 TEXTS = ["一只猫", "生日蛋糕", "雨天", "戴眼镜的人", "a red car", "猫" * 200]
 SETTLED, MAX_GROWTH, MAX_OBJECTS = 1000, 20e6, 4
@@ -165,35 +166,6 @@ def _numbers(value: Any) -> Any:
         yield value
 
 
-@dataclass
-class State:
-    """Memory, descriptors and threads of a process."""
-
-    memory: float
-    descriptors: int
-    threads: int
-
-    @classmethod
-    def of(cls, process: psutil.Process) -> State:
-        """The present state."""
-        return cls(process.memory_info().rss, process.num_fds(), process.num_threads())
-
-    def grown_from(self, before: State) -> list[str]:
-        """What has grown by more than it may."""
-        found = []
-        if self.memory - before.memory > MAX_GROWTH:
-            found.append(f"memory grew by {(self.memory - before.memory) / 1e6:.1f} MB")
-        if self.descriptors - before.descriptors > MAX_OBJECTS:
-            found.append(f"descriptors grew from {before.descriptors} to {self.descriptors}")
-        if self.threads - before.threads > MAX_OBJECTS:
-            found.append(f"threads grew from {before.threads} to {self.threads}")
-        return found
-
-    def __str__(self) -> str:
-        memory = f"{self.memory / 1e6:7.1f} MB"
-        return f"{memory}, {self.descriptors} descriptors, {self.threads} threads"
-
-
 def watch(soak: Soak, process: psutil.Process, seconds: float, every: float) -> list[str]:
     """Print the server's state until the end; returns what is wrong."""
     begun = printed = time.monotonic()
@@ -217,7 +189,7 @@ def watch(soak: Soak, process: psutil.Process, seconds: float, every: float) -> 
     time.sleep(2)  # connections are closed
     after = State.of(process)
     print(f"{soak.count:8} requests {time.monotonic() - begun:6.0f} s: {after}", flush=True)
-    return after.grown_from(before)
+    return after.grown_from(before, MAX_GROWTH, MAX_OBJECTS)
 
 
 def main() -> None:
