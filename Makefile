@@ -87,8 +87,9 @@ test-slow: $(VENV)/.test ## tests that take minutes: wheel and sdist in fresh en
 test-full-size: $(VENV)/.test ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
 	$(BIN)/python -m pytest -m full_size $(PYTEST_OPTIONS)
 
-soak: $(VENV)/.test ## mixed requests to a server for 30 minutes: nothing may grow (SOAK_OPTIONS='--seconds 600')
-	$(BIN)/python tools/soak.py $(SOAK_OPTIONS)
+soak: $(VENV)/.test ## mixed requests to a server, then mixed calls, 30 minutes each: nothing may grow (SOAK_OPTIONS='--seconds 600')
+	$(BIN)/python -m tools.soak $(SOAK_OPTIONS)
+	$(BIN)/python -m tools.soak_calls $(SOAK_OPTIONS)
 
 test-gpu: $(VENV)/.test ## the tests of the GPU, which are skipped where torch finds none (PYTEST_OPTIONS)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(PYTEST_OPTIONS)
@@ -129,10 +130,6 @@ test-c: $(VENV)/.requirements ## the C unit tests
 	@$(call setup,build/c,-Dtests=true)
 	@$(call test_core,build/c)
 
-tsan: $(VENV)/.requirements ## the C unit tests under ThreadSanitizer
-	@$(call setup,build/tsan,-Dtests=true -Db_sanitize=thread)
-	@$(call test_core,build/tsan)
-
 # Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user-static. The second processor has no
 # instructions beyond those that every ARM64 has.
 test-arm64: $(VENV)/.requirements ## the C unit tests for ARM64, in an emulator
@@ -153,12 +150,13 @@ fuzz: $(VENV)/.requirements ## tokenizer, vocabulary, resampling and linear laye
 	done
 
 # --- Sanitizers ------------------------------------------------------------------------------------
-# The Python suite runs with a second environment, build/asan, whose package is compiled with the
-# sanitizers. Its packages come before those of .venv. Python is not built with ASan, so LD_PRELOAD
-# loads ASan's runtime first, and with it libstdc++, whose __cxa_throw ASan looks up at its start. Leak
+# Python runs in a second environment, build/asan or build/tsan, whose package is compiled with the
+# sanitizers. Its packages come before those of .venv. Python is not built with them, so LD_PRELOAD
+# loads their runtime first, and with it libstdc++, whose __cxa_throw they look up at their start. Leak
 # detection is off, since Python itself leaks on exit; test_references.py finds leaks.
 
 ASAN := build/asan
+TSAN := build/tsan
 # These tests reach the core only through the pipeline, as others do, and load much foreign code; or
 # they read Python code alone.
 ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark browser bulk cn_clip_module datasets docs evaluate integrations \
@@ -169,15 +167,17 @@ ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \
   UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
   LD_PRELOAD='$(call library,libasan.so) $(call library,libubsan.so) $(call library,libstdc++.so.6)'
 
-$(ASAN)/.environment: $(VENV)/.test
-	@$(BIN)/python -m venv --clear $(ASAN)/venv
-	@printf '%s\n' "$(call site_packages,$(VENV))" '$(CURDIR)' > $(call site_packages,$(ASAN)/venv)/below.pth
+$(ASAN)/.environment $(TSAN)/.environment: build/%/.environment: $(VENV)/.test
+	@$(BIN)/python -m venv --clear build/$*/venv
+	@printf '%s\n' "$(call site_packages,$(VENV))" '$(CURDIR)' > $(call site_packages,build/$*/venv)/below.pth
 	@touch $@
 
-install-asan: $(ASAN)/.environment
-	@echo 'building the package with -fsanitize=$(SANITIZERS)'
-	@$(ASAN)/venv/bin/python -m pip $(PIP_OPTIONS) install --no-build-isolation --no-deps --force-reinstall \
-	  --config-settings=build-dir=$(ASAN)/package --config-settings=setup-args=-Db_sanitize=$(SANITIZERS) \
+install-asan: sanitizers = $(SANITIZERS)
+install-tsan: sanitizers = thread
+install-asan install-tsan: install-%: build/%/.environment
+	@echo 'building the package with -fsanitize=$(sanitizers)'
+	@build/$*/venv/bin/python -m pip $(PIP_OPTIONS) install --no-build-isolation --no-deps --force-reinstall \
+	  --config-settings=build-dir=build/$*/package --config-settings=setup-args=-Db_sanitize=$(sanitizers) \
 	  --config-settings=setup-args=-Dwerror=true --config-settings=setup-args=-Dengines=$(call site_packages,$(VENV))/torch .
 
 asan: install-asan ## the C unit tests and the Python suite under ASan and UBSan (PYTEST_OPTIONS)
@@ -186,6 +186,20 @@ asan: install-asan ## the C unit tests and the Python suite under ASan and UBSan
 	@$(ASAN_ENVIRONMENT) $(ASAN)/venv/bin/python -c 'import cnclip._core as core; print("under ASan:", core.__file__); assert "build/asan" in core.__file__'
 	$(ASAN_ENVIRONMENT) $(ASAN)/venv/bin/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal \
 	  -p no:cacheprovider -o pythonpath= $(ASAN_LEFT_OUT) $(PYTEST_OPTIONS)
+
+# ThreadSanitizer sees neither the threads of libgomp wait for each other nor anything in libtorch, which
+# are not compiled with it: openmp_edges.c shows it the former, and tsan.supp names the latter.
+STRESS_SECONDS ?= 15
+TSAN_ENVIRONMENT = PYTHONSAFEPATH=1 TSAN_OPTIONS='exitcode=66 suppressions=$(CURDIR)/tests/support/tsan.supp' \
+  LD_PRELOAD='$(call library,libtsan.so) $(call library,libstdc++.so.6) $(CURDIR)/$(TSAN)/openmp_edges.so'
+
+$(TSAN)/openmp_edges.so: tests/support/openmp_edges.c $(TSAN)/.environment
+	@$(CC) -std=gnu11 -O1 -Wall -Wextra -Werror -fPIC -shared -fsanitize=thread $< -o $@
+
+tsan: install-tsan $(TSAN)/openmp_edges.so ## the C unit tests, then pipelines on many threads, under ThreadSanitizer (STRESS_SECONDS)
+	@$(call setup,$(TSAN)/c,-Dtests=true -Db_sanitize=thread)
+	@$(call test_core,$(TSAN)/c)
+	$(TSAN_ENVIRONMENT) $(TSAN)/venv/bin/python tools/stress.py --seconds $(STRESS_SECONDS)
 
 # --- Coverage --------------------------------------------------------------------------------------
 # As for the sanitizers, a second environment whose package is compiled for gcov. libtorch's part of the
@@ -264,5 +278,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-isa test-slow test-full-size soak test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan coverage fuzz lint \
+.PHONY: help demo test test-isa test-slow test-full-size soak test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage fuzz lint \
   typing format bench notebooks docs wheel clean
