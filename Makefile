@@ -13,6 +13,7 @@ DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 MATRIX_OPTIONS ?=
 SOAK_OPTIONS ?=
+AGREEMENT_OPTIONS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -90,6 +91,9 @@ test-full-size: $(VENV)/.test ## models of the published sizes, converted and ru
 soak: $(VENV)/.test ## mixed requests to a server, then mixed calls, 30 minutes each: nothing may grow (SOAK_OPTIONS='--seconds 600')
 	$(BIN)/python -m tools.soak $(SOAK_OPTIONS)
 	$(BIN)/python -m tools.soak_calls $(SOAK_OPTIONS)
+
+agreement: $(VENV)/.test ## 10,000 random images and 100,000 random texts against slow twins, by instruction set (AGREEMENT_OPTIONS)
+	$(BIN)/python -m tools.agreement $(AGREEMENT_OPTIONS)
 
 test-gpu: $(VENV)/.test ## the tests of the GPU, which are skipped where torch finds none (PYTEST_OPTIONS)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(PYTEST_OPTIONS)
@@ -278,5 +282,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-isa test-slow test-full-size soak test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage fuzz lint \
+.PHONY: help demo test test-isa test-slow test-full-size soak agreement test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage fuzz lint \
   typing format bench notebooks docs wheel clean

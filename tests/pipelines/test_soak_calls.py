@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_mixed_calls_for_20_seconds() -> None:
     # Memory reaches its size after minutes: here only gross growth is a fault.
-    options = ["--seconds", 20, "--warm-up", 10, "--every", 4, "--growth", 200]
+    options = ["--seconds", 20, "--warm-up", 10, "--every", 3, "--models", 1, "--growth", 200]
     done = subprocess.run(
         [sys.executable, "-m", "tools.soak_calls", *map(str, options)],
         cwd=ROOT,

@@ -25,7 +25,7 @@ static void run(void *data) {
 __attribute__((no_sanitize("thread"))) void GOMP_parallel(void (*body)(void *), void *data,
                                                           unsigned threads, unsigned flags) {
   static parallel *next;
-  if (next == NULL) { /* libgomp is loaded by whoever calls this */
+  if (next == NULL) { /* the caller has loaded libgomp */
     void *library = dlopen("libgomp.so.1", RTLD_NOW | RTLD_NOLOAD);
     next = library == NULL ? NULL : (parallel *)dlsym(library, "GOMP_parallel");
     if (next == NULL) abort();
