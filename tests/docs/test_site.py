@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,13 @@ def test_every_package_with_public_names_is_in_the_reference() -> None:
     listed = {page for page in navigation_of("en") if page.startswith("reference/api/")}
     for package in ("bulk", "search", "evaluate", "train", "datasets", "benchmark", "errors"):
         assert f"reference/api/{package}.md" in listed
+
+
+def test_the_threat_model_names_tests_that_exist() -> None:
+    page = (ROOT / "docs/en/about/threat-model.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+/(?:test|fuzz)_\w+\.\w+)`", page)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_every_notebook_is_in_the_navigation() -> None:
