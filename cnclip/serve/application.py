@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
+from inspect import signature
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute
 
 from .. import __version__
 from .._locale import LANGUAGES
@@ -24,7 +27,7 @@ from . import classify, describe, embeddings, immich, search
 from .calls import json_answer
 from .faults import Fault, fault_of
 from .fetch import Fetcher
-from .guard import Application, Guard
+from .guard import Application, Guard, Receive, Scope, Send
 from .inputs import RequestReader
 from .metrics import Metrics
 from .options import Keys
@@ -35,6 +38,8 @@ logger = logging.getLogger("cnclip")
 
 # The application's files by their type. No other file is served.
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+# The parameters of routes that are called without FastAPI.
+_REQUEST = ["request"]
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -75,13 +80,49 @@ def build_app(
     )
     app.state.served, app.state.metrics = served, metrics
     app.state.reader = RequestReader(served.options, fetcher)
-    for part in (embeddings, search, classify, describe, *([immich] if for_immich else [])):
+    parts = (embeddings, search, classify, describe, *([immich] if for_immich else []))
+    for part in parts:
         app.include_router(part.router)
     _add_pages(app)
     _add_errors(app)
-    if tracing is not None:
+    inner: Application = app
+    if tracing is None:
+        inner = _Direct(app, [route for part in parts for route in part.router.routes])
+    else:
         tracing(app)
-    return Guard(app, served.options, keys, metrics, local=local, root_path=root_path)
+    return Guard(inner, served.options, keys, metrics, local=local, root_path=root_path)
+
+
+class _Direct:
+    """Calls the routes that take nothing but the request; FastAPI has the others and its errors.
+
+    FastAPI's way to a route takes as long as all else that is done for a short text.
+    """
+
+    def __init__(self, app: FastAPI, routes: Iterable[BaseRoute]) -> None:
+        self._app = app
+        self._routes = {
+            (method, route.path): route
+            for route in routes
+            if isinstance(route, APIRoute) and [*signature(route.endpoint).parameters] == _REQUEST
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        route = self._routes.get((scope.get("method", ""), scope.get("path", "")))
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        scope["app"], scope["route"] = self._app, route
+        request = Request(scope, receive)
+        try:
+            response = await route.endpoint(request)
+        except Exception as error:
+            handlers: Mapping[Any, Any] = self._app.exception_handlers
+            kind = next(kind for kind in type(error).__mro__ if kind in handlers)
+            response = await handlers[kind](request, error)
+        await response(scope, receive, send)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -166,12 +166,13 @@ async def unless_gone(request: Request, future: Future[T]) -> T:
     """The result of a future, which is cancelled when the request's client goes away."""
     result = asyncio.wrap_future(future)
     gone = asyncio.ensure_future(_gone(request))
+    gone.add_done_callback(lambda _: result.cancel())
     try:
-        waiting: set[asyncio.Future[Any]] = {result, gone}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if not result.done():
-            raise Fault(499, "the client closed the connection", "closed")
-        return result.result()
+        return await result
+    except asyncio.CancelledError as error:
+        if not gone.done():  # the server ends
+            raise
+        raise Fault(499, "the client closed the connection", "closed") from error
     finally:
         gone.cancel()
         result.cancel()
