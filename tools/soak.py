@@ -35,6 +35,8 @@ from tests.support.process_state import State
 TEXTS = ["一只猫", "生日蛋糕", "雨天", "戴眼镜的人", "a red car", "猫" * 200]
 SETTLED, MAX_GROWTH, MAX_OBJECTS = 1000, 20e6, 4
 MAX_DIFFERENCE = 2e-6
+# On a machine that is busy or stopped for a while, a request takes long and still succeeds.
+PATIENCE = 700.0
 IMAGES = [path.read_bytes() for path in sorted(asset_path("gallery").glob("1f4*.png"))[:6]]
 
 
@@ -109,7 +111,7 @@ class Soak:
     def run(self) -> None:
         """Send requests until the end, on this thread."""
         chooser = random.Random()
-        client = httpx.Client(base_url=self.url, timeout=700)
+        client = httpx.Client(base_url=self.url, timeout=PATIENCE)
         try:
             while not self.is_over and not self.faults:
                 if (number := next(self._numbers)) >= self._limit:
@@ -120,7 +122,7 @@ class Soak:
                     self._end_early()
                 if number % 1009 == 0:  # a new connection now and then
                     client.close()
-                    client = httpx.Client(base_url=self.url, timeout=700)
+                    client = httpx.Client(base_url=self.url, timeout=PATIENCE)
         except Exception as error:
             self.faults.append(f"{type(error).__name__}: {error}")
         finally:
@@ -202,13 +204,12 @@ def main() -> None:
     if arguments.seconds == arguments.requests:
         arguments.seconds = 1800.0
     command = [sys.executable, "-m", "cnclip", "serve", "--port", "0"]
-    # On a machine that is busy or stopped for a while, a request takes long and still succeeds.
     command += ["--request-timeout", "600", "--batch-timeout", "600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         try:
-            while httpx.get(f"{url}/readyz").status_code != 200:
+            while httpx.get(f"{url}/readyz", timeout=PATIENCE).status_code != 200:
                 time.sleep(0.1)
             soak = Soak(url, arguments.requests)
             threads = [
@@ -220,7 +221,7 @@ def main() -> None:
             soak.is_over = True
             for thread in threads:
                 thread.join()
-            if httpx.get(f"{url}/readyz").status_code != 200:
+            if httpx.get(f"{url}/readyz", timeout=PATIENCE).status_code != 200:
                 wrong.append("/readyz fails at the end")
         finally:
             server.terminate()
