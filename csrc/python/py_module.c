@@ -31,22 +31,20 @@ void cnclip_raise(const cnclip_state *state, const cnclip_error *error) {
 /* Raises `exception`; `part` is the argument of its constructor that names the place. Steals
  * `place` and `reason`, which are NULL where making them failed. */
 static void raise_at(PyObject *exception, const char *part, PyObject *place, PyObject *reason) {
-  PyObject *arguments = NULL, *keywords = NULL, *error = NULL;
-  if (place == NULL || reason == NULL) goto exit;
+  PyObject *keywords = NULL, *error = NULL;
+  if (reason == NULL || place == NULL) goto exit;
   if (exception == PyExc_MemoryError) {
     PyErr_Format(exception, "%U: %U", place, reason);
     goto exit;
   }
-  arguments = PyTuple_Pack(1, reason);
   keywords = Py_BuildValue("{sO}", part, place);
-  if (arguments == NULL || keywords == NULL) goto exit;
-  error = PyObject_Call(exception, arguments, keywords);
+  if (keywords == NULL) goto exit;
+  error = PyObject_VectorcallDict(exception, &reason, 1, keywords);
   if (error != NULL) PyErr_SetObject(exception, error);
 
 exit:
   Py_XDECREF(error);
   Py_XDECREF(keywords);
-  Py_XDECREF(arguments);
   Py_XDECREF(reason);
   Py_XDECREF(place);
 }

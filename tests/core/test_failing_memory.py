@@ -119,6 +119,7 @@ def fail_each(name, call):
     while True:
         number += 1
         found = error = None
+        kept = [[] for _ in range(100)]  # so that Python has no lists to use again
         start(number)
         try:
             found = call()
