@@ -134,12 +134,15 @@ test-c: $(VENV)/.requirements ## the C unit tests
 	@$(call setup,build/c,-Dtests=true)
 	@$(call test_core,build/c)
 
-# Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user-static. The second processor has no
-# instructions beyond those that every ARM64 has.
+# Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user-static. Neoverse N1 has DotProd
+# without I8MM and BF16, Cortex-A72 no instructions beyond those that every ARM64 has: the tests whose
+# kernels depend on that run there too.
+ARM64_KERNELS := attention cpu linear linear_int8 peak precision
 test-arm64: $(VENV)/.requirements ## the C unit tests for ARM64, in an emulator
 	@$(call setup,build/arm64,-Dtests=true --cross-file tests/c/aarch64.ini)
-	@for cpu in max cortex-a72; do echo "QEMU_CPU=$$cpu"; export QEMU_CPU=$$cpu; \
-	  $(call test_core,build/arm64) || exit 1; done
+	@echo QEMU_CPU=max; export QEMU_CPU=max; $(call test_core,build/arm64)
+	@for cpu in neoverse-n1 cortex-a72; do echo "QEMU_CPU=$$cpu"; export QEMU_CPU=$$cpu; \
+	  $(call test_core,build/arm64) $(ARM64_KERNELS) || exit 1; done
 
 fuzz: $(VENV)/.requirements ## tokenizer, vocabulary, resampling and linear layers under clang's libFuzzer, FUZZ_SECONDS each (60)
 	@test -n '$(CLANG)' || { echo 'make fuzz needs clang with its runtime: apt-get install clang libclang-rt-14-dev'; exit 1; }

@@ -27,7 +27,10 @@ from .machine import describe_machine, forced_isa, measure_gpu_peak, measure_pea
 from .report import BenchmarkReport, Result, spread
 
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
-ISAS = ("serial", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "neon", "neon_i8mm")
+ISAS = (
+    *("serial", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16"),
+    *("neon", "neon_dotprod", "neon_i8mm", "neon_bf16"),
+)
 # By default, on a CPU and on a GPU.
 _CHOSEN_PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
 _CHOSEN_BATCH_SIZES = {"cpu": (1, 8, 32), "cuda": (1, 2, 4, 8, 16, 256)}

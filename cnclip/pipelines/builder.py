@@ -73,9 +73,9 @@ def pipeline(
             exists, else the CPU with a warning in the log; `'cuda:N'` takes that GPU or fails;
             `'cpu'`.
         precision: `'fp32'`, ModelScope's numbers. Faster and less exact, see
-            docs/en/about/benchmarks.md: `'bf16'`, on processors with AVX-512 BF16 and on GPUs;
-            `'int8'`, weights and activations of linear layers, on processors with AVX-512 VNNI;
-            `'fp16'`, on GPUs.
+            docs/en/about/benchmarks.md: `'bf16'`, on processors with AVX-512 BF16 or ARM64's
+            BF16, and on GPUs; `'int8'`, weights and activations of linear layers, on processors
+            with AVX2 or ARM64's DotProd; `'fp16'`, on GPUs.
         num_threads: CPU threads for each run of the model, and as many for preparing images; by
             default `$OMP_NUM_THREADS`, or one per core that the process may use by its affinity
             and CPU quota, and for the model fewer while other processes use these cores. Ask for

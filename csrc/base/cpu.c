@@ -17,7 +17,9 @@ static const struct {
     [CNCLIP_ISA_AVX512_VNNI] = {"avx512_vnni", CNCLIP_ISA_AVX512},
     [CNCLIP_ISA_AVX512_BF16] = {"avx512_bf16", CNCLIP_ISA_AVX512_VNNI},
     [CNCLIP_ISA_NEON] = {"neon", CNCLIP_ISA_SERIAL},
-    [CNCLIP_ISA_NEON_I8MM] = {"neon_i8mm", CNCLIP_ISA_NEON},
+    [CNCLIP_ISA_NEON_DOTPROD] = {"neon_dotprod", CNCLIP_ISA_NEON},
+    [CNCLIP_ISA_NEON_I8MM] = {"neon_i8mm", CNCLIP_ISA_NEON_DOTPROD},
+    [CNCLIP_ISA_NEON_BF16] = {"neon_bf16", CNCLIP_ISA_NEON_I8MM},
 };
 
 #if defined(__x86_64__)
@@ -69,31 +71,61 @@ static bool has_instructions(const cnclip_cpu *cpu, cnclip_isa isa) {
 #if defined(__linux__)
 #include <sys/auxv.h>
 
+/* Bits of Linux's HWCAP and HWCAP2, some of which older headers lack. */
+static bool has_dotprod(void) {
+  return (getauxval(AT_HWCAP) & 1ul << 20) != 0;
+}
+
 static bool has_i8mm(void) {
-  const unsigned long i8mm = 1ul << 13; /* HWCAP2_I8MM of Linux; older headers lack it */
-  return (getauxval(AT_HWCAP2) & i8mm) != 0;
+  return (getauxval(AT_HWCAP2) & 1ul << 13) != 0;
+}
+
+static bool has_bf16(void) {
+  return (getauxval(AT_HWCAP2) & 1ul << 14) != 0;
 }
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 
-static bool has_i8mm(void) {
+static bool has_feature(const char *name) {
   int found = 0;
   size_t bytes = sizeof found;
-  return sysctlbyname("hw.optional.arm.FEAT_I8MM", &found, &bytes, NULL, 0) == 0 && found != 0;
+  return sysctlbyname(name, &found, &bytes, NULL, 0) == 0 && found != 0;
+}
+
+static bool has_dotprod(void) {
+  return has_feature("hw.optional.arm.FEAT_DotProd");
+}
+
+static bool has_i8mm(void) {
+  return has_feature("hw.optional.arm.FEAT_I8MM");
+}
+
+static bool has_bf16(void) {
+  return has_feature("hw.optional.arm.FEAT_BF16");
 }
 #else
+static bool has_dotprod(void) {
+  return false;
+}
+
 static bool has_i8mm(void) {
+  return false;
+}
+
+static bool has_bf16(void) {
   return false;
 }
 #endif
 
 static cnclip_cpu read_cpu(void) {
-  return (cnclip_cpu){.has_i8mm = has_i8mm()};
+  return (cnclip_cpu){.has_dotprod = has_dotprod(), .has_i8mm = has_i8mm(), .has_bf16 = has_bf16()};
 }
 
 static bool has_instructions(const cnclip_cpu *cpu, cnclip_isa isa) {
   return isa == CNCLIP_ISA_SERIAL || isa == CNCLIP_ISA_NEON ||
-         (isa == CNCLIP_ISA_NEON_I8MM && cpu->has_i8mm);
+         (isa == CNCLIP_ISA_NEON_DOTPROD && cpu->has_dotprod) ||
+         (isa == CNCLIP_ISA_NEON_I8MM && cpu->has_i8mm) ||
+         (isa == CNCLIP_ISA_NEON_BF16 && cpu->has_bf16);
 }
 #else
 static cnclip_cpu read_cpu(void) {

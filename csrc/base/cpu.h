@@ -20,14 +20,16 @@ typedef enum {
   CNCLIP_ISA_AVX_VNNI, /* AVX2 and AVX-VNNI: Intel's processors without AVX-512 since 2021 */
   CNCLIP_ISA_AVX512,   /* AVX2 and AVX-512 F, BW, DQ, VL */
   CNCLIP_ISA_AVX512_VNNI,
-  CNCLIP_ISA_AVX512_BF16, /* VNNI and BF16: every processor that has BF16 has VNNI */
-  CNCLIP_ISA_NEON,        /* ARM64: every processor has it */
-  CNCLIP_ISA_NEON_I8MM,   /* NEON and I8MM: Armv8.6, Neoverse V1 and N2, Apple M2 */
+  CNCLIP_ISA_AVX512_BF16,  /* VNNI and BF16: every processor that has BF16 has VNNI */
+  CNCLIP_ISA_NEON,         /* ARM64: every processor has it */
+  CNCLIP_ISA_NEON_DOTPROD, /* NEON and DotProd: Armv8.4, Neoverse N1, Apple M1 */
+  CNCLIP_ISA_NEON_I8MM,    /* DotProd and I8MM: Armv8.6, Neoverse V1 and N2, Apple M2 */
+  CNCLIP_ISA_NEON_BF16,    /* I8MM and BF16: Armv8.6 has both */
   CNCLIP_ISA_COUNT,
 } cnclip_isa;
 
-/* "serial", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "neon", "neon_i8mm": the
- * names that CNCLIP_FORCE_ISA takes. Borrowed, static. */
+/* "serial", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "neon", "neon_dotprod",
+ * "neon_i8mm", "neon_bf16": the names that CNCLIP_FORCE_ISA takes. Borrowed, static. */
 const char *cnclip_isa_name(cnclip_isa isa);
 
 /* Whether a machine that runs kernels of `isa` runs those of `other`. */

@@ -9,7 +9,7 @@ typedef struct {
   /* x86-64: what CPUID reports in leaves 1 and 7, and in subleaf 1 of 7. */
   unsigned leaf_1_ecx, leaf_7_ebx, leaf_7_ecx, leaf_7_1_eax;
   unsigned saved; /* x86-64: XCR0, the registers that the system saves on a context switch */
-  bool has_i8mm;  /* ARM64 */
+  bool has_dotprod, has_i8mm, has_bf16; /* ARM64 */
 } cnclip_cpu;
 
 /* Whether a processor can run kernels of `isa`, which is one of this architecture or "serial". */

@@ -21,7 +21,7 @@ extern "C" {
 
 /* The version of everything that this header declares or includes. Raise it with each change: an
  * engine of another version is refused. */
-enum { CNCLIP_ENGINE_API = 5 };
+enum { CNCLIP_ENGINE_API = 6 };
 
 /* What the core lends to an engine: functions of the headers above, under the names they have
  * there without the prefix cnclip_. Static memory. */

@@ -14,6 +14,7 @@ static const struct {
     {CNCLIP_ATTENTION_BF16, CNCLIP_ISA_AVX512_BF16, cnclip_attention_bf16_avx512_bf16},
 #elif defined(__aarch64__)
     {CNCLIP_ATTENTION_F32, CNCLIP_ISA_NEON, cnclip_attention_f32_neon},
+    {CNCLIP_ATTENTION_BF16, CNCLIP_ISA_NEON_BF16, cnclip_attention_bf16_neon_bf16},
 #endif
     {CNCLIP_ATTENTION_F32, CNCLIP_ISA_COUNT, NULL},
 };

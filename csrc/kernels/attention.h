@@ -6,8 +6,8 @@
  *
  * A unit is one head of one item: its keys are transposed and its values gathered into panels of 32
  * columns, which stay in a level-2 cache; then a few queries at a time have their scores, the
- * softmax and the mix of values computed. There are kernels for AVX-512 and, for F32, for AVX2
- * and NEON. */
+ * softmax and the mix of values computed. There are kernels for AVX-512, for AVX2 in F32, and for
+ * NEON, where BF16 needs its instructions. */
 #ifndef CNCLIP_ATTENTION_H
 #define CNCLIP_ATTENTION_H
 
@@ -55,7 +55,7 @@ bool cnclip_attention_fits(const cnclip_attention_job *job);
 size_t cnclip_attention_scratch_bytes(const cnclip_attention_job *job);
 
 cnclip_attention_kernel cnclip_attention_f32_avx2, cnclip_attention_f32_avx512,
-    cnclip_attention_bf16_avx512_bf16, cnclip_attention_f32_neon;
+    cnclip_attention_bf16_avx512_bf16, cnclip_attention_f32_neon, cnclip_attention_bf16_neon_bf16;
 
 #ifdef __cplusplus
 }

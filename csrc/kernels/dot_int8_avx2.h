@@ -44,7 +44,8 @@ static inline const float *dot_load_strip(const float *strip, size_t steps, floa
   return memory;
 }
 
-static inline vector dot_load_sums(const float *sums) {
+static inline vector dot_load_sums(const float *sums, vector column_sums) {
+  (void)column_sums;
   return _mm256_cvtepi32_ps(_mm256_castps_si256(vector_load(sums)));
 }
 

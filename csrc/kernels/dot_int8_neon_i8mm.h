@@ -1,5 +1,5 @@
 /* Sums of products of uint8 by int8, for linear_float.inc.h on ARM64 with I8MM: USDOT multiplies
- * words of four bytes. SDOT, which more processors have, takes no unsigned bytes. */
+ * words of four bytes. */
 #ifndef CNCLIP_DOT_INT8_NEON_I8MM_H
 #define CNCLIP_DOT_INT8_NEON_I8MM_H
 
@@ -33,7 +33,8 @@ static inline const float *dot_load_strip(const float *strip, size_t steps, floa
   return strip;
 }
 
-static inline vector dot_load_sums(const float *sums) {
+static inline vector dot_load_sums(const float *sums, vector column_sums) {
+  (void)column_sums;
   const vector words = vector_load(sums);
   return (vector){vcvtq_f32_s32(vreinterpretq_s32_f32(words.low)),
                   vcvtq_f32_s32(vreinterpretq_s32_f32(words.high))};

@@ -6,9 +6,10 @@
  * input are converted to the same words (`rows`), and then the product is computed in units of one
  * block of rows by one panel (`units`), which may run on any number of threads.
  *
- * There are kernels for AVX-512 and, except for BF16, for AVX2 and ARM64, where INT8 needs I8MM;
- * elsewhere the caller uses other functions. Kernels of INT8 of all instruction sets have the same
- * integer sums. The order of words within a panel depends on the instruction set. */
+ * There are kernels for AVX-512, for AVX2 except for BF16, and for ARM64, where BF16 needs BF16 and
+ * INT8 needs DotProd; elsewhere the caller uses other functions. Kernels of INT8 of all instruction
+ * sets have the same integer sums. The order of words within a panel depends on the instruction
+ * set. */
 #ifndef CNCLIP_LINEAR_H
 #define CNCLIP_LINEAR_H
 
@@ -115,12 +116,14 @@ cnclip_linear_rows cnclip_linear_rows_f32_avx2, cnclip_linear_rows_f16_avx2,
     cnclip_linear_rows_int8_avx2, cnclip_linear_rows_int8_avx_vnni, cnclip_linear_rows_f32_avx512,
     cnclip_linear_rows_f16_avx512, cnclip_linear_rows_bf16_avx512_bf16,
     cnclip_linear_rows_int8_avx512_vnni, cnclip_linear_rows_f32_neon, cnclip_linear_rows_f16_neon,
+    cnclip_linear_rows_bf16_neon_bf16, cnclip_linear_rows_int8_neon_dotprod,
     cnclip_linear_rows_int8_neon_i8mm;
 cnclip_linear_units cnclip_linear_units_f32_avx2, cnclip_linear_units_f16_avx2,
     cnclip_linear_units_int8_avx2, cnclip_linear_units_int8_avx_vnni,
     cnclip_linear_units_f32_avx512, cnclip_linear_units_f16_avx512,
     cnclip_linear_units_bf16_avx512_bf16, cnclip_linear_units_int8_avx512_vnni,
-    cnclip_linear_units_f32_neon, cnclip_linear_units_f16_neon, cnclip_linear_units_int8_neon_i8mm;
+    cnclip_linear_units_f32_neon, cnclip_linear_units_f16_neon, cnclip_linear_units_bf16_neon_bf16,
+    cnclip_linear_units_int8_neon_dotprod, cnclip_linear_units_int8_neon_i8mm;
 
 #ifdef __cplusplus
 }

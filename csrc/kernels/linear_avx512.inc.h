@@ -154,8 +154,9 @@ static void finish_columns(const cnclip_linear_job *job, size_t first, size_t la
   const size_t of_layer = job->first_column + column;
   const __m512 scales = _mm512_loadu_ps(
       linear_column_scales(job->weight, job->input_width, job->output_width) + of_layer);
-  const __m512 column_sums = _mm512_loadu_ps(
-      linear_column_sums(job->weight, job->input_width, job->output_width) + of_layer);
+  const __m512 column_sums = _mm512_mul_ps(
+      scales, _mm512_loadu_ps(linear_column_sums(job->weight, job->input_width, job->output_width) +
+                              of_layer));
 #endif
   for (size_t row = first; row < last; row++, sums += 2) {
 #if defined(LINEAR_IS_INT8)

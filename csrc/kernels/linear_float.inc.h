@@ -1,6 +1,7 @@
-/* The kernels of linear.h that compute in float32, and those of INT8 without AVX-512. A file that
- * includes this has included one of vector_<isa>.h, and defined LINEAR_NAME(part), LINEAR_IS_F16 if
- * the weights are float16, and LINEAR_IS_INT8 after one of dot_int8_<isa>.h.
+/* The kernels of linear.h that compute in float32, and those of BF16 and INT8 without AVX-512. A
+ * file that includes this has included one of vector_<isa>.h, and defined LINEAR_NAME(part),
+ * LINEAR_IS_F16 if the weights are float16, and LINEAR_IS_BF16 or LINEAR_IS_INT8 after one of
+ * dot_bf16_<isa>.h or dot_int8_<isa>.h.
  *
  * A panel is stored as strips of TILE_COLUMNS columns, [strips, steps, TILE_COLUMNS]. */
 #include <math.h>
@@ -88,7 +89,13 @@ static void convert_row(const linear_row *row, size_t index, tile_word *words) {
 static void convert_row(const linear_row *row, size_t index, tile_word *words) {
   (void)index;
   for (size_t i = 0; i < row->job->input_width; i += VECTOR_LANES) {
-    vector_store(words + i, load_normalised(row, i)); /* rows end in more than an unused vector */
+    const vector x = load_normalised(row, i);
+    /* Rows end in more than an unused vector. */
+#if defined(LINEAR_IS_BF16)
+    vector_store_first_bf16((uint16_t *)words + i, x, VECTOR_LANES);
+#else
+    vector_store(words + i, x);
+#endif
   }
 }
 
@@ -130,7 +137,7 @@ static inline vector activate(cnclip_activation activation, vector x) {
 /* What turns the integer sums of one vector of columns into their product. */
 typedef struct {
   const cnclip_linear_job *job;
-  vector scales, sums, bias;
+  vector scales, sums, bias; /* sums: of the column's weights */
 } column_terms;
 
 static inline column_terms open_columns(const cnclip_linear_job *job, size_t column, vector bias) {
@@ -143,8 +150,10 @@ static inline column_terms open_columns(const cnclip_linear_job *job, size_t col
 static inline vector finish_sums(const column_terms *terms, size_t row, const float *sums) {
   const vector scale = vector_of(linear_row_scales(terms->job)[row]);
   const vector minimum = vector_of(linear_row_minima(terms->job)[row]);
-  const vector x = vector_multiply_add(minimum, terms->sums, terms->bias);
-  return vector_multiply_add(dot_load_sums(sums), vector_multiply(scale, terms->scales), x);
+  const vector of_minimum = vector_multiply(terms->scales, terms->sums);
+  const vector x = vector_multiply_add(minimum, of_minimum, terms->bias);
+  const vector products = dot_load_sums(sums, terms->sums);
+  return vector_multiply_add(products, vector_multiply(scale, terms->scales), x);
 }
 
 #else
@@ -192,7 +201,7 @@ static inline const tile_word *operand_row(const cnclip_linear_job *job, size_t 
     *ret_stride = row_words(job);
     return (const tile_word *)job->operand + row * *ret_stride;
   }
-  *ret_stride = job->input_stride;
+  *ret_stride = job->input_stride / linear_per_word(job->type);
   return (const tile_word *)job->input + row * *ret_stride;
 }
 

@@ -34,7 +34,8 @@ static inline size_t linear_panel_bytes(cnclip_linear_type type, size_t input_wi
   return linear_steps(type, input_width) * linear_step_bytes(type);
 }
 
-/* After int8's panels: each column's scale, then the sum of its weights times the scale. */
+/* After int8's panels: each column's scale, then the sum of its int8 weights, which float32 holds
+ * exactly. */
 static inline float *linear_column_scales(const void *packed, size_t input_width,
                                           size_t output_width) {
   const size_t bytes = linear_panel_bytes(CNCLIP_LINEAR_INT8, input_width);

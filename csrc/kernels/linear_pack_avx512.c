@@ -48,7 +48,7 @@ static void quantise_row(const cnclip_linear_packing *packing, const void *row, 
     sum = _mm512_add_epi32(sum, whole);
   }
   *ret_scale = largest / 127 + check;
-  *ret_sum = *ret_scale * (float)_mm512_reduce_add_epi32(sum);
+  *ret_sum = (float)_mm512_reduce_add_epi32(sum);
 }
 
 static void round_row(const cnclip_linear_packing *packing, const void *row, uint16_t *to) {

@@ -34,7 +34,7 @@ static void quantise_row(const cnclip_linear_packing *packing, size_t row, int8_
   int32_t total = 0;
   for (size_t i = 0; i < in; i++) total += to[i];
   linear_column_scales(packing->packed, in, out)[row] = scale;
-  linear_column_sums(packing->packed, in, out)[row] = scale * (float)total;
+  linear_column_sums(packing->packed, in, out)[row] = (float)total;
 }
 
 /* In place of a row after the last. */
@@ -51,6 +51,10 @@ static void fill_row(const cnclip_linear_packing *packing, size_t row, void *wor
   const size_t width = packing->input_width;
   if (packing->type == CNCLIP_LINEAR_INT8) {
     quantise_row(packing, row, words);
+  } else if (packing->type == CNCLIP_LINEAR_BF16) {
+    for (size_t i = 0; i < width; i += VECTOR_LANES) {
+      vector_store_first_bf16((uint16_t *)words + i, load_weights(packing, row, i), VECTOR_LANES);
+    }
   } else if (packing->type == CNCLIP_LINEAR_F16) {
     const uint16_t *f16 = (const uint16_t *)packing->weight + row * width;
     memcpy(words, f16, width * sizeof *f16);

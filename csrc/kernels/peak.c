@@ -33,7 +33,9 @@ static const kernel kernel_table[] = {
     {CNCLIP_PEAK_INT8, CNCLIP_ISA_AVX2, cnclip_peak_int8_avx2, 2 * 16},
 #elif defined(__aarch64__)
     {CNCLIP_PEAK_FP32, CNCLIP_ISA_NEON, cnclip_peak_fp32_neon, 2 * 4},
+    {CNCLIP_PEAK_BF16, CNCLIP_ISA_NEON_BF16, cnclip_peak_bf16_neon_bf16, 2 * 8},
     {CNCLIP_PEAK_INT8, CNCLIP_ISA_NEON_I8MM, cnclip_peak_int8_neon_i8mm, 2 * 16},
+    {CNCLIP_PEAK_INT8, CNCLIP_ISA_NEON_DOTPROD, cnclip_peak_int8_neon_dotprod, 2 * 16},
 #endif
     {CNCLIP_PEAK_COUNT, CNCLIP_ISA_SERIAL, NULL, 0},
 };

@@ -7,9 +7,9 @@
 
 typedef enum {
   CNCLIP_PEAK_FP32 = 0, /* vfmadd231ps, of 512 bits, or of 256 without AVX-512; fmla */
-  CNCLIP_PEAK_BF16,     /* vdpbf16ps */
+  CNCLIP_PEAK_BF16,     /* vdpbf16ps; bfdot */
   CNCLIP_PEAK_INT8,     /* vpdpbusd, of 512 bits, or of 256 with AVX-VNNI; else vpmaddwd and vpaddd;
-                           usdot */
+                           usdot, or sdot without I8MM */
   CNCLIP_PEAK_COUNT,
 } cnclip_peak_precision;
 
@@ -28,6 +28,7 @@ typedef void cnclip_peak_kernel(size_t rounds);
 
 cnclip_peak_kernel cnclip_peak_fp32_avx2, cnclip_peak_int8_avx2, cnclip_peak_int8_avx_vnni,
     cnclip_peak_fp32_avx512, cnclip_peak_bf16_avx512, cnclip_peak_int8_avx512,
-    cnclip_peak_fp32_neon, cnclip_peak_int8_neon_i8mm;
+    cnclip_peak_fp32_neon, cnclip_peak_int8_neon_dotprod, cnclip_peak_int8_neon_i8mm,
+    cnclip_peak_bf16_neon_bf16;
 
 #endif

@@ -13,8 +13,9 @@ static const struct {
   cnclip_linear_type type;
 } precisions[] = {
     {"fp32", "", true, true, CNCLIP_LINEAR_F32},
-    {"bf16", "a GPU, or a processor with AVX-512 BF16", true, true, CNCLIP_LINEAR_BF16},
-    {"int8", "a processor with AVX2, or ARM64 with I8MM", false, true, CNCLIP_LINEAR_INT8},
+    {"bf16", "a GPU, or a processor with AVX-512 BF16, or ARM64 with BF16", true, true,
+     CNCLIP_LINEAR_BF16},
+    {"int8", "a processor with AVX2, or ARM64 with DotProd", false, true, CNCLIP_LINEAR_INT8},
     {"fp16", "a GPU", true, false, CNCLIP_LINEAR_F16},
 };
 

@@ -188,6 +188,13 @@ static inline void vector_split_words(vector a, vector b, vector *ret_even, vect
   ret_odd->high = vreinterpretq_f32_u16(vuzp2q_u16(words[2], words[3]));
 }
 
+/* Words of two numbers of 16 bits: the first of each from `even`, the second from `odd`. */
+static inline vector vector_join_words(const uint16_t *even, const uint16_t *odd) {
+  const uint16x8_t first = vld1q_u16(even), second = vld1q_u16(odd);
+  return (vector){vreinterpretq_f32_u16(vzip1q_u16(first, second)),
+                  vreinterpretq_f32_u16(vzip2q_u16(first, second))};
+}
+
 /* Four rows of four words become four columns. */
 static inline void vector_transpose_four(float32x4_t rows[4]) {
   const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(rows[0], rows[1]));

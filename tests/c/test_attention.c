@@ -157,6 +157,8 @@ static void test_limits(void) {
   CHECK(cnclip_attention_kernel_get(CNCLIP_ATTENTION_F32, CNCLIP_ISA_AVX2) != NULL);
 #elif defined(__aarch64__)
   CHECK(cnclip_attention_kernel_get(CNCLIP_ATTENTION_F32, CNCLIP_ISA_NEON) != NULL);
+  CHECK(cnclip_attention_kernel_get(CNCLIP_ATTENTION_BF16, CNCLIP_ISA_NEON_BF16) != NULL);
+  CHECK(cnclip_attention_kernel_get(CNCLIP_ATTENTION_BF16, CNCLIP_ISA_NEON_I8MM) == NULL);
 #endif
   CHECK(cnclip_attention_kernel_get(CNCLIP_ATTENTION_BF16, CNCLIP_ISA_AVX2) == NULL);
   CHECK(cnclip_attention_kernel_get(CNCLIP_ATTENTION_BF16, CNCLIP_ISA_AVX512_VNNI) == NULL);

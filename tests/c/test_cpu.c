@@ -14,6 +14,8 @@ static void test_names(void) {
   CHECK(strcmp(cnclip_isa_name(CNCLIP_ISA_SERIAL), "serial") == 0);
   CHECK(strcmp(cnclip_isa_name(CNCLIP_ISA_AVX2), "avx2") == 0);
   CHECK(strcmp(cnclip_isa_name(CNCLIP_ISA_AVX512_BF16), "avx512_bf16") == 0);
+  CHECK(strcmp(cnclip_isa_name(CNCLIP_ISA_NEON_DOTPROD), "neon_dotprod") == 0);
+  CHECK(strcmp(cnclip_isa_name(CNCLIP_ISA_NEON_BF16), "neon_bf16") == 0);
 }
 
 static void test_supported(void) {
@@ -36,6 +38,15 @@ static void test_supported(void) {
 #endif
 }
 
+/* The sets that a processor runs, as bits. */
+static unsigned sets_of(cnclip_cpu cpu) {
+  unsigned sets = 0;
+  for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
+    if (cnclip_cpu_runs(&cpu, (cnclip_isa)isa)) sets |= 1u << isa;
+  }
+  return sets;
+}
+
 #if defined(__x86_64__)
 
 /* All that the sets need, as CPUID and XGETBV report it. */
@@ -46,15 +57,6 @@ static const cnclip_cpu everything = {
     .leaf_7_1_eax = 1u << 4 | 1u << 5,
     .saved = 0xE6,
 };
-
-/* The sets that a processor runs, as bits. */
-static unsigned sets_of(cnclip_cpu cpu) {
-  unsigned sets = 0;
-  for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
-    if (cnclip_cpu_runs(&cpu, (cnclip_isa)isa)) sets |= 1u << isa;
-  }
-  return sets;
-}
 
 static void test_other_processors(void) {
   const unsigned serial = 1u << CNCLIP_ISA_SERIAL, avx2 = serial | 1u << CNCLIP_ISA_AVX2;
@@ -89,9 +91,27 @@ static void test_other_processors(void) {
   CHECK(sets_of(cpu) == serial);
 }
 
+#elif defined(__aarch64__)
+
+static void test_other_processors(void) {
+  const unsigned neon = 1u << CNCLIP_ISA_SERIAL | 1u << CNCLIP_ISA_NEON;
+  const unsigned dotprod = neon | 1u << CNCLIP_ISA_NEON_DOTPROD;
+  const unsigned i8mm = dotprod | 1u << CNCLIP_ISA_NEON_I8MM;
+  CHECK(sets_of((cnclip_cpu){0}) == neon);
+  CHECK(sets_of((cnclip_cpu){.has_dotprod = true}) == dotprod);
+  CHECK(sets_of((cnclip_cpu){.has_dotprod = true, .has_i8mm = true}) == i8mm);
+  CHECK(sets_of((cnclip_cpu){.has_dotprod = true, .has_i8mm = true, .has_bf16 = true}) ==
+        (i8mm | 1u << CNCLIP_ISA_NEON_BF16));
+  /* A set without what it extends. */
+  CHECK(sets_of((cnclip_cpu){.has_i8mm = true, .has_bf16 = true}) == neon);
+  CHECK(sets_of((cnclip_cpu){.has_dotprod = true, .has_bf16 = true}) == dotprod);
+}
+
 #else
 
-static void test_other_processors(void) {}
+static void test_other_processors(void) {
+  CHECK(sets_of((cnclip_cpu){0}) == 1u << CNCLIP_ISA_SERIAL);
+}
 
 #endif
 
@@ -109,7 +129,9 @@ static void test_sets_include_others(void) {
   CHECK(cnclip_isa_includes(CNCLIP_ISA_AVX512_BF16, CNCLIP_ISA_AVX512_VNNI));
   CHECK(cnclip_isa_includes(CNCLIP_ISA_AVX512, CNCLIP_ISA_AVX2));
   CHECK(cnclip_isa_includes(CNCLIP_ISA_AVX_VNNI, CNCLIP_ISA_AVX2));
-  CHECK(cnclip_isa_includes(CNCLIP_ISA_NEON_I8MM, CNCLIP_ISA_NEON));
+  CHECK(cnclip_isa_includes(CNCLIP_ISA_NEON_DOTPROD, CNCLIP_ISA_NEON));
+  CHECK(cnclip_isa_includes(CNCLIP_ISA_NEON_I8MM, CNCLIP_ISA_NEON_DOTPROD));
+  CHECK(cnclip_isa_includes(CNCLIP_ISA_NEON_BF16, CNCLIP_ISA_NEON_I8MM));
   CHECK(!cnclip_isa_includes(CNCLIP_ISA_NEON, CNCLIP_ISA_AVX2));
   /* AVX-512's processors without AVX-VNNI: Skylake to Ice Lake, Zen 4. */
   CHECK(!cnclip_isa_includes(CNCLIP_ISA_AVX512_BF16, CNCLIP_ISA_AVX_VNNI));
@@ -143,6 +165,27 @@ static void test_forced(void) {
   }
 }
 
+/* Sets that the emulated processors of `make test-arm64` have, where one is named. */
+static void test_emulated_processors(void) {
+  static const struct {
+    const char *processor;
+    cnclip_isa best;
+  } known[] = {
+      {"cortex-a72", CNCLIP_ISA_NEON},
+      {"neoverse-n1", CNCLIP_ISA_NEON_DOTPROD},
+      {"max", CNCLIP_ISA_NEON_BF16},
+  };
+  const char *processor = getenv("QEMU_CPU");
+  cnclip_isa isa = CNCLIP_ISA_COUNT;
+  unsetenv(variable);
+  CHECK(cnclip_isa_choose(&isa, NULL) == CNCLIP_OK);
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+    if (processor != NULL && strcmp(processor, known[i].processor) == 0) {
+      CHECK(isa == known[i].best);
+    }
+  }
+}
+
 static void test_unknown_names(void) {
   const char *const unknown[] = {"AVX2", "avx", "avx22", " serial", "sve", "0"};
   for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
@@ -165,6 +208,7 @@ int main(void) {
   test_sets_include_others();
   test_best_is_chosen();
   test_forced();
+  test_emulated_processors();
   test_unknown_names();
   return check_summary("cpu");
 }

@@ -38,7 +38,7 @@ static uint16_t to_bf16(float value) {
   return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
-/* Of a number that float16 holds exactly: a multiple of 2^-10 in (-1, 1). */
+/* Of a number that float16 holds exactly: a multiple of 2^-10 in (-1, 1), or a small whole one. */
 static uint16_t to_f16(float value) {
   if (value == 0) return 0;
   int exponent;
@@ -346,6 +346,83 @@ static void test_rows_apart(void) {
   }
 }
 
+static float small_whole_number(void) { /* -8 to 8 */
+  return roundf(random_float() * 8);
+}
+
+/* Whole numbers, whose sums are exact, with `special` in one row and in one column of the output:
+ * what is not finite there reaches no other. */
+static void check_whole_numbers(cnclip_linear_type type, const cnclip_linear_kernels *kernels,
+                                float special) {
+  enum { ROWS = 15, WIDTH = 1036, COLUMNS = 44, ROW = 7, COLUMN = 37 };
+  float *input = aligned(ROWS * WIDTH * sizeof(float));
+  float *weight = aligned(COLUMNS * WIDTH * sizeof(float));
+  uint16_t *half = aligned(COLUMNS * WIDTH * sizeof(uint16_t));
+  float *output = aligned(ROWS * COLUMNS * sizeof(float));
+  for (size_t i = 0; i < ROWS * WIDTH; i++) input[i] = small_whole_number();
+  for (size_t i = 0; i < COLUMNS * WIDTH; i++) {
+    weight[i] = small_whole_number();
+    half[i] = to_f16(weight[i]);
+  }
+  const size_t at = COLUMN * WIDTH + 5;
+  input[ROW * WIDTH + 10] = special;
+  weight[at] = special;
+  half[at] = isfinite(special) ? to_f16(special)
+             : isnan(special)  ? 0x7E00
+             : special > 0     ? 0x7C00
+                               : 0xFC00;
+
+  const bool is_f16 = type == CNCLIP_LINEAR_F16;
+  void *packed = aligned(cnclip_linear_packed_bytes(type, WIDTH, COLUMNS));
+  void *scratch = aligned(cnclip_linear_pack_scratch_bytes(type, WIDTH));
+  const cnclip_linear_packing packing = {
+      type, WIDTH, COLUMNS, is_f16 ? (const void *)half : (const void *)weight, is_f16, packed};
+  kernels->pack(&packing, 0, cnclip_linear_panel_count(COLUMNS), scratch);
+  cnclip_linear_job job = {.type = type,
+                           .rows = ROWS,
+                           .input_width = WIDTH,
+                           .output_width = COLUMNS,
+                           .columns = COLUMNS,
+                           .weight = packed,
+                           .input = input,
+                           .input_stride = WIDTH,
+                           .output = output,
+                           .output_stride = COLUMNS};
+  const size_t operand_bytes = cnclip_linear_operand_bytes(&job);
+  if (operand_bytes > 0) {
+    job.operand = aligned(operand_bytes);
+    kernels->rows(&job, 0, ROWS);
+  }
+  kernels->units(&job, 0, cnclip_linear_unit_count(&job));
+  for (size_t row = 0; row < ROWS; row++) {
+    for (size_t column = 0; column < COLUMNS; column++) {
+      const float found = output[row * COLUMNS + column];
+      if (!isfinite(special) && (row == ROW || column == COLUMN)) {
+        CHECK(!isfinite(found));
+        continue;
+      }
+      float wanted = 0;
+      for (size_t i = 0; i < WIDTH; i++)
+        wanted += input[row * WIDTH + i] * weight[column * WIDTH + i];
+      CHECK(found == wanted);
+    }
+  }
+  free(input), free(weight), free(half), free(output), free(packed), free(scratch);
+  free(job.operand);
+}
+
+static void test_whole_numbers(void) {
+  const float special[] = {8, NAN, INFINITY, -INFINITY};
+  for (int type = CNCLIP_LINEAR_F32; type <= CNCLIP_LINEAR_BF16; type++) {
+    for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
+      const cnclip_linear_kernels *kernels = kernels_of((cnclip_linear_type)type, isa);
+      for (size_t i = 0; kernels != NULL && i < sizeof special / sizeof *special; i++) {
+        check_whole_numbers((cnclip_linear_type)type, kernels, special[i]);
+      }
+    }
+  }
+}
+
 /* Activations alone, through a layer whose weight is 1: far values, and those that are not finite.
  */
 static void check_activations(const cnclip_linear_kernels *kernels) {
@@ -422,7 +499,14 @@ static void test_table(void) {
   CHECK(neon != NULL && cnclip_linear_kernels_get(CNCLIP_LINEAR_F16, CNCLIP_ISA_NEON) != NULL);
   CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_F32, CNCLIP_ISA_NEON_I8MM) == neon);
   CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, CNCLIP_ISA_NEON) == NULL);
-  CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, CNCLIP_ISA_NEON_I8MM) != NULL);
+  const cnclip_linear_kernels *dotprod =
+      cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, CNCLIP_ISA_NEON_DOTPROD);
+  const cnclip_linear_kernels *i8mm =
+      cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, CNCLIP_ISA_NEON_I8MM);
+  CHECK(dotprod != NULL && i8mm != NULL && dotprod != i8mm);
+  CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_INT8, CNCLIP_ISA_NEON_BF16) == i8mm);
+  CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_BF16, CNCLIP_ISA_NEON_I8MM) == NULL);
+  CHECK(cnclip_linear_kernels_get(CNCLIP_LINEAR_BF16, CNCLIP_ISA_NEON_BF16) != NULL);
 #endif
   CHECK(cnclip_linear_fits(4, 4) && !cnclip_linear_fits(6, 4) && !cnclip_linear_fits(4, 6));
   CHECK(!cnclip_linear_fits(0, 4) && !cnclip_linear_fits(4, 0));
@@ -474,6 +558,7 @@ int main(void) {
   test_table();
   test_rows_in_place();
   test_shapes();
+  test_whole_numbers();
   test_activations();
   test_rows_apart();
   test_bf16_rows_of_partial_vectors();

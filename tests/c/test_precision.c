@@ -27,6 +27,12 @@ static void test_processors(void) {
   CHECK(gives("bf16", true, CNCLIP_ISA_AVX512_BF16, ""));
   CHECK(gives("fp16", true, CNCLIP_ISA_AVX512_BF16,
               "this is a processor that runs avx512_bf16; use fp32, bf16 or int8"));
+#elif defined(__aarch64__)
+  CHECK(gives("int8", true, CNCLIP_ISA_NEON, "this is a processor that runs neon; use fp32"));
+  CHECK(gives("int8", true, CNCLIP_ISA_NEON_DOTPROD, ""));
+  CHECK(gives("bf16", true, CNCLIP_ISA_NEON_I8MM,
+              "this is a processor that runs neon_i8mm; use fp32 or int8"));
+  CHECK(gives("bf16", true, CNCLIP_ISA_NEON_BF16, ""));
 #endif
 }
 
