@@ -203,9 +203,10 @@ TSAN_ENVIRONMENT = PYTHONSAFEPATH=1 TSAN_OPTIONS='exitcode=66 suppressions=$(CUR
 $(TSAN)/openmp_edges.so: tests/support/openmp_edges.c $(TSAN)/.environment
 	@$(CC) -std=gnu11 -O1 -Wall -Wextra -Werror -fPIC -shared -fsanitize=thread $< -o $@
 
-tsan: install-tsan $(TSAN)/openmp_edges.so ## the C unit tests, then pipelines on many threads, under ThreadSanitizer (STRESS_SECONDS)
+# Of the C tests, one has threads.
+tsan: install-tsan $(TSAN)/openmp_edges.so ## the C test of threads, then pipelines on many threads, under ThreadSanitizer (STRESS_SECONDS)
 	@$(call setup,$(TSAN)/c,-Dtests=true -Db_sanitize=thread)
-	@$(call test_core,$(TSAN)/c)
+	@ninja --quiet -C $(TSAN)/c tests/c/test_threads && meson test --no-rebuild --print-errorlogs -C $(TSAN)/c threads
 	$(TSAN_ENVIRONMENT) $(TSAN)/venv/bin/python tools/stress.py --seconds $(STRESS_SECONDS)
 
 # --- Coverage --------------------------------------------------------------------------------------
