@@ -14,6 +14,7 @@ BENCH_OPTIONS ?=
 MATRIX_OPTIONS ?=
 SOAK_OPTIONS ?=
 AGREEMENT_OPTIONS ?=
+RELIABILITY_OPTIONS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -94,6 +95,9 @@ soak: $(VENV)/.test ## mixed requests to a server, then mixed calls, 30 minutes 
 
 agreement: $(VENV)/.test ## 10,000 random images and 100,000 random texts against slow twins, by instruction set (AGREEMENT_OPTIONS)
 	$(BIN)/python -m tools.agreement $(AGREEMENT_OPTIONS)
+
+reliability: $(VENV)/.test ## crashes and failing system calls at every moment of what writes (RELIABILITY_OPTIONS='--every 10 embed')
+	$(BIN)/python -m tests.reliability $(RELIABILITY_OPTIONS)
 
 test-gpu: $(VENV)/.test ## the tests of the GPU, which are skipped where torch finds none (PYTEST_OPTIONS)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(PYTEST_OPTIONS)
@@ -294,5 +298,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-isa test-slow test-full-size soak agreement test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage fuzz lint \
+.PHONY: help demo test test-isa test-slow test-full-size soak agreement reliability test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage fuzz lint \
   typing format bench notebooks docs wheel clean

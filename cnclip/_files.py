@@ -42,6 +42,12 @@ ZIP_ERRORS = (
 )
 
 
+def reading_error(error: Exception) -> OSError | None:
+    """The OSError of a file that cannot be read, for which zipfile raises one of ZIP_ERRORS."""
+    cause = error.__context__
+    return cause if isinstance(cause, OSError) and cause.errno != errno.EINVAL else None
+
+
 def not_a_file(mode: int) -> str | None:
     """The reason not to open a path with this `st_mode`, as a message; None for a regular file.
 

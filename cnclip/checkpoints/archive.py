@@ -7,6 +7,7 @@ software.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 from pathlib import Path
@@ -169,7 +170,10 @@ def _save(model: ChineseClip, metadata: dict[str, Any], vocabulary: bytes, outpu
         # libtorch takes names in UTF-8 only, and names the parts of an archive after its file.
         name = directory / "archive"
         name.symlink_to(output.absolute())
-        graph._c.save(str(name), extra)
+        try:
+            graph._c.save(str(name), extra)
+        except RuntimeError as error:  # it cannot be opened
+            raise OSError(errno.EIO, first_line(error), str(output)) from error
 
 
 def _reserve(output: Path, size: int) -> None:

@@ -6,8 +6,8 @@ import os
 import zipfile
 from pathlib import Path
 
-from .._files import ZIP_ERRORS, open_file
-from .._text import type_and_line
+from .._files import ZIP_ERRORS, open_file, reading_error
+from .._text import first_line, type_and_line
 from ..errors import CheckpointError
 
 # The start of the zips that torch writes; older versions wrote several pickles in a row.
@@ -106,6 +106,8 @@ def check_zip(path: Path) -> None:
         with zipfile.ZipFile(path) as parts:
             entries = parts.infolist()
     except ZIP_ERRORS as error:
+        if (cause := reading_error(error)) is not None:
+            raise CheckpointError(f"cannot be read: {first_line(cause)}", file=path) from error
         raise CheckpointError(
             f"damaged, or not downloaded to its end: {type_and_line(error)}", file=path
         ) from error

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._files import write_durably
+from .._files import flush, write_durably
 from .._text import printable
 from ..errors import ImageError
 from .process import World
@@ -35,13 +35,27 @@ class Journal:
         self._reported: set[str] = set()
         self.skipped = 0
 
-    def begin(self, step: int) -> None:
-        """Continue after a step: drop the metrics of later steps, which will be repeated."""
+    def begin(self, step: int, checked_step: int) -> None:
+        """Continue after a step: drop the metrics of later steps, which will be repeated.
+
+        Args:
+            step: The step.
+            checked_step: The step after which recall was measured last. A later measurement is
+                repeated too.
+        """
         if not self.world.is_first:
             return
-        kept = [line for line in self._metrics() if line["step"] <= step]
+        kept = [
+            line
+            for line in self._metrics()
+            if line["step"] <= (checked_step if "text_to_image" in line else step)
+        ]
         write_durably(self._folder / METRICS, "".join(map(_line, kept)).encode())
-        self._reported = {str(line.get("where")) for line in _lines(self._folder / SKIPPED)}
+        skipped = self._folder / SKIPPED
+        if skipped.exists():  # its last line may be incomplete
+            reported = list(_lines(skipped))
+            write_durably(skipped, "".join(map(_line, reported)).encode())
+            self._reported = {str(line.get("where")) for line in reported}
         with contextlib.suppress(ImportError):  # tensorboard is optional
             from torch.utils.tensorboard import SummaryWriter
 
@@ -79,6 +93,17 @@ class Journal:
                         self._append(SKIPPED, {"where": where, "what": error.reason})
                     self.print(f"skipped: {error}")
         self._unreported = []
+
+    def flush(self) -> None:
+        """Wait until all lines are on the disk: a state must not be newer than its metrics.
+
+        Raises:
+            OSError: they cannot be written; names the file.
+        """
+        if self.world.is_first:
+            for name in (METRICS, SKIPPED):
+                if (self._folder / name).exists():
+                    flush(self._folder / name)
 
     def end(self) -> None:
         """Draw the curve. An OSError here must not hide the exception that ended the run."""

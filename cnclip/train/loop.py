@@ -151,7 +151,7 @@ class TrainingLoop:
             OSError: the folder cannot be written.
         """
         state, journal = self.state, self.journal
-        journal.begin(state.step)
+        journal.begin(state.step, state.checked_step)
         self._print_plan()
         try:
             self._validate_before_steps()
@@ -382,6 +382,7 @@ class TrainingLoop:
     def _save(self) -> None:
         """Write the state. All processes call."""
         self.journal.report_skipped()
+        self.journal.flush()
         self.state.write(self.folder / STATE, self.digests, self.journal.skipped)
 
     def _save_is_due(self, seconds: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -18,10 +19,14 @@ from cnclip._files import lock_folder  # noqa: E402
 from cnclip.datasets import write_split  # noqa: E402
 from cnclip.errors import (  # noqa: E402
     CheckpointError,
+    ImageError,
     InvalidInputError,
+    Where,
 )
 from cnclip.models import read_checkpoint  # noqa: E402
 from cnclip.train import TrainReport, finetune  # noqa: E402
+from cnclip.train.journal import Journal, _lines  # noqa: E402
+from cnclip.train.process import join_world  # noqa: E402
 from cnclip.train.validate import Validator  # noqa: E402
 from tests.support.fork_server import ForkServer  # noqa: E402
 from tests.support.training import (  # noqa: E402
@@ -327,3 +332,46 @@ def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
         os.waitpid(worker, 0)
         for descriptor in (read, forked, started):
             os.close(descriptor)
+
+
+def test_the_journal_of_a_crashed_run_continues(tmp_path: Path) -> None:
+    """Lines of repeated work and incomplete lines are dropped."""
+    recall = {"R@1": 1.0, "R@5": 1.0, "R@10": 1.0}
+    metrics = [
+        {"step": 0, "text_to_image": recall, "image_to_text": recall},
+        {"step": 1, "loss": 2.0, "lr": 0.1},
+        {"step": 1, "text_to_image": recall, "image_to_text": recall},
+        {"step": 2, "loss": 1.0, "lr": 0.1},
+    ]
+    lines = "".join(json.dumps(line) + "\n" for line in metrics)
+    (tmp_path / "metrics.jsonl").write_text(lines + '{"step": 3')
+    (tmp_path / "skipped.jsonl").write_text('{"where": "a", "what": "is empty"}\n{"where": "b')
+    with join_world("cpu") as world:
+        journal = Journal(tmp_path, world, show_progress=False)
+        journal.begin(1, 0)  # after step 1, where recall was not yet measured
+        journal.add_skipped([ImageError("is empty", Where(file=place)) for place in ("a", "b")])
+        journal.end()
+    assert list(_lines(tmp_path / "metrics.jsonl")) == metrics[:2]
+    skipped = (tmp_path / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["where"] for line in skipped] == ["a", "b"]
+
+
+def test_a_state_is_not_newer_than_its_metrics(
+    sizes: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash of the system, the lines of all steps before the state are there."""
+    flushed: list[tuple[str, int]] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        flushed.append((name, os.fstat(descriptor).st_size))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    run = tmp_path / "run"
+    options = SMALL | {"max_steps": 1, "from_scratch": True, "show_progress": False}
+    finetune(sizes, data, run, **options)
+    names = [name for name, _ in flushed]
+    state = next(place for place, name in enumerate(names) if name.startswith(".last.pt."))
+    assert ("metrics.jsonl", (run / "metrics.jsonl").stat().st_size) in flushed[:state]
