@@ -63,7 +63,7 @@ def test_writes_sizes_and_directories_are_replayed() -> None:
     }
 
 
-SCENARIOS = ("embed", "embed-update", "index", "convert", "convert-modelscope", "cache")
+SCENARIOS = ("embed", "embed-update", "index", "convert-modelscope")
 
 
 @pytest.mark.slow
