@@ -22,7 +22,7 @@ struct arrow_array {
 };
 
 /* The bytes of an image whose type is fixed_size_list<uint8>[4], one list per pixel; NULL for any
- * other type. The interface defines how many children and buffers each type has. */
+ * other type, and for none. The interface defines how many children and buffers each type has. */
 static const uint8_t *arrow_pixels(const struct arrow_schema *schema,
                                    const struct arrow_array *array, int64_t pixels) {
   if (strcmp(schema->format, "+w:4") != 0 || strcmp(schema->children[0]->format, "C") != 0) {
@@ -30,7 +30,7 @@ static const uint8_t *arrow_pixels(const struct arrow_schema *schema,
   }
   const struct arrow_array *bytes = array->children[0];
   const int64_t first = array->offset * 4;
-  if (array->length != pixels || bytes->length < first + pixels * 4) return NULL;
+  if (pixels == 0 || array->length != pixels || bytes->length < first + pixels * 4) return NULL;
   return (const uint8_t *)bytes->buffers[1] + bytes->offset + first;
 }
 
