@@ -130,7 +130,8 @@ def compare(arguments: argparse.Namespace, title: str, group: Path | None, count
     rates: dict[str, dict[str, list[float]]] = {name: {} for name in WORKS}
     for _ in range(arguments.rounds):
         with workers(arguments, group) as started, neighbours(count):
-            for name, number in itertools.product(WORKS, random.sample(list(started), len(started))):
+            turns = random.sample(list(started), len(started))
+            for name, number in itertools.product(WORKS, turns):
                 rate = float(answer(started[number], f"{name}\n"))
                 rates[name].setdefault(number, []).append(rate)
     for name, found in rates.items():
