@@ -88,7 +88,7 @@ def requests() -> list[Request]:
         Request(embeddings, 400, {"content": b"[" * 60_000, "headers": as_json}),
         Request(embeddings, 404, {"json": {"input": "猫", "model": "other"}}),
         Request(embeddings, 415, {"content": b"a", "headers": {"Content-Type": "text/plain"}}),
-        Request(embeddings, 422, {"json": {"input": [7, "猫"]}}),
+        Request(embeddings, 422, {"json": {"input": ["猫", 7]}}),
         Request("/v1/search", 404, {"json": {"like": "../../etc/passwd"}}),
         Request("/v1/thumbnail?id=/etc/passwd", 404, {}, "GET"),
         Request("/static/..%2f..%2fapplication.py", 404, {}, "GET"),
