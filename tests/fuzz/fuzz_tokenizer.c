@@ -1,7 +1,8 @@
 /* Any text: ids in bounds, one answer whatever the text's width, a cut answer begins the whole one.
  *
- * Input: a byte for the context length, then the text. A byte of the text below 0x80 is a choice
- * from `letters`; three bytes from 0x80 on are a code point (or a value beyond them all). */
+ * Input: a byte for the context length, one for the width, then the text. A byte of the text below
+ * 0x80 is a choice from `letters`; three bytes from 0x80 on are a code point (or a value beyond
+ * them all). */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,9 @@
 #include "text/tokenizer.h"
 #include "text/vocab.h"
 
-enum { LENGTH_LIMIT = 4096 };
+/* Characters of a text: more than the longest word. A character folds to four at most, so that
+ * WHOLE ids are all ids of a text. */
+enum { LENGTH_LIMIT = 512, WHOLE = 4 * LENGTH_LIMIT + 2 };
 
 /* Code points that the rules turn on: cases, sigmas, marks of class 0, Mn and not Mn, Hangul,
  * borders of words, dropped ones, foldings that grow or become punctuation. */
@@ -47,13 +50,13 @@ static size_t read_text(const uint8_t *bytes, size_t size, uint32_t *characters)
   return length;
 }
 
-/* Encodes a text whole, checks the answer, and returns how many ids there are. */
-static size_t encode_whole(cnclip_text text, size_t context_length, int64_t *ids) {
+/* Encodes a text, checks the answer, and returns how many ids there are. `ids` has room for one
+ * more than the context. */
+static size_t encode(cnclip_text text, size_t context_length, int64_t *ids) {
   size_t written, full;
   memset(ids, -1, (context_length + 1) * sizeof *ids);
   cnclip_tokenizer_encode(vocab, text, context_length, ids, &written, &full);
-  require(written >= 2 && written <= context_length);
-  require(written == (full < context_length ? full : context_length));
+  require(written == (full < context_length ? full : context_length) && written >= 2);
   require(ids[0] == cnclip_vocab_cls_id(vocab));
   require(ids[written - 1] == cnclip_vocab_sep_id(vocab));
   for (size_t i = 1; i + 1 < written; i++) {
@@ -62,24 +65,54 @@ static size_t encode_whole(cnclip_text text, size_t context_length, int64_t *ids
   }
   for (size_t i = written; i < context_length; i++) require(ids[i] == 0);
   require(ids[context_length] == -1);
-  size_t cased_written, cased_full;
-  static int64_t cased[4 * LENGTH_LIMIT + 3];
-  cnclip_tokenizer_encode_cased(vocab, text, context_length, cased, &cased_written, &cased_full);
-  require(cased_written == (cased_full < context_length ? cased_full : context_length));
-  require(cased[cased_written - 1] == cnclip_vocab_sep_id(vocab));
+  return full;
+}
+
+/* As `encode`, of a text whose case is kept. */
+static size_t encode_cased(cnclip_text text, size_t context_length, int64_t *ids) {
+  size_t written, full;
+  memset(ids, -1, (context_length + 1) * sizeof *ids);
+  cnclip_tokenizer_encode_cased(vocab, text, context_length, ids, &written, &full);
+  require(written == (full < context_length ? full : context_length) && written >= 2);
+  require(ids[written - 1] == cnclip_vocab_sep_id(vocab));
+  require(ids[context_length] == -1);
   return full;
 }
 
 static void check_cut(cnclip_text text, size_t context_length, const int64_t *whole, size_t full) {
-  int64_t ids[258];
+  int64_t ids[258], hasty[258];
   size_t written;
-  require(encode_whole(text, context_length, ids) == full);
+  require(encode(text, context_length, ids) == full);
   require(memcmp(ids, whole, (context_length < full ? context_length - 1 : full) * sizeof *ids) ==
           0);
-  int64_t hasty[258]; /* without the full length, the end of the text is not read */
+  /* Without the full length, the end of the text is not read. */
   cnclip_tokenizer_encode(vocab, text, context_length, hasty, &written, NULL);
   require(memcmp(ids, hasty, context_length * sizeof *ids) == 0);
   require(written == (full < context_length ? full : context_length));
+}
+
+/* Two forms of one text have the same ids. */
+static void check_same(cnclip_text text, cnclip_text other, const int64_t *whole, size_t full) {
+  int64_t ids[WHOLE + 1], cased[WHOLE + 1];
+  const size_t context_length = 4 * text.length + 2;
+  require(encode(other, context_length, ids) == full);
+  require(memcmp(whole, ids, context_length * sizeof *ids) == 0);
+  const size_t cased_full = encode_cased(text, context_length, cased);
+  require(encode_cased(other, context_length, ids) == cased_full);
+  require(memcmp(cased, ids, context_length * sizeof *ids) == 0);
+}
+
+/* The text in a block of exactly its bytes, for the address sanitizer. New block, or NULL. The
+ * characters lose the bits that the width lacks. */
+static void *narrowed(uint32_t *characters, size_t length, int width) {
+  void *block = malloc(length * (size_t)width + (length == 0));
+  if (block == NULL) return NULL;
+  for (size_t i = 0; i < length; i++) {
+    if (width == 4) ((uint32_t *)block)[i] = characters[i];
+    if (width == 2) ((uint16_t *)block)[i] = (uint16_t)(characters[i] &= 0xFFFF);
+    if (width == 1) ((uint8_t *)block)[i] = (uint8_t)(characters[i] &= 0xFF);
+  }
+  return block;
 }
 
 int LLVMFuzzerInitialize(int *count, char ***arguments);
@@ -91,32 +124,19 @@ int LLVMFuzzerInitialize(int *count, char ***arguments) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
-  /* A character folds to four at most, so that this context cuts nothing. */
-  static int64_t whole[4 * LENGTH_LIMIT + 3], other[4 * LENGTH_LIMIT + 3];
-  if (size == 0) return 0;
-  size_t context_length = 2 + bytes[0];
-  uint32_t *characters = malloc(LENGTH_LIMIT * sizeof *characters);
-  if (characters == NULL) return 0;
-  size_t length = read_text(bytes + 1, size - 1, characters);
-
-  /* The same bits again as texts that fit narrower widths; the allocations are exact, for the
-   * address sanitizer. */
-  for (int width = 4; width >= 1; width /= 2) {
-    void *narrow = malloc(length * (size_t)width + (length == 0));
-    if (narrow == NULL) break;
-    for (size_t i = 0; i < length; i++) {
-      if (width == 4) ((uint32_t *)narrow)[i] = characters[i];
-      if (width == 2) ((uint16_t *)narrow)[i] = (uint16_t)(characters[i] &= 0xFFFF);
-      if (width == 1) ((uint8_t *)narrow)[i] = (uint8_t)(characters[i] &= 0xFF);
-    }
-    size_t full = encode_whole((cnclip_text){characters, length, 4}, 4 * LENGTH_LIMIT + 2, whole);
-    require(full <= 4 * length + 2);
-    cnclip_text text = {narrow, length, width};
-    require(encode_whole(text, 4 * LENGTH_LIMIT + 2, other) == full);
-    require(memcmp(whole, other, sizeof whole) == 0);
-    check_cut(text, context_length, whole, full);
-    free(narrow);
-  }
-  free(characters);
+  static const int widths[] = {4, 2, 1};
+  static uint32_t characters[LENGTH_LIMIT];
+  static int64_t whole[WHOLE + 1];
+  const size_t context_length = 2 + (size > 0 ? bytes[0] : 0);
+  const int width = widths[size > 1 ? bytes[1] % 3 : 0];
+  const size_t length = size > 2 ? read_text(bytes + 2, size - 2, characters) : 0;
+  void *block = narrowed(characters, length, width);
+  if (block == NULL) return 0;
+  const cnclip_text text = {block, length, width};
+  const size_t full = encode(text, 4 * length + 2, whole);
+  require(full <= 4 * length + 2);
+  check_same(text, (cnclip_text){characters, length, 4}, whole, full);
+  check_cut(text, context_length, whole, full);
+  free(block);
   return 0;
 }
