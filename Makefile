@@ -6,6 +6,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 PYTEST_OPTIONS ?=
 PROCESSES ?= 2
 ISAS ?= serial avx2 avx_vnni
@@ -55,7 +56,7 @@ $(VENV)/.test: $(VENV)/.installed
 	@$(call group,test) | $(PIP) install --requirement /dev/stdin
 	@touch $@
 
-$(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel $(VENV)/.browser: $(VENV)/.%: $(VENV)/.test
+$(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel $(VENV)/.browser $(VENV)/.fuzz: $(VENV)/.%: $(VENV)/.test
 	@echo 'installing the tools of `make $*` into $(VENV)'
 	@$(call group,$*) | $(PIP) install --requirement /dev/stdin
 	@touch $@
@@ -148,17 +149,14 @@ test-arm64: $(VENV)/.requirements ## the C unit tests for ARM64, in an emulator
 	@for cpu in neoverse-n1 cortex-a72; do echo "QEMU_CPU=$$cpu"; export QEMU_CPU=$$cpu; \
 	  $(call test_core,build/arm64) $(ARM64_KERNELS) || exit 1; done
 
-fuzz: $(VENV)/.requirements ## tokenizer, vocabulary, resampling and linear layers under clang's libFuzzer, FUZZ_SECONDS each (60)
+fuzz: $(VENV)/.fuzz ## readers of files, the server's requests and the core under libFuzzer and atheris, FUZZ_SECONDS each (60), FUZZ_TARGETS
 	@test -n '$(CLANG)' || { echo 'make fuzz needs clang with its runtime: apt-get install clang libclang-rt-14-dev'; exit 1; }
 	@$(call setup,build/fuzz,-Dfuzzers=true -Db_sanitize=$(SANITIZERS) -Db_lundef=false,CC='$(CLANG)')
 	@meson compile -C build/fuzz fuzzers > build/fuzz/compile.log || { cat build/fuzz/compile.log; exit 1; }
-	@for name in $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c)); do \
-	  inputs=build/fuzz/inputs/$$name; log=$$inputs.log; mkdir -p $$inputs; \
-	  build/fuzz/tests/fuzz/$$name -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 \
-	    -print_final_stats=1 -artifact_prefix=$$inputs- $$inputs > $$log 2>&1 \
-	    || { tail -n 60 $$log; echo "$$name: a finding, see $$inputs-* and $$log"; exit 1; }; \
-	  awk -v name=$$name '/number_of_executed_units/ {print name ": " $$2 " inputs, no finding"}' $$log; \
-	done
+	@$(BIN)/python -m tests.fuzz.fuzz_run build/fuzz --seconds $(FUZZ_SECONDS) --processes $(PROCESSES) $(FUZZ_TARGETS)
+
+fuzz-long: ## as `make fuzz`, an hour each
+	@$(MAKE) fuzz FUZZ_SECONDS=3600
 
 # --- Sanitizers ------------------------------------------------------------------------------------
 # Python runs in a second environment, build/asan or build/tsan, whose package is compiled with the
@@ -298,5 +296,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-isa test-slow test-full-size soak agreement reliability test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage fuzz lint \
+.PHONY: help demo test test-isa test-slow test-full-size soak agreement reliability test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage fuzz fuzz-long lint \
   typing format bench notebooks docs wheel clean

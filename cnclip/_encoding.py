@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from ._files import open_file
+from ._files import open_file, read_at_most
 
 UTF8 = "utf-8"
 GB18030 = "gb18030"
@@ -138,8 +138,8 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, Encoding]:
         UnicodeError: it cannot be decoded.
     """
     with open_file(path) as file:
-        content = file.read(MAX_TEXT + 1)
-    if len(content) > MAX_TEXT:
+        content = read_at_most(file, MAX_TEXT)
+    if content is None:
         raise OSError(errno.EFBIG, f"a text file of more than {MAX_TEXT} bytes", str(path))
     return decode(content, encoding)
 

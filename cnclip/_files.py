@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import logging
+import lzma
 import os
 import stat
 import struct
@@ -14,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import IO, BinaryIO, ClassVar
 
 from ._temporaries import is_temporary_of, remove, temporary_directory, temporary_file
 from ._text import first_line
@@ -30,15 +31,20 @@ _KINDS = (
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Errors of fsync where a file system has none, for example for directories.
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
+_CHUNK = 1 << 20
+# Of LZMA, in bytes: the largest that its usual programs choose.
+_MAX_DICTIONARY = 64 << 20
 # zipfile raises these for a damaged or hostile zip.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     struct.error,
     EOFError,
     NotImplementedError,
     RuntimeError,
     ValueError,
+    OverflowError,
 )
 
 
@@ -102,8 +108,55 @@ def open_checked_file(path: str | os.PathLike[str], buffering: int = -1) -> Bina
     return file
 
 
+def read_at_most(file: IO[bytes], limit: int) -> bytes | None:
+    """What is left of an open file; None if that is more than `limit` bytes.
+
+    `file.read(limit)` would allocate as much memory as the limit, however small the file is.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := file.read(_CHUNK):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            return None
+    return b"".join(chunks)
+
+
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def open_zip_file(path: str | os.PathLike[str]) -> zipfile.ZipFile:
+    """Open a zip to read it.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+        ZIP_ERRORS: it is damaged, or a member that is compressed with LZMA claims much memory.
+    """
+    check_file(path)
+    archive = zipfile.ZipFile(path)
+    try:
+        for member in archive.infolist():
+            if member.compress_type == zipfile.ZIP_LZMA:
+                _check_dictionary(archive, member)
+    except BaseException:
+        archive.close()
+        raise
+    return archive
+
+
+def _check_dictionary(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Refuse a member whose decompression would take more than _MAX_DICTIONARY bytes of memory."""
+    assert archive.fp is not None
+    descriptor = archive.fp.fileno()
+    # The last fields of the member's header are the lengths of its name and of extra fields; after
+    # them are the version, the size of the properties, a byte, and the size of the dictionary.
+    lengths = struct.unpack("<26x2H", os.pread(descriptor, 30, member.header_offset))
+    begin = os.pread(descriptor, 9, member.header_offset + 30 + sum(lengths))
+    (size,) = struct.unpack("<5xI", begin)
+    if size > _MAX_DICTIONARY:
+        raise zipfile.BadZipFile(f"{member.filename!r:.80} claims {size} bytes of memory")
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ MAX_VOCABULARY = 64 << 20
 _MAX_BYTES = {METADATA: 1 << 20, VOCABULARY: MAX_VOCABULARY}
 # Bytes of the unpacked code, the only parts that libtorch compresses.
 _MAX_CODE = 64 << 20
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # The bit of a zip's external attributes that marks a directory.
 _DIRECTORY = 0x10
 # Bounds on numbers, with which the core computes in float32.
@@ -174,6 +175,9 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise ArchiveError("expected a file or a model directory", file=path)
     try:
         with zipfile.ZipFile(path) as file:
+            # LZMA, which libtorch does not use, may claim gigabytes of memory for a few bytes.
+            if not all(entry.compress_type in _METHODS for entry in file.infolist()):
+                raise ArchiveError("damaged: a part is compressed in another way", file=path)
             claimed = sum(entry.file_size for entry in file.infolist())
             if claimed > path.stat().st_size + _MAX_CODE:
                 raise ArchiveError(f"damaged: its parts claim {claimed} bytes", file=path)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -290,17 +290,31 @@ def read_npy(path: Path) -> NDArray[Any]:
         OSError: the file cannot be read.
         ValueError, EOFError: it is damaged.
     """
-    with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        version = np.lib.format.read_magic(file)
-        if version not in _NPY_HEADERS:
-            raise ValueError(f"version {version} of .npy")
-        shape, _, dtype = _NPY_HEADERS[version](file)
-        needed = math.prod(shape) * dtype.itemsize
-        if dtype.hasobject or needed > size - file.tell():  # before memory is allocated
-            raise ValueError(f"has {size - file.tell()} bytes of {needed}")
-        file.seek(0)
-        rows: NDArray[Any] = np.load(file, allow_pickle=False)
+    try:
+        with open_file(path) as file:
+            return _read_npy(file)
+    except (OSError, ValueError, EOFError, MemoryError):
+        raise
+    except Exception as error:  # NumPy parses the header as Python
+        raise ValueError(first_line(error)) from error
+
+
+def _read_npy(file: BinaryIO) -> NDArray[Any]:
+    size = os.fstat(file.fileno()).st_size
+    version = np.lib.format.read_magic(file)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"version {version} of .npy")
+    start = file.tell()
+    length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+    if length > size - file.tell():  # NumPy would allocate as much
+        raise ValueError(f"a header of {length} bytes")
+    file.seek(start)
+    shape, _, dtype = _NPY_HEADERS[version](file)
+    needed = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or needed > size - file.tell():  # before memory is allocated
+        raise ValueError(f"has {size - file.tell()} bytes of {needed}")
+    file.seek(0)
+    rows: NDArray[Any] = np.load(file, allow_pickle=False)
     return rows
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import open_file
+from .._files import open_file, read_at_most
 from .._text import is_utf8, value_text
 from ..errors import DatasetError, ImageError, Where
 from ..sources.images import Content, ImageStore, located_inside
@@ -168,8 +168,8 @@ def _parse_index(path: Path) -> dict[str, dict[str, Entry]]:
     """The splits of each subset; empty for a file that is not an index."""
     try:
         with open_file(path) as file:
-            content = file.read(_MAX_INDEX + 1)
-        value = json.loads(content) if len(content) <= _MAX_INDEX else None
+            content = read_at_most(file, _MAX_INDEX)
+        value = None if content is None else json.loads(content)
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(value, dict):

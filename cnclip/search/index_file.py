@@ -129,7 +129,13 @@ def read_description(path: Path) -> dict[str, Any]:
                 "rebuild the index",
                 file=path,
             )
-        total = sum(description["parts"][name]["bytes"] for name in PARTS)
+        total = 0
+        for part in (description["parts"][name] for name in PARTS):
+            if type(part["bytes"]) is not int or part["bytes"] < 0:
+                raise TypeError(part["bytes"])
+            if not isinstance(part["sha256"], str):
+                raise TypeError(part["sha256"])
+            total += part["bytes"]
     except _INVALID_JSON as error:
         raise _damaged(path, "its description lacks a field or is not valid JSON") from error
     left = size - length - _TRAILER

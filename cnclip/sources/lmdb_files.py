@@ -6,6 +6,7 @@ import binascii
 import io
 import os
 import pickle
+import pickletools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ from .tsv_files import decode_base64
 
 # Bytes of a pickled pair.
 _MAX_PAIR = 1 << 20
+# The operations of pickles of such a pair. With others, a few bytes take all memory or run for
+# hours: a bytearray or a dict, whose keys may be tuples of tuples.
+_PAIR_OPERATIONS = frozenset(
+    {"PROTO", "FRAME", "MARK", "STOP", "TUPLE", "TUPLE3", "MEMOIZE"}
+    | {"PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"}
+    | {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1"}
+    | {"STRING", "BINSTRING", "SHORT_BINSTRING"}
+    | {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+)
 
 
 class _Database:
@@ -156,6 +166,12 @@ def _parse_pair(value: bytes) -> tuple[Id, Id, str] | None:
     if len(value) > _MAX_PAIR:
         return None
     try:
+        for operation, argument, _ in pickletools.genops(value):
+            if operation.name not in _PAIR_OPERATIONS:
+                return None
+            # The memo has as many places as the largest number in it.
+            if operation.name.endswith("PUT") and int(argument or 0) > len(value):
+                return None
         pair = _PlainUnpickler(io.BytesIO(value)).load()
     except MemoryError:
         raise

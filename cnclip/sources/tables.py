@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from .._encoding import known_encoding, utf8_file
-from .._files import open_file
+from .._files import open_file, read_at_most
 from .._text import first_line, value_text
 from ..errors import DatasetError, InvalidInputError, Where
 from .parquet_files import PARQUET_SUFFIX, ParquetTable
@@ -210,8 +210,8 @@ def _json_objects(
     if not head.startswith(b"[") and (is_lines or _begins_with_a_row(head)):
         yield from read_objects(file, name, problems)
         return
-    content = file.read(MAX_JSON + 1)
-    if len(content) > MAX_JSON:
+    content = read_at_most(file, MAX_JSON)
+    if content is None:
         reason = f"JSON of more than {MAX_JSON} bytes; write an object on each line instead"
         raise DatasetError(reason, file=name)
     if not content.strip():

@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from .._encoding import decode_names
-from .._files import ZIP_ERRORS, check_file, open_file, reading_error
+from .._files import ZIP_ERRORS, open_file, open_zip_file, reading_error
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.formats import HEAD
@@ -38,8 +38,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         DatasetError: the file cannot be read, or is not a zip.
     """
     try:
-        check_file(path)
-        archive = zipfile.ZipFile(path)
+        archive = open_zip_file(path)
     except OSError as error:
         raise DatasetError(f"cannot be read: {first_line(error)}", file=path) from error
     except ZIP_ERRORS as error:
@@ -58,7 +57,7 @@ def visible_members(archive: zipfile.ZipFile, encoding: str | None = None) -> li
 
 
 def all_members(archive: zipfile.ZipFile, encoding: str | None = None) -> list[zipfile.ZipInfo]:
-    """The members of a zip.
+    """The members of a zip; those without a name, which a damaged zip may have, are left out.
 
     Names that the zip does not mark as UTF-8 are in the given encoding, by default in UTF-8 or else
     in GB18030, where all of them can be; otherwise in the zip format's own, cp437. Folders are
@@ -75,7 +74,7 @@ def all_members(archive: zipfile.ZipFile, encoding: str | None = None) -> list[z
         member.filename = name
     for member in members:
         member.filename = with_slashes(_unicode_path(member) or member.filename)
-    return members
+    return [member for member in members if member.filename]
 
 
 def _unicode_path(member: zipfile.ZipInfo) -> str | None:
@@ -198,5 +197,4 @@ def _version(path: Path) -> tuple[int, int, int]:
 @lru_cache(_MAX_OPEN_ZIPS)
 def _opened(path: Path, version: tuple[int, int, int], process: int) -> zipfile.ZipFile:
     """A zip that this process has opened: one of its parent's would share the file's position."""
-    check_file(path)
-    return zipfile.ZipFile(path)
+    return open_zip_file(path)
