@@ -7,6 +7,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
+FUZZ_OPTIONS ?=
 PYTEST_OPTIONS ?=
 PROCESSES ?= 2
 ISAS ?= serial avx2 avx_vnni
@@ -149,11 +150,11 @@ test-arm64: $(VENV)/.requirements ## the C unit tests for ARM64, in an emulator
 	@for cpu in neoverse-n1 cortex-a72; do echo "QEMU_CPU=$$cpu"; export QEMU_CPU=$$cpu; \
 	  $(call test_core,build/arm64) $(ARM64_KERNELS) || exit 1; done
 
-fuzz: $(VENV)/.fuzz ## readers of files, the server's requests and the core under libFuzzer and atheris, FUZZ_SECONDS each (60), FUZZ_TARGETS
+fuzz: $(VENV)/.fuzz ## readers of files, the server's requests and the core under libFuzzer and atheris, FUZZ_SECONDS each (60), FUZZ_TARGETS, FUZZ_OPTIONS
 	@test -n '$(CLANG)' || { echo 'make fuzz needs clang with its runtime: apt-get install clang libclang-rt-14-dev'; exit 1; }
 	@$(call setup,build/fuzz,-Dfuzzers=true -Db_sanitize=$(SANITIZERS) -Db_lundef=false,CC='$(CLANG)')
 	@meson compile -C build/fuzz fuzzers > build/fuzz/compile.log || { cat build/fuzz/compile.log; exit 1; }
-	@$(BIN)/python -m tests.fuzz.fuzz_run build/fuzz --seconds $(FUZZ_SECONDS) --processes $(PROCESSES) $(FUZZ_TARGETS)
+	@PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz.fuzz_run build/fuzz --seconds $(FUZZ_SECONDS) --processes $(PROCESSES) $(FUZZ_OPTIONS) $(FUZZ_TARGETS)
 
 fuzz-long: ## as `make fuzz`, an hour each
 	@$(MAKE) fuzz FUZZ_SECONDS=3600

@@ -154,8 +154,11 @@ def located(value: str, folder: str | os.PathLike[str] = "") -> Path | str:
             f"a file of another machine, {parts.netloc}: a URL of a file here has three slashes, "
             "file:///PATH"
         )
-    path = urllib.parse.unquote_to_bytes(parts.path)
-    return Path(os.fsdecode(path))
+    try:
+        raw = parts.path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ImageError(f"not a URL: {first_line(error)}") from error
+    return Path(os.fsdecode(urllib.parse.unquote_to_bytes(raw)))
 
 
 def shown_name(name: str) -> str:

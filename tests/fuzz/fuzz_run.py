@@ -1,10 +1,13 @@
 """Runs the fuzzers, each for some seconds, and prints what they did: `make fuzz`.
 
-    python -m tests.fuzz.fuzz_run build/fuzz --seconds 60 --processes 2 [NAME ...]
+    python -m tests.fuzz.fuzz_run build/fuzz --seconds 60 --processes 2 [--repeatable] [NAME ...]
 
 Those in C are programs of libFuzzer, those in Python run under atheris, which is libFuzzer as well.
 All modules are imported once; each target then runs in a fork of this process. Inputs that reach
 new code are kept in FOLDER/inputs/NAME, and an input with a finding next to that folder.
+
+CI runs the targets in Python with --repeatable: it says whether a change is good, and is not where
+new findings are looked for.
 """
 
 from __future__ import annotations
@@ -38,15 +41,17 @@ PROGRAMS = sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.
 # Of memory beyond what the modules take, and of wall time: a machine may be busy.
 _MORE_MEMORY = 1 << 30
 _TIMEOUT = 25
+_FIXED_RATE = 500  # inputs per second of --repeatable
 _DONE = re.compile(r"^#\d+\s+DONE\s+cov: (\d+) ft: (\d+)", re.MULTILINE)
 _RUNS = re.compile(r"stat::number_of_executed_units:\s+(\d+)")
 
 
-def options_of(name: str, folder: Path, seconds: int) -> list[str]:
+def options_of(name: str, folder: Path, seconds: int, *, repeatable: bool) -> list[str]:
     """libFuzzer's options of a target, and its folders of inputs."""
     inputs = folder / "inputs" / name
+    fixed = ["-seed=1", f"-runs={_FIXED_RATE * seconds}"]
     found = [
-        f"-max_total_time={seconds}",
+        *(fixed if repeatable and name in TARGETS else [f"-max_total_time={seconds}"]),
         f"-timeout={_TIMEOUT}",
         "-rss_limit_mb=3000",
         "-print_final_stats=1",
@@ -76,10 +81,10 @@ def fuzz(name: str, options: list[str]) -> None:
     atheris.Fuzz()
 
 
-def start(name: str, folder: Path, seconds: int) -> int:
+def start(name: str, folder: Path, seconds: int, *, repeatable: bool) -> int:
     """Start a target. Returns the number of its process."""
     (folder / "inputs" / name).mkdir(parents=True, exist_ok=True)
-    options = options_of(name, folder, seconds)
+    options = options_of(name, folder, seconds, repeatable=repeatable)
     process = os.fork()
     if process:
         return process
@@ -120,22 +125,33 @@ def main() -> int:
     parser.add_argument("names", nargs="*", default=[*PROGRAMS, *TARGETS], metavar="NAME")
     parser.add_argument("--seconds", type=int, default=60, help="of each target")
     parser.add_argument("--processes", type=int, default=2, help="at once")
+    parser.add_argument(
+        "--repeatable",
+        action="store_true",
+        help="of targets in Python: the same inputs each time, from an empty FOLDER",
+    )
     arguments = parser.parse_intermixed_args()
     folder = arguments.folder.resolve()
     # Targets read files, which are written in memory where there is such a place.
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(prefix="cnclip-fuzz-", dir=memory) as scratch:
         tempfile.tempdir = os.environ["CNCLIP_CACHE"] = scratch
-        return run(arguments.names, folder, arguments.seconds, max(1, arguments.processes))
+        return run(
+            arguments.names,
+            folder,
+            arguments.seconds,
+            max(1, arguments.processes),
+            repeatable=arguments.repeatable,
+        )
 
 
-def run(names: list[str], folder: Path, seconds: int, processes: int) -> int:
+def run(names: list[str], folder: Path, seconds: int, processes: int, *, repeatable: bool) -> int:
     """Run targets, some at a time. Returns the exit status."""
     waiting, running, good = list(names), dict[int, str](), True
     while waiting or running:
         while waiting and len(running) < processes:
             name = waiting.pop(0)
-            running[start(name, folder, seconds)] = name
+            running[start(name, folder, seconds, repeatable=repeatable)] = name
         process, status = os.wait()
         good &= report(running.pop(process), folder, status, seconds)
     return 0 if good else 1

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 
 from cnclip import errors, load_image
 from cnclip.preprocessors import _download
+from cnclip.preprocessors.image import located
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 
@@ -144,6 +145,15 @@ def test_file_urls(tmp_path: Path, png: bytes) -> None:
         assert load_image(url).size == (3, 2)
     with pytest.raises(errors.ImageNotFoundError, match="no such file"):
         load_image(f"file://{tmp_path}/nowhere.png")
+
+
+def test_file_urls_with_bytes_that_are_not_utf8(tmp_path: Path, png: bytes) -> None:
+    path = tmp_path / os.fsdecode(b"\xe7.png")
+    path.write_bytes(png)
+    assert located(f"file://{path}") == path
+    assert load_image(f"file://{path}").size == (3, 2)
+    with pytest.raises(errors.ImageError, match="not a URL"):
+        located("file:///\ud800.png")
 
 
 @pytest.mark.parametrize(
