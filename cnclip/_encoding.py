@@ -31,6 +31,8 @@ _MARKS = (
 )
 _WIDE = tuple(name for _, name in _MARKS if name.startswith(("utf-16", "utf-32")))
 _CHUNK = 1 << 20
+# Chunks of zeros in a row: more are no damaged lines, but a sparse file, which may have terabytes.
+_MAX_ZERO_CHUNKS = 64
 # Of a file that is in memory as a whole: settings, names of classes, queries.
 MAX_TEXT = 64 << 20
 # What is looked at to tell UTF-16 from UTF-8 with NUL bytes.
@@ -82,7 +84,7 @@ def find_encoding(file: IO[bytes], encoding: str | None = None, *, nul: bool = F
 
     Raises:
         UnicodeError: the encoding is unknown; or the file has NUL bytes and is neither UTF-16 nor
-            UTF-32 for certain, or is damaged there.
+            UTF-32 for certain, or is damaged there, or has a long run of zeros.
     """
     try:
         return _find(file, encoding, nul=nul)
@@ -234,7 +236,19 @@ def _shown(name: str) -> str:
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """The rest of a file.
+
+    Raises:
+        UnicodeError: it has a long run of zeros.
+    """
+    zeros = 0
     while chunk := file.read(_CHUNK):
+        zeros = zeros + 1 if chunk.count(0) == len(chunk) else 0
+        if zeros > _MAX_ZERO_CHUNKS:
+            raise UnicodeError(
+                f"has more than {_MAX_ZERO_CHUNKS} MB of zeros in a row, as where a download or a "
+                "copy has failed"
+            )
         yield chunk
 
 

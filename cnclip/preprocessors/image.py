@@ -23,6 +23,8 @@ logger = logging.getLogger("cnclip")
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 
 MAX_DOWNLOAD_BYTES = 64 << 20
+# Far above any file whose image Pillow accepts.
+MAX_FILE = 1 << 30
 # Messages show no more than the beginning of longer names, such as data URLs.
 MAX_SHOWN_NAME = 200
 
@@ -53,9 +55,10 @@ def load_image(
 
     Raises:
         ImageNotFoundError: there is no such file; also a FileNotFoundError.
-        ImageError: it cannot be fetched or decoded, is not a regular file, or has more pixels than
-            the limit (`$CNCLIP_MAX_PIXELS`, by default twice `PIL.Image.MAX_IMAGE_PIXELS`), unless
-            it is a JPEG, which is decoded at a reduced scale; also an OSError.
+        ImageError: it cannot be fetched or decoded, is not a regular file, is larger than 1 GiB, or
+            has more pixels than the limit (`$CNCLIP_MAX_PIXELS`, by default twice
+            `PIL.Image.MAX_IMAGE_PIXELS`), unless it is a JPEG, which is decoded at a reduced scale;
+            also an OSError.
         InputTypeError: the source has another type; also a TypeError.
     """
     if isinstance(source, bytes | bytearray | memoryview):
@@ -77,6 +80,8 @@ def load_image(
                     return decode_image(fetch(place, timeout, max_bytes), options=options)
                 name = os.fspath(place)
             with open_file(name) as file:
+                if os.fstat(file.fileno()).st_size > MAX_FILE:
+                    raise ImageError(f"a file of more than {MAX_FILE} bytes")
                 return decode_image(file, options=options)
     except ImageError as error:
         raise error.at(file=shown_name(name)) from error.__cause__

@@ -26,13 +26,11 @@ from .._files import not_a_file, open_checked_file, open_file
 from .._text import first_line, hide_secrets, is_utf8, printable
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.formats import HEAD
-from ..preprocessors.image import fetch, is_url, located, shown_name
+from ..preprocessors.image import MAX_FILE, fetch, is_url, located, shown_name
 from .image_names import ImageNames
 from .names import find_path, with_slashes
 from .rows import Id
 
-# Far above any file whose image Pillow accepts.
-MAX_FILE = 1 << 30
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
