@@ -114,7 +114,7 @@ static void test_many_tokens(void) {
   cnclip_vocab *vocab = read_vocabulary(text, size);
   CHECK(cnclip_vocab_size(vocab) == 4 + 2 * TOKENS);
   for (int i = 0; i < TOKENS; i++) {
-    char token[8];
+    char token[16];
     snprintf(token, sizeof token, "t%04d", i);
     CHECK(find(vocab, token, false) == 4 + TOKENS + i);
   }
