@@ -28,18 +28,26 @@ _TABLES = (".txt", ".csv", ".tsv", ".jsonl", ".json")
 _KINDS = ("images", "texts")
 
 
-def _refuse(url: str) -> bytes:
-    raise ImageError(f"{url!r:.60} is not downloaded here")
+def _is_data(url: object) -> bool:
+    return isinstance(url, str) and url[:5].lower() == "data:"
 
 
 def refuse_downloads() -> None:
     """Let no target ask the network, for as long as the process runs."""
-    images.fetch = _refuse  # type: ignore[attr-defined]
+    fetch = images.fetch  # type: ignore[attr-defined]
+
+    def fetch_data(url: str) -> bytes:
+        if not _is_data(url):
+            raise ImageError(f"{url!r:.60} is not downloaded here")
+        return fetch(url)
+
+    images.fetch = fetch_data  # type: ignore[attr-defined]
 
 
 def _read(image: ImageRef | None) -> None:
     """Read an image of a container; paths, which could be those of any file, are left alone."""
-    if image is not None and isinstance(image.origin, ImageStore | bytes):
+    origin = None if image is None else image.origin
+    if image is not None and (isinstance(origin, ImageStore | bytes) or _is_data(origin)):
         with contextlib.suppress(ImageError):
             image.read()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import io
 import os
 import re
@@ -96,6 +97,8 @@ def start(name: str, folder: Path, seconds: int, *, repeatable: bool) -> int:
             program = folder / "tests" / "fuzz" / f"fuzz_{name}"
             os.execv(program, [str(program), *options])
         fuzz(name, options)
+    except SystemExit:  # atheris has a finding, which libFuzzer writes when the process ends
+        ctypes.CDLL(None).exit(1)
     except BaseException:
         traceback.print_exc()
     os._exit(1)
