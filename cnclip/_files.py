@@ -132,12 +132,18 @@ def open_zip_file(path: str | os.PathLike[str]) -> zipfile.ZipFile:
 
     Raises:
         OSError: it cannot be opened, or is not a regular file.
-        ZIP_ERRORS: it is damaged, or a member that is compressed with LZMA claims much memory.
+        ZIP_ERRORS: it is damaged, or a member claims more bytes than there are, or too much memory.
     """
     check_file(path)
     archive = zipfile.ZipFile(path)
     try:
+        assert archive.fp is not None
+        size = os.fstat(archive.fp.fileno()).st_size
         for member in archive.infolist():
+            # zipfile would allocate what is claimed, before it reads.
+            if member.compress_size > size:
+                claim = f"claims {member.compress_size} bytes, the file has {size}"
+                raise zipfile.BadZipFile(f"{member.filename!r:.80} {claim}")
             if member.compress_type == zipfile.ZIP_LZMA:
                 _check_dictionary(archive, member)
     except BaseException:

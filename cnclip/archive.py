@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._files import ZIP_ERRORS, reading_error
+from ._files import ZIP_ERRORS, open_zip_file, reading_error
 from ._text import first_line, printable, type_and_line
 from .errors import ArchiveError
 
@@ -174,8 +174,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     if not os.path.isfile(path):
         raise ArchiveError("expected a file or a model directory", file=path)
     try:
-        with zipfile.ZipFile(path) as file:
-            # LZMA, which libtorch does not use, may claim gigabytes of memory for a few bytes.
+        with open_zip_file(path) as file:
             if not all(entry.compress_type in _METHODS for entry in file.infolist()):
                 raise ArchiveError("damaged: a part is compressed in another way", file=path)
             claimed = sum(entry.file_size for entry in file.infolist())

@@ -259,7 +259,9 @@ class ClipRetrievalEmbeddings(Embeddings):
         def read(file: Any) -> Any:
             found = parquet_in_memory(file)
             wanted = [n for n in ("id", "image_path", "key", "url", "caption") if n in columns]
-            return found.read(columns=wanted, use_threads=False)
+            table = found.read(columns=wanted, use_threads=False)
+            table.validate(full=True)  # texts that are not UTF-8
+            return table
 
         columns = set(_read_parquet(part.metadata, parquet.read_schema).names)
         table = _read_parquet(part.metadata, read)
@@ -330,7 +332,7 @@ def _read_parquet(path: Path, read: Any) -> Any:
             return read(file)
     except MemoryError:
         raise
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, UnicodeDecodeError) as error:
         raise EmbeddingsError(f"damaged: {first_line(error)}", file=path) from error
     except OSError as error:
         raise EmbeddingsError(f"cannot be read: {first_line(error)}", file=path) from error

@@ -328,9 +328,10 @@ def load_lines(folder: Path, shard: Shard) -> Any:
     try:
         with open_file(path) as file:
             table = parquet_in_memory(file).read(use_threads=False)
+        table.validate(full=True)  # texts that are not UTF-8
     except MemoryError:
         raise
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, UnicodeDecodeError) as error:
         raise EmbeddingsError(f"damaged: {first_line(error)}", file=path) from error
     except OSError as error:
         raise _unreadable(path, error) from error

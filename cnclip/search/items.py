@@ -85,7 +85,7 @@ class ItemTable:
             table = arrow.ipc.open_file(arrow.py_buffer(content)).read_all()
         except MemoryError:
             raise
-        except arrow.ArrowException as error:
+        except (arrow.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(first_line(error)) from error
         if table.schema != _empty().schema:
             raise ValueError("columns with other names or types")

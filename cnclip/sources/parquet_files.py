@@ -94,7 +94,7 @@ class RowGroup(ImageStore):
                         table = file.read_row_group(self._number, [self._column], use_threads=False)
                 except MemoryError:
                     raise
-                except (arrow.ArrowException, OSError) as error:
+                except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
                     reason = f"row group {self._number} cannot be read: {first_line(error)}"
                     raise ImageError(reason) from error
                 self._values = table.column(0)
@@ -240,7 +240,7 @@ class ParquetTable:
                         yield Row(start + row + 1, image, *values[1:])
                 except MemoryError:
                     raise
-                except (arrow.ArrowException, OSError) as error:
+                except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
                     reason = f"row group {group} is damaged: {first_line(error)}"
                     where = Where(file=self._name, line=start + row + 2)
                     problems.add(ProblemKind.DAMAGED, where, reason)

@@ -17,8 +17,9 @@ import pytest
 
 from cnclip._files import read_at_most
 from cnclip.archive import read_archive
-from cnclip.bulk.folder import read_npy
-from cnclip.errors import ArchiveError, DatasetError, ImageError, IndexFileError
+from cnclip.bulk.folder import load_lines, read_npy
+from cnclip.bulk.items import open_sources
+from cnclip.errors import ArchiveError, DatasetError, EmbeddingsError, ImageError, IndexFileError
 from cnclip.search import Index
 from cnclip.search.index_file import MAGIC, read_description
 from cnclip.sources import images
@@ -143,8 +144,55 @@ def test_lzma_that_is_damaged(tmp_path: Path) -> None:
 def test_an_archive_that_claims_all_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.cnclip.pt"
     path.write_bytes(with_dictionary(zip_of(zipfile.ZIP_LZMA, "a/extra/cnclip.json"), 0xFFFFFFFF))
+    with pytest.raises(ArchiveError, match="claims 4294967295 bytes"):
+        read_archive(path)
+
+
+def test_an_archive_with_lzma(tmp_path: Path) -> None:
+    path = tmp_path / "a.cnclip.pt"
+    path.write_bytes(zip_of(zipfile.ZIP_LZMA, "a/extra/cnclip.json"))
     with pytest.raises(ArchiveError, match="compressed in another way"):
         read_archive(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_members_that_claim_more_than_the_file_has(tmp_path: Path, method: int) -> None:
+    good = zip_of(method, "a/extra/cnclip.json")
+    at = good.index(b"PK\x01\x02") + 20
+    claim = struct.pack("<I", 1 << 31) + good[at + 4 : at + 8]
+    path = tmp_path / "a.cnclip.pt"
+    path.write_bytes(good[:at] + claim + good[at + 8 :])
+    with pytest.raises(ArchiveError, match="claims 2147483648 bytes, the file has"):
+        read_archive(path)
+    with pytest.raises(DatasetError, match="claims 2147483648 bytes, the file has"), open_zip(path):
+        pass
+
+
+def test_lines_that_are_not_utf8(tmp_path: Path) -> None:
+    """In the names of columns, and in texts."""
+    pytest.importorskip("pyarrow")
+    manifest = fuzz_models._manifest()
+    shard = manifest.shards[0]
+    seed = next(one for one in fuzz_models._shards() if one[:1] == b"\1")[1:]
+    path = tmp_path / f"{shard.name}.parquet"
+    path.write_bytes(seed)
+    assert load_lines(tmp_path, shard).num_rows == 2
+    for good, bad in ((b"caption", b"cap\xffion"), ("图".encode(), b"\xff" * 3)):
+        assert good in seed
+        path.write_bytes(seed.replace(good, bad))
+        with pytest.raises(EmbeddingsError, match="damaged"):
+            load_lines(tmp_path, shard)
+
+
+@pytest.mark.parametrize(
+    "value", ["file:///a\udce7b", "file:///\ud800", "file:///%00", "FILE:a\udcff"]
+)
+def test_file_urls_that_are_not_utf8(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(value.encode("utf-8", "surrogatepass") + b"\n1.png\n")
+    items = list(open_sources(path).items())
+    assert len(items) == 2
+    assert items[0].error is not None
 
 
 @pytest.mark.parametrize(
