@@ -101,3 +101,9 @@ def test_kubernetes(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"`{KEYS_VARIABLE}`" in PAGE.read_text(encoding="utf-8")
     monkeypatch.setenv(KEYS_VARIABLE, "a key")
     assert Keys.read(None)
+
+
+def test_kubernetes_accepts_the_manifest() -> None:
+    yaml = pytest.importorskip("yaml", reason="pyyaml is not installed")
+    schemas = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is missing")
+    schemas.validate(yaml.safe_load(block("yaml")), schemas.latest_version(), strict=True)
