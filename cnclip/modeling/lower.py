@@ -391,7 +391,7 @@ def _prepare_source(unit: nn.Module) -> str:
         elif name == "c_proj.weight" and isinstance(unit, AttentionPool):
             value = f"{PACK}({place}, 'fp32')"
         elif name in ("proj", "text_projection"):  # [width, embed_dim]
-            value = f"{PACK}({place}.t(), 'fp32')"
+            value = f"{PACK}({place}.t().contiguous(), 'fp32')"
         elif name in linears:
             value = f"{PACK}({place}, precision)"
         else:
