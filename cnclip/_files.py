@@ -48,12 +48,6 @@ ZIP_ERRORS = (
 )
 
 
-def reading_error(error: Exception) -> OSError | None:
-    """The OSError of a file that cannot be read, for which zipfile raises one of ZIP_ERRORS."""
-    cause = error.__context__
-    return cause if isinstance(cause, OSError) and cause.errno != errno.EINVAL else None
-
-
 def not_a_file(mode: int) -> str | None:
     """The reason not to open a path with this `st_mode`, as a message; None for a regular file.
 
@@ -131,11 +125,17 @@ def open_zip_file(path: str | os.PathLike[str]) -> zipfile.ZipFile:
     """Open a zip to read it.
 
     Raises:
-        OSError: it cannot be opened, or is not a regular file.
+        OSError: it cannot be opened or read, or is not a regular file.
         ZIP_ERRORS: it is damaged, or a member claims more bytes than there are, or too much memory.
     """
     check_file(path)
-    archive = zipfile.ZipFile(path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        cause = error.__context__  # zipfile calls a file damaged that cannot be read
+        if isinstance(cause, OSError) and cause.errno != errno.EINVAL:
+            raise cause from None
+        raise
     try:
         assert archive.fp is not None
         size = os.fstat(archive.fp.fileno()).st_size

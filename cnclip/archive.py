@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._files import ZIP_ERRORS, open_zip_file, reading_error
+from ._files import ZIP_ERRORS, open_zip_file
 from ._text import first_line, printable, type_and_line
 from .errors import ArchiveError
 
@@ -186,8 +186,6 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except OSError as error:
         raise ArchiveError(f"cannot be read: {first_line(error)}", file=path) from error
     except ZIP_ERRORS as error:
-        if (cause := reading_error(error)) is not None:
-            raise ArchiveError(f"cannot be read: {first_line(cause)}", file=path) from error
         raise ArchiveError(
             f"truncated, damaged, or not a TorchScript archive: {first_line(error)}", file=path
         ) from error

@@ -6,7 +6,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from .._files import ZIP_ERRORS, open_file, reading_error
+from .._files import ZIP_ERRORS, open_file, open_zip_file
 from .._text import first_line, type_and_line
 from ..errors import CheckpointError
 
@@ -103,11 +103,11 @@ def check_zip(path: Path) -> None:
     if not _head(path).startswith(ZIP_MAGIC):
         return
     try:
-        with zipfile.ZipFile(path) as parts:
+        with open_zip_file(path) as parts:
             entries = parts.infolist()
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {first_line(error)}", file=path) from error
     except ZIP_ERRORS as error:
-        if (cause := reading_error(error)) is not None:
-            raise CheckpointError(f"cannot be read: {first_line(cause)}", file=path) from error
         raise CheckpointError(
             f"damaged, or not downloaded to its end: {type_and_line(error)}", file=path
         ) from error

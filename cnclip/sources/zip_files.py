@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from .._encoding import decode_names
-from .._files import ZIP_ERRORS, open_file, open_zip_file, reading_error
+from .._files import ZIP_ERRORS, open_file, open_zip_file
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.formats import HEAD
@@ -42,8 +42,6 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     except OSError as error:
         raise DatasetError(f"cannot be read: {first_line(error)}", file=path) from error
     except ZIP_ERRORS as error:
-        if (cause := reading_error(error)) is not None:
-            raise DatasetError(f"cannot be read: {first_line(cause)}", file=path) from error
         raise DatasetError(f"not a zip, or damaged: {first_line(error)}", file=path) from error
     with archive:
         yield archive
