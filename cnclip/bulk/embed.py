@@ -20,7 +20,13 @@ from ..archive import ArchiveInfo
 from ..errors import DatasetError
 from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_texts
 from ..preprocessors.decoding import DECODES, DEPTHS, FRAMES, Decode, ImageOptions
-from ..preprocessors.formats import FORMAT_SETS, FormatSet, set_of_environment
+from ..preprocessors.formats import (
+    FORMAT_SETS,
+    FORMATS_VARIABLE,
+    RARE_FORMATS,
+    FormatSet,
+    set_of_environment,
+)
 from ..preprocessors.text import TextCounts, TextInput, normalize_text
 from ..progress import progress
 from ..sources import ProblemKind, Problems, pyarrow_modules
@@ -134,8 +140,8 @@ class EmbedOptions:
     )
     formats: FormatSet | None = option(
         None,
-        "common leaves out images in formats that few need (DDS, ICNS, PCX, PSD, QOI, SGI, SUN, "
-        "TGA), all opens them (default: $CNCLIP_FORMATS, else common)",
+        f"common leaves out images in formats that few need ({', '.join(RARE_FORMATS)}), all opens "
+        f"them (default: ${FORMATS_VARIABLE}, else common)",
         choices=FORMAT_SETS,
     )
     max_pixels: int | None = option(

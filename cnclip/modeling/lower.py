@@ -387,7 +387,7 @@ def _prepare_source(unit: nn.Module) -> str:
             value = "torch.empty(0)"
         elif name == "conv1.weight" and isinstance(unit, VisionTransformer):
             value = f"{PACK}({place}.flatten(1), precision)"
-        # The last layer has one row per item: it is never worth less than fp32.
+        # The last layers have one row per item, and stay in fp32.
         elif name == "c_proj.weight" and isinstance(unit, AttentionPool):
             value = f"{PACK}({place}, 'fp32')"
         elif name in ("proj", "text_projection"):  # [width, embed_dim]

@@ -50,8 +50,8 @@ static size_t read_text(const uint8_t *bytes, size_t size, uint32_t *characters)
   return length;
 }
 
-/* Encodes a text, checks the answer, and returns how many ids there are. `ids` has room for one
- * more than the context. */
+/* Encodes a text, checks the answer, and returns the number of ids of the whole text. `ids` has
+ * room for one more than the context. */
 static size_t encode(cnclip_text text, size_t context_length, int64_t *ids) {
   size_t written, full;
   memset(ids, -1, (context_length + 1) * sizeof *ids);
