@@ -21,8 +21,9 @@ from .._files import open_file
 from .._text import first_line, is_utf8
 from ..errors import DatasetError, Where
 from ..preprocessors.formats import HEAD, RAW_SUFFIXES
+from ..preprocessors.image import MAX_FILE
 from .image_names import ImageNames
-from .images import MAX_FILE, read_head
+from .images import read_head
 from .names import with_slashes
 from .parquet_files import pyarrow_modules
 from .rows import ProblemKind, Problems

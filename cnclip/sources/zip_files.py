@@ -16,9 +16,10 @@ from .._files import ZIP_ERRORS, open_file, open_zip_file
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
 from ..preprocessors.formats import HEAD
+from ..preprocessors.image import MAX_FILE
 from .exclusions import Exclusions
 from .image_names import ImageNames
-from .images import MAX_FILE, ImageStore
+from .images import ImageStore
 from .names import with_slashes
 from .rows import Id
 
