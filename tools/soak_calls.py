@@ -12,12 +12,11 @@ descriptors, threads and mappings are printed. The exit status is 1 if
 - after the warm-up, memory has grown by more than 5 MB (`--growth`), descriptors or threads at all,
   or mappings by more than 20.
 
-Memory is the process's own and its part of what is shared (PSS), after free memory was returned to
-the system (malloc_trim): what glibc keeps for later calls is no growth. So that the rest is seen,
-glibc has one arena for all threads, and oneDNN keeps compiled code for 32 shapes, not for 1,024:
-by default that takes 100 MB more, and hours until it is full. Growth is measured from the largest
-of the first states after the warm-up to the smallest of the last ones, three of each, since heaps
-have gaps that come and go.
+Memory is what is resident, after free memory was returned to the system (malloc_trim): what glibc
+keeps for later calls is no growth. So that the rest is seen, glibc has one arena for all threads,
+and oneDNN keeps compiled code for 32 shapes, not for 1,024: by default that takes 100 MB more, and
+hours until it is full. Growth is measured from the largest of the first states after the warm-up to
+the smallest of the last ones, three of each, since heaps have gaps that come and go.
 """
 
 from __future__ import annotations

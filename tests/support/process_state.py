@@ -15,7 +15,9 @@ class State:
     """What a process holds.
 
     Attributes:
-        memory: Bytes: those of the process alone and its part of shared ones.
+        memory: Bytes that are resident, shared ones included. What other processes do does not
+            change it, as it changes PSS: the part of a shared library grows when another process
+            that uses it ends.
         descriptors: Open descriptors.
         threads: Threads.
         mappings: Lines of /proc/PID/maps.
@@ -30,7 +32,7 @@ class State:
     def of(cls, process: psutil.Process) -> State:
         """The present state."""
         return cls(
-            process.memory_full_info().pss,
+            process.memory_info().rss,
             process.num_fds(),
             process.num_threads(),
             len(Path(f"/proc/{process.pid}/maps").read_bytes().splitlines()),
