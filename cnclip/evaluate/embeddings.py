@@ -147,5 +147,6 @@ def _digest(data: RetrievalData, pipeline: MultiModalEmbeddingPipeline) -> str:
     try:
         parts += map(identity_of, data.files())
     except OSError as error:
-        raise DatasetError(f"cannot be read: {first_line(error)}", file=data.name) from error
+        file = error.filename or data.name
+        raise DatasetError(f"cannot be read: {first_line(error)}", file=file) from error
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -332,6 +332,35 @@ def touch(*paths: Path) -> Path:
     return paths[0] if len(paths) == 1 else paths[0].parent
 
 
+def test_an_open_data_set(model: MultiModalEmbeddingPipeline, data: Path) -> None:
+    opened = open_retrieval(data, "valid")
+    assert retrieval(opened, model).to_dict() == retrieval(data, model).to_dict()
+
+
+@pytest.mark.parametrize("output", [None, "out"])
+def test_no_text_or_image_that_can_be_used(
+    output: str | None, model: MultiModalEmbeddingPipeline, tmp_path: Path
+) -> None:
+    folder = None if output is None else tmp_path / output
+    image = asset_path("gallery") / gallery_rows()[0]["file"]
+    write_split(tmp_path / "images", "valid", [(1, b"no image")], [(1, "猫", [1])])
+    with pytest.raises(DatasetError, match=r"valid_imgs\.tsv:1"):
+        retrieval(tmp_path / "images", model, output=folder)
+    write_split(tmp_path / "texts", "valid", [(1, image.read_bytes())], [(1, "猫", [2])])
+    with pytest.raises(DatasetError, match=r"no text .*valid_texts\.jsonl:1"):
+        retrieval(tmp_path / "texts", model, output=folder)
+
+
+def test_a_data_set_that_is_gone_when_it_is_read(
+    model: MultiModalEmbeddingPipeline, data: Path, tmp_path: Path
+) -> None:
+    opened = open_retrieval(data, "valid")
+    list(opened.texts(Problems()))
+    (data / "valid_imgs.tsv").unlink()
+    with pytest.raises(DatasetError, match=r"valid_imgs\.tsv"):
+        retrieval(opened, model, output=tmp_path / "out")
+
+
 def test_a_split_that_is_not_there(data: Path) -> None:
     with pytest.raises(DatasetError, match="has no split 'test'; it has valid"):
         open_retrieval(data, "test")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.html import HOSTILE, ParsedHtml, selectors
 
+from cnclip.datasets import Problem, ProblemKind
+from cnclip.errors import Where
 from cnclip.evaluate import ZeroShotReport
 from cnclip.evaluate.confusion_table import MAX_CLASSES
 
@@ -70,6 +75,37 @@ def test_report_shows_predicted_classes(
         re.findall(r"rgba\((\d+),.*, (.*)\)", one.get("style") or "") for one in seen.all("td")
     ]
     assert [one[0] for one in shades if one] == [("43", "0.45"), ("201", "0.15"), ("43", "0.60")]
+
+
+def test_report_counts_what_was_skipped() -> None:
+    problem = Problem(ProblemKind.NO_IMAGE, Where(file="list.txt", line=3), "no such file")
+    found = replace(report([[1]]), problems=[problem])
+    assert (
+        "top-1 100.0 % · mean per class 50.0 % · skipped 1" in ParsedHtml(found._repr_html_()).text
+    )
+
+
+@pytest.mark.parametrize(("count", "counted"), [(20, True), (60, False)])
+def test_drawing_leaves_out_what_would_overlap(
+    count: int, counted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = pytest.importorskip("matplotlib.figure")
+    from cnclip.evaluate.confusion_plot import draw_confusion
+
+    drawn: list[Any] = []
+
+    def keep(figure: Any, path: Path, **options: object) -> None:
+        drawn.append(figure.axes[0])
+        path.touch()
+
+    monkeypatch.setattr(figures.Figure, "savefig", keep)
+    for classes in (count, count + 1):
+        draw_confusion(report(np.eye(classes, dtype=int).tolist()), tmp_path / "c.png")
+    few, many = drawn
+    assert (len(few.texts), len(many.texts)) == (count if counted else 0, 0)
+    names = [len({label.get_text() for label in axes.get_xticklabels()}) for axes in drawn]
+    assert names[0] == count
+    assert (names[1] == count + 1) == (count < 60)
 
 
 def test_report_of_many_classes_has_no_columns() -> None:

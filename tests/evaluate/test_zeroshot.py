@@ -15,7 +15,7 @@ from cnclip import cli, pipeline
 from cnclip.assets import asset_path
 from cnclip.errors import DatasetError, InvalidInputError
 from cnclip.evaluate import Classified, ZeroShotClassifier, zeroshot
-from cnclip.evaluate.texts import LABELS, TEMPLATES, bundled_labels, read_templates
+from cnclip.evaluate.texts import LABELS, TEMPLATES, bundled_labels, read_labels, read_templates
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 CLASSES = {
@@ -111,6 +111,26 @@ def test_wrong_classes(
         ZeroShotClassifier(labels, model, **options)  # type: ignore[arg-type]
 
 
+def test_a_classifier_in_words(model: MultiModalEmbeddingPipeline) -> None:
+    one = ZeroShotClassifier(["猫"], model, "plain")
+    assert repr(one) == "ZeroShotClassifier(1 class: 猫; 1 template)"
+    six = ZeroShotClassifier(list("猫狗牛羊马鸡"), model, ["{}", "一张{}"])
+    assert repr(six) == "ZeroShotClassifier(6 classes: 猫, 狗, 牛, 羊, 马, ...; 2 templates)"
+
+
+def test_names_are_normalized_unless_asked_otherwise(model: MultiModalEmbeddingPipeline) -> None:
+    names = ["ABC", "abc"]
+    same = ZeroShotClassifier(["ABC"], model, ["{}D"])
+    np.testing.assert_array_equal(
+        same.class_vectors, ZeroShotClassifier(["abc"], model, ["{}d"]).class_vectors
+    )
+    texts = [f"{name}狗" for name in names]
+    kept = ZeroShotClassifier(names, model, ["{}狗"], normalize=False)
+    np.testing.assert_allclose(
+        kept.class_vectors, model.forward({"text": texts})["text_embedding"], atol=1e-6
+    )
+
+
 def test_wrong_embeddings(model: MultiModalEmbeddingPipeline) -> None:
     classifier = ZeroShotClassifier(["猫"], model, "plain")
     for rows in (np.ones((1, 3), np.float32), np.zeros((1, 128), np.float32)):
@@ -203,6 +223,8 @@ def test_unusable_images_are_named(
 
 def test_no_data_sets(folders: Path, tmp_path: Path, model: MultiModalEmbeddingPipeline) -> None:
     (tmp_path / "empty").mkdir()
+    listed = tmp_path / "list.txt"
+    listed.write_text("gone.png 0\nlist.txt 0\n")
     for path, options, message in (
         (tmp_path / "nowhere", {}, "no such data set"),
         (tmp_path / "empty", {}, "has no folders"),
@@ -210,9 +232,41 @@ def test_no_data_sets(folders: Path, tmp_path: Path, model: MultiModalEmbeddingP
         (folders, {"split": "valid"}, "has no folder 'valid'"),
         (folders, {"split": "test", "labels": ["猫"]}, "6 folders, but 1 labels"),
         (folders, {"split": "test", "labels": "cifar10"}, "no label for the folder 'apple'"),
+        (listed, {}, r"list\.txt: a list of images requires labels"),
+        (listed, {"labels": ["猫"]}, r"no image can be used: list\.txt:1: gone\.png: no such file"),
     ):
         with pytest.raises(DatasetError, match=message):
             zeroshot(path, model, **options)  # type: ignore[arg-type]
+
+
+def test_a_file_of_labels_names_the_classes_of_a_list(
+    model: MultiModalEmbeddingPipeline, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("dog\t狗\ncat\t猫\n", encoding="utf-8")
+    shutil.copy(files_of("cat")[0], tmp_path / "cat.png")
+    (tmp_path / "list.txt").write_text("cat.png 1\n")
+    report = zeroshot(tmp_path / "list.txt", model, labels=labels)
+    assert (report.labels, report.per_class) == (["狗", "猫"], {"狗": None, "猫": 100.0})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        (" \n\n", "is empty"),
+        ("cat\t猫\n狗\n", "label 2: expected 'folder TAB name'"),
+        ("cat\t猫\ndog\t \t狗\n", "label 2: expected 'folder TAB name'"),
+        ("cat\t猫\n\ncat\t狗\n", "has a folder twice"),
+        ("猫\n\0\n", r"labels\.tsv:2: has a NUL byte"),
+    ],
+)
+def test_files_of_labels_that_cannot_be_used(content: str, message: str, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.tsv"
+    labels.write_text(content, encoding="utf-8")
+    with pytest.raises(InvalidInputError, match=message) as raised:
+        read_labels(labels)
+    assert "labels.tsv" in str(raised.value)
 
 
 def test_bundled_labels() -> None:

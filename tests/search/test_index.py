@@ -15,7 +15,7 @@ from cnclip.errors import (
     ModelMismatchError,
 )
 from cnclip.evaluate import top_k
-from cnclip.search import Index, connect, vectors
+from cnclip.search import Index, connect, tuning, vectors
 from tests.support.search import DIM, KINDS, MODEL, OTHER, found, made, names, recall, unit
 
 faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `search`")
@@ -192,3 +192,44 @@ def test_numbers_of_hits_below_one_are_refused() -> None:
             search(unit(1), 0)
         with pytest.raises(InputTypeError, match="k: expected int"):
             search(unit(1), 2.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_item_and_its_vector_are_found_by_the_id(kind: str) -> None:
+    rows = unit(300, clusters=10)
+    index = made(rows, kind)
+    item = index.item("123")
+    assert item is not None
+    assert (item[0].id, item[0].score) == ("123", 1.0)
+    np.testing.assert_allclose(item[1], rows[123], atol=1e-3 if kind == "ivfpq" else 1e-6)
+    index.remove(["123"])
+    assert index.item("123") is None and index.item("unknown") is None
+
+
+def test_an_index_in_words() -> None:
+    assert (
+        repr(made(unit(2))) == "Index('the index': 2 images, 32 columns, exact; model some, fp32)"
+    )
+    nameless = Index.create(4, model=None, contents="texts")
+    assert "0 texts, 4 columns, exact; model an unknown model" in repr(nameless)
+
+
+def test_an_approximate_search_may_find_fewer() -> None:
+    rows = unit(4000, clusters=100)
+    index = made(rows, "ivfpq")
+    index._vectors.effort = 1  # one cluster, which has fewer vectors than are asked for
+    assert 0 < len(index.search(rows[0], 3000)[0]) < 3000
+
+
+def test_effort_grows_until_most_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = made(unit(3000), "hnsw")
+    monkeypatch.setitem(tuning.EFFORTS, "hnsw", (1, 300, 3000))
+    index.prepare()
+    assert index.measured is not None and index.measured.recall >= 0.95
+    assert index._vectors.effort == index.measured.effort == 300
+    # The largest one is kept where none is enough.
+    monkeypatch.setitem(tuning.EFFORTS, "hnsw", (1, 2))
+    few = made(unit(3000), "hnsw")
+    few.prepare()
+    assert few.measured is not None and few.measured.recall < 0.95
+    assert few._vectors.effort == few.measured.effort == 2

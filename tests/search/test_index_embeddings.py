@@ -53,3 +53,22 @@ def test_missing_and_damaged_shards_are_named(embeddings: Path) -> None:
             index_embeddings(embeddings)
     with pytest.raises(EmbeddingsError, match="manifest"):
         index_embeddings(embeddings.parent / "photos")
+
+
+def test_embeddings_of_nothing(tmp_path: Path, embedder: MultiModalEmbeddingPipeline) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    report = bulk.embed(tmp_path / "bad.png", embedder, tmp_path / "out")
+    assert (report.rows, report.failed) == (0, 1)
+    with pytest.raises(InvalidInputError, match=r"out: has no embeddings to index"):
+        index_embeddings(tmp_path / "out")
+
+
+def test_queries_of_another_precision_are_logged(
+    embeddings: Path, embedder: MultiModalEmbeddingPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = index_embeddings(embeddings)
+    index.find(embedder, text="猫", k=1)
+    assert not caplog.messages
+    index.precision = "bf16"
+    index.find(embedder, text="猫", k=1)
+    assert "its vectors are in bf16, the query is in fp32: scores differ" in caplog.text

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cnclip.errors import CnclipError, IndexFileError, IndexNotFoundError
-from cnclip.search import Index
+from cnclip.search import Index, index_file
+from cnclip.search.items import ItemTable
 from tests.support.search import DIM, KINDS, MODEL, made, names, unit
 
 faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `search`")
@@ -267,3 +269,51 @@ def test_a_file_that_is_replaced_while_it_is_open(tmp_path: Path) -> None:
     before = index.search(unit(1, seed=3))
     made(unit(10, DIM, seed=9)).save(path)
     assert index.search(unit(1, seed=3)) == before
+
+
+def test_checksums_are_compared_unless_asked_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "it.index"
+    made(unit(300, DIM)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(DAMAGE["vectors"](content))
+    with pytest.raises(IndexFileError, match="vectors do not match"):
+        Index.load(path)
+    assert len(Index.load(path, check=False)) == 300
+
+
+@pytest.mark.parametrize("changes", [{"dim": DIM + 1}, {"removed": [300]}, {"removed": ["x"]}])
+def test_a_description_of_another_index(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "it.index"
+    made(unit(300, DIM)).save(path)
+    path.write_bytes(reformatted(path.read_bytes(), changes))
+    with pytest.raises(IndexFileError, match=r"it\.index: cannot be read as an index"):
+        Index.load(path)
+
+
+def test_items_of_other_columns(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    index = made(unit(3))
+    good = np.frombuffer(index._items.to_bytes(), np.uint8)
+    assert ItemTable.from_buffer(good).ids() == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="Arrow file"):
+        ItemTable.from_buffer(np.zeros(64, np.uint8))
+    other = ItemTable(arrow.table({"id": ["a"]}))
+    with pytest.raises(ValueError, match="columns with other names or types"):
+        ItemTable.from_buffer(np.frombuffer(other.to_bytes(), np.uint8))
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_file_that_is_truncated_while_it_is_opened(
+    tmp_path: Path, mapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "it.index"
+    made(unit(300, DIM)).save(path)
+    description = index_file.read_description(path)
+    size = path.stat().st_size
+    os.truncate(path, 1000)
+    with pytest.raises(IndexFileError, match="changed in place"):
+        index_file.IndexParts(path, description, mapped=mapped)
+    # Between the look at its size and reading it.
+    monkeypatch.setattr(index_file, "_state", lambda descriptor: (size, 0))
+    with pytest.raises(IndexFileError, match="changed in place"):
+        index_file.IndexParts(path, description, mapped=mapped)

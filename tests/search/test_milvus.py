@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cnclip import bulk
@@ -48,7 +49,15 @@ def test_milvus_finds_what_an_index_finds(milvus: str) -> None:
         first = hits[0][0].id
         assert remote.remove([first, "unknown"]) == 1 and len(remote) == 1499
         assert first not in {hit.id for hit in remote.search(queries[0], 7)[0]}
-        for ids, words in ((["a", "5"], "'5' is in the collection"), (["a", "\udcff"], "UTF-8")):
+        item = remote.item("7")
+        assert item is not None and item[0].path == "/照片/7.png" and item[0].text is None
+        np.testing.assert_allclose(item[1], rows[7], atol=1e-6)
+        assert remote.item("unknown") is None
+        for ids, words in (
+            (["a", "5"], "'5' is in the collection"),
+            (["a", "\udcff"], "UTF-8"),
+            (["a", "长" * 21846], "has more than 65535 bytes"),
+        ):
             with pytest.raises(InvalidInputError, match=words):
                 remote.add(unit(2, seed=3), ids)
         for options in ({"model": OTHER}, {"precision": "int8"}):
@@ -62,6 +71,14 @@ def test_milvus_finds_what_an_index_finds(milvus: str) -> None:
         connect(milvus, model=OTHER)
     with pytest.raises(InvalidInputError, match="no collection other; it has cnclip"):
         connect(milvus, "other")
+
+
+def test_a_collection_of_another_program(milvus: str) -> None:
+    pymilvus = pytest.importorskip("pymilvus")
+    with contextlib.closing(pymilvus.MilvusClient(milvus)) as client:
+        client.create_collection("theirs", dimension=4)
+    with pytest.raises(MilvusError, match="collection theirs: .*was not created by cnclip"):
+        connect(milvus, "theirs")
 
 
 def test_milvus_is_filled_and_asked_by_a_pipeline(

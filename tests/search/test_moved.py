@@ -85,7 +85,12 @@ def test_places_of_archives_urls_and_odd_names(tmp_path: Path) -> None:
     )
     assert places.place("7", "/old/b.png") == ("7", f"{root}/b.png")
     assert places.place("/old/b.png", "/old/b.png") == (f"{root}/b.png", f"{root}/b.png")
-    for same in (("u", "http://host/b.png"), ("/gone.png", "/gone.png"), ("5", "5")):
+    for same in (
+        ("u", "http://host/b.png"),
+        ("f", "file://host/b.png"),
+        ("/gone.png", "/gone.png"),
+        ("5", "5"),
+    ):
         assert places.place(*same) == same
     assert places.moved(Hit("/old/b.png", 0.5, "7")).path == f"{root}/b.png"
     assert gone_message(["http://host/b.png", "5", str(root / "b.png")]) is None

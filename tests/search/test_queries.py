@@ -87,3 +87,14 @@ def test_suggested_thresholds_tell_nonsense_from_words(
     assert images.suggested == index.thresholds["image"]
     assert 1 <= sum(hit.score >= (images.suggested or 0) for hit in images.hits) < 40
     assert nonsense_texts(b"[UNK]\nabc\n") == []
+
+
+def test_answers_of_vectors(gallery: Path, embedder: MultiModalEmbeddingPipeline) -> None:
+    index = Index.load(gallery)
+    row = embedder.forward({"text": "猫"})["text_embedding"][0]
+    assert index.answer(row, None, k=3) == index.find(embedder, "猫", k=3)
+    colder = index.answer(row, None, k=3, temperature=0.001).hits
+    assert [hit.score for hit in colder] == [hit.score for hit in index.search(row, 3)[0]]
+    assert (colder[0].probability or 0) > 0.99
+    with pytest.raises(InvalidInputError, match="query: expected a text, an image, or both"):
+        index.answer(None, None, k=3)
