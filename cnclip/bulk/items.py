@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -415,8 +415,8 @@ class Container(NamedTuple):
         """The rows that were left out."""
         for problem in problems:
             if problem.skipped:
-                inner = problem.where.member or problem.where.line
-                id = self.path if inner is None else f"{self.path}:{spelled_id(inner)}"
+                inner = (problem.where.member, problem.where.line)
+                id = ":".join([self.path, *(spelled_id(one) for one in inner if one is not None)])
                 yield self.failed(id, problem.reason)._replace(listed=problem.where)
 
 
@@ -527,7 +527,8 @@ def _zip_items(path: str, opened: OpenedSources) -> Iterator[Item]:
     for split in splits:
         for row in with_problems(TsvData(Path(path), split, split, encoding).images):
             if isinstance(row, Problem):
-                yield from container.skipped([row])
+                place = Where(file=container.path, member=row.where.file, line=row.where.line)
+                yield from container.skipped([replace(row, where=place)])
             else:
                 yield container.image(spelled_id(row.image_id), row.image)
     if not splits:

@@ -6,6 +6,8 @@ import base64
 import os
 import shutil
 import socket
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,8 @@ def test_damaged_archives(embed: Embed, some: list[Path], tmp_path: Path) -> Non
 
 
 def test_nothing_to_embed(embed: Embed, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="sources: expected at least one"):
+        embed([])
     with pytest.raises(DatasetError, match="nowhere: no such file or folder"):
         embed(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="unknown kind of file"):
@@ -221,3 +225,43 @@ def test_a_path_may_look_like_a_url(embed: Embed, some: list[Path], tmp_path: Pa
     shutil.copy(some[0], tmp_path / "ftp:" / "host" / "a.png")
     (tmp_path / "some.txt").write_text("ftp://host/a.png\n")
     assert embed(tmp_path / "some.txt").rows == 1
+
+
+def test_a_report_names_only_the_first_of_many_failures(
+    embed: Embed, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = sorted(photos.glob("*.png"))[:3]
+    for path in bad:
+        path.write_bytes(b"no image")
+    monkeypatch.setattr(sys.modules["cnclip.bulk.embed"], "MAX_FAILED", 2)
+    report = embed(photos)
+    assert (report.rows, report.failed) == (17, 3)
+    assert [where for where, _ in report.first_failed] == [str(path) for path in bad[:2]]
+
+
+def test_equal_ids_of_a_table(embed: Embed, some: list[Path], tmp_path: Path) -> None:
+    rows = "".join(f"a,{path}\n" for path in some[:2])
+    (tmp_path / "list.csv").write_text(f"id,path\n{rows}")
+    report = embed(tmp_path / "list.csv")
+    assert (report.rows, report.failed) == (1, 1)
+    assert report.first_failed == [
+        (f"{tmp_path}/list.csv:3: {some[1]}", "another item has this id"),
+    ]
+
+
+def test_broken_rows_of_chinese_clip_in_a_zip(
+    embed: Embed, some: list[Path], tmp_path: Path
+) -> None:
+    write_tsv(tmp_path / "valid_imgs.tsv", some[:3])
+    lines = (tmp_path / "valid_imgs.tsv").read_text().splitlines()
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("valid_imgs.tsv", "\n".join([*lines, "no tab", lines[0], ""]))
+        archive.write(tmp_path / "valid_texts.jsonl", "valid_texts.jsonl")
+    report = embed(tmp_path / "data.zip")
+    assert (report.rows, report.failed) == (3, 2)
+    assert [where for where, _ in report.first_failed] == [
+        f"{tmp_path}/data.zip:valid_imgs.tsv:4",
+        f"{tmp_path}/data.zip:valid_imgs.tsv:5",
+    ]
+    ids = [id for id, _, _ in bulk.open_embeddings(report.output).failed()]
+    assert ids == [where for where, _ in report.first_failed]

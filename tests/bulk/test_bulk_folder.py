@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import random
 import shutil
 from dataclasses import replace
@@ -168,6 +170,9 @@ def test_files_that_are_changed_after_the_opening(
     lines.unlink()
     with pytest.raises(EmbeddingsError, match=f"{lines.name}: is missing"):
         list(opened.ids)
+    lines.mkdir()
+    with pytest.raises(EmbeddingsError, match=f"{lines.name}: cannot be read"):
+        list(opened.ids)
 
 
 def test_one_run_at_a_time(embed: Embed, photos: Path, tmp_path: Path) -> None:
@@ -209,3 +214,20 @@ def test_rebuilding_drops_what_cannot_be_mixed(embed: Embed, photos: Path) -> No
     with locked(folder):
         Store(folder, wanted, rebuild=True).finish()
     assert bulk.open_embeddings(folder).rows == 0
+
+
+def test_a_checksum_of_an_image_that_is_no_number(embed: Embed, photos: Path) -> None:
+    """The folder's own checksums are right: another program wrote it."""
+    folder = embed(photos, shard_items=64).output
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (shard,) = manifest["shards"]
+    path = folder / f"{shard['name']}.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("sha256")
+    pq.write_table(table.set_column(place, "sha256", [["猫"] * len(table)]), path)
+    shard["sha256"]["parquet"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for image in photos.rglob("*.png"):
+        os.utime(image, (1, 1))
+    report = embed(photos, shard_items=64)
+    assert (report.embedded, report.kept) == (20, 0)

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from cnclip import bulk
+from cnclip.bulk import earlier
 from cnclip.bulk.items import Outcome, open_sources
 from cnclip.errors import EmbeddingsError
 from tests.support.bulk import Embed, content_of, failed_of, vectors_of, write_zip
@@ -92,6 +93,46 @@ def test_a_folder_that_moved(
     assert (report.embedded, report.kept) == (0, 20) and reads == []
     assert list(vectors_of(tmp_path / "out")) == list(before)
     assert bulk.open_embeddings(tmp_path / "out").paths == [str(moved / id) for id in before]
+
+
+def test_a_move_is_not_found_in_a_damaged_folder(
+    photos: Path, embed: Embed, tmp_path: Path
+) -> None:
+    embed(photos)
+    photos.rename(tmp_path / "moved")
+    min((tmp_path / "out").glob("*.parquet")).write_bytes(b"damaged")
+    with pytest.raises(EmbeddingsError, match=f"was made of {photos} as well"):
+        embed(tmp_path / "moved")
+    assert embed(tmp_path / "moved", replace=True).rows == 20
+
+
+def test_several_folders_are_not_a_move(photos: Path, embed: Embed, tmp_path: Path) -> None:
+    embed([photos, photos / "inner"])
+    photos.rename(tmp_path / "moved")
+    with pytest.raises(EmbeddingsError, match=f"was made of {photos}, .* as well"):
+        embed(tmp_path / "moved")
+
+
+def test_items_whose_keys_are_equal_are_told_apart(
+    photos: Path, embed: Embed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys have 64 bits: those of different items may be equal."""
+    monkeypatch.setattr(earlier, "_key", lambda *item: 7)
+    monkeypatch.setattr(earlier, "_content_key", lambda sha256: 7)
+    embed(photos)
+    before = vectors_of(tmp_path / "out")
+    first, second, *_ = sorted(photos.glob("*.png"))
+    first.unlink()
+    shutil.copy(second, first)
+    report = embed(photos)
+    assert (report.embedded, report.kept) == (0, 20)
+    after = vectors_of(tmp_path / "out")
+    assert all(
+        np.array_equal(after[id], before[second.name if id == first.name else id]) for id in before
+    )
+    touched(photos)
+    assert embed(photos).kept == 20
+    assert all(np.array_equal(row, after[id]) for id, row in vectors_of(tmp_path / "out").items())
 
 
 def test_a_copy_or_another_folder_is_not_a_move(

@@ -211,6 +211,33 @@ def test_the_iterator(model: MultiModalEmbeddingPipeline, photos: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+def test_the_iterator_yields_the_ids_that_are_asked_for(
+    model: MultiModalEmbeddingPipeline, photos: Path
+) -> None:
+    paths = list(photos.rglob("*.png"))
+    for ids in ("relative", "absolute", None):
+        options = bulk.EmbedOptions(ids=ids)  # type: ignore[arg-type]
+        found = {id for some, _ in bulk.iter_embeddings(photos, model, options) for id in some}
+        assert found == {
+            str(path.relative_to(photos) if ids == "relative" else path) for path in paths
+        }
+
+
+def test_thousands_of_items_are_counted_for_the_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "many.txt").write_text("".join(f"{number}\n" for number in range(2001)))
+    opened = bulk.EmbedOptions(kind="texts").open(tmp_path / "many.txt")
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr("cnclip.progress.SECONDS_BETWEEN_LINES", 0.0)
+    assert sys.modules["cnclip.bulk.embed"]._count(opened) == 2001
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [
+        "looking for texts: 1000",
+        "looking for texts: 2000",
+    ]
+
+
 def test_the_iterator_names_rows_by_file_and_member(
     model: MultiModalEmbeddingPipeline, tmp_path: Path
 ) -> None:

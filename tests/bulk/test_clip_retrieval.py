@@ -276,7 +276,11 @@ def test_archives_and_urls(
 
 
 def test_the_model_is_recorded(
-    embed: Embed, photos: Path, tmp_path: Path, vit: MultiModalEmbeddingPipeline
+    embed: Embed,
+    photos: Path,
+    tmp_path: Path,
+    model: MultiModalEmbeddingPipeline,
+    vit: MultiModalEmbeddingPipeline,
 ) -> None:
     embed(photos, to="clip-retrieval")
     (tmp_path / "copy").mkdir()
@@ -286,9 +290,15 @@ def test_the_model_is_recorded(
     copied = bulk.open_clip_retrieval(tmp_path / "copy")
     copied.check()
     assert (copied.model, copied.rows, copied.dtype) == (original.model, 20, "float16")
+    assert list(copied.failed()) == []
     assert (copied.ids, copied.paths) == (original.ids, original.paths)
+    assert bulk.open_clip_retrieval(tmp_path / "copy", pipeline=model).model == original.model
     with pytest.raises(ModelMismatchError, match=r"embeddings of emoji-cn, not of tiny-vit"):
         bulk.open_clip_retrieval(tmp_path / "copy", pipeline=vit)
+    for path in (tmp_path / "copy" / "img_emb").iterdir():
+        np.save(path, np.load(path)[:, :64])
+    with pytest.raises(EmbeddingsError, match="records a model of 128 columns, not of the embed"):
+        bulk.open_clip_retrieval(tmp_path / "copy")
 
 
 def test_a_model_that_is_named_is_compared(
@@ -352,6 +362,47 @@ def test_damaged_folders(foreign: Path) -> None:
         bulk.open_clip_retrieval(foreign)
     with pytest.raises(EmbeddingsError, match="has no text_emb"):
         bulk.open_clip_retrieval(foreign, "texts")
+    (foreign / "img_emb" / "img_emb_1.npy").unlink()
+    with pytest.raises(EmbeddingsError, match=r"img_emb: holds no img_emb_N\.npy"):
+        bulk.open_clip_retrieval(foreign)
+
+
+@pytest.mark.parametrize("name", ["img_emb/img_emb_1.npy", "metadata/metadata_1.parquet"])
+def test_parts_that_are_damaged_or_cannot_be_read(foreign: Path, name: str) -> None:
+    path = foreign / name
+    opened = bulk.open_clip_retrieval(foreign)
+    path.write_bytes(path.read_bytes()[:-9])
+    for read in (lambda: bulk.open_clip_retrieval(foreign), lambda: list(opened.blocks())):
+        with pytest.raises(EmbeddingsError, match=rf"{path.name}: damaged: "):
+            read()
+    path.unlink()
+    path.mkdir()
+    for read in (lambda: bulk.open_clip_retrieval(foreign), lambda: list(opened.blocks())):
+        with pytest.raises(EmbeddingsError, match=rf"{path.name}: cannot be read: "):
+            read()
+
+
+def test_images_that_cannot_be_read_are_not_compared(
+    foreign: Path, some: list[Path], tmp_path: Path, model: MultiModalEmbeddingPipeline
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    path = foreign / "metadata" / "metadata_0.parquet"
+    lines = pyarrow.parquet.read_table(path).to_pylist()
+    lines[0]["image_path"] = str(tmp_path / "bad.png")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(lines), path)
+    opened = bulk.open_clip_retrieval(foreign, pipeline=model)
+    assert opened.model == bulk.model_identity(model)
+
+
+def test_relative_paths_of_files_that_exist_become_absolute(
+    some: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [{"image_path": some[0].name}, {"image_path": "gone.png"}]
+    write(tmp_path / "some", np.eye(2, 8, dtype=np.float16), lines, parts=1)
+    monkeypatch.chdir(some[0].parent)
+    opened = bulk.open_clip_retrieval(tmp_path / "some")
+    assert opened.paths == [str(some[0]), "gone.png"]
+    assert opened.ids == [some[0].name, "gone.png"]
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan, 0.0])

@@ -234,6 +234,34 @@ def test_large_files_do_not_travel(
     assert contents == [path.read_bytes() for path in some]
 
 
+def test_an_actor_embeds_a_part(tmp_path: Path, some: list[Path]) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+
+    class Shipped:
+        def here(self) -> Path:
+            return shipped().model.info.path
+
+    def sent(precision: str) -> list[Outcome]:
+        options = bulk.EmbedOptions(batch_size=4)
+        task = under_test._Task(Shipped(), precision, under_test._Actors(1, 1, 0), options)  # type: ignore[arg-type]
+        outcomes = [
+            Outcome.of(item) for item in open_sources([*some, tmp_path / "bad.png"]).items()
+        ]
+        batch = under_test._read({"part": np.array([3]), "items": [under_test._pack(outcomes)]})
+        answer = under_test._Encoder(task)(batch)
+        assert answer["part"].tolist() == [3]
+        return under_test._unpack(answer["items"][0])
+
+    *good, bad = sent("fp32")
+    rows = np.array([outcome.vector for outcome in good], np.float32)
+    wanted = shipped().forward({"img": some})["img_embedding"]
+    np.testing.assert_allclose(rows, wanted, atol=1e-3)
+    assert bad.vector is None and bad.error is not None and bad.item.path.endswith("bad.png")
+    # The error of opening the model is raised where the parts arrive.
+    with pytest.raises(DeviceError, match="fp16"):
+        sent("fp16")
+
+
 # On the cluster
 
 
