@@ -58,7 +58,7 @@ def open_retrieval(
     Raises:
         DatasetError: there is no such data set or split, or a split must be chosen.
         InvalidInputError: the encoding is unknown.
-        MissingExtraError: lmdb or pyarrow is not installed; raised when it is first used.
+        MissingExtraError: pyarrow is not installed; raised when it is first used.
     """
     bundled, place = _place_of(path)
     layout, splits = _find_layout(place, path)

@@ -145,7 +145,7 @@ def open_pairs(
     Raises:
         DatasetError: there is no such data set or split; it cannot be read in any order, as in a
             compressed zip; or nothing in it can be used.
-        MissingExtraError: lmdb or pyarrow is not installed.
+        MissingExtraError: pyarrow is not installed.
     """
     data = open_retrieval(path, split, preferred=_SPLITS_OF[role], encoding=encoding)
     return PairData(data, problems)

@@ -6,7 +6,7 @@
 | `exclusions.py` | files and folders that are left out of folders |
 | `tables.py`, `parquet_files.py` | lists and tables: `.txt`, CSV, JSON Lines, Parquet |
 | `tar_files.py`, `zip_files.py` | tar files as WebDataset makes them, zips |
-| `tsv_files.py`, `lmdb_files.py` | Chinese-CLIP's TSV files and LMDB |
+| `tsv_files.py`, `lmdb_files.py`, `lmdb_tree.py` | Chinese-CLIP's TSV files and LMDB |
 
 `images.py` also has `ImageRef`, an image that is read when it is needed, and `ImageStore`, many of
 them. `rows.py` has the names of columns, ids, and the problems of single rows. Uses `preprocessors`

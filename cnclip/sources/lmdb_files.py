@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import binascii
 import io
-import os
 import pickle
 import pickletools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from weakref import WeakValueDictionary
+from typing import Any, BinaryIO
 
-from .._checks import requires_extra
-from .._files import check_file
+from .._files import open_file
 from .._text import first_line
 from ..errors import DatasetError, ImageError, Where
-from .images import ImageStore, ProcessLock
+from ..preprocessors.image import MAX_FILE
+from .images import ImageStore
+from .lmdb_tree import LmdbTree
 from .rows import Id, ProblemKind, Problems, id_of
 from .tsv_files import decode_base64
 
-# Bytes of a pickled pair.
+# Bytes of a pickled pair, and of the base64 of an image, with some white space.
 _MAX_PAIR = 1 << 20
+_MAX_BASE64 = MAX_FILE * 4 // 3 + 100
 # The operations of pickles of such a pair. With others, a few bytes take all memory or run for
 # hours: a bytearray or a dict, whose keys may be tuples of tuples.
 _PAIR_OPERATIONS = frozenset(
@@ -33,66 +33,20 @@ _PAIR_OPERATIONS = frozenset(
 )
 
 
-class _Database:
-    """An LMDB, opened on the first read in each process."""
-
-    def __init__(self, path: str) -> None:
-        with requires_extra("lmdb", "lmdb"):
-            import lmdb
-        self._lmdb = lmdb
-        self._path = path
-        self._opened: Any = None
-        self._process = 0
-        self._lock = ProcessLock()
-
-    def entries(self, values: bool) -> Iterator[tuple[bytes, bytes]]:
-        try:
-            with self._open().begin() as transaction:
-                cursor = transaction.cursor()
-                if values:
-                    yield from cursor
-                else:
-                    yield from ((key, b"") for key in cursor.iternext(values=False))
-        except self._lmdb.Error as error:
-            raise DatasetError(self._damaged(error), file=self._path) from error
-
-    def get(self, key: bytes) -> bytes:
-        try:
-            with self._open().begin() as transaction:
-                value: bytes | None = transaction.get(key)
-        except self._lmdb.Error as error:
-            raise ImageError(f"{self._path}: {self._damaged(error)}") from error
-        if value is None:
-            raise ImageError(f"{self._path} no longer has the key {key!r:.60}")
-        return value
-
-    def _open(self) -> Any:
-        with self._lock:
-            if self._process != os.getpid():
-                # A database that was open before a fork must be closed before it can be opened.
-                if self._opened is not None:
-                    self._opened.close()
-                try:
-                    check_file(os.path.join(self._path, "data.mdb"))
-                except OSError as error:
-                    raise self._lmdb.Error(first_line(error)) from error
-                self._opened = self._lmdb.open(
-                    self._path, readonly=True, lock=False, create=False, readahead=False
-                )
-                self._process = os.getpid()
-            return self._opened
-
-    def _damaged(self, error: Exception) -> str:
-        return f"not an LMDB, or damaged: {first_line(error)}"
+def _open(path: Path) -> BinaryIO:
+    return open_file(path / "data.mdb", buffering=0)
 
 
-# A process can open a database only once.
-_databases: WeakValueDictionary[str, _Database] = WeakValueDictionary()
+def _entries(path: Path, max_value: int) -> Iterator[tuple[bytes, bytes | None]]:
+    try:
+        with _open(path) as file:
+            yield from LmdbTree(file.fileno()).entries(max_value)
+    except (OSError, ValueError) as error:
+        raise DatasetError(_damaged(error), file=path) from error
 
 
-def _database(path: Path) -> _Database:
-    found = _Database(os.path.realpath(path))
-    return _databases.setdefault(os.path.realpath(path), found)
+def _damaged(error: Exception) -> str:
+    return f"not an LMDB, or damaged: {first_line(error)}"
 
 
 class LmdbImages(ImageStore):
@@ -103,14 +57,12 @@ class LmdbImages(ImageStore):
 
         Raises:
             DatasetError: the database is damaged.
-            MissingExtraError: lmdb is not installed.
         """
         self.ids: list[Id] = []
         self._path, self._name = path, name
         # Keys that are spelled otherwise than their ids.
         self._other_keys: dict[int, bytes] = {}
-        self._opened: _Database | None = None
-        for key, _ in _database(path).entries(values=False):
+        for key, _ in _entries(path, 0):
             if key == b"num_images":
                 continue
             shown = key.decode("utf-8", "replace")
@@ -123,16 +75,20 @@ class LmdbImages(ImageStore):
                 self._other_keys[len(self.ids)] = key
             self.ids.append(image_id)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
-
     def content(self, number: int) -> bytes:
         """The image file's bytes."""
-        if self._opened is None:
-            self._opened = _database(self._path)
         key = self._other_keys.get(number) or str(self.ids[number]).encode()
         try:
-            return decode_base64(self._opened.get(key))
+            with _open(self._path) as file:
+                found, value = LmdbTree(file.fileno()).find(key, _MAX_BASE64)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{self._path}: {_damaged(error)}") from error
+        if not found:
+            raise ImageError(f"{self._path} no longer has the key {key!r:.60}")
+        if value is None:
+            raise ImageError(f"a file of more than {MAX_FILE} bytes")
+        try:
+            return decode_base64(value)
         except binascii.Error as error:
             raise ImageError(f"not base64: {first_line(error)}") from error
 
@@ -143,11 +99,11 @@ class LmdbImages(ImageStore):
 
 def read_pairs(path: Path, name: str, problems: Problems) -> Iterator[tuple[Where, Id, Id, str]]:
     """The pairs of a database: each with its place, the image's id, the text's id and the text."""
-    for key, value in _database(path).entries(values=True):
+    for key, value in _entries(path, _MAX_PAIR):
         if key == b"num_samples":
             continue
         where = Where(file=name, member=key.decode("utf-8", "replace"))
-        pair = _parse_pair(value)
+        pair = None if value is None else _parse_pair(value)
         if pair is None:
             reason = "not a tuple of image_id, text_id and text"
             problems.add(ProblemKind.DAMAGED, where, reason)
@@ -163,8 +119,6 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _parse_pair(value: bytes) -> tuple[Id, Id, str] | None:
-    if len(value) > _MAX_PAIR:
-        return None
     try:
         for operation, argument, _ in pickletools.genops(value):
             if operation.name not in _PAIR_OPERATIONS:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import io
 import pickle
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +16,12 @@ from pathlib import Path
 from PIL import Image
 
 from cnclip.bulk.items import open_sources
-from cnclip.datasets import Problems, open_retrieval
+from cnclip.datasets import open_retrieval
 from cnclip.errors import DatasetError, ImageError
 from cnclip.preprocessors.decoding import ImageOptions, decode_image
-from cnclip.sources import images, pyarrow_modules
+from cnclip.sources import Problems, images, pyarrow_modules
 from cnclip.sources.images import ImageRef, ImageStore
-from cnclip.sources.lmdb_files import _parse_pair
+from cnclip.sources.lmdb_files import LmdbImages, _parse_pair, read_pairs
 from cnclip.sources.rows import id_of
 from tests.fuzz.fuzz_target import Finding, Target, scratch, split_choice, written
 from tests.support.layouts import IMAGES, write_parquet, write_tar
@@ -132,6 +134,45 @@ def _pairs() -> Iterator[bytes]:
         yield pickle.dumps(("a", "b", "c"), protocol)
 
 
+# Of a page of an LMDB, the input has the header and the last nodes. The rest is zeros.
+_PAGE, _HEAD, _TAIL = 4096, 160, 352
+
+
+def _read_database(content: bytes) -> None:
+    """The file of an LMDB."""
+    kind, rest = split_choice(content, ("imgs", "pairs"))
+    step = _HEAD + _TAIL
+    pages = (rest[at : at + step].ljust(step, b"\0") for at in range(0, len(rest), step))
+    gap = bytes(_PAGE - step)
+    folder = written(
+        "database/data.mdb", b"".join(page[:_HEAD] + gap + page[_HEAD:] for page in pages)
+    ).parent
+    problems = Problems()
+    if kind == "pairs":
+        for where, *_ in read_pairs(folder, kind, problems):
+            str(where).encode()
+        return
+    store = LmdbImages(folder, kind, problems)
+    for number in range(len(store.ids)):
+        with contextlib.suppress(ImageError):
+            store.content(number)
+
+
+def _databases() -> Iterator[bytes]:
+    import lmdb
+
+    image, pair = base64.b64encode(IMAGES[100]), pickle.dumps((100, 7, "一只猫"))
+    for number, value in enumerate((image[:60], pair)):
+        for count, size in ((0, 1), (2, 1), (2, 80), (60, 1)):
+            with tempfile.TemporaryDirectory() as folder:
+                with lmdb.open(folder, map_size=1 << 22) as opened, opened.begin(write=True) as put:
+                    for key in range(count):
+                        put.put(b"%d" % key, value * size)
+                content = (Path(folder) / "data.mdb").read_bytes()
+            pages = (content[at : at + _PAGE] for at in range(0, len(content), _PAGE))
+            yield bytes([number]) + b"".join(page[:_HEAD] + page[-_TAIL:] for page in pages)
+
+
 # The file that the input is, in a data set that is intact otherwise.
 _DATA_SETS = (
     "tsv/train_texts.jsonl",
@@ -211,7 +252,8 @@ def _images() -> Iterator[bytes]:
 TARGETS = {
     "data_set": Target(_read_data_set, errors=(DatasetError,)),
     "image": Target(_decode, _images),
-    "lmdb": Target(_read_pair, _pairs, max_len=512),
+    "lmdb": Target(_read_database, _databases, (DatasetError,), max_len=8192),
+    "pair": Target(_read_pair, _pairs, max_len=512),
     "parquet": Target(_read_parquet, _parquets, max_len=8192),
     "table": Target(_read_table, errors=(DatasetError,)),
     "tar": Target(_read_tar, _tars, (DatasetError,), max_len=16384),
