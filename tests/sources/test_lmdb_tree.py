@@ -185,6 +185,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         "not in order",
     ),
     "long number": (lambda path: damage(path, node_of(path, b"long") + 12, "<Q", 2), "another one"),
+    "long header": (lambda path: damage(path, pages_of(path, LONG)[0], "<Q", 2), "another one"),
     "long kind": (lambda path: damage(path, pages_of(path, LONG)[0] + 10, "<H", 2), "another one"),
     "long pages": (
         lambda path: damage(path, pages_of(path, LONG)[0] + 12, "<I", 1),
@@ -208,6 +209,14 @@ def test_damage_of_an_lmdb(database: Path, name: str) -> None:
     change(database)
     with pytest.raises(ValueError, match=message):
         entries_of(database)
+
+
+def test_an_lmdb_that_is_cut_off_while_it_is_read(database: Path) -> None:
+    with database.open("rb+") as file:
+        tree = LmdbTree(file.fileno())
+        file.truncate(3 * PAGE)
+        with pytest.raises(ValueError, match="became shorter"):
+            list(tree.entries(ANY))
 
 
 def one_byte_off(content: bytes, rng: random.Random) -> Iterator[bytes]:
