@@ -18,7 +18,7 @@ lmdb = pytest.importorskip("lmdb")
 
 PAGE = 4096
 ANY = 1 << 30
-# Of the sizes of values, at which they move to pages of their own.
+# Sizes of values, some of which need separate pages.
 SIZES = (0, 1, 60, 2000, 2010, 2020, 2030, 2040, 4080, 4081, 9000)
 
 
