@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -48,11 +48,6 @@ def find_name(names: Mapping[str, T], wanted: str) -> T | None:
 def with_slashes(name: str) -> str:
     """The name of a member of an archive, with slashes between folders."""
     return name.replace("\\", "/")
-
-
-def composed(names: Iterable[str]) -> list[str]:
-    """Names with composed characters (NFC), to compare them."""
-    return [unicodedata.normalize("NFC", name) for name in names]
 
 
 def _simplified(name: str) -> str:

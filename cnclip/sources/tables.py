@@ -214,7 +214,7 @@ def _json_objects(
     if content is None:
         reason = f"JSON of more than {MAX_JSON} bytes; write an object on each line instead"
         raise DatasetError(reason, file=name)
-    if not content.strip():
+    if not content.removeprefix(BYTE_ORDER_MARK).strip():
         return  # an empty file
     try:
         value = json.loads(content.decode("utf-8-sig"))

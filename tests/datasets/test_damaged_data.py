@@ -42,6 +42,7 @@ def test_broken_tsv(tmp_path: Path) -> None:
     make_tsv(tmp_path)
     with (tmp_path / "train_imgs.tsv").open("ab") as file:
         file.write(b"106\t*no base64*\n107\tA===\n108 AAAA\n100\tAAAA\n\tAAAA\n109\tAAA\r\n")
+        file.write("\u3000\tAAAA\n".encode())  # an id of blanks
         file.write(b"110\t" + base64.b64encode(IMAGES[100]) + b"\r\n")
     with (tmp_path / "train_texts.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"text_id": 50, "text": " ", "image_ids": [100]}\n')
@@ -53,10 +54,11 @@ def test_broken_tsv(tmp_path: Path) -> None:
     assert pairs_of(data) == [*PAIRS, (IMAGES[100], "y"), (IMAGES[100], "y")]
     assert data.texts[-2:] == ["y", "kept back"]
     assert data.image_ids == [100, 101, 102, 103, 104, 105, 110]
-    assert str(data.where(6)) == "train_imgs.tsv:13"
+    assert str(data.where(6)) == "train_imgs.tsv:14"
     named = " ".join(problems)
-    for line in (7, 8, 9, 10, 11, 12):
+    for line in (7, 8, 9, 10, 11, 12, 13):
         assert f"train_imgs.tsv:{line}: " in named
+    assert "train_imgs.tsv:13: the image has no id" in named
     for line in (7, 8, 9, 10):
         assert f"train_texts.jsonl:{line}: " in named
     assert "train_texts.jsonl:9: text 52 names images that do not exist: 106 (used" in named
@@ -80,6 +82,11 @@ def test_a_file_that_was_cut_after_it_was_opened(tmp_path: Path) -> None:
         data.read(5)
     path.write_bytes(b"?" * 10_000)
     with pytest.raises(ImageError, match=r"train_imgs.tsv:1: image 100: its line has changed"):
+        data.read(0)
+    path.unlink()
+    with pytest.raises(
+        ImageError, match=r"train_imgs.tsv:1: image 100: .* cannot be read: No such"
+    ):
         data.read(0)
 
 
@@ -115,9 +122,16 @@ def test_broken_lmdb(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"train/imgs:103: image 103: not base64"):
         data.read(bad)
     assert content_of(data, list(data.image_ids).index("0106")) == b"\0\0\0"
-    shutil.rmtree(place / "lmdb" / "train" / "imgs")
-    gone = pickle.loads(pickle.dumps(data))
+    place = place / "lmdb" / "train" / "imgs"
+    number = list(data.image_ids).index(102)
+    copied, gone = (pickle.loads(pickle.dumps(data)) for _ in range(2))
     del data
+    with lmdb.open(str(place), map_size=1 << 24) as env, env.begin(write=True) as put:
+        put.delete(b"102")
+    with pytest.raises(ImageError, match=r"image 102: .* no longer has the key b'102'"):
+        copied.read(number)
+    del copied
+    shutil.rmtree(place)
     with pytest.raises(ImageError, match=r"not an LMDB, or damaged"):
         gone.read(0)
 
@@ -188,11 +202,16 @@ def test_broken_tars(tmp_path: Path) -> None:
         add(tar, "8.v2.jpg", IMAGES[105])
         add(tar, ".hidden.jpg", b"")
         add(tar, "9.txt", b"x" * (1 << 21))
+        add(tar, "10.jpg", IMAGES[100])
+        add(tar, "10.txt", b"ten")
+        add(tar, "10.txt", b"ten more")
     data, problems = broken(tmp_path)
     more = [(IMAGES[100], "分开"), (IMAGES[102], "three"), (IMAGES[105], "seven")]
+    more.append((IMAGES[100], "ten"))
     assert stripped(pairs_of(data)) == [*stripped(PAIRS), *more]
-    assert len(data.image_ids) == 6 + 8
+    assert len(data.image_ids) == 6 + 9
     assert sorted(p.partition(": ")[0] for p in problems) == [
+        "train-002.tar:10.txt",
         "train-002.tar:2",
         "train-002.tar:3",
         "train-002.tar:3.gif",

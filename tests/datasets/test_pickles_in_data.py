@@ -45,6 +45,8 @@ def test_nothing_is_run(tmp_path: Path) -> None:
         b"6": pickle.dumps([1, 2, "text"]),
         b"7": good[:-1],
         b"8": b"",
+        b"81": pickle.dumps((1, 2)),
+        b"82": good[:-1] + b"r\xff\xff\xff\x7f.",  # a memo of two billion places
         b"9": good,
     }
     problems = Problems()
@@ -52,7 +54,7 @@ def test_nothing_is_run(tmp_path: Path) -> None:
     assert [pair[1:] for pair in lmdb_files.read_pairs(place, "pairs", problems)] == [
         (7, 8, "good")
     ]
-    assert len(problems.drain()) == 9
+    assert len(problems.drain()) == 11
     assert not target.exists()
 
 

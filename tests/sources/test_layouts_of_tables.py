@@ -181,6 +181,20 @@ def test_values_of_an_array_that_are_no_objects(tmp_path: Path) -> None:
     assert [item.id for item in items] == [f"{path}:{number}" for number in (1, 2, 3)]
 
 
+def test_lines_of_json_of_which_the_first_is_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('[1, 2]\n{"text": "红"}\n', encoding="utf-8")
+    items = list(open_sources(path, "texts").items())
+    assert [(item.id, item.text) for item in items] == [(f"{path}:1", None), (f"{path}:2", "红")]
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
+def test_empty_json(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"a\.json: holds no texts"):
+        list(open_sources(tmp_path / "a.json", "texts").items())
+
+
 def test_a_json_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnclip.sources.tables.MAX_JSON", 10)
     with pytest.raises(DatasetError, match="JSON of more than 10 bytes; write an object on each"):

@@ -68,7 +68,8 @@ def test_names_that_info_zip_repeats_in_utf8(tmp_path: Path) -> None:
     raw = b"??.png"
     field = struct.pack("<BL", 1, zlib.crc32(raw)) + "貓.png".encode()
     member = zipfile.ZipInfo(raw.decode())
-    member.extra = struct.pack("<HH", 0x7075, len(field)) + field
+    times = struct.pack("<HHBL", 0x5455, 5, 1, 0)  # other fields may come first
+    member.extra = times + struct.pack("<HH", 0x7075, len(field)) + field
     other = zipfile.ZipInfo("b.png")  # of another name: not used
     other.extra = member.extra
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -233,4 +234,5 @@ def test_members_are_found_by_other_spellings(tmp_path: Path) -> None:
     assert find_name(names, "b/c") == 2
     assert find_name(names, "d") is None
     assert find_path(str(tmp_path / "none")) is None
+    assert find_path(str(tmp_path / "猫\udcff")) is None  # neither UTF-8 nor characters of GB18030
     assert find_path(f"{tmp_path}/./") == str(tmp_path)
