@@ -57,7 +57,9 @@ def test_odd_files(embed: Embed, photos: Path, some: list[Path], monkeypatch: An
     assert (again.embedded, again.kept, again.failed) == (0, 22, 7)
 
 
-def test_the_command_names_what_failed(photos: Path, tmp_path: Path, capsys: Any) -> None:
+def test_the_command_names_what_failed(
+    photos: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (photos / "bad\x1b[31m.png").write_bytes(b"no image")
     arguments = ["embed", str(photos), "-o", str(tmp_path / "out"), "--device", "cpu"]
     for _ in range(2):  # it has not changed, and is named again
@@ -66,6 +68,12 @@ def test_the_command_names_what_failed(photos: Path, tmp_path: Path, capsys: Any
         assert "20 images" in out
         assert "1 failed" in out
         assert f"{photos}/bad\\x1b[31m.png: cannot be read as an image" in err
+    (photos / "worse.png").write_bytes(b"no image")
+    monkeypatch.setattr(sys.modules["cnclip.bulk.embed"], "MAX_FAILED", 1)
+    assert cli.main(arguments) == 1
+    err = capsys.readouterr().err
+    assert "worse" not in err
+    assert "cnclip embed: 1 more failed; all are in the Parquet files, column `error`\n" in err
     assert (
         cli.main([*arguments[:1], str(photos / "bad\x1b[31m.png"), *arguments[2:], "--replace"])
         == 2

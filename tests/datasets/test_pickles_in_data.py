@@ -45,7 +45,7 @@ def test_nothing_is_run(tmp_path: Path) -> None:
         b"6": pickle.dumps([1, 2, "text"]),
         b"7": good[:-1],
         b"8": b"",
-        b"81": pickle.dumps((1, 2)),
+        b"81": pickle.dumps((1, 2, "text", "more")),
         b"82": good[:-1] + b"r\xff\xff\xff\x7f.",  # a memo of two billion places
         b"9": good,
     }

@@ -193,7 +193,10 @@ def test_elevaters_layouts(
 
 
 def test_unusable_images_are_named(
-    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folders: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (folders / "test" / "cat" / "broken.png").write_bytes(b"no image")
     labels = tmp_path / "labels.tsv"
@@ -205,6 +208,15 @@ def test_unusable_images_are_named(
     assert "cat/broken.png: " in captured.err
     assert "top-1" in captured.out
     assert cli.main([*arguments, "--strict"]) == 2
+    (folders / "test" / "cat" / "worse.png").write_bytes(b"no image")
+    monkeypatch.setattr("cnclip.cli.evaluate.MAX_PROBLEMS", 1)
+    assert cli.main([*arguments, "-o", str(tmp_path / "out")]) == 1
+    *_, last, counted = capsys.readouterr().err.splitlines()
+    assert "cat/broken.png: " in last
+    assert counted == f"and 1 more; all are in {tmp_path / 'out' / 'report.json'}"
+    saved = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert len(saved["problems"]) == 2
+    monkeypatch.undo()
     listing = tmp_path / "list.txt"
     listing.write_text(f"{image('1f408')} 1\nnowhere.png 0\n{image('1f409')} 9\n")
     names = tmp_path / "names.txt"

@@ -174,6 +174,7 @@ def test_embeddings_of_texts_are_searched(
         (["index", "empty", "-o", "x.index"], "empty"),
         (["index", "empty", "-o", "no/x.index"], "no: no such directory"),
         (["index", "empty", "-o", "empty"], "is a directory"),
+        (["index", "empty", "-o", "http://127.0.0.1:9"], "--embeddings: expected a folder"),
         (["index", "unfinished", "-o", "x.index"], "not finished"),
     ],
 )
@@ -255,3 +256,45 @@ def test_queries_may_be_normalized(
     assert scores == [hit["score"] for hit in normalized]
     scores = [hit.score for hit in index.find(described, query, k=3, normalize=False).hits]
     assert scores == [hit["score"] for hit in plain]
+
+
+def test_hits_below_a_threshold_are_left_out(
+    gallery: Path,
+    embedder: MultiModalEmbeddingPipeline,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    suggested = Index.load(gallery).thresholds["text"]
+    scores = [one["score"] for one in run_json(capsys, str(gallery), "猫", "-k", "1500")]
+    found = run_json(capsys, str(gallery), "猫", "-k", "1500", "--threshold", "auto")
+    assert [one["score"] for one in found] == [score for score in scores if score >= suggested]
+    assert 0 < len(found) < len(scores)
+    assert main(["search", str(gallery), "猫", "--threshold", "1", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == "nothing reaches --threshold\n"
+    # There is none for a text and an image together.
+    asked = ["search", str(gallery), "猫", "--device", "cpu", "--image", str(GALLERY / "1f697.png")]
+    assert main([*asked, "--threshold", "auto"]) == 2
+    assert "--threshold: auto: the index has no suggested threshold" in capsys.readouterr().err
+    assert main(asked) == 0
+    assert "suggested by" not in capsys.readouterr().out
+    identity = bulk.model_identity(embedder)
+    Index.create(identity["embed_dim"], model=identity).save(tmp_path / "it.index")
+    assert main(["search", str(tmp_path / "it.index"), "猫", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == "nothing found: the index is empty\n"
+
+
+def test_an_index_of_embeddings_whose_model_is_not_available(
+    embeddings: Path, vit_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["index", str(embeddings), "-o", str(tmp_path / "it.index"), "--device", "cpu"]
+    assert main([*command, "--model", str(vit_directory)]) == 2
+    assert "has vectors of emoji-cn (" in capsys.readouterr().err
+    manifest = embeddings / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"emoji-cn"', '"my-own-model"'))
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "without its model (" in captured.err and "pass --model" in captured.err
+    assert "suggested threshold of image queries" in captured.out
+    assert "of text queries" not in captured.out
+    assert main([*command, "--model", "emoji-cn"]) == 0
+    assert "suggested threshold of text queries" in capsys.readouterr().out

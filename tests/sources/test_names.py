@@ -68,8 +68,9 @@ def test_names_that_info_zip_repeats_in_utf8(tmp_path: Path) -> None:
     raw = b"??.png"
     field = struct.pack("<BL", 1, zlib.crc32(raw)) + "貓.png".encode()
     member = zipfile.ZipInfo(raw.decode())
-    times = struct.pack("<HHBL", 0x5455, 5, 1, 0)  # other fields may come first
-    member.extra = times + struct.pack("<HH", 0x7075, len(field)) + field
+    wrong = field[:5] + b"wrong.png"
+    first = struct.pack("<HH", 0x6375, len(wrong)) + wrong  # of another kind, such as a comment
+    member.extra = first + struct.pack("<HH", 0x7075, len(field)) + field
     other = zipfile.ZipInfo("b.png")  # of another name: not used
     other.extra = member.extra
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
