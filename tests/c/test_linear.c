@@ -305,29 +305,44 @@ static void test_shapes(void) {
   }
 }
 
+/* The panels of a whole weight: new memory. */
+static void *packed_panels(const cnclip_linear_kernels *kernels, cnclip_linear_type type,
+                           size_t width, size_t columns, const void *weight, bool is_f16) {
+  void *packed = aligned(cnclip_linear_packed_bytes(type, width, columns));
+  void *scratch = aligned(cnclip_linear_pack_scratch_bytes(type, width));
+  const cnclip_linear_packing packing = {type, width, columns, weight, is_f16, packed};
+  kernels->pack(&packing, 0, cnclip_linear_panel_count(columns), scratch);
+  free(scratch);
+  return packed;
+}
+
+/* A layer of all columns, of rows and into rows without space between them, and nothing else. */
+static cnclip_linear_job plain_job(cnclip_linear_type type, size_t rows, size_t width,
+                                   size_t columns, const void *packed, const float *input,
+                                   float *output) {
+  return (cnclip_linear_job){.type = type,
+                             .rows = rows,
+                             .input_width = width,
+                             .output_width = columns,
+                             .columns = columns,
+                             .weight = packed,
+                             .input = input,
+                             .input_stride = width,
+                             .output = output,
+                             .output_stride = columns};
+}
+
 /* A row's result has the same bits whatever rows are computed with it. */
 static void check_rows_apart(const cnclip_linear_kernels *kernels) {
   enum { ROWS = 230, WIDTH = 520, COLUMNS = 52 };
   float *input = aligned(ROWS * WIDTH * sizeof(float));
   float *weight = aligned(COLUMNS * WIDTH * sizeof(float));
   float *all = aligned(ROWS * COLUMNS * sizeof(float)), apart[5 * COLUMNS];
-  float *packed = aligned(cnclip_linear_packed_bytes(CNCLIP_LINEAR_F32, WIDTH, COLUMNS));
-  void *scratch = aligned(cnclip_linear_pack_scratch_bytes(CNCLIP_LINEAR_F32, WIDTH));
   for (size_t i = 0; i < ROWS * WIDTH; i++) input[i] = random_float();
   for (size_t i = 0; i < COLUMNS * WIDTH; i++) weight[i] = random_float();
-  const cnclip_linear_packing packing = {CNCLIP_LINEAR_F32, WIDTH, COLUMNS, weight, false, packed};
-  kernels->pack(&packing, 0, cnclip_linear_panel_count(COLUMNS), scratch);
-  cnclip_linear_job job = {.type = CNCLIP_LINEAR_F32,
-                           .activation = CNCLIP_ACTIVATION_QUICK_GELU,
-                           .rows = ROWS,
-                           .input_width = WIDTH,
-                           .output_width = COLUMNS,
-                           .columns = COLUMNS,
-                           .weight = packed,
-                           .input = input,
-                           .input_stride = WIDTH,
-                           .output = all,
-                           .output_stride = COLUMNS};
+  void *packed = packed_panels(kernels, CNCLIP_LINEAR_F32, WIDTH, COLUMNS, weight, false);
+  cnclip_linear_job job = plain_job(CNCLIP_LINEAR_F32, ROWS, WIDTH, COLUMNS, packed, input, all);
+  job.activation = CNCLIP_ACTIVATION_QUICK_GELU;
   kernels->units(&job, 0, cnclip_linear_unit_count(&job));
   job.output = apart;
   for (size_t row = 0; row + 5 < ROWS; row++) {
@@ -336,7 +351,7 @@ static void check_rows_apart(const cnclip_linear_kernels *kernels) {
     kernels->units(&job, 0, cnclip_linear_unit_count(&job));
     CHECK(memcmp(apart, all + row * COLUMNS, job.rows * COLUMNS * sizeof(float)) == 0);
   }
-  free(input), free(weight), free(all), free(packed), free(scratch);
+  free(input), free(weight), free(all), free(packed);
 }
 
 static void test_rows_apart(void) {
@@ -373,21 +388,9 @@ static void check_whole_numbers(cnclip_linear_type type, const cnclip_linear_ker
                                : 0xFC00;
 
   const bool is_f16 = type == CNCLIP_LINEAR_F16;
-  void *packed = aligned(cnclip_linear_packed_bytes(type, WIDTH, COLUMNS));
-  void *scratch = aligned(cnclip_linear_pack_scratch_bytes(type, WIDTH));
-  const cnclip_linear_packing packing = {
-      type, WIDTH, COLUMNS, is_f16 ? (const void *)half : (const void *)weight, is_f16, packed};
-  kernels->pack(&packing, 0, cnclip_linear_panel_count(COLUMNS), scratch);
-  cnclip_linear_job job = {.type = type,
-                           .rows = ROWS,
-                           .input_width = WIDTH,
-                           .output_width = COLUMNS,
-                           .columns = COLUMNS,
-                           .weight = packed,
-                           .input = input,
-                           .input_stride = WIDTH,
-                           .output = output,
-                           .output_stride = COLUMNS};
+  const void *source = is_f16 ? (const void *)half : (const void *)weight;
+  void *packed = packed_panels(kernels, type, WIDTH, COLUMNS, source, is_f16);
+  cnclip_linear_job job = plain_job(type, ROWS, WIDTH, COLUMNS, packed, input, output);
   const size_t operand_bytes = cnclip_linear_operand_bytes(&job);
   if (operand_bytes > 0) {
     job.operand = aligned(operand_bytes);
@@ -407,8 +410,7 @@ static void check_whole_numbers(cnclip_linear_type type, const cnclip_linear_ker
       CHECK(found == wanted);
     }
   }
-  free(input), free(weight), free(half), free(output), free(packed), free(scratch);
-  free(job.operand);
+  free(input), free(weight), free(half), free(output), free(packed), free(job.operand);
 }
 
 static void test_whole_numbers(void) {
@@ -429,26 +431,14 @@ static void check_activations(const cnclip_linear_kernels *kernels) {
   enum { COUNT = 4096 };
   float *input = aligned(COUNT * 5 * sizeof(float)), *output = aligned(COUNT * 4 * sizeof(float));
   float weight[4 * 4] = {1};
-  float *packed = aligned(cnclip_linear_packed_bytes(CNCLIP_LINEAR_F32, 4, 4));
-  const cnclip_linear_packing packing = {CNCLIP_LINEAR_F32, 4, 4, weight, false, packed};
-  void *scratch = aligned(cnclip_linear_pack_scratch_bytes(CNCLIP_LINEAR_F32, 4));
-  kernels->pack(&packing, 0, 1, scratch);
-  free(scratch);
+  void *packed = packed_panels(kernels, CNCLIP_LINEAR_F32, 4, 4, weight, false);
   memset(input, 0, COUNT * 5 * sizeof(float));
   for (int i = 0; i < COUNT; i++) input[5 * i] = ldexpf((float)(i - COUNT / 2) / 128, i % 5);
   input[0] = 1e30f, input[5] = -1e30f, input[10] = NAN;
   for (int activation = 0; activation <= CNCLIP_ACTIVATION_QUICK_GELU; activation++) {
-    const cnclip_linear_job job = {.type = CNCLIP_LINEAR_F32,
-                                   .activation = (cnclip_activation)activation,
-                                   .rows = COUNT,
-                                   .input_width = 4,
-                                   .output_width = 4,
-                                   .columns = 4,
-                                   .weight = packed,
-                                   .input = input,
-                                   .input_stride = 5,
-                                   .output = output,
-                                   .output_stride = 4};
+    cnclip_linear_job job = plain_job(CNCLIP_LINEAR_F32, COUNT, 4, 4, packed, input, output);
+    job.activation = (cnclip_activation)activation;
+    job.input_stride = 5;
     CHECK(cnclip_linear_operand_bytes(&job) == 0);
     kernels->units(&job, 0, cnclip_linear_unit_count(&job));
     CHECK(isnan(output[4 * 2]));
