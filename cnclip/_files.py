@@ -33,7 +33,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
 _CHUNK = 1 << 20
 # Of LZMA, in bytes: the largest that its usual programs choose.
-_MAX_DICTIONARY = 64 << 20
+MAX_DICTIONARY = 64 << 20
 # zipfile raises these for a damaged or hostile zip.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -153,7 +153,7 @@ def open_zip_file(path: str | os.PathLike[str]) -> zipfile.ZipFile:
 
 
 def _check_dictionary(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Refuse a member whose decompression would take more than _MAX_DICTIONARY bytes of memory."""
+    """Refuse a member whose decompression would take more than MAX_DICTIONARY bytes of memory."""
     assert archive.fp is not None
     descriptor = archive.fp.fileno()
     # The last fields of the member's header are the lengths of its name and of extra fields; after
@@ -161,7 +161,7 @@ def _check_dictionary(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None
     lengths = struct.unpack("<26x2H", os.pread(descriptor, 30, member.header_offset))
     begin = os.pread(descriptor, 9, member.header_offset + 30 + sum(lengths))
     (size,) = struct.unpack("<5xI", begin)
-    if size > _MAX_DICTIONARY:
+    if size > MAX_DICTIONARY:
         raise zipfile.BadZipFile(f"{member.filename!r:.80} claims {size} bytes of memory")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .._encoding import decode_names
-from .._files import open_file
+from .._files import MAX_DICTIONARY, open_file
 from .._text import first_line, is_utf8
 from ..errors import DatasetError, Where
 from ..preprocessors.formats import HEAD, RAW_SUFFIXES
@@ -29,17 +29,45 @@ from .parquet_files import pyarrow_modules
 from .rows import ProblemKind, Problems
 
 TAR_SUFFIX = ".tar"
-# Of members' names, whatever the locale is.
-_NAMES: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
 _TEXTS = frozenset({".txt", ".json"})
 _MAX_TEXT = 1 << 20
 # Images of one name that wait for its texts.
 _MAX_IMAGES = 8
 _COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 # The first bytes of files that gzip, bzip2, xz and zstd write.
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", _ZSTD)
+_XZ, _ZSTD = b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"
+_MAGIC = (b"\x1f\x8b", b"BZh", _XZ, _ZSTD)
+# Of xz, without its dictionary.
+_MORE_MEMORY = 16 << 20
 _BLOCK = 512
+# Headers with long names and attributes of the next member, which tarfile reads as a whole, and
+# their limit: a compressed file of a few kB would otherwise take gigabytes.
+_LONG_HEADERS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+_MAX_HEADER = 1 << 20
+# Those of a damaged or hostile file. A size may be one that no offset can be; headers that follow
+# one another are read recursively.
+_TAR_ERRORS = (
+    *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError),
+    *(OSError, ValueError, OverflowError, RecursionError),
+)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header has at most `_MAX_HEADER` bytes."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _LONG_HEADERS and member.size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {member.size} bytes")
+        return member
+
+
+# Names are UTF-8 whatever the locale is.
+_HOW: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "tarinfo": _Member}
 
 
 @dataclass(slots=True)
@@ -110,7 +138,7 @@ def read_tar(
             if file.read(6).startswith(_MAGIC):
                 raise _compressed(path)
             file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:", **_NAMES) as tar:
+            with tarfile.open(fileobj=file, mode="r:", **_HOW) as tar:
                 # tarfile would keep every member in memory.
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]
@@ -123,8 +151,7 @@ def read_tar(
                 problems.add(ProblemKind.DAMAGED, Where(file=name), reason)
     except DatasetError:
         raise
-    # A damaged header may have a size that no offset can be.
-    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+    except _TAR_ERRORS as error:
         reason = f"damaged at byte {end}: {first_line(error)}"
         problems.add(ProblemKind.DAMAGED, Where(file=name), reason)
     return _named(reader.samples, name, encoding)
@@ -173,7 +200,7 @@ def read_images(
                 content = _next_content(tar, member, sample, where, problems, names)
                 if content is not None:
                     images.append(content)
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
+    except _TAR_ERRORS as error:
         problems.add(ProblemKind.DAMAGED, Where(file=name), f"damaged: {first_line(error)}")
     yield from _complete(key, sample, images, names)
 
@@ -216,11 +243,32 @@ def _next_content(
 
 def _opened(file: IO[bytes]) -> tarfile.TarFile:
     """An open file as a tar file that is read from its beginning to its end."""
-    if file.peek(len(_ZSTD)).startswith(_ZSTD):  # type: ignore[attr-defined]
+    head = file.peek(len(_XZ))  # type: ignore[attr-defined]
+    if head.startswith(_ZSTD):
         arrow, _ = pyarrow_modules()
-        content: IO[bytes] = arrow.CompressedInputStream(file, "zstd")
-        return tarfile.open(fileobj=content, mode="r|", **_NAMES)
-    return tarfile.open(fileobj=file, mode="r|*", **_NAMES)
+        content: Any = arrow.CompressedInputStream(file, "zstd")
+        return tarfile.open(fileobj=content, mode="r|", **_HOW)
+    if head.startswith(_XZ):
+        content = _XzFile(file)
+        return tarfile.open(fileobj=content, mode="r|", **_HOW)
+    return tarfile.open(fileobj=file, mode="r|*", **_HOW)
+
+
+class _XzFile:
+    """The content of a file of xz. Its header names the memory to take, which has a limit here."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._decoder = lzma.LZMADecompressor(memlimit=MAX_DICTIONARY + _MORE_MEMORY)
+
+    def read(self, size: int) -> bytes:
+        content = b""
+        while not content and not self._decoder.eof:
+            given = self._file.read(size) if self._decoder.needs_input else b""
+            if self._decoder.needs_input and not given:
+                break
+            content = self._decoder.decompress(given, size)
+        return content
 
 
 def _is_wanted(member: tarfile.TarInfo, path: str, names: ImageNames) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import contextlib
 import gzip
 import io
+import lzma
 import pickle
 import tarfile
 import tempfile
@@ -89,6 +91,28 @@ def _tars() -> Iterator[bytes]:
         path = scratch() / "seed.tar"
         write_tar(path, (100, 101), format=format)
         yield bytes([number % 2]) + path.read_bytes()
+
+
+_COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar")
+
+
+def _read_compressed(content: bytes) -> None:
+    suffix, rest = split_choice(content, _COMPRESSED)
+    _read_items(written(f"compressed{suffix}", rest))
+
+
+def _compressed() -> Iterator[bytes]:
+    arrow, _ = pyarrow_modules()
+    path = scratch() / "seed.tar"
+    write_tar(path, (100, 101))
+    content = path.read_bytes()
+    yield b"\0" + gzip.compress(content)
+    yield b"\1" + bz2.compress(content)
+    # Their checksums of the content would refuse most inputs.
+    yield b"\2" + lzma.compress(content, check=lzma.CHECK_NONE)
+    yield b"\2" + lzma.compress(content, lzma.FORMAT_ALONE)
+    yield b"\3" + arrow.compress(content, "zstd", asbytes=True)
+    yield b"\4" + gzip.compress(content, 0)
 
 
 def _read_zip(content: bytes) -> None:
@@ -250,6 +274,7 @@ def _images() -> Iterator[bytes]:
 
 
 TARGETS = {
+    "compressed": Target(_read_compressed, _compressed, (DatasetError,)),
     "data_set": Target(_read_data_set, errors=(DatasetError,)),
     "image": Target(_decode, _images),
     "lmdb": Target(_read_database, _databases, (DatasetError,), max_len=8192),
