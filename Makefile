@@ -167,10 +167,11 @@ fuzz-long: ## as `make fuzz`, an hour each
 
 ASAN := build/asan
 TSAN := build/tsan
-# These tests reach the core only through the pipeline, as others do, and load much foreign code; or
-# they read Python code alone.
-ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark browser bulk cn_clip_module datasets docs evaluate integrations \
-  modelscope search serve sources train models/test_hub.py package/test_layers.py)
+# These tests reach the core only through the pipeline, as others do, and load much foreign code or
+# start many processes; or they read Python code alone.
+ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark browser bulk cli cn_clip_module datasets demo docs evaluate integrations \
+  modelscope package reliability search serve sources train models/test_hub.py) \
+  $(addprefix --ignore=,$(filter-out %/test_archive.py %/test_archive_scripts.py,$(wildcard tests/checkpoints/test_*.py)))
 library = $(shell $(CC) -print-file-name=$(1))
 ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \
   PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
