@@ -47,6 +47,7 @@ _LONG_HEADERS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
 _MAX_HEADER = 1 << 20
+_CONTINUED = 504  # of a block of a sparse file's parts: whether another one follows
 # Those of a damaged or hostile file. A size may be one that no offset can be; headers that follow
 # one another are read recursively.
 _TAR_ERRORS = (
@@ -56,7 +57,10 @@ _TAR_ERRORS = (
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose header has at most `_MAX_HEADER` bytes."""
+    """A member whose header has at most `_MAX_HEADER` bytes.
+
+    The parts of sparse files, which are not read, are not kept.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
@@ -64,6 +68,23 @@ class _Member(tarfile.TarInfo):
         if member.type in _LONG_HEADERS and member.size > _MAX_HEADER:
             raise tarfile.ReadError(f"a header of {member.size} bytes")
         return member
+
+    # tarfile calls these to make lists of the parts, of any length: in headers of GNU tar's former
+    # format, and in the content of the latest one, which is skipped as that of any member.
+    def _proc_sparse(self, tar: tarfile.TarFile) -> _Member:
+        _, is_continued, size = self._sparse_structs  # type: ignore[attr-defined]
+        while is_continued:
+            block = tar.fileobj.read(_BLOCK)
+            if len(block) < _BLOCK:
+                raise tarfile.ReadError("the file ends in a header")
+            is_continued = block[_CONTINUED]
+        self.offset_data = tar.fileobj.tell()
+        tar.offset = self.offset_data + self._block(self.size)  # type: ignore[attr-defined]
+        self.size, self.sparse = size, b""
+        return self
+
+    def _proc_gnusparse_10(self, member: _Member, *_: object) -> None:
+        member.sparse = b""
 
 
 # Names are UTF-8 whatever the locale is.

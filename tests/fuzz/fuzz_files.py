@@ -91,6 +91,14 @@ def _tars() -> Iterator[bytes]:
         path = scratch() / "seed.tar"
         write_tar(path, (100, 101), format=format)
         yield bytes([number % 2]) + path.read_bytes()
+    # A sparse file of GNU tar's former format, whose parts go on in another header.
+    member = tarfile.TarInfo("a.png")
+    member.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[482] = 1
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    yield b"\0" + bytes(header) + bytes(512) + path.read_bytes()
 
 
 _COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar")

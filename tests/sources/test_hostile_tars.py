@@ -9,6 +9,7 @@ import struct
 import tarfile
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,55 @@ def test_headers_that_follow_one_another(
     count, problems = read(path)
     assert count == 0
     assert "damaged" in problems[0]
+
+
+def gnu_sparse(blocks: int) -> bytes:
+    """A sparse file of GNU tar's former format, with blocks of 21 parts, and 512 bytes."""
+    member = tarfile.TarInfo("sparse.png")
+    member.type, member.size = tarfile.GNUTYPE_SPARSE, 512
+    first = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    first[482:495] = b"\1" + b"00000001000\0"
+    first[148:156] = b" " * 8
+    first[148:156] = b"%06o\0 " % sum(first)
+    parts = b"00000000010\0" * 42
+    return bytes(first) + (parts + b"\1".ljust(8, b"\0")) * (blocks - 1) + parts + bytes(8 + 512)
+
+
+def pax_sparse(parts: int) -> bytes:
+    """A sparse file of GNU tar's latest format."""
+    stream = io.BytesIO()
+    content = (b"%d\n" % parts + b"4096\n512\n" * parts).ljust(512, b"\0")
+    member = tarfile.TarInfo("GNUSparseFile.0/sparse.png")
+    member.size = len(content)
+    names = ("major", "1"), ("minor", "0"), ("name", "sparse.png"), ("realsize", "5000")
+    member.pax_headers = {f"GNU.sparse.{name}": value for name, value in names}
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member, io.BytesIO(content))
+        end = tar.offset
+    return stream.getvalue()[:end]
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("make", [gnu_sparse, pax_sparse])
+def test_sparse_files_in_tars(
+    tmp_path: Path, good: bytes, make: Callable[[int], bytes], name: str
+) -> None:
+    """They are skipped, without lists of their parts."""
+    for parts in (1, 3, 30_000):
+        path = written(tmp_path / name, make(parts) + good)
+        tracemalloc.start()
+        try:
+            assert read(path) == (2, [])
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_a_tar_that_ends_in_a_header(tmp_path: Path, name: str) -> None:
+    count, problems = read(written(tmp_path / name, gnu_sparse(3)[:1200]))
+    assert count == 0
+    assert "ends in a header" in problems[0]
 
 
 def with_dictionary_of_xz(content: bytes) -> bytes:
