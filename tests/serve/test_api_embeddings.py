@@ -6,15 +6,18 @@ import base64
 import io
 import json
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from cnclip.errors import ImageError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 pytest.importorskip("fastapi", reason="fastapi is not installed, cnclip's extra `serve`")
+from cnclip.serve.inputs import decoded_image
 from tests.support.api import CAT, as_base64
 
 TEXTS = ["一只猫", "生日蛋糕", "a b c", "雨天"]
@@ -257,3 +260,42 @@ def test_json_is_utf8(api: Any, encoding: str) -> None:
 def test_the_type_of_an_answer(api: Any, accept: str, kind: str) -> None:
     answer = api.post(PATH, json={"input": "猫"}, headers={"Accept": accept})
     assert answer.status_code == 200 and answer.headers["content-type"] == kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PNG,
+        PNG.rstrip("="),
+        PNG.replace("+", "-").replace("/", "_"),
+        f" {PNG[:40]}\n{PNG[40:]}\n",
+        f"data:image/png;base64,{PNG}",
+        f"DATA:image/png; BASE64,{quote(PNG, safe='')}",
+        f"data:image/png,{quote(CAT.read_bytes())}",
+    ],
+)
+def test_the_bytes_of_each_string(text: str) -> None:
+    assert decoded_image(text) == CAT.read_bytes()
+
+
+@pytest.mark.parametrize("text", ["", "  ", "data:image/png;base64,", "===", "AAAAA", "猫"])
+def test_strings_that_are_no_image(text: str) -> None:
+    with pytest.raises(ImageError):
+        decoded_image(text)
+
+
+def test_a_large_image_in_a_string(api: Any, embedder: MultiModalEmbeddingPipeline) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    text = as_base64(stream.getvalue())
+    assert len(text) > 1 << 20
+    rows = rows_of(api.post(PATH, json={"input": [{"image": text}]}))
+    want = embedder.forward({"img": stream.getvalue()})["img_embedding"]
+    assert np.abs(rows - want).max() < 2e-6
+
+
+def test_json_that_is_nested_deeply(api: Any) -> None:
+    body = '{"input": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    answer = api.post(PATH, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422) and answer.json()["error"]["message"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import threading
@@ -12,11 +13,21 @@ from typing import Any, cast
 
 import pytest
 
-from cnclip.errors import InvalidInputError
+from cnclip.bulk import model_identity
+from cnclip.errors import (
+    BusyError,
+    ClosedError,
+    DeadlineError,
+    ImageError,
+    InvalidInputError,
+    ModelRunError,
+)
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 pytest.importorskip("fastapi", reason="fastapi is not installed, cnclip's extra `serve`")
-from cnclip.serve.options import Keys
+from cnclip.serve.faults import fault_of
+from cnclip.serve.options import Keys, ServerOptions
+from cnclip.serve.served import Served
 from tests.support.api import CAT, served_by
 
 PATH = "/v1/embeddings"
@@ -271,6 +282,41 @@ def test_models_and_metrics(api: Any) -> None:
         "cnclip_bytes_in_flight",
     ):
         assert any(line.startswith(name) for line in lines), name
+
+
+def test_names_of_models_differ(embedder: MultiModalEmbeddingPipeline) -> None:
+    served = Served(ServerOptions())
+    digest = model_identity(embedder)["digest"][:8]
+    same = [copy.copy(embedder) for _ in range(4)]
+    try:
+        served.add([same[0], *same[:3]], [])
+        assert list(served.models) == ["emoji-cn", "emoji-cn-fp32", f"emoji-cn-{digest}"]
+        with pytest.raises(InvalidInputError, match=f"emoji-cn-{digest}: is given twice"):
+            served.add(same[3:], [])
+    finally:
+        served.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "param", "headers"),
+    [
+        (BusyError("too much", retry_after=2.1), 429, None, {"Retry-After": "3"}),
+        (ClosedError("closed"), 503, None, {"Retry-After": "5"}),
+        (DeadlineError("late"), 504, None, {}),
+        (MemoryError(), 503, None, {}),
+        (ImageError("no image", item="input[3]", file="a.png"), 400, "input[3]", {}),
+        (InvalidInputError("wrong"), 400, None, {}),
+        (ModelRunError("failed"), 500, None, {}),
+        (KeyError("inner"), 500, None, {}),
+    ],
+)
+def test_answers_to_errors(
+    error: BaseException, status: int, param: str | None, headers: dict[str, str]
+) -> None:
+    fault = fault_of(error)
+    assert (fault.status, fault.param, dict(fault.headers)) == (status, param, headers)
+    assert "inner" not in fault.reason
+    assert fault_of(fault) is fault
 
 
 def test_unknown_paths_and_methods(api: Any) -> None:

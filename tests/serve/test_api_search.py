@@ -90,6 +90,7 @@ def test_threshold_and_notes(api: Any) -> None:
     cut = found(api, text="猫" * 49 + "狗狼鱼")["text"]
     assert cut == {"tokens": 54, "limit": 52, "kept": "猫" * 49 + "狗", "unknown": False}
     assert found(api, text="ꙮꙮ")["text"]["unknown"] is True
+    assert found(api, text="猫", threshold=1)["results"] == []
 
 
 def test_a_text_that_is_too_long_is_not_tokenized(
@@ -118,6 +119,14 @@ def test_a_text_that_is_too_long_is_not_tokenized(
 def test_bad_queries(api: Any, body: Any, status: int, param: str) -> None:
     answer = api.post("/v1/search", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+
+
+def test_two_images_are_too_many(api: Any) -> None:
+    content = CAT.read_bytes()
+    files = [("file", ("a.png", content)), ("file", ("b.png", content))]
+    answer = api.post("/v1/search", files=files)
+    assert answer.status_code == 400, answer.text
+    assert "expected one image, got 2" in answer.json()["error"]["message"]
 
 
 # Collections
@@ -228,6 +237,11 @@ def test_classify_with_templates(api: Any, embedder: MultiModalEmbeddingPipeline
         ({"image": PNG, "labels": ["a", " "]}, 400, "labels[1]"),
         ({"image": PNG, "labels": list(map(str, range(1001)))}, 400, "labels"),
         ({"image": PNG, "labels": ["a", "b"], "templates": ["x"]}, 400, "templates[0]"),
+        (
+            {"image": PNG, "labels": list(map(str, range(999))), "templates": 99 * ["{}"]},
+            400,
+            "templates",
+        ),
         ({"image": "!", "labels": ["a", "b"]}, 400, "image"),
     ],
 )
@@ -246,6 +260,7 @@ def test_tokens(api: Any, embedder: MultiModalEmbeddingPipeline) -> None:
     assert [one["unknown"] for one in data] == [False, False, True]
     assert api.post("/v1/tokenize", json={"input": "猫"}).json()["data"][0]["length"] == 3
     assert api.post("/v1/tokenize", json={"input": ["猫", " "]}).status_code == 400
+    assert api.post("/v1/tokenize", json={"input": []}).json()["data"] == []
 
 
 def test_images_on_the_network_are_not_fetched(

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from cnclip.errors import (
     BusyError,
+    DeadlineError,
     ImageError,
     InputTypeError,
     InvalidInputError,
@@ -77,6 +79,11 @@ def test_async_client(url: str, want: Any) -> None:
         async with AsyncClient(url, model="emoji-cn") as client:
             return await asyncio.gather(*(client.forward({"text": one}) for one in TEXTS))
 
+    async def empty() -> Any:
+        async with AsyncClient(url) as client:
+            return await client.forward({"text": []})
+
+    assert asyncio.run(empty())["text_embedding"].shape == (0, 128)
     rows = [one["text_embedding"][0] for one in asyncio.run(run())]
     assert np.abs(np.array(rows) - want).max() < 2e-6
 
@@ -101,6 +108,8 @@ def test_errors_name_the_item(url: str, tmp_path: Path) -> None:
             client.forward({"img": [tmp_path / "gone.png"]})
         with pytest.raises(InputTypeError):
             client.forward({"text": 3})
+        with pytest.raises(InputTypeError, match=r"image: expected an image, .* got float"):
+            client.classify(2.5, ["狗", "猫"])  # type: ignore[arg-type]
         with pytest.raises(InvalidInputError, match="k"):
             client.search("猫", k=100_000)
     with Client(url, model="nobody") as client, pytest.raises(InvalidInputError, match="no model"):
@@ -120,6 +129,29 @@ def test_servers_that_cannot_be_used(embedder: MultiModalEmbeddingPipeline) -> N
             with pytest.raises(BusyError) as caught:
                 client.forward({"img": [b"x" * 100_000]})
             assert caught.value.retry_after >= 1
+
+
+@pytest.mark.parametrize("content", [b"<html>Bad Gateway</html>", b"[]", b'{"error": "no"}'])
+def test_answers_of_a_proxy(content: bytes, serve: Any) -> None:
+    def respond(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(502)
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        request.wfile.write(content)
+
+    with (
+        Client(serve(respond)) as client,
+        pytest.raises(ServerError, match="the server answered with 502"),
+    ):
+        client.models()
+
+
+def test_a_server_that_does_not_answer_in_time(serve: Any) -> None:
+    with (
+        Client(serve(lambda request: time.sleep(1)), timeout=0.1) as client,
+        pytest.raises(DeadlineError, match="did not answer in time"),
+    ):
+        client.models()
 
 
 # OpenAI's, and those that are built on it
