@@ -214,26 +214,28 @@ tsan: install-tsan $(TSAN)/openmp_edges.so ## the C test of threads, then pipeli
 	$(TSAN_ENVIRONMENT) $(TSAN)/venv/bin/python tools/stress.py --seconds $(STRESS_SECONDS)
 
 # --- Coverage --------------------------------------------------------------------------------------
-# As for the sanitizers, a second environment whose package and engine are compiled for gcov, without
-# optimization, so that a branch is one of the source. tools/coverage.py has the limits.
+# tools/coverage.py has the limits.
 
 COVERAGE := build/coverage
+
+coverage: coverage-c coverage-python ## branches that tests take, in C and in Python: tables, build/coverage/*.html; fails below the limits
+
+# As for the sanitizers, a second environment whose package and engine are compiled for gcov, without
+# optimization, so that a branch is one of the source.
 COVERED_TESTS ?= tests/core tests/parity tests/pipelines tests/prepared tests/engine tests/checkpoints/test_archive_scripts.py
-COVERAGE_ENVIRONMENT = PYTHONSAFEPATH=1 COVERAGE_FILE=$(COVERAGE)/python.data \
-  CNCLIP_ENGINE=$(CURDIR)/$(COVERAGE)/engine/torch.so
 # Without optimization it takes longer than it may.
 COVERAGE_LEFT_OUT := --deselect=tests/core/test_precision.py::test_texts_of_all_lengths_leave_no_memory_behind
-COVERAGE_PYTEST = $(COVERAGE_ENVIRONMENT) $(COVERAGE)/venv/bin/python -m pytest -p no:cacheprovider -o pythonpath= \
-  -n $(PROCESSES) $(COVERAGE_LEFT_OUT)
+COVERAGE_PYTEST = PYTHONSAFEPATH=1 CNCLIP_ENGINE=$(CURDIR)/$(COVERAGE)/engine/torch.so \
+  $(COVERAGE)/venv/bin/python -m pytest -p no:cacheprovider -o pythonpath= -n $(PROCESSES) $(COVERAGE_LEFT_OUT)
 GCOV_OPTIONS := -Doptimization=0 -Db_coverage=true -Dc_args=-fprofile-update=atomic
 
 $(COVERAGE)/.environment: $(VENV)/.test
 	@$(BIN)/python -m venv --clear $(COVERAGE)/venv
 	@printf '%s\n' "$(call site_packages,$(VENV))" '$(CURDIR)' > $(call site_packages,$(COVERAGE)/venv)/below.pth
-	@$(COVERAGE)/venv/bin/python -m pip $(PIP_OPTIONS) install gcovr pytest-cov
+	@$(COVERAGE)/venv/bin/python -m pip $(PIP_OPTIONS) install gcovr
 	@touch $@
 
-coverage: $(COVERAGE)/.environment ## lines and branches that tests run, in C and Python: tables, build/coverage/*.html (COVERED_TESTS)
+coverage-c: $(COVERAGE)/.environment ## the part of `make coverage` for the core and the engine (COVERED_TESTS)
 	@rm -rf $(COVERAGE)/c $(COVERAGE)/package $(COVERAGE)/engine
 	@$(call setup,$(COVERAGE)/c,-Dtests=true $(GCOV_OPTIONS))
 	@$(call test_core,$(COVERAGE)/c)
@@ -241,13 +243,32 @@ coverage: $(COVERAGE)/.environment ## lines and branches that tests run, in C an
 	  --config-settings=build-dir=$(COVERAGE)/package $(GCOV_OPTIONS:%=--config-settings=setup-args=%) .
 	@$(COVERAGE)/venv/bin/python cnclip/engine/build.py --torch $(call site_packages,$(VENV))/torch \
 	  --output $(COVERAGE)/engine/torch.so --coverage $(CURDIR)/$(COVERAGE)/engine
-	$(COVERAGE_PYTEST) -m 'not slow and not full_size' --dist worksteal $(BROWSER_LEFT_OUT) --cov=$(call site_packages,$(COVERAGE)/venv)/cnclip --cov-branch \
-	  --cov-report=html:$(COVERAGE)/python --cov-report=term:skip-covered $(COVERED_TESTS) $(PYTEST_OPTIONS)
+	$(COVERAGE_PYTEST) -m 'not slow and not full_size' --dist worksteal $(BROWSER_LEFT_OUT) $(COVERED_TESTS) $(PYTEST_OPTIONS)
 	$(COVERAGE_PYTEST) -m slow tests/core/test_failing_memory.py
 	@for isa in $(ISAS); do CNCLIP_FORCE_ISA=$$isa $(COVERAGE)/venv/bin/python -P -c 'from cnclip import _core; _core.ImageProcessor(1)' 2> /dev/null || continue; \
 	  echo "CNCLIP_FORCE_ISA=$$isa"; \
 	  CNCLIP_FORCE_ISA=$$isa $(COVERAGE_PYTEST) -q -m 'not slow and not full_size' tests/core || exit 1; done
-	$(COVERAGE)/venv/bin/python -P tools/coverage.py $(COVERAGE)
+	$(COVERAGE)/venv/bin/python -P tools/coverage.py c $(COVERAGE)
+
+# The package as `make test` has it. What Ray's cluster runs is among the slow tests.
+PYTHON_COVERAGE = COVERAGE_FILE=$(CURDIR)/$(COVERAGE)/python.data/all $(COVERAGE)/python-venv/bin/python -m coverage
+
+$(COVERAGE)/.python: $(VENV)/.test
+	@$(BIN)/python -m venv --clear $(COVERAGE)/python-venv
+	@echo "import site; site.addsitedir('$(call site_packages,$(VENV))')" > $(call site_packages,$(COVERAGE)/python-venv)/below.pth
+	@$(COVERAGE)/python-venv/bin/python -m pip $(PIP_OPTIONS) install 'coverage>=7.11'
+	@touch $@
+
+coverage-python: $(COVERAGE)/.python ## the part of `make coverage` for Python, with all tests of `make test`
+	@rm -rf $(COVERAGE)/python $(COVERAGE)/python.data
+	@mkdir -p $(COVERAGE)/python.data
+	$(PYTHON_COVERAGE) run -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal \
+	  $(BROWSER_LEFT_OUT) $(PYTEST_OPTIONS)
+	$(PYTHON_COVERAGE) run -m pytest -m slow tests/bulk/test_ray.py
+	@$(PYTHON_COVERAGE) combine --quiet
+	@$(PYTHON_COVERAGE) html --quiet --directory=$(COVERAGE)/python
+	@$(PYTHON_COVERAGE) json --quiet -o $(COVERAGE)/python.json
+	$(COVERAGE)/python-venv/bin/python tools/coverage.py python $(COVERAGE)
 
 # --- Style and types -------------------------------------------------------------------------------
 
@@ -298,5 +319,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-isa test-slow test-full-size soak agreement reliability test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage fuzz fuzz-long lint \
+.PHONY: help demo test test-isa test-slow test-full-size soak agreement reliability test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage coverage-c coverage-python fuzz fuzz-long lint \
   typing format bench notebooks docs wheel clean
