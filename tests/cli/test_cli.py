@@ -15,7 +15,7 @@ import pytest
 from cnclip import __version__, cli, pipeline
 from cnclip._files import replaced_atomically
 from cnclip.archive import read_archive
-from cnclip.cli._arguments import check_output_file
+from cnclip.cli._arguments import check_output_file, open_browser
 from cnclip.errors import InvalidInputError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
@@ -275,3 +275,25 @@ def test_temporary_names_are_not_in_errors(tmp_path: Path) -> None:
     with pytest.raises(OSError) as raised, replaced_atomically(tmp_path / "no" / "b"):
         pass
     assert raised.value.filename == str(tmp_path / "no" / "b")
+
+
+def test_what_follows_two_dashes_is_no_option(cnclip: Command) -> None:
+    status, _, err = cnclip("info", "a", "--", "--qqqqqqqq")
+    assert status == 2 and "unrecognized arguments: " in err and "no option" not in err
+
+
+def test_no_browser(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("webbrowser.open", asked.append)  # returns None: none was started
+    open_browser("serve", "http://127.0.0.1:7860/")
+    assert asked == ["http://127.0.0.1:7860/"]
+    message = "cnclip serve: no browser could be started; open http://127.0.0.1:7860/\n"
+    assert capsys.readouterr().err == message
+
+
+def test_the_environment_is_printed(cnclip: Command) -> None:
+    status, out, _ = cnclip("info", "--environment", "--json")
+    found = json.loads(out)
+    assert status == 0 and found["cnclip"] == __version__
+    status, out, _ = cnclip("info", "--environment")
+    assert status == 0 and out.splitlines()[0].split() == ["cnclip", __version__]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnclip.errors import ClosedError, ModelRunError, OutOfMemoryError
+from cnclip.errors import ClosedError, DeadlineError, ModelRunError, OutOfMemoryError
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.serve import Batcher, BatchOptions
+from cnclip.serve.batching.dispatch import Dispatcher
 from tests.support.batcher import Embedder, Gate, eventually, watched
 
 GOOD = [f"第{n}只猫" for n in range(12)]
@@ -299,3 +300,48 @@ def test_a_gpu_has_two_batches_at_a_time(model: Embedder) -> None:
         for future in futures:
             future.result(20)
     assert sorted(model.encoder.batches) == [["狗"], ["猫"]]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_a_system_without_threads(
+    model: Embedder, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == count:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", limited)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            Batcher(model)
+    assert len(started) == count
+    assert eventually(lambda: not any(thread.is_alive() for thread in started))
+
+
+def test_a_failing_watch_is_logged_and_goes_on(
+    model: Embedder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    look = Dispatcher._look
+    looks: list[float] = []
+
+    def failing(self: Dispatcher, now: float) -> bool:
+        looks.append(now)
+        if len(looks) == 1:
+            raise ValueError("broken")
+        return look(self, now)
+
+    monkeypatch.setattr(Dispatcher, "_look", failing)
+    gate = Gate(model.encoder)
+    with Batcher(model) as batcher:
+        assert eventually(lambda: len(looks) > 1)
+        batcher.submit([{"text": "first"}])
+        assert gate.came.wait(10)
+        with pytest.raises(DeadlineError):  # which the watch finds
+            batcher.submit([{"text": "late"}], timeout=0.2).result(10)
+        gate.opened.set()
+    assert "the batcher's watch failed" in caplog.text and "ValueError: broken" in caplog.text

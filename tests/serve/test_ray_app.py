@@ -16,7 +16,10 @@ from cnclip.pipelines import MultiModalEmbeddingPipeline
 pytest.importorskip("fastapi", reason="fastapi is not installed, cnclip's extra `serve`")
 pytest.importorskip("httpx", reason="httpx is not installed, cnclip's extra `serve`")
 import httpx
+from starlette.testclient import TestClient
 
+from cnclip.serve import ray_app as under_test
+from cnclip.serve.options import ServerOptions
 from cnclip.serve.ray_app import ray_app
 
 PORT = 18765
@@ -27,6 +30,36 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"cnclip\[ray-serve\]"):
         ray_app("emoji-cn")
+
+
+def test_the_application_of_a_replica(
+    embedder: MultiModalEmbeddingPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "_served", [])
+    monkeypatch.setattr(under_test, "limit_images", lambda: None)  # of the whole process
+    app = under_test._build(
+        "emoji-cn",
+        device="cpu",
+        precision="fp32",
+        decode="exact",
+        num_threads=1,
+        options=ServerOptions(max_items=3),
+        api_keys=("key",),
+    )
+    (served,) = under_test._served
+    replica = under_test._Replica()
+    with TestClient(app, headers={"Authorization": "Bearer key"}) as client:
+        answer = client.post("/v1/embeddings", json={"input": TEXTS})
+        rows = np.array([one["embedding"] for one in answer.json()["data"]])
+        want = embedder.forward({"text": TEXTS})["text_embedding"]
+        assert np.abs(rows - want).max() < 2e-6
+        assert client.post("/v1/embeddings", json={"input": [*TEXTS, "x"]}).status_code == 400
+        client.headers.clear()
+        assert client.post("/v1/embeddings", json={"input": TEXTS}).status_code == 401
+        replica.check_health()
+    served.close()
+    with pytest.raises(RuntimeError, match="emoji-cn: no batch was embedded within"):
+        replica.check_health()
 
 
 @pytest.mark.slow

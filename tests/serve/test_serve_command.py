@@ -16,10 +16,13 @@ import pytest
 
 from cnclip.assets import asset_path
 from cnclip.cli import main
+from cnclip.cli.serve import _report
 from cnclip.errors import (
     InvalidInputError,
 )
 from cnclip.pipelines import MultiModalEmbeddingPipeline
+from cnclip.search import Index
+from cnclip.serve import Searchable
 from cnclip.serve.server import is_loopback, listen, url_of
 from tests.support.serve import make_index
 
@@ -116,6 +119,22 @@ def test_help_is_ascii(command: str, capsys: pytest.CaptureFixture[str]) -> None
 
 
 # The process
+
+
+def test_files_that_are_gone_are_reported(
+    tmp_path: Path, embedder: MultiModalEmbeddingPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = tmp_path / "cat.png"
+    photo.write_bytes(CAT.read_bytes())
+    make_index(tmp_path / "photos.index", embedder, [CAT, photo])
+    served = Searchable("photos", Index.load(tmp_path / "photos.index"), embedder)
+    _report("serve", [served])
+    assert capsys.readouterr().err == "cnclip serve: photos: 2 images\n"
+    photo.unlink()
+    _report("serve", [served])
+    assert f"cnclip serve: photos: 1 of 2 files are gone, such as {photo}; if" in (
+        capsys.readouterr().err
+    )
 
 
 def test_models_and_indexes(
