@@ -106,8 +106,12 @@ def test_a_move_is_not_found_in_a_damaged_folder(
     assert embed(tmp_path / "moved", replace=True).rows == 20
 
 
-def test_several_folders_are_not_a_move(photos: Path, embed: Embed, tmp_path: Path) -> None:
-    embed([photos, photos / "inner"])
+def test_several_folders_are_not_a_move(
+    photos: Path, some: list[Path], embed: Embed, tmp_path: Path
+) -> None:
+    (tmp_path / "more").mkdir()
+    shutil.copy(some[9], tmp_path / "more" / "a.png")
+    embed([photos, tmp_path / "more"], ids="relative")
     photos.rename(tmp_path / "moved")
     with pytest.raises(EmbeddingsError, match=f"was made of {photos}, .* as well"):
         embed(tmp_path / "moved")

@@ -13,8 +13,12 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 from cnclip.errors import InputTypeError, InvalidInputError  # noqa: E402
 from cnclip.modelscope.clip import CLIPForMultiModalEmbedding  # noqa: E402
-from cnclip.modelscope.pipelines import pipeline  # noqa: E402
-from cnclip.modelscope.preprocessors import CLIPPreprocessor  # noqa: E402
+from cnclip.modelscope.pipelines import Pipeline, pipeline  # noqa: E402
+from cnclip.modelscope.preprocessors import (  # noqa: E402
+    CLIPPreprocessor,
+    LoadImage,
+    Preprocessor,
+)
 from cnclip.modelscope.tokenizer import FullTokenizer  # noqa: E402
 from cnclip.train.auto_augment import _OPERATIONS, _POLICY, auto_augment  # noqa: E402
 
@@ -118,3 +122,67 @@ def test_another_tokenizer_and_resolution(vit_directory: Path) -> None:
     for bad in ("large", 0, 2.5):
         with pytest.raises((InputTypeError, InvalidInputError), match="resolution"):
             CLIPPreprocessor(vit_directory, resolution=bad)
+
+
+def test_load_image_as_its_options_say(photo: Image.Image, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.png")
+    photo.save(path)
+    pixels = np.asarray(photo)
+    found = LoadImage()(path)
+    assert np.array_equal(found.pop("img"), pixels)
+    assert found == {"filename": path, "img_shape": (225, 223, 3), "img_field": "img"}
+    kept = LoadImage("L")({"filename": path, "label": 7})
+    assert kept["img"].mode == "L" and kept["label"] == 7
+    assert np.array_equal(LoadImage("rgb", backend="cv2")(path)["img"], pixels)
+    assert np.array_equal(LoadImage("bgr", backend="cv2")(path)["img"], pixels[..., ::-1])
+    assert repr(LoadImage("bgr")) == "LoadImage(mode=BGR)"
+
+
+def test_anything_to_an_image(photo: Image.Image, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.png")
+    photo.save(path)
+    pixels = np.asarray(photo)
+    for given in (path, photo, {"image": path}, {"image": photo}, pixels[..., ::-1]):
+        image = LoadImage.convert_to_img(given)
+        assert image.mode == "RGB" and np.array_equal(image, pixels)
+        assert np.array_equal(LoadImage.convert_to_ndarray(given), pixels)
+    gray = pixels[..., 0]
+    assert np.array_equal(LoadImage.convert_to_img(gray), np.stack([gray] * 3, axis=2))
+
+
+def test_a_preprocessor_and_a_pipeline_of_ones_own() -> None:
+    class Half(Preprocessor):
+        def __call__(self, input: Any, *_: Any, **__: Any) -> dict[str, Any]:
+            return {"half": torch.tensor(input / 2, requires_grad=True)}
+
+    def model(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"sum": inputs["half"] + 1}
+
+    own = Pipeline(model, Half())
+    assert own(4)["sum"].item() == 3 and not own(4)["sum"].requires_grad
+    assert [one["sum"].item() for one in own([2, 4])] == [2, 3]
+    lazy = own(number for number in (2, 4))
+    assert next(lazy)["sum"].item() == 2 and next(lazy)["sum"].item() == 3
+    assert (own.models, own.has_multiple_models) == ([model], False)
+    with pytest.raises(NotImplementedError, match="Preprocessor"):
+        Preprocessor()(1)
+
+
+def test_pipelines_of_an_open_model(
+    model: CLIPForMultiModalEmbedding, vit_directory: Path, texts: list[str]
+) -> None:
+    made = pipeline("multi-modal-embedding", model=[model], device="cpu")
+    assert made.model is model and made.device == torch.device("cpu") == torch.device(
+        made.device_name
+    )
+    assert made.cfg.task == "multi-modal-embedding"
+    rows = made({"text": texts[:3]})["text_embedding"]
+    same(rows, torch.from_numpy(model.core.forward({"text": texts[:3]})["text_embedding"]))
+    loaded = Preprocessor.from_pretrained(vit_directory)
+    assert torch.equal(loaded.tokenize(texts), made.preprocessor.tokenize(texts))
+    for arguments, words in (
+        ((None,), "task: expected one of multi-modal-embedding, .* got None"),
+        (("image-captioning",), "task: Chinese-CLIP is for .* got 'image-captioning'"),
+    ):
+        with pytest.raises(InvalidInputError, match=words):
+            pipeline(*arguments, model=model)

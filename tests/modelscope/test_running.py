@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,27 @@ def test_a_module_and_standard_input(run_command: Run, tmp_path: Path) -> None:
     assert (ours.stdout, ours.stderr, ours.returncode) == (theirs.stdout, theirs.stderr, 0)
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_program_of_several_files(kind: str, run_command: Run, tmp_path: Path) -> None:
+    place = tmp_path / "program"
+    files = {"__main__.py": "import other, sys\nprint(other.NAME, sys.argv[1:], __name__)\n" + FAIL}
+    files["other.py"] = "NAME = 'other'\n"
+    if kind == "folder":
+        place.mkdir()
+        for name, code in files.items():
+            (place / name).write_text(code)
+    else:
+        with zipfile.ZipFile(place, "w") as archive:
+            for name, code in files.items():
+                archive.writestr(name, code)
+    ours = run_command(place, "-x", folder=tmp_path)
+    theirs = run_command(place, "-x", plain=True, folder=tmp_path)
+    assert ours.stdout == theirs.stdout == "other ['-x'] __main__\n"
+    assert ours.returncode == theirs.returncode == 1
+    assert ours.stderr.splitlines()[-1] == "ValueError: of the program"
+    assert "cnclip" not in ours.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -74,11 +96,14 @@ def test_a_module_and_standard_input(run_command: Run, tmp_path: Path) -> None:
         (("-m", "no_such_module"), 1, "No module named no_such_module"),
         (("-m",), 2, "argument expected"),
         (("--unknown",), 2, "unknown option --unknown"),
+        (("empty",), 1, "can't find '__main__' module in 'empty'"),
+        (("-m", "empty.inner"), 1, "No module named empty.inner"),
     ],
 )
 def test_what_cannot_be_run(
     arguments: tuple[str, ...], status: int, message: str, run_command: Run, tmp_path: Path
 ) -> None:
+    (tmp_path / "empty").mkdir()
     done = run_command(*arguments, folder=tmp_path)
     assert done.returncode == status
     assert message in done.stderr
