@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnclip import load_image
 from cnclip.datasets import PairData, Problems, open_pairs, open_retrieval
 from cnclip.errors import DatasetError, ImageError, InputTypeError, InvalidInputError
 from cnclip.modelscope._training_data import inbatch_recall, pairs_of
@@ -162,6 +164,9 @@ def test_indexing(tmp_path: Path) -> None:
     assert rows.select([3, 1])["query_id"] == [3, 1]
     assert rows.take(2).num_rows == 2 and rows.skip(2).num_rows == 4
     assert sorted(rows.shuffle(seed=3)["query_id"]) == [0, 1, 2, 3, 4, 5]
+    assert rows.shape == (6, 4) and data.config_kwargs is None
+    assert repr(rows) == "Rows(6 rows: ['query', 'query_id', 'image', 'image_id'])"
+    assert repr(data) == f"MsDataset({rows!r})"
     for index in (6, -7):
         with pytest.raises(IndexError, match="there are 6"):
             data[index]
@@ -187,6 +192,7 @@ def test_renamed_columns(tmp_path: Path) -> None:
     rows = data.remap_columns({"query": "text", "image": "img"})
     assert sorted(rows[0]) == ["image_id", "img", "query_id", "text"]
     assert rows["text"] == data["query"]
+    assert data.ds_instance.rename_column("query", "text")["text"] == data["query"]
     assert pairs_of(rows, "train_dataset", "img", "text").texts == rows["text"]
     for mapping, words in (({"x": "y"}, "no column 'x'"), ({"query": "image"}, "same name")):
         with pytest.raises(DatasetError, match=words):
@@ -224,6 +230,68 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
         MsDataset.load(3)  # type: ignore[arg-type]
     with pytest.raises(DatasetError, match="no such folder in the data set"):
         MsDataset.load(str(tmp_path), data_dir="inner", split="train")
+    make_tsv(tmp_path / "tsv")
+    for options, error, words in (
+        ({"split": 5}, InputTypeError, "split: expected str, got int"),
+        ({"split": "test"}, DatasetError, "has no split 'test'; it has train"),
+        ({"data_files": {"train": 5}}, InputTypeError, "data_files: expected a path .* got 5"),
+        ({"data_files": ["a", "b"]}, InputTypeError, "data_files: expected a path for each split"),
+        ({"subset_name": "../other"}, InvalidInputError, "subset_name: expected a name, got"),
+    ):
+        with pytest.raises(error, match=words):
+            MsDataset.load(str(tmp_path / "tsv"), **options)
+    with pytest.raises(InvalidInputError, match="data_files: requires a folder or one of csv"):
+        MsDataset.load("no-such-kind", data_files="a.csv")
+
+
+def test_subsets_in_folders_and_paths_in_lists(tmp_path: Path) -> None:
+    make_tsv(tmp_path / "data" / "small")
+    assert len(MsDataset.load(str(tmp_path), subset_name="small", split="train")) == 6
+    write_index(tmp_path / "muge")
+    files = {"train": ["train.csv"]}
+    with zipfile.ZipFile(tmp_path / "muge" / "train.zip") as archive:
+        archive.extractall(tmp_path / "muge")
+    data = MsDataset.load(str(tmp_path / "muge"), data_files=files, split="train")
+    assert data["query_id"] == [row[0] for row in ROWS]
+
+
+def test_a_slice_beyond_the_rows_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = MsDataset.load(str(make_tsv(tmp_path)), split="train[4:100]")
+    assert len(data) == 2
+    assert "train" in caplog.text
+
+
+def test_zips_that_do_not_fit_or_are_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_index(tmp_path / "inner")
+    path = tmp_path / "data.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in (tmp_path / "inner").rglob("*"):
+            archive.write(file, file.relative_to(tmp_path / "inner"))
+    full = shutil.disk_usage(tmp_path)._replace(free=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda place: full)
+        with pytest.raises(DatasetError, match=r"data\.zip: unpacked it has .* CNCLIP_CACHE"):
+            MsDataset.load(str(path), split="train")
+    # A folder with nothing else than a zip is that zip.
+    (tmp_path / "alone").mkdir()
+    path.rename(tmp_path / "alone" / "data.zip")
+    (tmp_path / "alone" / "README.md").write_text("not needed")
+    assert len(MsDataset.load(str(tmp_path / "alone"), split="train")) == len(ROWS)
+
+
+def test_a_zip_that_is_wrong_about_a_size(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.write(tmp_path / "train.csv", "train.csv")
+    content = (tmp_path / "data.zip").read_bytes()
+    size = (tmp_path / "train.csv").stat().st_size.to_bytes(4, "little")
+    assert content.count(size) >= 2
+    place = content.rindex(size)  # in the table
+    (tmp_path / "data.zip").write_bytes(content[:place] + b"\5\0\0\0" + content[place + 4 :])
+    with pytest.raises(DatasetError, match=r"data\.zip: cannot be unpacked: Bad CRC-32"):
+        MsDataset.load(str(tmp_path / "data.zip"), split="train")
 
 
 # --- For the trainer -----------------------------------------------------------------------------
@@ -251,8 +319,45 @@ def test_rows_of_other_software() -> None:
         pairs_of([*rows[:1], {"img": rows[0]["img"], "text": None}], "train_dataset", None, None)
     with pytest.raises(DatasetError, match="there are no rows"):
         pairs_of([], "train_dataset", None, None)
+    with pytest.raises(DatasetError, match="train_dataset: expected rows that are dicts, found"):
+        pairs_of(np.zeros((2, 3)), "train_dataset", None, None)
+    with pytest.raises(InputTypeError, match=r"expected data sets of MsDataset\.load in the list"):
+        pairs_of([np.zeros(2), np.zeros(2)], "train_dataset", None, None)
     with pytest.raises(InputTypeError, match="expected a data set with numbered rows, got str"):
         pairs_of("muge", "train_dataset", None, None)
+
+
+def test_images_of_other_software(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(IMAGES[100])
+    opened = image_of(100)
+    values = [
+        opened,
+        IMAGES[100],
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        {"bytes": IMAGES[100], "path": None},
+        {"bytes": None, "path": str(tmp_path / "a.png")},
+        np.asarray(opened),
+    ]
+    pairs = pairs_of([{"img": one, "text": "文"} for one in [*values, 5]], "rows", None, None)
+    for number in range(len(values)):
+        found = pairs.read(number)
+        image = found if isinstance(found, Image.Image) else load_image(found)
+        assert np.array_equal(image, opened.convert("RGB")), number
+    with pytest.raises(ImageError, match="rows:8: expected an image, found int"):
+        pairs.read(len(values))
+    assert str(pairs.where(0)) == "rows:1"
+
+
+def test_several_data_sets_of_load(tmp_path: Path) -> None:
+    first = MsDataset.load(str(make_tsv(tmp_path / "a")), split="train")
+    second = MsDataset.load(str(write_index(tmp_path / "b")), split="train")
+    assert pairs_of([first], "train_dataset", None, None).texts == first.ds_instance.pairs.texts
+    both = pairs_of([first, first], "train_dataset", None, None)
+    assert both.texts == first["query"] * 2
+    renamed = MsDataset(second.remap_columns({"query": "words"}))
+    with pytest.raises(DatasetError, match="splits have different columns: query, .* and words"):
+        pairs_of([first, renamed], "train_dataset", None, None)
 
 
 def test_column_map_that_does_not_fit(tmp_path: Path) -> None:
