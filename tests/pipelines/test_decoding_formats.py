@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -202,3 +203,20 @@ def test_headers_of_jpeg_xl_that_are_none(content: bytes) -> None:
 def test_other_files_are_named_for_what_they_are(content: bytes, kind: str) -> None:
     with pytest.raises(ImageError, match=f"^cannot be read as an image: {kind}"):
         decode(content)
+
+
+def box(kind: bytes, content: bytes, *, long: bool = False) -> bytes:
+    size = len(content) + (16 if long else 8)
+    head = struct.pack(">I4sQ", 1, kind, size) if long else struct.pack(">I4s", size, kind)
+    return head + content
+
+
+def test_the_size_of_a_jxl_in_boxes() -> None:
+    stream = b"\xff\x0a" + bytes([0b0111_1111, 0])  # small, of 256 rows and as many columns
+    assert jxl_size(stream + bytes(20)) == (256, 256)
+    first = box(b"JXL ", b"\r\n\x87\n") + box(b"ftyp", b"jxl \0\0\0\0jxl ", long=True)
+    for inner in (box(b"jxlc", stream), box(b"jxlp", bytes(4) + stream)):
+        assert jxl_size(first + inner + bytes(20)) == (256, 256)
+    assert jxl_size(first + box(b"free", b"") * 10_000) is None
+    assert jxl_size(first + struct.pack(">I4s", 3, b"free") + bytes(20)) is None
+    assert jxl_size(first) is None
