@@ -143,6 +143,34 @@ def test_published_sizes_are_known_from_the_tensors(name: str, tmp_path: Path) -
     assert _Shapes(tmp_path, weights).config(0, Hints()) == PUBLISHED_SIZES[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("visual.conv1.weight", (768, 3, 16), r"conv1\.weight of shape \[768, 3, 16\], expected 4"),
+        ("text_projection", (1 << 30, 512), r"text_projection of shape .* of 1 to"),
+        ("visual.positional_embedding", (198, 768), "has 198 rows, expected a square plus one"),
+        ("visual.positional_embedding", (1, 768), "has 1 rows, expected a square plus one"),
+        ("visual.positional_embedding", (9_000_001, 768), "images of 48000 pixels per side"),
+        ("visual.transformer.resblocks.", None, r"0 layers visual\.transformer\.resblocks\.N"),
+        ("visual.conv1.weight", None, r"no tensor visual\.conv1\.weight"),
+    ],
+)
+def test_shapes_of_no_chinese_clip(
+    name: str, shape: tuple[int, ...] | None, message: str, tmp_path: Path
+) -> None:
+    from cnclip.checkpoints.checkpoint import Hints
+    from cnclip.checkpoints.cn_clip import _Shapes
+
+    with torch.device("meta"):
+        weights = dict(ChineseClip(PUBLISHED_SIZES["ViT-B-16"]).state_dict())
+        if shape is not None:
+            weights[name] = torch.empty(shape)
+        else:
+            weights = {one: value for one, value in weights.items() if not one.startswith(name)}
+    with pytest.raises(cnclip.errors.CheckpointError, match=message):
+        _Shapes(tmp_path, weights).config(0, Hints())
+
+
 def test_head_widths_that_no_tensor_tells(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

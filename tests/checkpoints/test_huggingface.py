@@ -276,6 +276,28 @@ def test_tokenizers_of_another_kind(
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({}, "expected words with ids from 0 on, each once"),
+        ({"a": 0, "b": 2}, "expected words with ids from 0 on, each once"),
+        ({"a": 0, "b": 0}, "expected words with ids from 0 on, each once"),
+        ({"a": 0, "b": True}, "expected words with ids from 0 on, each once"),
+        ({"a\nb": 0}, "a word with a line break"),
+        ({"\ud800": 0}, "surrogates not allowed"),
+    ],
+    ids=str,
+)
+def test_words_of_no_vocabulary(huggingface: Path, words: dict[str, Any], message: str) -> None:
+    to_tokenizer(huggingface)
+    path = huggingface / "tokenizer.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["model"]["vocab"], settings["added_tokens"] = words, []
+    path.write_text(json.dumps(settings))
+    with pytest.raises(cnclip.errors.CheckpointError, match=rf"tokenizer\.json.*{message}"):
+        pipeline(model=huggingface, device="cpu")
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("model.safetensors", b"", "model.safetensors: damaged"),
