@@ -71,9 +71,10 @@ def _settings(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        if path.stat().st_size > MAX_SETTINGS:
-            raise CheckpointError(f"has more than {MAX_SETTINGS} bytes", file=path)
-        settings = json.loads(path.read_bytes())
+        is_small = path.stat().st_size <= MAX_SETTINGS
+        settings = json.loads(path.read_bytes()) if is_small else None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"is damaged ({type(error).__name__})", file=path) from error
+    if not is_small:
+        raise CheckpointError(f"has more than {MAX_SETTINGS} bytes", file=path)
     return settings if isinstance(settings, dict) else {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -186,3 +188,30 @@ def test_pipelines_of_an_open_model(
     ):
         with pytest.raises(InvalidInputError, match=words):
             pipeline(*arguments, model=model)
+
+
+def test_a_model_is_moved_and_converted(vit_directory: Path, texts: list[str]) -> None:
+    model = CLIPForMultiModalEmbedding(vit_directory, device="cpu")
+    rows = model.core.forward({"text": texts[:4]})["text_embedding"]
+    assert model.to("cpu") is model and model.float() is model
+    assert not model.is_loaded  # the towers are made when they are needed
+    copied = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(copied.core.forward({"text": texts[:4]})["text_embedding"], rows)
+    assert [name for name, _ in model.named_children()] == ["clip_model"] and model.is_loaded
+    assert model.float().core_is_current
+    ids = torch.from_numpy(model.core.preprocessor.tokenize(texts[:4]))
+    assert model.double() is model and not model.core_is_current
+    assert next(model.parameters()).dtype == torch.float64
+    same(model.float()({"text": ids})["text_embedding"].detach(), torch.from_numpy(rows))
+    assert model.temperature.item() == pytest.approx(model.core.model.info.temperature, rel=1e-6)
+    with torch.no_grad():
+        model.clip_model.logit_scale.fill_(0)
+    assert model.temperature.item() == 1
+
+
+def test_the_sizes_of_a_model(model: CLIPForMultiModalEmbedding) -> None:
+    settings = [
+        json.loads((Path(model.model_dir) / name).read_text(encoding="utf-8"))
+        for name in ("vision_model_config.json", "text_model_config.json")
+    ]
+    assert model.model_info == settings[0] | settings[1]

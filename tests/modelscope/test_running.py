@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import cnclip
-from cnclip.errors import ModelScopeError
-from cnclip.modelscope import _finder
+from cnclip.errors import CheckpointError, ModelScopeError
+from cnclip.modelscope import _finder, root
+from cnclip.modelscope._choice import MAX_SETTINGS, type_of
 from cnclip.modelscope._placeholders import Placeholder
+from cnclip.modelscope.metainfo import Models
 from tests.modelscope.conftest import Run
 
 SHOW = """
@@ -238,6 +242,47 @@ def test_modelscope_was_imported_before(run_command: Run, installed: Path) -> No
     done = run_command("-c", code, plain=True)
     assert done.stderr.splitlines()[-1].startswith("cnclip.errors.ModelScopeError: modelscope: ")
     assert done.returncode == 1
+
+
+def test_names_of_stand_ins() -> None:
+    module = _finder.StandIn("modelscope.utils.config")
+    assert module.__all__ == ["Config", "ConfigDict"]
+    assert {"Config", "ConfigDict", "__name__"} <= set(dir(module))
+    assert module.Config.__name__ == "Config" and isinstance(module.Other, Placeholder)
+    for name in ("_private", "__release_datetime__"):
+        with pytest.raises(AttributeError, match=f"'modelscope.utils.config' has no.*{name}"):
+            getattr(module, name)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        root.nothing  # noqa: B018
+    with pytest.raises(AttributeError, match="_nothing"):
+        Models._nothing  # noqa: B018
+    with pytest.raises(ModelScopeError, match="Models"):
+        Models.bert  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ({"model": {"type": "clip"}}, "clip"),
+        ({"model": {"type": 5}}, None),
+        ({"model": "clip"}, None),
+        ([], None),
+        ({"plugins": ["x"], "task": "some-task"}, "some-task"),
+        (b"{", "is damaged"),
+        (b"[" * 100_000, "is damaged"),
+        (b'"' + b"x" * (MAX_SETTINGS + 1) + b'"', "has more than"),
+    ],
+)
+def test_the_type_of_a_model(content: Any, kind: str | None, tmp_path: Path) -> None:
+    assert type_of(tmp_path) is None
+    path = tmp_path / "configuration.json"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"configuration\.json: {kind}"):
+            type_of(tmp_path)
+    else:
+        path.write_text(json.dumps(content))
+        assert type_of(tmp_path) == kind
 
 
 def test_placeholders() -> None:

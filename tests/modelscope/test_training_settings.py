@@ -9,6 +9,7 @@ import pytest
 
 from cnclip.errors import CnclipError, InputTypeError, InvalidInputError
 from cnclip.modelscope._training_settings import TrainingSettings, read_settings
+from cnclip.train.options import TrainOptions
 
 CONFIG: dict[str, Any] = {
     "framework": "pytorch",
@@ -102,6 +103,21 @@ def test_evaluation_and_saving() -> None:
     assert not read().evaluations
 
 
+def test_several_hooks_of_a_kind() -> None:
+    hooks = [{"type": "TextLoggerHook", "interval": number} for number in (3, 4, 5)]
+    settings = read({"train.hooks": hooks})
+    assert settings.train_options(8, 1).log_interval == 5 and not settings.ignored
+
+
+def test_gradients_and_workers() -> None:
+    assert read().train_options(8, 1).max_grad_norm == TrainOptions().max_grad_norm
+    settings = read({"train.optimizer_hook": {"grad_clip": {"max_norm": 0.5}}})
+    assert settings.train_options(8, 1).max_grad_norm == 0.5 and not settings.ignored
+    assert settings.train_options(8, 1).num_workers == 2
+    loader = {"batch_size_per_gpu": 8}
+    assert read({"train.dataloader": loader}).train_options(8, 1).num_workers is None
+
+
 def test_newer_places_of_hooks() -> None:
     settings = read(
         {
@@ -137,6 +153,12 @@ def test_precision() -> None:
         ("train.launcher", "slurm", "train.launcher"),
         ("train.hooks", [{"type": "EarlyStopHook"}], "train.hooks.EarlyStopHook.type"),
         ("evaluation.metrics", [{"type": "seq-cls-metric"}], "evaluation.metrics"),
+        ("evaluation.dataloader.shuffle", True, "evaluation.dataloader.shuffle"),
+        (
+            "train.hooks",
+            [{"type": "BestCkptSaverHook", "rule": "min"}],
+            "train.hooks.BestCkptSaverHook.rule",
+        ),
     ],
 )
 def test_what_is_ignored_is_named(path: str, value: Any, named: str) -> None:
