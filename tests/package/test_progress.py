@@ -45,7 +45,11 @@ def test_a_bar_of_tqdm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert "images:  50%" in capsys.readouterr().err
 
 
-def test_nothing_is_printed_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_unless_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr(under_test, "SECONDS_BETWEEN_LINES", 0.0)
     with progress("images", 10, enabled=False) as advance:
         advance(10)
     assert capsys.readouterr() == ("", "")
