@@ -66,6 +66,28 @@ def test_broken_tsv(tmp_path: Path) -> None:
         open_pairs(tmp_path, problems=Problems(strict=True))
 
 
+def test_odd_ids_of_images(tmp_path: Path) -> None:
+    make_tsv(tmp_path)
+    with (tmp_path / "train_texts.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"text_id": 50, "text": "x", "image_ids": [100, null]}\n')
+        file.write('{"text_id": 51, "text": "y", "image_ids": [100, "100"]}\n')
+    data, problems = broken(tmp_path)
+    assert pairs_of(data) == [*PAIRS, (IMAGES[100], "y")]
+    first, second = problems
+    assert "image_ids: expected integers or names, found nothing" in first
+    assert "image_ids: names an image twice (used nonetheless)" in second
+
+
+def test_two_files_of_one_split_in_a_zip(tmp_path: Path) -> None:
+    make_tsv(tmp_path)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for folder in ("a", "b"):
+            for name in ("train_imgs.tsv", "train_texts.jsonl"):
+                archive.write(tmp_path / name, f"{folder}/{name}")
+    with pytest.raises(DatasetError, match=r"has a/train_\S+ and b/train_"):
+        opened(tmp_path / "a.zip")
+
+
 def test_half_a_split(tmp_path: Path) -> None:
     make_tsv(tmp_path)
     for name in ("train_imgs.tsv", "train_texts.jsonl"):
@@ -134,6 +156,23 @@ def test_broken_lmdb(tmp_path: Path) -> None:
     shutil.rmtree(place)
     with pytest.raises(ImageError, match=r"not an LMDB, or damaged"):
         gone.read(0)
+
+
+def test_texts_of_pairs_that_differ(tmp_path: Path) -> None:
+    place = make_lmdb(tmp_path)
+    import lmdb
+
+    more = {b"70": (100, 1, "其他"), b"71": (100, 71, " "), b"72": (100, 72, "好")}
+    path = str(place / "lmdb" / "train" / "pairs")
+    with lmdb.open(path, map_size=1 << 24) as env, env.begin(write=True) as put:
+        for key, pair in more.items():
+            put.put(key, pickle.dumps(pair))
+    data, problems = broken(place)
+    assert data.texts[-1] == "好" and "其他" not in data.texts
+    assert [problem.partition(": ")[::2] for problem in problems] == [
+        ("train/pairs:70", "text 1 has other words in another pair"),
+        ("train/pairs:71", "text 71 is empty"),
+    ]
 
 
 def test_broken_folder(tmp_path: Path) -> None:

@@ -80,6 +80,49 @@ def test_problems_of_an_index(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert "3 rows left out" in text
 
 
+def test_rows_without_names_or_ids_in_an_index(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_index(tmp_path / "muge")
+    lines = [
+        "query_id,query,image_id,image:FILE",
+        "0,红,70,70.png",
+        ",绿,,71.png",  # the next number that no text has, and the file's name
+        "1,蓝,70,71.png",  # another image of this id
+        "2,白,72,",
+        "3,黑,73,../val.csv",
+    ]
+    (folder / "train.csv").write_text("\n".join(lines), encoding="utf-8")
+    data = MsDataset.load(str(folder), split="train")
+    found = [(row["query_id"], row["query"], row["image_id"]) for row in data]
+    assert found == [(0, "红", 70), (1, "绿", "71.png")]
+    text = caplog.text
+    assert "train.csv:4: image 70 is 70.png in another row" in text
+    assert "train.csv:5: column of images: expected a file's name, found" in text
+    assert "train.csv:6: there is no image ../val.csv in train.zip" in text
+    # In a folder.
+    (folder / "val.csv").write_text("\n".join([*lines[:1], *lines[5:], "4,白,72,72.png"]))
+    caplog.clear()
+    assert MsDataset.load(str(folder), split="validation")["query_id"] == [4]
+    assert "val.csv:2: column of images: " in caplog.text
+
+
+def test_an_index_without_a_table_or_images(tmp_path: Path) -> None:
+    folder = write_index(tmp_path / "muge")
+    index: Any = {"default": {"train": {"meta": "", "file": "train.zip"}}}
+    (folder / "muge.json").write_text(json.dumps(index))
+    with pytest.raises(DatasetError, match=r"muge\.json: split train has no table"):
+        MsDataset.load(str(folder), split="train")
+    index = {"default": {"train": {"meta": "train.csv", "file": "val.csv"}}}
+    (folder / "muge.json").write_text(json.dumps(index))
+    with pytest.raises(DatasetError, match=r"val\.csv: expected a zip or a folder of images"):
+        MsDataset.load(str(folder), split="train")
+    for other in ({"default": [1]}, {"default": {}}, {"default": {"train": {"rows": 7}}}):
+        (folder / "muge.json").write_text(json.dumps(other))
+        with pytest.raises(DatasetError):
+            MsDataset.load(str(folder), split="train")
+
+
 def test_columns_that_an_index_lacks(tmp_path: Path) -> None:
     folder = write_index(tmp_path / "muge", header="query_id,words,image_id,image:FILE")
     with pytest.raises(DatasetError, match=r"no column of texts \(query, .*found query_id, words"):

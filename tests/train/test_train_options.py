@@ -134,3 +134,22 @@ def test_no_epoch_after_the_last(
     err = capsys.readouterr().err
     assert "epoch 1.00:" in err
     assert "batch_size: each batch has some of the 1 pairs more than once; choose 1 or less" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.yaml", "- lr\n", r"a\.yaml: expected names and values"),
+        ("a.json", "[1]", r"a\.json: expected names and values"),
+        ("a.yaml", "lr: 1\nwd: [", r"a\.yaml:2: cannot be read: "),
+        ("a.toml", "lr = ", r"a\.toml: cannot be read: "),
+        ("a.txt", "lr: 1", r"a\.txt: cannot be read: expected a name that ends in \.toml"),
+        ("a.json", None, r"a\.json: cannot be read: No such file"),
+    ],
+)
+def test_files_of_no_options(name: str, content: str | None, message: str, tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InvalidInputError, match=message):
+        TrainOptions.read(tmp_path / name)
