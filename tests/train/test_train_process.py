@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,10 @@ torch = pytest.importorskip("torch")
 import torch.distributed as dist  # noqa: E402
 
 from cnclip.errors import DeviceError, InvalidInputError  # noqa: E402
-from cnclip.train.process import join_world  # noqa: E402
+from cnclip.train.model import learning_rate  # noqa: E402
+from cnclip.train.options import TrainOptions  # noqa: E402
+from cnclip.train.process import Interrupts, catch_signals, join_world  # noqa: E402
+from cnclip.train.run_folder import prepare_folder  # noqa: E402
 
 
 @pytest.fixture
@@ -86,3 +92,48 @@ def test_processes_that_share_a_gpu(gpus: Any, monkeypatch: pytest.MonkeyPatch) 
         "in: a.cpp:94, invalid usage"
     )
     assert calls == ["nccl", "left"]
+
+
+def test_the_second_signal_interrupts_at_once() -> None:
+    interrupts = Interrupts()
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), catch_signals(interrupts):
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupts.requested  # and the step ends
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    handlers: list[Any] = []
+
+    def run() -> None:
+        with catch_signals(Interrupts()):
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGINT)]
+
+
+@pytest.mark.parametrize("has_best", [True, False])
+def test_a_run_that_was_killed_while_it_replaced_the_best_weights(
+    has_best: bool, tmp_path: Path
+) -> None:
+    for name, exists in (("best", has_best), (".best.old", True)):
+        if exists:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "weights").write_text(name)
+    with prepare_folder(tmp_path, resume=True):
+        assert (tmp_path / "best" / "weights").read_text() == ("best" if has_best else ".best.old")
+        assert not (tmp_path / ".best.old").exists()
+
+
+def test_rates_of_steps() -> None:
+    options = TrainOptions(lr=0.5, warmup=4)
+    rates = [learning_rate(step, 12, options) for step in range(13)]
+    assert rates[:4] == [0.125, 0.25, 0.375, 0.5]
+    assert rates[4] == 0.5 and rates[8] == pytest.approx(0.25) and rates[12] == 0
+    flat = TrainOptions(lr=0.5, warmup=4, skip_scheduler=True)
+    assert [learning_rate(step, 12, flat) for step in (0, 4, 12)] == [0.125, 0.5, 0.5]
