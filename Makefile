@@ -250,7 +250,8 @@ coverage-c: $(COVERAGE)/.environment ## the part of `make coverage` for the core
 	  CNCLIP_FORCE_ISA=$$isa $(COVERAGE_PYTEST) -q -m 'not slow and not full_size' tests/core || exit 1; done
 	$(COVERAGE)/venv/bin/python -P tools/coverage.py c $(COVERAGE)
 
-# The package as `make test` has it. What Ray's cluster runs is among the slow tests.
+# The package as `make test` has it. What several processes of a training and Ray's cluster run is among
+# the slow tests.
 PYTHON_COVERAGE = COVERAGE_FILE=$(CURDIR)/$(COVERAGE)/python.data/all $(COVERAGE)/python-venv/bin/python -m coverage
 
 $(COVERAGE)/.python: $(VENV)/.test
@@ -264,7 +265,7 @@ coverage-python: $(COVERAGE)/.python ## the part of `make coverage` for Python, 
 	@mkdir -p $(COVERAGE)/python.data
 	$(PYTHON_COVERAGE) run -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal \
 	  $(BROWSER_LEFT_OUT) $(PYTEST_OPTIONS)
-	$(PYTHON_COVERAGE) run -m pytest -m slow tests/bulk/test_ray.py
+	$(PYTHON_COVERAGE) run -m pytest -m slow tests/bulk/test_ray.py tests/serve/test_ray_app.py tests/train
 	@$(PYTHON_COVERAGE) combine --quiet
 	@$(PYTHON_COVERAGE) html --quiet --directory=$(COVERAGE)/python
 	@$(PYTHON_COVERAGE) json --quiet -o $(COVERAGE)/python.json

@@ -6,6 +6,7 @@ import base64
 import copy
 import html
 import io
+import json
 import os
 import re
 import shutil
@@ -290,7 +291,13 @@ def test_an_index_of_embeddings_whose_model_is_not_available(
     assert main([*command, "--model", str(vit_directory)]) == 2
     assert "has vectors of emoji-cn (" in capsys.readouterr().err
     manifest = embeddings / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"emoji-cn"', '"my-own-model"'))
+    content = manifest.read_text()
+    digest = json.loads(content)["model"]["digest"]
+    manifest.write_text(content.replace(digest, "0" * len(digest)))
+    assert main(command) == 0
+    message = "has vectors of emoji-cn (000000000000), not of emoji-cn), no threshold is suggested"
+    assert message in capsys.readouterr().err
+    manifest.write_text(content.replace('"emoji-cn"', '"my-own-model"'))
     assert main(command) == 0
     captured = capsys.readouterr()
     assert "without its model (" in captured.err and "pass --model" in captured.err
