@@ -109,7 +109,7 @@ def fault_of(error: BaseException) -> Fault:
 
 def _split(error: CnclipError) -> tuple[str | None, str]:
     """The item of an error, and its text without it."""
-    if error.where is None or error.where.item is None:
+    if error.where is None:
         return None, str(error)
     rest = str(replace(error.where, item=None))
     return error.where.item, f"{rest}: {error.reason}" if rest else error.reason

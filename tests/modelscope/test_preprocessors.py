@@ -170,9 +170,8 @@ def test_a_preprocessor_and_a_pipeline_of_ones_own() -> None:
         Preprocessor()(1)
 
 
-def test_pipelines_of_an_open_model(
-    model: CLIPForMultiModalEmbedding, vit_directory: Path, texts: list[str]
-) -> None:
+def test_pipelines_of_an_open_model(vit_directory: Path, texts: list[str]) -> None:
+    model = CLIPForMultiModalEmbedding(vit_directory, device="cpu")
     made = pipeline("multi-modal-embedding", model=[model], device="cpu")
     assert made.model is model and made.device == torch.device("cpu") == torch.device(
         made.device_name

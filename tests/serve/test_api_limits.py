@@ -306,6 +306,7 @@ def test_names_of_models_differ(embedder: MultiModalEmbeddingPipeline) -> None:
         (MemoryError(), 503, None, {}),
         (ImageError("no image", item="input[3]", file="a.png"), 400, "input[3]", {}),
         (InvalidInputError("wrong"), 400, None, {}),
+        (ImageError("no image", file="a.png"), 400, None, {}),
         (ModelRunError("failed"), 500, None, {}),
         (KeyError("inner"), 500, None, {}),
     ],
