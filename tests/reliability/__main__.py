@@ -17,7 +17,9 @@ from typing import Any
 
 from tests.reliability.operations import start_with_library
 
-COLUMNS = ("scenario", "operations", "states", "tried", "runs", "failures", "findings", "seconds")
+COLUMNS = (
+    *("scenario", "operations", "states", "tried", "failures", "next runs", "findings", "seconds"),
+)
 
 
 def main() -> int:
@@ -41,7 +43,7 @@ def _run(names: list[str], every: int, work: Path) -> int:
 
     if find_torch().minor not in included_engines():
         os.environ.setdefault("CNCLIP_ENGINE", str(compiled_engine(find_torch())))
-    from tests.reliability.crashes import Figures, check_crashes, record
+    from tests.reliability.crashes import Figures, Started, check_crashes, record
     from tests.reliability.faults import check_faults
     from tests.reliability.scenarios import ALL
 
@@ -55,9 +57,9 @@ def _run(names: list[str], every: int, work: Path) -> int:
     for name in names or known:
         begin = time.monotonic()
         scenario, log = known[name](work), work / "log"
-        recording = record(scenario, log)
-        figures = check_crashes(scenario, recording, every, log)
-        figures.add(check_faults(scenario, recording, every, log))
+        recording, started = record(scenario, log), Started()
+        figures = check_crashes(scenario, recording, started, every, log)
+        figures.add(check_faults(scenario, recording, started, every, log))
         total.add(figures)
         _print_row((name, *figures.row(), round(time.monotonic() - begin)))
         for finding in figures.findings:

@@ -43,18 +43,18 @@ class Figures:
     operations: int = 0
     states: int = 0
     chosen: int = 0
-    runs: int = 0
     faults: int = 0
+    next_runs: int = 0
     findings: list[str] = field(default_factory=list)
 
     def row(self) -> tuple[int, ...]:
         """The numbers, as they are printed."""
-        numbers = (self.operations, self.states, self.chosen, self.runs, self.faults)
+        numbers = (self.operations, self.states, self.chosen, self.faults, self.next_runs)
         return (*numbers, len(self.findings))
 
     def add(self, other: Figures) -> None:
         """Add the numbers of another part."""
-        for name in ("operations", "states", "chosen", "runs", "faults"):
+        for name in ("operations", "states", "chosen", "faults", "next_runs"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.findings += other.findings
 
@@ -86,15 +86,15 @@ def record(scenario: Scenario, log: Path) -> Recording:
     return recording
 
 
-def check_crashes(scenario: Scenario, recording: Recording, every: int, log: Path) -> Figures:
+def check_crashes(
+    scenario: Scenario, recording: Recording, started: Started, every: int, log: Path
+) -> Figures:
     """Start the next run from each state in which a crash can leave the folder.
-
-    States that differ only in files which the run does not read, and which it removes or replaces,
-    have the same end: the first of them is enough.
 
     Args:
         scenario: The scenario, whose inputs are there.
         recording: Its unbroken run.
+        started: The states from which a run has started. Those of this function are added.
         every: From how many distinct states one is chosen.
         log: A file for what is printed.
     """
@@ -106,44 +106,37 @@ def check_crashes(scenario: Scenario, recording: Recording, every: int, log: Pat
             chosen.append(found)
     figures.chosen = len(chosen)
 
-    def replay(output: Output) -> Iterator[str | None]:
-        checked = _Checked()
-        recorder = Recorder(scenario.folder)
+    def replay(output: Output) -> Iterator[tuple[str | None, Start | None]]:
         for description, state in chosen:
-            if checked.covers(state):
-                continue
             output.clear()
             write_tree(scenario.folder, state)
-            with recorder.recorded() as operations:
-                problem = _problem(scenario, recording, description, output)
-            yield None if problem is None else f"{description}: {problem}"
-            checked.add(state, operations, scenario.folder)
+            is_complete = f"after {len(recording.operations)} of " in description
+            problem = problem_of_found(scenario, recording, is_complete=is_complete)
+            start = None
+            if problem is None and not started.covers(state):
+                problem, start = next_run(scenario, recording, state, output)
+                started.add(start)
+            yield None if problem is None else f"{description}: {problem}", start
 
     ended = in_process(replay, log)
-    figures.runs = len(ended.results)
-    figures.findings = [problem for problem in ended.results if problem is not None]
+    for problem, start in ended.results:
+        figures.findings += [problem] if problem is not None else []
+        if start is not None:
+            started.add(start)
+            figures.next_runs += 1
     if ended.signal:
-        figures.findings.append(f"a next run: signal {ended.signal}: {ended.printed[-2000:]}")
+        description = chosen[len(ended.results)][0]
+        printed = ended.printed[-2000:]
+        figures.findings.append(f"{description}: the next run: signal {ended.signal}: {printed}")
     return figures
 
 
-def _problem(
-    scenario: Scenario, recording: Recording, description: str, output: Output
-) -> str | None:
-    """What is wrong with a state, or with the run that follows it."""
-    is_complete = f"after {len(recording.operations)} of " in description
-    return problem_of_next(scenario, recording, output, is_complete=is_complete)
-
-
-def problem_of_next(
-    scenario: Scenario, recording: Recording, output: Output, *, is_complete: bool
-) -> str | None:
-    """What is wrong with what a run has left, and with the next run.
+def problem_of_found(scenario: Scenario, recording: Recording, *, is_complete: bool) -> str | None:
+    """What is wrong with what a run has left.
 
     Args:
         scenario: The scenario.
         recording: Its unbroken run.
-        output: What this process prints.
         is_complete: The run has ended, and reported success.
     """
     try:
@@ -152,6 +145,27 @@ def problem_of_next(
         return f"what is there is damaged: {error!r}"
     if found not in (recording.found[1:] if is_complete else recording.found):
         return "a reader finds neither what was there before nor the result"
+    return None
+
+
+def next_run(
+    scenario: Scenario, recording: Recording, state: State, output: Output
+) -> tuple[str | None, Start]:
+    """What is wrong with a run that starts from what is in the folder, and what it used of that.
+
+    Args:
+        scenario: The scenario.
+        recording: Its unbroken run.
+        state: What is in the folder.
+        output: What this process prints.
+    """
+    output.clear()
+    with Recorder(scenario.folder).recorded() as operations:
+        problem = _problem_of_run(scenario, recording, output)
+    return problem, Start.of(state, operations, scenario.folder)
+
+
+def _problem_of_run(scenario: Scenario, recording: Recording, output: Output) -> str | None:
     try:
         status = scenario.run_next()
     except BaseException as error:
@@ -174,23 +188,23 @@ def difference_of(found: State, wanted: State) -> str | None:
     return f"{', '.join(differing)} differ" if differing else None
 
 
-class _Checked:
-    """The states from which a run has started.
+@dataclass(frozen=True)
+class Start:
+    """A state from which a run has started.
 
-    Two states have the same end if they have the same names, and the same content of all files that
-    the run has read or left in place.
+    Attributes:
+        names: The names in it, and whether each is a directory.
+        used: Those whose content the run has read or left in place.
+        digest: A digest of their content.
     """
 
-    def __init__(self) -> None:
-        self._used: dict[frozenset[tuple[str, bool]], list[tuple[frozenset[str], bytes]]] = {}
+    names: frozenset[tuple[str, bool]]
+    used: frozenset[str]
+    digest: bytes
 
-    def covers(self, state: State) -> bool:
-        """Whether the end is known."""
-        known = self._used.get(_names(state), [])
-        return any(_digest(state, used) == digest for used, digest in known)
-
-    def add(self, state: State, operations: list[Operation], folder: Path) -> None:
-        """Note a state and what the run did with it."""
+    @classmethod
+    def of(cls, state: State, operations: list[Operation], folder: Path) -> Start:
+        """Of a state, what the run did, and the folder after it."""
         renamed: list[tuple[str, str]] = []
 
         def first_name(path: str) -> str:
@@ -207,7 +221,27 @@ class _Checked:
                 renamed.append((operation.path, operation.second))
         used |= {first_name(path) for path in read_tree(folder)}
         kept = frozenset(used & state.keys())
-        self._used.setdefault(_names(state), []).append((kept, _digest(state, kept)))
+        return cls(_names(state), kept, _digest(state, kept))
+
+
+class Started:
+    """The states from which a run has started.
+
+    States that differ only in files which the run does not read, and which it removes or replaces,
+    have the same end: one run is enough.
+    """
+
+    def __init__(self) -> None:
+        self._starts: dict[frozenset[tuple[str, bool]], list[Start]] = {}
+
+    def covers(self, state: State) -> bool:
+        """Whether the end is known."""
+        starts = self._starts.get(_names(state), [])
+        return any(_digest(state, start.used) == start.digest for start in starts)
+
+    def add(self, start: Start) -> None:
+        """Note a state."""
+        self._starts.setdefault(start.names, []).append(start)
 
 
 def _names(state: State) -> frozenset[tuple[str, bool]]:

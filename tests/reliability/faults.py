@@ -2,7 +2,9 @@
 
 A run that says that it succeeded must have its results. One that says that it failed must name the
 file and the reason. In either case what was there before is there or was replaced as a whole, and
-the next run, in the same process, completes.
+the next run, in the same process, completes. It is left out where a run has started from the same
+files. What a failure has left in the memory of the process would then show in the runs for the
+following failures, which are in the same process; the last has its next run always.
 """
 
 from __future__ import annotations
@@ -12,10 +14,18 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.reliability.crashes import Figures, Recording, difference_of, problem_of_next
+from tests.reliability.crashes import (
+    Figures,
+    Recording,
+    Start,
+    Started,
+    difference_of,
+    next_run,
+    problem_of_found,
+)
 from tests.reliability.operations import KINDS, Fault, Recorder
 from tests.reliability.processes import Ended, Output, in_process
-from tests.reliability.scenarios import Scenario, write_tree
+from tests.reliability.scenarios import Scenario, read_tree, write_tree
 
 ERRORS = {
     "open": ("ENOSPC", "EIO", "EINTR"),
@@ -28,13 +38,19 @@ ERRORS = {
 }
 NEVER = 1 << 40
 
+# What is wrong, and the state from which a next run has started, if one was needed.
+_Found = tuple[str | None, Start | None]
 
-def check_faults(scenario: Scenario, recording: Recording, every: int, log: Path) -> Figures:
+
+def check_faults(
+    scenario: Scenario, recording: Recording, started: Started, every: int, log: Path
+) -> Figures:
     """Let the calls of a run fail, one per run.
 
     Args:
         scenario: The scenario, whose inputs are there.
         recording: Its unbroken run.
+        started: The states from which a run has started. Those of this function are added.
         every: From how many failures one is chosen.
         log: A file for what is printed.
     """
@@ -42,19 +58,25 @@ def check_faults(scenario: Scenario, recording: Recording, every: int, log: Path
     figures = Figures(faults=len(faults))
     while faults:
 
-        def run_each(output: Output, left: Sequence[Fault] = tuple(faults)) -> Iterator[str | None]:
+        def run_each(output: Output, left: Sequence[Fault] = tuple(faults)) -> Iterator[_Found]:
             for fault in left:
-                yield _problem(scenario, recording, fault, output)
+                found = _found(scenario, recording, started, fault, output, fault == left[-1])
+                if found[1] is not None:
+                    started.add(found[1])
+                yield found
 
         ended = in_process(run_each, log)
-        problems = ended.results
+        found = ended.results
         if ended.signal:
-            fault = faults[len(problems)]
-            problems.append(_problem_of_ended(scenario, recording, fault, ended, log))
-        for fault, problem in zip(faults, problems, strict=False):
+            fault = faults[len(found)]
+            found.append(_found_of_ended(scenario, recording, started, fault, ended, log))
+        for fault, (problem, start) in zip(faults, found, strict=False):
             if problem is not None:
                 figures.findings.append(f"{fault}: {problem}")
-        del faults[: len(problems)]
+            if start is not None:
+                started.add(start)
+                figures.next_runs += 1
+        del faults[: len(found)]
     return figures
 
 
@@ -76,35 +98,54 @@ def _faults(scenario: Scenario, recording: Recording, log: Path) -> list[Fault]:
     ]
 
 
-def _problem(scenario: Scenario, recording: Recording, fault: Fault, output: Output) -> str | None:
-    """What is wrong with a run in which a call fails, or with the next one."""
+def _found(
+    scenario: Scenario,
+    recording: Recording,
+    started: Started,
+    fault: Fault,
+    output: Output,
+    is_last: bool,
+) -> _Found:
+    """What is wrong with a run in which a call fails, or with the next one, which may be known."""
     write_tree(scenario.folder, recording.before)
     output.clear()
     with Recorder(scenario.folder).failing(fault) as counts:
         try:
             status = scenario.run()
         except BaseException as error:
-            return f"raised {error!r}"
+            return f"raised {error!r}", None
     if counts["failed"] == 0:
-        return None  # the run took another way
+        return None, None  # the run took another way
     wrong = _reported(scenario, recording, fault, status, output.read())
-    output.clear()
-    is_complete = status == scenario.status
-    return wrong or problem_of_next(scenario, recording, output, is_complete=is_complete)
+    wrong = wrong or problem_of_found(scenario, recording, is_complete=status == scenario.status)
+    state = read_tree(scenario.folder)
+    if wrong is not None or (started.covers(state) and not is_last):
+        return wrong, None
+    return next_run(scenario, recording, state, output)
 
 
-def _problem_of_ended(
-    scenario: Scenario, recording: Recording, fault: Fault, ended: Ended, log: Path
-) -> str | None:
+def _found_of_ended(
+    scenario: Scenario,
+    recording: Recording,
+    started: Started,
+    fault: Fault,
+    ended: Ended,
+    log: Path,
+) -> _Found:
     """What is wrong with a failure that ended the process, or with the next run."""
     if not scenario.may_end_by(ended.signal, fault):
-        return f"the process ended by signal {ended.signal}: {ended.printed[-500:].strip()}"
+        return f"the process ended by signal {ended.signal}: {ended.printed[-500:].strip()}", None
 
-    def run_next(output: Output) -> Iterator[str | None]:
-        yield problem_of_next(scenario, recording, output, is_complete=False)
+    def run_next(output: Output) -> Iterator[_Found]:
+        wrong = problem_of_found(scenario, recording, is_complete=False)
+        state = read_tree(scenario.folder)
+        if wrong is not None or started.covers(state):
+            yield wrong, None
+        else:
+            yield next_run(scenario, recording, state, output)
 
-    problem: str | None = in_process(run_next, log).results[0]
-    return problem
+    found: _Found = in_process(run_next, log).results[0]
+    return found
 
 
 def _reported(
