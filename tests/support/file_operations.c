@@ -147,6 +147,32 @@ static void unlock(void) {
   errno = error;
 }
 
+/* --- Renames that are not seen --- */
+
+/* Libraries in Rust rename without a function of libc: the file that was written last, which they
+ * do this with. The rename is recorded when the file is opened by its new name. */
+static struct {
+  char path[PATH_MAX]; /* empty: none */
+  dev_t device;
+  ino_t number;
+} last_written;
+
+static void remember_written(int descriptor, const char *path) {
+  struct stat state;
+  if (fstat(descriptor, &state) != 0) return;
+  strcpy(last_written.path, path);
+  last_written.device = state.st_dev, last_written.number = state.st_ino;
+}
+
+static void record_unseen_rename(const char *path, const struct stat *state) {
+  struct stat old;
+  if (*last_written.path == '\0' || strcmp(last_written.path, path) == 0) return;
+  if (state->st_dev != last_written.device || state->st_ino != last_written.number) return;
+  if (lstat(last_written.path, &old) == 0) return; /* a link */
+  record('N', last_written.path, path, 0, "", 0);
+  strcpy(last_written.path, path);
+}
+
 /* --- Files that are opened --- */
 
 /* A name before it is opened. */
@@ -161,6 +187,7 @@ static int opening_starts(struct opening *opening, int directory, const char *na
   if (!opening->is_inside) return 1;
   lock();
   opening->existed = lstat(opening->path, &state) == 0;
+  if (opening->existed) record_unseen_rename(opening->path, &state);
   if (!fails(OPENING)) return 1;
   unlock();
   return 0;
@@ -238,6 +265,7 @@ FILE *fopen64(const char *name, const char *mode) {
 
 static void record_written(int descriptor, const char *path, ssize_t written, int64_t end) {
   if (written <= 0 || records < 0) return;
+  remember_written(descriptor, path);
   /* What was written, whichever call wrote it. */
   char link[64];
   snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
@@ -403,6 +431,7 @@ static int rename_at(int from, const char *old, int to, const char *name, unsign
   if (!path_of_name(to, name, 0, second) && !is_watched) {
     return (int)syscall(SYS_renameat2, from, old, to, name, flags);
   }
+  *last_written.path = '\0';
   CHANGES(RENAMING, 'N', first, second, flags,
           (int)syscall(SYS_renameat2, from, old, to, name, flags))
 }
