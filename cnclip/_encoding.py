@@ -204,11 +204,13 @@ def _find(file: IO[bytes], encoding: str | None, *, nul: bool) -> Encoding:
     mark, of_mark = next((one for one in _MARKS if head.startswith(one[0])), (b"", None))
     if encoding is not None:
         name = known_encoding(encoding)
+        _check_zeros(file)
         if name in ("utf-16", "utf-32"):
             fits = of_mark is not None and of_mark.startswith(name)
             name = str(of_mark) if fits else f"{name}-le"
         return Encoding(name, len(mark) if name == of_mark else 0)
     if of_mark == UTF8:
+        _check_zeros(file)
         return Encoding(UTF8, len(mark))
     if of_mark is not None:
         file.seek(len(mark))
@@ -250,6 +252,16 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
                 "copy has failed"
             )
         yield chunk
+
+
+def _check_zeros(file: IO[bytes]) -> None:
+    """Read the rest of a file whose encoding is known.
+
+    Raises:
+        UnicodeError: it has a long run of zeros.
+    """
+    for _ in _chunks(file):
+        pass
 
 
 def _check_utf8(file: IO[bytes]) -> tuple[bool, bool]:

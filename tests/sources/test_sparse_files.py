@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,17 @@ def test_a_sparse_list_or_table(name: str, head: bytes, has_head: bool, tmp_path
         list(open_sources(path).items())
     with pytest.raises(DatasetError, match="zeros in a row|not a zip"):  # no lists
         list(open_retrieval(path).texts(Problems(strict=True)))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8, codecs.BOM_UTF16_LE])
+@pytest.mark.parametrize("encoding", [None, "utf-8", "gb18030", "utf-16"])
+def test_a_sparse_file_of_a_known_encoding(
+    name: str, mark: bytes, encoding: str | None, tmp_path: Path
+) -> None:
+    path = make_sparse(tmp_path / name, mark)
+    with pytest.raises(DatasetError, match="zeros in a row, as where a download|is damaged"):
+        list(open_sources(path, encoding=encoding).items())
 
 
 def test_lines_after_fewer_zeros_are_read(tmp_path: Path) -> None:
