@@ -37,6 +37,8 @@ _COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 # The first bytes of files that gzip, bzip2, xz and zstd write.
 _XZ, _ZSTD = b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"
 _MAGIC = (b"\x1f\x8b", b"BZh", _XZ, _ZSTD)
+# Of the older format of LZMA, which has no signature: usual properties, and the dictionary's size.
+_LZMA = b"\x5d\0\0"
 # Of xz, without its dictionary.
 _MORE_MEMORY = 16 << 20
 _BLOCK = 512
@@ -269,27 +271,44 @@ def _opened(file: IO[bytes]) -> tarfile.TarFile:
         arrow, _ = pyarrow_modules()
         content: Any = arrow.CompressedInputStream(file, "zstd")
         return tarfile.open(fileobj=content, mode="r|", **_HOW)
-    if head.startswith(_XZ):
+    if head.startswith((_XZ, _LZMA)):
         content = _XzFile(file)
         return tarfile.open(fileobj=content, mode="r|", **_HOW)
     return tarfile.open(fileobj=file, mode="r|*", **_HOW)
 
 
 class _XzFile:
-    """The content of a file of xz. Its header names the memory to take, which has a limit here."""
+    """The content of a file of xz or LZMA. It names the memory to take, which has a limit here.
+
+    Several streams may follow one another, with zeros between them.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._decoder = lzma.LZMADecompressor(memlimit=MAX_DICTIONARY + _MORE_MEMORY)
+        self._file, self._stream = file, _xz_stream()
 
     def read(self, size: int) -> bytes:
-        content = b""
-        while not content and not self._decoder.eof:
-            given = self._file.read(size) if self._decoder.needs_input else b""
-            if self._decoder.needs_input and not given:
-                break
-            content = self._decoder.decompress(given, size)
-        return content
+        """The next bytes; none at the end.
+
+        Raises:
+            EOFError: the file ends before the data.
+            lzma.LZMAError: they are damaged, or claim too much memory.
+        """
+        while True:
+            if self._stream.eof:
+                given = (self._stream.unused_data or self._file.read(size)).lstrip(b"\0")
+                if not given:
+                    return b""
+                self._stream = _xz_stream()
+            else:
+                given = self._file.read(size) if self._stream.needs_input else b""
+                if self._stream.needs_input and not given:
+                    raise EOFError("the file ends in the middle of compressed data")
+            if content := self._stream.decompress(given, size):
+                return content
+
+
+def _xz_stream() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(memlimit=MAX_DICTIONARY + _MORE_MEMORY)
 
 
 def _is_wanted(member: tarfile.TarInfo, path: str, names: ImageNames) -> bool:

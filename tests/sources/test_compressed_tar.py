@@ -1,0 +1,100 @@
+"""Tar files that xz has compressed: several streams, padding, and dictionaries of any size."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import resource
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cnclip.bulk.items import Item, open_sources
+from tests.support.layouts import png
+
+MIB = 1 << 20
+
+
+def tar_of(count: int) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for number in range(count):
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(png(number))
+            tar.addfile(member, io.BytesIO(png(number)))
+    return stream.getvalue()
+
+
+def items_of(path: Path, content: bytes) -> list[Item]:
+    path.write_bytes(content)
+    return list(open_sources(path).items())
+
+
+def in_two_streams(content: bytes) -> bytes:
+    return lzma.compress(content[:1000]) + bytes(8) + lzma.compress(content[1000:]) + bytes(4)
+
+
+def with_dictionary(size: int) -> Callable[[bytes], bytes]:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": size}]
+    return lambda content: lzma.compress(content, filters=filters)
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [
+        lzma.compress,
+        in_two_streams,
+        with_dictionary(64 * MIB),  # of xz -9
+        lambda content: lzma.compress(content, lzma.FORMAT_ALONE),
+        lambda content: lzma.compress(content, preset=0),
+    ],
+)
+def test_every_image_is_read(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    items = items_of(tmp_path / "a.tar.xz", compress(tar_of(5)))
+    assert [item.image.read() for item in items if item.image is not None] == [
+        png(number) for number in range(5)
+    ]
+
+
+def claiming(content: bytes, *, alone: bool) -> bytes:
+    """Compressed content that claims a dictionary of 2 GB or more."""
+    if alone:
+        packed = bytearray(lzma.compress(content, lzma.FORMAT_ALONE))
+        packed[1:5] = struct.pack("<I", 2 << 30)
+        return bytes(packed)
+    packed = bytearray(lzma.compress(content, check=lzma.CHECK_NONE))
+    # The header of the block follows that of the stream, 12 bytes: its size, flags, the filter
+    # (0x21), the size of its properties, the dictionary's; padding, and a checksum.
+    end = 12 + 4 * (packed[12] + 1)
+    at = packed.index(b"\x21\x01", 12, end) + 2
+    packed[at] = 38  # 2 GB
+    packed[end - 4 : end] = struct.pack("<I", zlib.crc32(packed[12 : end - 4]))
+    return bytes(packed)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_huge_dictionary_is_refused(alone: bool, tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    items = items_of(tmp_path / "a.tar.xz", claiming(tar_of(3), alone=alone))
+    assert [item.error for item in items] == ["damaged: Memory usage limit exceeded"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024
+    lzma.decompress(claiming(tar_of(3), alone=alone))  # a valid file, but for its memory
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6])
+def test_a_file_that_ends_early(kept: float, tmp_path: Path) -> None:
+    content = lzma.compress(tar_of(20))
+    items = items_of(tmp_path / "a.tar.xz", content[: int(kept * len(content))])
+    assert [item.error for item in items if item.error is not None] == [
+        "damaged: the file ends in the middle of compressed data"
+    ]
+
+
+def test_other_bytes_after_the_end(tmp_path: Path) -> None:
+    items = items_of(tmp_path / "a.tar.xz", lzma.compress(tar_of(2)[:2000]) + b"others")
+    errors = [item.error for item in items if item.error is not None]
+    assert len(errors) == 1 and errors[0].startswith("damaged: ")
