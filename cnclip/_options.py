@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from numbers import Integral
 from typing import Any
@@ -22,6 +23,22 @@ def option(default: Any, help: str, **rules: Any) -> Any:
     command line gives each of many values by the option's name.
     """
     return field(default=default, metadata={"help": help, **rules})
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str], defaults: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment in a context; of `defaults`, those that are not set."""
+    changed = {**{n: v for n, v in defaults.items() if n not in os.environ}, **values}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def types_of(options: type) -> dict[str, type]:

@@ -119,6 +119,16 @@ class ImageError(CnclipError, OSError):
     """An image cannot be fetched, read or decoded."""
 
 
+class FormatOffError(ImageError):
+    """An image is in a format that is not among those that are opened, see `ImageOptions`.
+
+    Attributes:
+        format: The format.
+    """
+
+    format: str = ""
+
+
 class ImageNotFoundError(ImageError, FileNotFoundError):
     """There is no file at an image's path."""
 

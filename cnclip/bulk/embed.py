@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,13 +21,7 @@ from ..archive import ArchiveInfo
 from ..errors import DatasetError
 from ..pipelines import Batch, MultiModalEmbeddingPipeline, embed_images, embed_texts
 from ..preprocessors.decoding import DECODES, DEPTHS, FRAMES, Decode, ImageOptions
-from ..preprocessors.formats import (
-    FORMAT_SETS,
-    FORMATS_VARIABLE,
-    RARE_FORMATS,
-    FormatSet,
-    set_of_environment,
-)
+from ..preprocessors.formats import FORMATS_VARIABLE, RARE_FORMATS, formats_of_environment
 from ..preprocessors.text import TextCounts, TextInput, normalize_text
 from ..progress import progress
 from ..sources import ProblemKind, Problems, pyarrow_modules
@@ -138,11 +133,10 @@ class EmbedOptions:
         "model's resolution remains (default: as the pipeline was opened, else exact)",
         choices=DECODES,
     )
-    formats: FormatSet | None = option(
+    formats: str | None = option(
         None,
         f"common leaves out images in formats that few need ({', '.join(RARE_FORMATS)}), all opens "
-        f"them (default: ${FORMATS_VARIABLE}, else common)",
-        choices=FORMAT_SETS,
+        f"them; or a list such as common,psd (default: ${FORMATS_VARIABLE}, else common)",
     )
     max_pixels: int | None = option(
         None,
@@ -163,7 +157,7 @@ class EmbedOptions:
     def __post_init__(self) -> None:
         """Check every value."""
         check_options(self)
-        self.image_options()  # checks the background
+        self.image_options()  # checks the background and the formats
 
     def image_options(self, resolution: int | None = None) -> ImageOptions:
         """How image files are decoded, for a model of this resolution."""
@@ -178,9 +172,9 @@ class EmbedOptions:
         )
 
     @property
-    def chosen_formats(self) -> FormatSet:
-        """The formats that are opened."""
-        return self.formats or set_of_environment("common")
+    def chosen_formats(self) -> str:
+        """The list of formats that are opened."""
+        return formats_of_environment("common") if self.formats is None else self.formats
 
     def open(self, sources: SourcePaths) -> OpenedSources:
         """Find the kind of each source, see `open_sources`."""
@@ -264,7 +258,8 @@ class EmbedReport:
 
     Items that could not be embedded are counted, including those of earlier runs; the place and the
     error of the first of them are in `first_failed`. `left_out` counts the files of folders
-    and archives that are not images, by their suffixes; `excluded` counts the files and folders
+    and archives that are not images, by their suffixes, and images of formats that are off;
+    `excluded` counts the files and folders
     that patterns left out, by the patterns, hidden ones not counted. `notes` has remarks on images
     that this run embedded, such as transparent ones, each with their number and the place of the
     first. `remarks` are messages on sources that were read in an unusual way. `texts` counts the
@@ -285,9 +280,12 @@ class EmbedReport:
     notes: dict[str, tuple[int, str]] = field(default_factory=dict, repr=False)
     remarks: list[str] = field(default_factory=list, repr=False)
     texts: TextCounts = field(default_factory=TextCounts, repr=False)
+    _off: Counter[str] = field(default_factory=Counter, repr=False)
 
     def describe(self, opened: OpenedSources) -> None:
         """Add what is known of the sources when all of them have been read."""
+        for format, count in self._off.items():
+            opened.image_names.leave_format(format, count)
         self.left_out = dict(opened.image_names.left_out)
         self.excluded = dict(opened.exclusions.counts)
         self.remarks = [f"{problem.where}: {problem.reason}" for problem in opened.remarks]
@@ -296,7 +294,10 @@ class EmbedReport:
         """Count outcomes."""
         self.items += len(outcomes)
         for outcome in outcomes:
-            if outcome.error is not None:
+            if outcome.off is not None:
+                self.items -= 1
+                self._off[outcome.off] += 1
+            elif outcome.error is not None:
                 self.failed += 1
                 if len(self.first_failed) < MAX_FAILED:
                     self.first_failed.append((str(outcome.item.where), outcome.error))

@@ -23,9 +23,16 @@ from .._files import open_file
 from .._text import MAX_REASON, first_line, hide_secrets, is_blank, is_utf8, printable, value_text
 from ..datasets.captions import sample_texts
 from ..datasets.chinese_clip import TsvData
-from ..errors import CnclipError, DatasetError, ImageError, InvalidInputError, Where
+from ..errors import (
+    CnclipError,
+    DatasetError,
+    FormatOffError,
+    ImageError,
+    InvalidInputError,
+    Where,
+)
 from ..preprocessors.decoding import DEFAULTS, ImageOptions, decode_image
-from ..preprocessors.formats import FormatSet, format_of, is_image_suffix
+from ..preprocessors.formats import format_of, is_image_suffix
 from ..preprocessors.image import is_foreign_url, is_url, located, not_found
 from ..sources.exclusions import Exclusions
 from ..sources.image_names import ImageNames
@@ -91,6 +98,8 @@ class Item(NamedTuple):
     error: str | None = None
     listed: Where | None = None  # the row of a list or table that has it
     caption: str | None = None  # of an image in a table or tar file
+    # Found in a folder or archive, not named: left out if its content is of a format that is off.
+    found: bool = False
 
     @property
     def is_file(self) -> bool:
@@ -130,6 +139,7 @@ class Outcome:
     vector: NDArray[Any] | None = field(default=None, repr=False)
     restored: bool = False  # the vector or the error is from an earlier run
     notes: tuple[str, ...] = ()  # remarks on the image, which was embedded nonetheless
+    off: str | None = None  # the format for which the image is left out
 
     @classmethod
     def of(cls, item: Item) -> Self:
@@ -174,6 +184,8 @@ class Outcome:
     def fail(self, error: CnclipError) -> None:
         """Set the error of an image that could not be read."""
         self.error = printable(error.reason)[:MAX_REASON]
+        if self.item.found and isinstance(error, FormatOffError):
+            self.off = error.format
         self.release_image()
 
     def release_image(self) -> None:
@@ -287,7 +299,7 @@ def open_sources(
     exclusions: Exclusions | None = None,
     ids: IdForm | None = None,
     all_files: bool = False,
-    formats: FormatSet = "all",
+    formats: str = "all",
 ) -> OpenedSources:
     """Find the kind of each source.
 
@@ -309,11 +321,12 @@ def open_sources(
             folder, or absolute; by default relative if the only source is a folder.
         all_files: Of folders and archives: look at the content of every file to find images, not
             only at the content of those without a suffix.
-        formats: Of folders and archives: `common` leaves out images in rare formats.
+        formats: Of folders and archives: images in formats that this list lacks are left
+            out, see `ImageOptions`.
 
     Raises:
         DatasetError: there is no such file, or it is of unknown kind.
-        InvalidInputError: no source, or an unknown encoding.
+        InvalidInputError: no source, or an unknown encoding or format.
     """
     format = TextFormat(checked_encoding(encoding), null)
     columns = Columns.of(kind, column, id_column)
@@ -435,7 +448,7 @@ def _folder_items(path: str, found: OpenedSources) -> Iterator[Item]:
         if found.relative:
             root = path if item.path.startswith("/") else Path(path).as_uri()
             item = item._replace(id=item.path.removeprefix(root.rstrip("/") + "/"))
-        yield item
+        yield item._replace(found=True)
 
 
 def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
@@ -482,7 +495,7 @@ def _tar_items(path: str, opened: OpenedSources) -> Iterator[Item]:
         else:
             opened.image_names.leave_texts(sample.texts or ())
     for item, caption in zip(container.images(images, named=True), captions, strict=True):
-        yield item._replace(caption=caption)
+        yield item._replace(caption=caption, found=True)
     yield from container.skipped(problems.found)
 
 
@@ -508,7 +521,7 @@ def _compressed_tar_items(path: str, opened: OpenedSources) -> Iterator[Item]:
         else:
             key, content, sample = image
             item = container.image(f"{container.path}:{spelled_id(key)}", ImageRef(content))
-            yield item._replace(caption=_caption_in_tar(sample, key, opened))
+            yield item._replace(caption=_caption_in_tar(sample, key, opened), found=True)
 
 
 def _tsv_items(path: str) -> Iterator[Item]:
@@ -533,7 +546,8 @@ def _zip_items(path: str, opened: OpenedSources) -> Iterator[Item]:
                 yield container.image(spelled_id(row.image_id), row.image)
     if not splits:
         images = ZipImages.of(Path(path), container.path, encoding, opened.image_names)
-        yield from container.images(images, named=True)
+        for item in container.images(images, named=True):
+            yield item._replace(found=True)
 
 
 _ARCHIVES = {TAR_SUFFIX: _tar_items, ZIP_SUFFIX: _zip_items}

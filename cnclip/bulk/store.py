@@ -177,7 +177,8 @@ class Store:
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Append outcomes, which do not extend beyond the end of a shard.
 
-        Full shards are written; every few seconds the rest is too, so that a run that is killed
+        Images that are left out count for the length of a shard, and are not written. Full shards
+        are written; every few seconds the rest is too, so that a run that is killed
         resumes after it.
         """
         self._open_shard += outcomes
@@ -196,7 +197,7 @@ class Store:
         Raises:
             OSError: a file cannot be written; names it.
         """
-        outcomes = self._open_shard
+        outcomes = [outcome for outcome in self._open_shard if outcome.off is None]
         vectors = [outcome.vector for outcome in outcomes if outcome.vector is not None]
         rows = np.empty((len(vectors), self.wanted.model["embed_dim"]), self.wanted.dtype)
         for row, vector in zip(rows, vectors, strict=True):

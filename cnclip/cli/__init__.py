@@ -15,11 +15,13 @@ from dataclasses import replace
 from typing import Any
 
 from .. import __version__
+from .._options import environment
 from .._text import first_line, printable
 from ..errors import CnclipError
+from ..preprocessors.formats import FORMATS_VARIABLE
 from ..preprocessors.pillow_warnings import collect_warnings
 from . import bench, convert, demo, embed, evaluate, index, info, search, serve, train
-from ._arguments import print_message
+from ._arguments import print_message, variables_of
 from ._parser import Parser, nearest, parse
 
 COMMANDS: dict[str, Any] = {
@@ -71,8 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("cnclip").setLevel(logging.INFO)
     collect_warnings()
+    defaults = {FORMATS_VARIABLE: "common"} if "formats" in parsed else {}
     try:
-        status: int = COMMANDS[parsed.command].run(parsed)
+        with environment(variables_of(parsed), defaults):
+            status: int = COMMANDS[parsed.command].run(parsed)
         sys.stdout.flush()
         return status
     except BrokenPipeError:

@@ -18,7 +18,7 @@ from ..errors import InvalidInputError, ModelNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
 from ..preprocessors import download_settings
 from ..preprocessors.decoding import DECODES, MAX_PIXELS_VARIABLE
-from ..preprocessors.formats import FORMAT_SETS, FORMATS_VARIABLE, RARE_FORMATS
+from ..preprocessors.formats import FORMATS_VARIABLE, RARE_FORMATS, parse_formats
 from ..sources.exclusions import describe_excluded
 from ..sources.image_names import describe_left_out
 
@@ -71,7 +71,7 @@ def add_model_arguments(parser: argparse._ActionsContainer, *, recorded: bool) -
 
 
 class _Variable(argparse.Action):
-    """Stores a value in a variable of the environment, where downloads find it in any process."""
+    """Stores the value of a variable of the environment, see `variables_of`."""
 
     def __call__(
         self,
@@ -80,12 +80,21 @@ class _Variable(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Store the value; those of a repeated --header are the lines of one variable."""
+        """Store a value; those of a repeated --header are the lines of one variable."""
         variable, earlier = str(self.const), getattr(namespace, self.dest)
         several = variable == download_settings.HEADERS and earlier is not None
         value = f"{earlier}\n{values}" if several else str(values)
         setattr(namespace, self.dest, value)
-        os.environ[variable] = value
+        namespace.variables = {**variables_of(namespace), variable: value}
+
+
+def variables_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """The variables of the environment that options have set.
+
+    They are set while the command runs, so that they reach any process that it starts.
+    """
+    found: dict[str, str] = getattr(arguments, "variables", {})
+    return found
 
 
 def add_download_arguments(parser: argparse._ActionsContainer) -> None:
@@ -138,14 +147,18 @@ def add_pixels_argument(parser: argparse._ActionsContainer, default: int = 178_9
 
 
 def add_formats_argument(parser: argparse._ActionsContainer) -> None:
-    """Add --formats: whether images in rare formats are opened, which by default they are not."""
+    """Add --formats: which images are opened; by default not those in rare formats.
+
+    A command that has it runs with `common` in the environment, unless that has a list already.
+    """
     parser.add_argument(
         "--formats",
         action=_Variable,
         const=FORMATS_VARIABLE,
-        choices=FORMAT_SETS,
+        type=_checked(parse_formats),
+        metavar="LIST",
         help=f"common refuses images in formats that few need ({', '.join(RARE_FORMATS)}), all "
-        f"opens them (default: ${FORMATS_VARIABLE}, else common)",
+        f"opens them; or a list such as common,psd (default: ${FORMATS_VARIABLE}, else common)",
     )
 
 
@@ -166,7 +179,8 @@ def _checked(parse: Callable[[str], object]) -> Callable[[str], str]:
         try:
             parse(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(first_line(error)) from error
+            reason = error.reason if isinstance(error, InvalidInputError) else first_line(error)
+            raise argparse.ArgumentTypeError(reason) from error
         return text
 
     return check

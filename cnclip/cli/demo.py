@@ -11,7 +11,7 @@ from .. import demo
 from .._files import replaced_atomically
 from .._tables import format_table
 from .._text import counted, is_blank
-from ..errors import InvalidInputError
+from ..errors import CnclipError, FormatOffError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..pipelines.scores import probabilities
 from ..preprocessors.text import count_texts
@@ -20,6 +20,7 @@ from ..sources.image_names import ImageNames, describe_left_out
 from ._arguments import (
     BUNDLED_MODEL,
     add_decode_argument,
+    add_formats_argument,
     add_model_arguments,
     add_pixels_argument,
     check_output_file,
@@ -71,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser, recorded=False)
     add_decode_argument(parser)
+    add_formats_argument(parser)
     add_pixels_argument(parser)
     application = parser.add_argument_group("the search application, in the browser")
     application.add_argument(
@@ -95,16 +97,15 @@ def run(arguments: argparse.Namespace) -> int:
     images = gallery
     if arguments.images is not None:
         images = demo.find_images(arguments.images, [output], names)
-    _print_left_out(names)
     if not images:
+        _print_left_out(names)
         raise InvalidInputError("has no images", file=arguments.images)
 
     embedder = open_pipeline(arguments, model=BUNDLED_MODEL)
     if arguments.images is None:
         _print_example(embedder, gallery)
     batch = demo.embed_images(embedder, images, show_progress=True)
-    for _, error in batch.failed:
-        print_message("demo", error)
+    failed = _print_failed(batch.failed, names)
     count = len(batch.embedded)
     if count == 0:
         raise InvalidInputError("none of its images can be read", file=arguments.images)
@@ -119,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     with replaced_atomically(output) as temporary:
         sheet.save(temporary, "PNG", optimize=True)
     print(f"\nContact sheet: {output}")
-    return 1 if batch.failed else 0
+    return 1 if failed else 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -136,13 +137,25 @@ def _serve(arguments: argparse.Namespace) -> int:
             return [], [open_gallery(embedder)]
         names = ImageNames()
         searchable, failed = open_folder(folder, embedder, names=names, show_progress=True)
-        _print_left_out(names)
-        for _, error in failed:
-            print_message("demo", error)
+        _print_failed(failed, names)
         return [], [searchable]
 
     serve(arguments, opening)
     return 0
+
+
+def _print_failed(
+    failed: Sequence[tuple[demo.GalleryImage, CnclipError]], names: ImageNames
+) -> int:
+    """Print the images that failed, and what was left out; return the number that failed."""
+    errors = [error for _, error in failed if not isinstance(error, FormatOffError)]
+    for _, error in failed:
+        if isinstance(error, FormatOffError):
+            names.leave_format(error.format)
+    _print_left_out(names)
+    for error in errors:
+        print_message("demo", error)
+    return len(errors)
 
 
 def _print_left_out(names: ImageNames) -> None:

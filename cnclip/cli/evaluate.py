@@ -12,6 +12,7 @@ from .._text import counted
 from ._arguments import (
     add_decode_argument,
     add_download_arguments,
+    add_formats_argument,
     add_model_arguments,
     add_pixels_argument,
     open_pipeline,
@@ -80,6 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for command in (retrieval, zeroshot):
         add_model_arguments(command, recorded=False)
         add_decode_argument(command)
+        add_formats_argument(command)
         add_pixels_argument(command)
         command.add_argument(
             "-o", "--output", metavar="DIR", help="write the report and its files to this folder"

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InvalidInputError
 from ..train.options import TrainOptions
-from ._arguments import add_options, add_pixels_argument
+from ._arguments import add_formats_argument, add_options, add_pixels_argument
 
 SUMMARY = "fine-tune a Chinese-CLIP, or train one from scratch"
 
@@ -73,6 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="options from a TOML, YAML or JSON file; the command line overrides it",
     )
     add_options(parser.add_argument_group("training options"), TrainOptions)
+    add_formats_argument(parser)
     add_pixels_argument(parser)
 
 

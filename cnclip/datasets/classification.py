@@ -168,7 +168,9 @@ def _image(
     if not at:
         return ImageRef(located(name, folder))
     if archive not in zips:
-        store = ZipImages.of(folder / f"{archive}.zip", f"{archive}.zip", encoding)
+        # An image in a format that is off is an error that says so, once it is read.
+        names = ImageNames(formats="all")
+        store = ZipImages.of(folder / f"{archive}.zip", f"{archive}.zip", encoding, names)
         zips[archive] = {str(id): ImageRef(store, n) for n, id in enumerate(store.ids)}
     image = find_name(zips[archive], member)
     if image is None:

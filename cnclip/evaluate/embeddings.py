@@ -20,6 +20,7 @@ from ..bulk.store import Store, locked
 from ..datasets import ProblemKind, Problems, RetrievalData, TextRow
 from ..errors import DatasetError, MissingExtraError, Where
 from ..pipelines import MultiModalEmbeddingPipeline
+from ..preprocessors.formats import formats_of_environment
 from ..progress import progress
 from ..sources import Id, pyarrow_modules
 from ..version import __version__
@@ -103,7 +104,13 @@ class SplitEmbedder:
     ) -> None:
         """Embed items that are not in the folder yet, and pass all outcomes on in order."""
         # Texts are normalised already, where they are to be.
-        options = EmbedOptions(kind, dtype="float32", shard_items=SHARD_ITEMS, normalize=False)
+        options = EmbedOptions(
+            kind,
+            dtype="float32",
+            shard_items=SHARD_ITEMS,
+            normalize=False,
+            formats=formats_of_environment("all"),
+        )
         options = options.for_pipeline(self._pipeline)
         restore: Callable[[Outcome], None] | None = None
 

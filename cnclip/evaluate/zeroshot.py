@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .._text import counted, is_blank
 from ..datasets import ProblemKind, Problems
 from ..datasets.classification import ClassificationData, ClassifiedImage
-from ..errors import DatasetError, InvalidInputError
+from ..errors import DatasetError, FormatOffError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline, embed_images
 from ..pipelines.scores import probabilities
 from ..preprocessors.decoding import ImageOptions, decode_image
@@ -267,6 +267,9 @@ def _classify(
                 row, reason = item.row, error.reason
                 if row.where.line is not None:  # a list's line does not name the image
                     reason = f"{row.image_id}: {reason}"
+                elif isinstance(error, FormatOffError):  # as files with the format's suffix
+                    problems.add(ProblemKind.LEFT_OUT, row.where, reason, skipped=False)
+                    continue
                 problems.add(ProblemKind.UNREADABLE_IMAGE, row.where, reason)
             right = np.array([item.label for item in batch.embedded], np.int64)
             if len(right):

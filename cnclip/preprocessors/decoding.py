@@ -17,18 +17,27 @@ import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
 from .._text import first_line
-from ..errors import CnclipError, ImageError, InvalidInputError, MissingExtraError
+from ..errors import (
+    CnclipError,
+    FormatOffError,
+    ImageError,
+    InvalidInputError,
+    MissingExtraError,
+)
 from .formats import (
     FORMATS_VARIABLE,
     HEAD,
     HEIF,
     JXL,
-    RARE_FORMATS,
+    PILLOW_FORMATS,
     RAW,
     ExtraFormat,
-    FormatSet,
+    chosen_formats,
     format_of,
+    is_tga,
+    option_name,
     other_kind,
+    parse_formats,
     pillow_formats,
 )
 from .jxl_size import jxl_size
@@ -97,10 +106,12 @@ class ImageOptions:
         resolution: Pixels per side of the model's input, which `fast` requires when an image is
             decoded.
         formats: `common` refuses images in formats that few need, such as PSD and TGA; `all` opens
-            them. None for `$CNCLIP_FORMATS`, else all.
+            them. Or a list of these and of single formats: `common,psd`. None for
+            `$CNCLIP_FORMATS`, else all.
 
     Raises:
-        InvalidInputError: the background is not a color, or `decode` has another value.
+        InvalidInputError: the background is not a color, a format is unknown, or `decode` has
+            another value.
     """
 
     background: str | None = None
@@ -109,7 +120,7 @@ class ImageOptions:
     max_pixels: int | None = None
     decode: Decode = "exact"
     resolution: int | None = None
-    formats: FormatSet | None = None
+    formats: str | None = None
 
     @classmethod
     def of_record(cls, record: Mapping[str, str], resolution: int | None = None) -> ImageOptions:
@@ -141,6 +152,8 @@ class ImageOptions:
             except ValueError as error:
                 reason = f"expected a color such as white or #808080, got {self.background!r:.60}"
                 raise InvalidInputError(reason, item="background") from error
+        if self.formats is not None:
+            parse_formats(self.formats)
 
 
 DEFAULTS = ImageOptions()
@@ -186,9 +199,11 @@ def decode_image(
             `PillowWarnings` does.
 
     Raises:
-        ImageError: it cannot be decoded. The error has a reason and no place.
+        FormatOffError: it is in a format that `options` does not list.
+        ImageError: it cannot be decoded. The errors have a reason and no place.
     """
-    formats = pillow_formats(options.formats)
+    chosen = chosen_formats(options.formats)
+    formats = pillow_formats(chosen)
     with DecodingErrors(), PillowWarnings(notes):
         try:
             stream = io.BytesIO(file) if isinstance(file, bytes) else file
@@ -200,11 +215,7 @@ def decode_image(
             content = _content(file)
             if not content:
                 raise _FinalError("cannot be read as an image: an empty file") from error
-            if (rare := _rare_format(content)) is not None and rare not in formats:
-                raise _FinalError(
-                    f"cannot be read as an image: {rare} is a rare format, which is off here; "
-                    f"--formats all or {FORMATS_VARIABLE}=all opens it"
-                ) from error
+            _check_chosen(content, error, chosen)
             for image in _other_versions(content, error, turned, options, notes):
                 return _finish(image, turned, options, notes)
             for version in repaired(content):
@@ -231,7 +242,7 @@ class ImageHeader(NamedTuple):
 def image_header(content: bytes) -> ImageHeader | None:
     """The header of an image file; None where Pillow cannot read it. Decodes nothing."""
     try:
-        formats = pillow_formats(None)
+        formats = pillow_formats(chosen_formats(None))
         with PillowWarnings([]), open_bounded(io.BytesIO(content), formats) as image:
             return ImageHeader(image.format, image.width, image.height)
     except MemoryError:
@@ -432,7 +443,8 @@ def _other_versions(
 ) -> Iterator[Image.Image]:
     """The image, opened in another way, if there is one for its content or its error."""
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        yield from _open_unlimited(content, error, pillow_formats(options.formats))
+        formats = pillow_formats(chosen_formats(options.formats))
+        yield from _open_unlimited(content, error, formats)
         return
     found = format_of(content[:HEAD])
     if isinstance(error, _RawError) or found == RAW.name:
@@ -461,10 +473,31 @@ def _open_unlimited(
             return
 
 
-def _rare_format(content: bytes) -> str | None:
-    """The rare format of an image file by its first bytes, which Pillow checks; else None."""
+def _check_chosen(content: bytes, error: Exception, chosen: frozenset[str]) -> None:
+    """Refuse an image that could not be opened because its format is not among the chosen ones.
+
+    Raises:
+        FormatOffError: it is not.
+    """
+    found = RAW.name if isinstance(error, _RawError) else _format_by_content(content)
+    if found is None or found in chosen:
+        return
+    off = FormatOffError(
+        f"cannot be read as an image: {found} is off here; --formats all opens it, or a list with "
+        f"{option_name(found)}, also as ${FORMATS_VARIABLE}"
+    )
+    off.format = found
+    raise off from error
+
+
+def _format_by_content(content: bytes) -> str | None:
+    """The format of an image file by its content; None if it is unknown."""
+    if (found := format_of(content[:HEAD])) is not None:
+        return found
+    if is_tga(content):  # before Pillow's check of CUR, which takes a header of TGA for one
+        return "TGA"
     Image.init()
-    for name in RARE_FORMATS:
+    for name in PILLOW_FORMATS:
         accept = Image.OPEN[name][1]
         if accept is not None and accept(content[:16]) is True:
             return name

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import struct
 from collections.abc import Mapping
 from functools import cache
-from typing import Literal, NamedTuple, TypeAlias, cast
+from typing import NamedTuple
 
 from ..errors import InvalidInputError
 
@@ -35,16 +36,30 @@ COMMON_FORMATS = (
 # decoders are seldom run by others than attackers. TGA has no signature, so it is last.
 RARE_FORMATS = ("DDS", "ICNS", "PCX", "PSD", "QOI", "SGI", "SUN", "TGA")
 PILLOW_FORMATS = COMMON_FORMATS + RARE_FORMATS
-RARE_SUFFIXES = frozenset({".icns", ".pcx", ".psd", ".qoi", ".tga"})
-FormatSet: TypeAlias = Literal["common", "all"]
-FORMAT_SETS = ("common", "all")
 FORMATS_VARIABLE = "CNCLIP_FORMATS"
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"}
-    | {".tif", ".tiff", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".ico"}
-    | RARE_SUFFIXES
-)
+# The suffixes of image files, and the format of each.
+IMAGE_SUFFIXES: Mapping[str, str] = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"), "JPEG2000"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), "PPM"),
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".dib": "DIB",
+    ".avif": "AVIF",
+    ".ico": "ICO",
+    ".icns": "ICNS",
+    ".pcx": "PCX",
+    ".psd": "PSD",
+    ".qoi": "QOI",
+    ".tga": "TGA",
+    ".dds": "DDS",
+    ".sgi": "SGI",
+    ".ras": "SUN",
+    ".cur": "CUR",
+}
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe")
 
 
@@ -61,6 +76,15 @@ HEIF = ExtraFormat("HEIF", "heif", "pillow-heif", "pillow_heif")
 JXL = ExtraFormat("JPEG XL", "jxl", "pillow-jxl-plugin", "pillow_jxl")
 RAW = ExtraFormat("a camera's raw format", "raw", "rawpy", "rawpy")
 EXTRA_FORMATS = (HEIF, JXL, RAW)
+# The names of single formats in `--formats`, and the formats as they are called here.
+FORMAT_NAMES: Mapping[str, str] = {
+    **{name.lower(): name for name in PILLOW_FORMATS},
+    **{one.extra: one.name for one in EXTRA_FORMATS},
+}
+FORMAT_SETS: Mapping[str, frozenset[str]] = {
+    "common": frozenset(FORMAT_NAMES.values()) - set(RARE_FORMATS),
+    "all": frozenset(FORMAT_NAMES.values()),
+}
 
 RAW_SUFFIXES = frozenset(
     {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc"}
@@ -93,7 +117,11 @@ _BEGINNINGS = (
     ("ICNS", (b"icns",)),
     ("PSD", (b"8BPS",)),
     ("QOI", (b"qoif",)),
+    ("DDS", (b"DDS ",)),
+    ("SUN", (b"\x59\xa6\x6a\x95",)),
 )
+_PCX = re.compile(rb"\n[\0\2-\5][\0\1][\1\2\4\x08]", re.DOTALL)
+_SGI = re.compile(rb"\x01\xda[\0\1][\1\2]\0[\1-\3]")
 _BRANDS = (
     ("AVIF", (b"avif", b"avis")),
     (HEIF.name, (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs")),
@@ -111,6 +139,9 @@ _OTHER_KINDS = (
     ("a zip file", (b"pk\x03\x04",)),
     ("a Matroska or WebM video", (b"\x1aE\xdf\xa3",)),
 )
+_TGA_HEADER = struct.Struct("<BBBHHBHHHHBB")
+_TGA_KINDS = (1, 2, 3, 9, 10, 11)  # indexed, colored, gray; the same with runs of pixels
+_TGA_END = b"TRUEVISION-XFILE.\0"
 _NETPBM = re.compile(rb"P(?:[1-6fF]|0[1-6])\s")
 
 
@@ -136,27 +167,68 @@ def is_image_suffix(suffix: str) -> bool:
     return extra is not None and is_installed(extra)
 
 
-def set_of_environment(default: FormatSet) -> FormatSet:
-    """The set of formats that `$CNCLIP_FORMATS` names.
+@cache
+def parse_formats(text: str, item: str = "formats") -> frozenset[str]:
+    """The formats that a list names: `common`, `all`, `psd`, separated by commas.
+
+    Args:
+        text: The list.
+        item: Its name in messages.
 
     Raises:
-        InvalidInputError: it names neither `common` nor `all`.
+        InvalidInputError: a name is unknown; the message lists the names.
+    """
+    found: set[str] = set()
+    for name in text.lower().split(","):
+        name = name.strip()
+        if name in FORMAT_SETS:
+            found |= FORMAT_SETS[name]
+        elif name in FORMAT_NAMES:
+            found.add(FORMAT_NAMES[name])
+        else:
+            names = ", ".join([*FORMAT_SETS, *FORMAT_NAMES])
+            reason = f"expected a list of some of {names}; got {name!r:.60}"
+            raise InvalidInputError(reason, item=item)
+    if RAW.name in found:
+        found.add("TIFF")  # many of a camera's formats are TIFF files
+    return frozenset(found)
+
+
+def formats_of_environment(default: str) -> str:
+    """The list of formats in `$CNCLIP_FORMATS`, or else the default.
+
+    Raises:
+        InvalidInputError: a name in it is unknown.
     """
     text = os.environ.get(FORMATS_VARIABLE) or default
-    if text not in FORMAT_SETS:
-        raise InvalidInputError(f"expected common or all, got {text!r:.60}", item=FORMATS_VARIABLE)
-    return cast(FormatSet, text)
+    parse_formats(text, FORMATS_VARIABLE)
+    return text
 
 
-def pillow_formats(formats: FormatSet | None) -> tuple[str, ...]:
-    """Pillow's formats of a set; None for the set of the environment, by default all.
+def chosen_formats(formats: str | None) -> frozenset[str]:
+    """The formats that a list names; None for that of the environment, by default all.
 
     Raises:
-        InvalidInputError: the environment names no set.
+        InvalidInputError: a name is unknown.
     """
-    if (formats or set_of_environment("all")) == "common":
-        return COMMON_FORMATS
-    return PILLOW_FORMATS
+    return parse_formats(formats_of_environment("all") if formats is None else formats)
+
+
+@cache
+def pillow_formats(chosen: frozenset[str]) -> tuple[str, ...]:
+    """Those of Pillow's formats that are chosen, in the order in which they are tried."""
+    return tuple(name for name in PILLOW_FORMATS if name in chosen)
+
+
+def option_name(format: str) -> str:
+    """The name of a format in `--formats`."""
+    return next(name for name, one in FORMAT_NAMES.items() if one == format)
+
+
+def format_of_suffix(suffix: str) -> str | None:
+    """The format that a suffix such as `.jpg` stands for; None if it is no image's."""
+    extra = EXTRA_SUFFIXES.get(suffix)
+    return IMAGE_SUFFIXES.get(suffix) if extra is None else extra.name
 
 
 def format_of(head: bytes) -> str | None:
@@ -171,12 +243,34 @@ def format_of(head: bytes) -> str | None:
         brands = {head[at : at + 4] for at in (8, *range(16, min(len(head), 64), 4))}
         return next((name for name, some in _BRANDS if brands.intersection(some)), None)
     found = next((name for name, starts in _BEGINNINGS if head.startswith(starts)), None)
-    if found is None and _NETPBM.match(head):
-        found = "PPM"
+    if found is None:
+        some = (("PPM", _NETPBM), ("PCX", _PCX), ("SGI", _SGI))
+        found = next((name for name, pattern in some if pattern.match(head)), None)
     if found is None and (signature := _SIGNATURES.search(head, 0, _MAX_STRAY + 16)):
         # After other bytes than text, it may be an image in a file of another kind.
         found = signature.lastgroup if _TEXT.fullmatch(head, 0, signature.start()) else None
     return found
+
+
+def is_tga(content: bytes) -> bool:
+    """Whether a file is TGA, which has no signature at its beginning.
+
+    It has one at its end, or else a header whose fields agree with each other and with the size.
+    """
+    if content.endswith(_TGA_END):
+        return True
+    if len(content) < _TGA_HEADER.size:
+        return False
+    fields: tuple[int, ...] = _TGA_HEADER.unpack_from(content)
+    id_size, has_map, kind, _, colors, color_bits, _, _, width, height, bits, flags = fields
+    if kind not in _TGA_KINDS or bits not in (8, 15, 16, 24, 32) or flags >> 6 or has_map > 1:
+        return False
+    if (kind & 7 == 1) != bool(has_map) or bool(colors and color_bits) != bool(has_map):
+        return False
+    pixels = width * height * ((bits + 7) // 8)
+    packed = pixels // 128 if kind & 8 else pixels
+    start = _TGA_HEADER.size + id_size + colors * ((color_bits + 7) // 8)
+    return pixels > 0 and start + packed <= len(content)
 
 
 def other_kind(head: bytes) -> str | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from .._encoding import read_text
-from .._options import check_options, option
+from .._options import check_options, environment, option
 from ..errors import InvalidInputError
 from ..preprocessors.decoding import MAX_PIXELS_VARIABLE
 from ..preprocessors.formats import FORMATS_VARIABLE
@@ -78,16 +77,9 @@ def limit_images() -> None:
         os.environ.setdefault(name, value)
 
 
-@contextmanager
-def limited_images() -> Iterator[None]:
+def limited_images() -> AbstractContextManager[None]:
     """`limit_images` in a context."""
-    unset = [name for name in _IMAGE_LIMITS if name not in os.environ]
-    limit_images()
-    try:
-        yield
-    finally:
-        for name in unset:
-            del os.environ[name]
+    return environment({}, _IMAGE_LIMITS)
 
 
 class Keys:

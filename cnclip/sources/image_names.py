@@ -11,12 +11,13 @@ from ..preprocessors.formats import (
     EXTRA_FORMATS,
     EXTRA_SUFFIXES,
     JPEG_SUFFIXES,
-    RARE_SUFFIXES,
     RAW_SUFFIXES,
-    FormatSet,
+    chosen_formats,
     format_of,
+    format_of_suffix,
     is_image_suffix,
     is_installed,
+    option_name,
     suffix_of,
 )
 from .exclusions import Exclusions
@@ -24,6 +25,9 @@ from .rows import ProblemKind, Problems
 
 # After the suffix of a camera's raw file of which there is a JPEG.
 _WITH_JPEG = " with a .jpg"
+# After the name in `--formats` of a format that is off.
+_BY_CONTENT = " by content"
+_UNNAMED = "without a name"
 # After the suffix of a member of a tar file that is a link, or a sparse file.
 _LINK = " link"
 
@@ -36,7 +40,7 @@ class ImageNames:
 
     Attributes:
         all_files: Decide by the content of files, not by their names.
-        formats: `common` leaves out rare formats by their names, see `formats.RARE_SUFFIXES`.
+        formats: Files of other formats are left out by their names.
         exclusions: Files and folders that are left out before.
         left_out: The number of files that are not images, or cannot be decoded here, by their
             suffixes; see `describe_left_out`.
@@ -46,11 +50,16 @@ class ImageNames:
         self,
         *,
         all_files: bool = False,
-        formats: FormatSet = "all",
+        formats: str | None = None,
         exclusions: Exclusions | None = None,
     ) -> None:
+        """Decide by these rules; `formats` is a list as for `formats.chosen_formats`.
+
+        Raises:
+            InvalidInputError: a format is unknown.
+        """
         self.all_files = all_files
-        self.formats = formats
+        self.formats = chosen_formats(formats)
         self.exclusions = Exclusions() if exclusions is None else exclusions
         self.left_out: Counter[str] = Counter()
 
@@ -81,6 +90,15 @@ class ImageNames:
         if is_image_suffix(suffix):
             self.left_out[suffix + _LINK] += 1
 
+    def leave_format(self, format: str, count: int = 1) -> None:
+        """Count images whose content, not their name, is of a format that is off."""
+        self.left_out[option_name(format) + _BY_CONTENT] += count
+
+    def leave_unnamed(self, count: int) -> None:
+        """Count members of a zip without a name, which only a damaged zip has."""
+        if count:
+            self.left_out[_UNNAMED] += count
+
     def leave_texts(self, suffixes: Iterable[str]) -> None:
         """Count texts without an image, by their suffixes: `txt`."""
         self.left_out.update(f".{suffix}" for suffix in suffixes)
@@ -93,10 +111,10 @@ class ImageNames:
         counts = {
             key: count
             for key, count in self.left_out.items()
-            if all_kinds or key in EXTRA_SUFFIXES or key in RARE_SUFFIXES
+            if all_kinds or format_of_suffix(key) is not None or key.endswith(_BY_CONTENT)
         }
         for line in describe_left_out(counts):
-            problems.add(ProblemKind.FORMAT, where, line, skipped=False)
+            problems.add(ProblemKind.LEFT_OUT, where, line, skipped=False)
 
     def accept(self, name: str, read_head: Callable[[], bytes]) -> bool:
         """Whether a file is an image; otherwise it is counted.
@@ -106,14 +124,18 @@ class ImageNames:
             read_head: Returns its first bytes, `formats.HEAD` of them.
         """
         suffix = suffix_of(name)
-        if self.formats == "common" and suffix in RARE_SUFFIXES:
+        if is_image_suffix(suffix):
+            if format_of_suffix(suffix) in self.formats:
+                return True
             self.left_out[suffix] += 1
             return False
-        if is_image_suffix(suffix):
+        found = _format_by_content(read_head()) if self.all_files or not suffix else None
+        if found in self.formats:
             return True
-        if (self.all_files or not suffix) and _is_image_content(read_head()):
-            return True
-        self.left_out[suffix] += 1
+        if found is None:
+            self.left_out[suffix] += 1
+        else:
+            self.leave_format(found)
         return False
 
 
@@ -121,11 +143,11 @@ def _stem(name: str) -> str:
     return os.path.splitext(name)[0].lower()
 
 
-def _is_image_content(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is an image that can be decoded here."""
+def _format_by_content(head: bytes) -> str | None:
+    """The format of a file that begins with these bytes; None if it cannot be decoded here."""
     found = format_of(head)
     extra = next((one for one in EXTRA_FORMATS if one.name == found), None)
-    return found is not None and (extra is None or is_installed(extra))
+    return found if extra is None or is_installed(extra) else None
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> list[str]:
@@ -142,10 +164,19 @@ def describe_left_out(left_out: Mapping[str, int]) -> list[str]:
                 f"{count} {suffix} left out: stored as links or sparse files; pack whole files: "
                 "tar --dereference --hard-dereference"
             )
-        elif key in RARE_SUFFIXES:
-            lines.append(f"{count} {key} left out: a rare format, which --formats all opens")
-        elif extra is not None:
+        elif key == _UNNAMED:
+            lines.append(f"{count} without a name left out: the zip is damaged")
+        elif key.endswith(_BY_CONTENT):
+            name = key.removesuffix(_BY_CONTENT)
+            lines.append(
+                f"{count} {name.upper()} under another name left out: --formats all opens it, or "
+                f"a list with {name}"
+            )
+        elif extra is not None and not is_image_suffix(key):
             lines.append(f"{count} {key} left out: pip install 'cnclip[{extra.extra}]'")
+        elif (found := format_of_suffix(key)) is not None:
+            name = option_name(found)
+            lines.append(f"{count} {key} left out: --formats all opens it, or a list with {name}")
         else:
             others.append(f"{count} {key or 'without a suffix'}")
     if others:

@@ -167,6 +167,7 @@ class ProblemKind(Enum):
     UNREADABLE_IMAGE = "the image cannot be read or decoded"
     ENCODING = "a text file is not UTF-8, and is read nonetheless"
     FORMAT = "an unusual format, which is read nonetheless"
+    LEFT_OUT = "files that are not images, or of a format that is off"
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,14 @@ class Problem:
     reason: str
     skipped: bool = True  # the row was left out; otherwise it was used
 
+    @property
+    def message(self) -> str:
+        """The reason, and whether the row was used."""
+        used = not self.skipped and self.kind is not ProblemKind.LEFT_OUT
+        return f"{self.reason} (used nonetheless)" if used else self.reason
+
     def __str__(self) -> str:
-        used = "" if self.skipped else " (used nonetheless)"
-        return f"{self.where}: {printable(self.reason)}{used}"
+        return f"{self.where}: {printable(self.message)}"
 
 
 @dataclass
@@ -202,7 +208,7 @@ class Problems:
         """
         problem = Problem(kind, where, reason, skipped)
         if self.strict:
-            raise DatasetError(reason if skipped else f"{reason} (used nonetheless)", where)
+            raise DatasetError(problem.message, where)
         if problem not in self._known:
             self._known.add(problem)
             self.found.append(problem)

@@ -92,7 +92,7 @@ def test_the_limit_of_pixels(
 ) -> None:
     pytest.importorskip("faiss")
     index = str(tmp_path / "it.index")
-    monkeypatch.setenv(MAX_PIXELS_VARIABLE, "1")  # so that it is restored
+    monkeypatch.setenv(MAX_PIXELS_VARIABLE, "1")  # an option overrides it, in its command
     limit = ["--device", "cpu", "--max-pixels", "1600"]
     assert main(["index", str(photos), "-o", index, *limit]) == 1
     assert "large.png: cannot be read as an image: 9600 x 9600" in capsys.readouterr().err

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
+import pickle
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -11,11 +15,27 @@ import pytest
 from PIL import Image
 
 from cnclip import bulk, errors, load_image
+from cnclip._options import environment
+from cnclip.cli import main
+from cnclip.datasets import Problems
+from cnclip.datasets.layouts import open_retrieval
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.preprocessors.decoding import ImageOptions, decode_image, image_header
-from cnclip.preprocessors.formats import COMMON_FORMATS, FORMATS_VARIABLE, RARE_FORMATS
+from cnclip.preprocessors.formats import (
+    COMMON_FORMATS,
+    EXTRA_SUFFIXES,
+    FORMATS_VARIABLE,
+    IMAGE_SUFFIXES,
+    JXL,
+    RARE_FORMATS,
+    format_of,
+    format_of_suffix,
+    is_tga,
+    option_name,
+    parse_formats,
+)
 from cnclip.serve.options import limited_images
-from cnclip.sources.image_names import describe_left_out
+from cnclip.sources.image_names import ImageNames, describe_left_out
 
 SIDE = 16
 PIXELS = bytes(range(256)) * 3
@@ -60,7 +80,7 @@ def test_a_rare_format_is_opened_unless_it_is_off(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = FILES[name]
-    shown = "of no format" if name == "TGA" else f"{name} is a rare format.* --formats all"
+    shown = f"{name} is off here; --formats all opens it, or a list with {name.lower()}, "
     assert load_image(content).size == decode_image(content).size
     with pytest.raises(errors.ImageError, match=shown):
         decode_image(content, options=ImageOptions(formats="common"))
@@ -68,7 +88,8 @@ def test_a_rare_format_is_opened_unless_it_is_off(
     with pytest.raises(errors.ImageError, match=shown):
         load_image(content)
     assert image_header(content) is None
-    assert decode_image(content, options=ImageOptions(formats="all")).width >= SIDE
+    for formats in ("all", f"common,{name.lower()}", f" {name} , PNG"):
+        assert decode_image(content, options=ImageOptions(formats=formats)).width >= SIDE
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"])
@@ -78,13 +99,95 @@ def test_common_formats_are_always_opened(name: str) -> None:
     assert decode_image(saved(name), options=options).size == (SIDE, SIDE)
 
 
-def test_an_unknown_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(FORMATS_VARIABLE, "jpeg")
-    message = f"{FORMATS_VARIABLE}: expected common or all, got 'jpeg'"
-    with pytest.raises(errors.ImageError, match=message):
+def test_single_formats_alone_are_opened() -> None:
+    options = ImageOptions(formats="jpeg,psd")
+    assert decode_image(saved("JPEG"), options=options).size == (SIDE, SIDE)
+    assert decode_image(photoshop(), options=options).size == (SIDE, SIDE)
+    for content, name in ((saved("PNG"), "PNG"), (FILES["TGA"], "TGA"), (b"\xff\x0a", JXL.name)):
+        with pytest.raises(errors.FormatOffError) as caught:
+            decode_image(content, options=options)
+        assert caught.value.format == name
+        assert pickle.loads(pickle.dumps(caught.value)).format == name
+    assert "TIFF" in parse_formats("raw")
+
+
+@pytest.mark.parametrize("text", ["jpg", "common,", "common psd", "common;psd", " ", "all,tgb"])
+def test_an_unknown_format_is_an_error_that_lists_the_names(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = "common, all, jpeg, png, .*, psd, .*, tga, heif, jxl, raw; got "
+    for make in (bulk.EmbedOptions, ImageOptions, ImageNames):
+        with pytest.raises(errors.InvalidInputError, match=f"^formats: expected .*{names}"):
+            make(formats=text)
+    monkeypatch.setenv(FORMATS_VARIABLE, text)
+    with pytest.raises(errors.ImageError, match=f"{FORMATS_VARIABLE}: expected .*{names}"):
         load_image(saved("PNG"))
-    with pytest.raises(errors.InvalidInputError, match=message):
+    with pytest.raises(errors.InvalidInputError, match=f"{FORMATS_VARIABLE}: expected .*{names}"):
         bulk.EmbedOptions()
+
+
+@pytest.mark.parametrize("command", ["embed", "index", "serve", "demo", "train", "eval retrieval"])
+def test_commands_refuse_an_unknown_format(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    places = {"serve": [], "demo": [], "train": ["-o", "x"], "eval retrieval": ["x"]}
+    words = [*command.split(), *places.get(command, ["x", "-o", str(tmp_path / "y.index")])]
+    try:
+        assert main([*words, "--formats", "common,jpg"]) == 2
+    except SystemExit as ended:  # argparse
+        assert ended.code == 2
+    assert "--formats: expected a list of some of common, all, jpeg, " in capsys.readouterr().err
+
+
+def test_every_suffix_has_a_format_with_a_name() -> None:
+    for suffix in [*IMAGE_SUFFIXES, *EXTRA_SUFFIXES]:
+        format = format_of_suffix(suffix)
+        assert format in parse_formats("all")
+        assert format in parse_formats(option_name(str(format)))
+    for name in RARE_FORMATS:
+        assert name in IMAGE_SUFFIXES.values()
+        # TGA has no signature.
+        assert format_of(FILES[name]) == (None if name == "TGA" else name)
+
+
+def tga(kind: int, bits: int, *, end: bytes = b"") -> bytes:
+    """A TGA of random pixels, of one of its kinds, as its specification lays it out."""
+    indexed = kind & 7 == 1
+    colors = 256 if indexed else 0
+    head = struct.pack(
+        "<BBBHHBHHHHBB", 3, indexed, kind, 0, colors, 24 * indexed, 0, 0, 5, 4, bits, 0
+    )
+    pixel = bytes(range(bits // 8))
+    pixels = pixel * 20 if kind < 8 else (b"\x84" + pixel) * 4  # 4 runs of 5 pixels
+    return head + b"abc" + bytes(3 * colors) + pixels + end
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tga(1, 8),
+        tga(2, 24),
+        tga(2, 32),
+        tga(3, 8),
+        tga(9, 8),
+        tga(10, 24),
+        tga(11, 8),
+        FILES["TGA"],
+    ],
+)
+def test_tga_is_known_by_its_header(content: bytes) -> None:
+    assert Image.open(io.BytesIO(content)).format == "TGA"
+    assert is_tga(content)
+    assert is_tga(b"anything" + b"TRUEVISION-XFILE.\0")
+    # Too short for its pixels, unless they are runs.
+    assert not is_tga(content[:18]) or content[2] > 8
+
+
+def test_other_files_are_not_tga() -> None:
+    others = [saved(name) for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO")]
+    others += [content for name, content in FILES.items() if name != "TGA"]
+    others += [b"", bytes(1000), b"\xff" * 1000, b"words " * 100, b"<html>" * 100, PIXELS]
+    assert not any(map(is_tga, others))
 
 
 def test_folders_and_archives_leave_them_out(
@@ -92,30 +195,142 @@ def test_folders_and_archives_leave_them_out(
 ) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    for name, format in {"a.png": "PNG", "b.tga": "TGA", "named.jpg": "PCX"}.items():
-        (folder / name).write_bytes(saved(format))
+    named = {"a.png": "PNG", "b.tga": "TGA", "named.jpg": "PCX", "tga.png": "TGA", "qoi": "QOI"}
+    for name, format in named.items():
+        (folder / name).write_bytes(FILES[format] if format in FILES else saved(format))
     for name in ("c.psd", "d.PSD"):
         (folder / name).write_bytes(photoshop())
     with zipfile.ZipFile(tmp_path / "e.zip", "w") as archive:
         archive.writestr("f.icns", FILES["ICNS"])
         archive.writestr("g.psd", photoshop())
         archive.writestr("h.png", saved("PNG"))
-    sources = [folder, tmp_path / "e.zip"]
-    report = bulk.embed(sources, vit, tmp_path / "out")
-    assert (report.embedded, report.failed) == (2, 1)
-    assert report.left_out == {".tga": 1, ".psd": 3, ".icns": 1}
-    assert describe_left_out(report.left_out)[:2] == [
-        "1 .icns left out: a rare format, which --formats all opens",
-        "3 .psd left out: a rare format, which --formats all opens",
+        archive.writestr("i.webp", FILES["PCX"])
+    with tarfile.open(tmp_path / "j.tar", "w") as tar:
+        member = tarfile.TarInfo("k.jpg")
+        member.size = len(FILES["DDS"])
+        tar.addfile(member, io.BytesIO(FILES["DDS"]))
+    (tmp_path / "j.tar.gz").write_bytes(gzip.compress((tmp_path / "j.tar").read_bytes()))
+    sources = [folder, tmp_path / "e.zip", tmp_path / "j.tar", tmp_path / "j.tar.gz"]
+    # As many as are in a shard are left out one after another.
+    options = bulk.EmbedOptions(shard_items=2)
+    for _ in range(2):  # nothing is recorded of what is left out
+        report = bulk.embed(sources, vit, tmp_path / "out", options)
+        assert (report.items, report.rows, report.failed) == (2, 2, 0)
+        assert report.left_out == {
+            ".tga": 1,
+            ".psd": 3,
+            ".icns": 1,
+            "pcx by content": 2,
+            "tga by content": 1,
+            "qoi by content": 1,
+            "dds by content": 2,
+        }
+    assert describe_left_out(report.left_out)[:3] == [
+        "1 .icns left out: --formats all opens it, or a list with icns",
+        "3 .psd left out: --formats all opens it, or a list with psd",
+        "1 .tga left out: --formats all opens it, or a list with tga",
     ]
-    assert "PCX is a rare format" in report.first_failed[0][1]
-    report = bulk.embed(sources, vit, tmp_path / "all", bulk.EmbedOptions(formats="all"))
-    assert (report.embedded, report.failed, report.left_out) == (8, 0, {})
+    assert (
+        "1 QOI under another name left out: --formats all opens it, or a list with qoi"
+        in describe_left_out(report.left_out)
+    )
+    some = bulk.EmbedOptions(formats="common,psd,pcx", shard_items=2)
+    report = bulk.embed(sources, vit, tmp_path / "out", some)
+    assert (report.embedded, report.kept, report.failed) == (5, 2, 0)
+    report = bulk.embed(sources, vit, tmp_path / "out", bulk.EmbedOptions(formats="all"))
+    assert (report.rows, report.failed, report.left_out) == (13, 0, {})
+
+
+def test_common_formats_can_be_off_too(vit: MultiModalEmbeddingPipeline, tmp_path: Path) -> None:
+    for name, format in {"a.png": "PNG", "b.jpg": "JPEG", "c.webp": "WEBP"}.items():
+        (tmp_path / name).write_bytes(saved(format))
+    options = bulk.EmbedOptions(formats="png,jpeg")
+    report = bulk.embed(tmp_path, vit, tmp_path / "out", options)
+    assert (report.embedded, report.failed, report.left_out) == (2, 0, {".webp": 1})
+    line = "1 .webp left out: --formats all opens it, or a list with webp"
+    assert describe_left_out(report.left_out) == [line]
+
+
+def test_a_file_that_is_named_fails(vit: MultiModalEmbeddingPipeline, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(photoshop())
+    (tmp_path / "list.txt").write_text("a.jpg\na.jpg\n")
+    for source in ("a.jpg", "list.txt"):
+        report = bulk.embed(tmp_path / source, vit, tmp_path / f"{source}.out")
+        assert (report.rows, report.failed, report.left_out) == (0, 1, {})
+        assert "PSD is off here; --formats all" in report.first_failed[0][1]
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """A data set of one class, with a PSD under its name, one under another, and a TGA."""
+    folder = tmp_path / "data" / "red"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(saved("PNG"))
+    (folder / "b.psd").write_bytes(photoshop())
+    (folder / "c.jpg").write_bytes(photoshop())
+    (folder / "d.jpg").write_bytes(FILES["TGA"])
+    return folder
+
+
+LEFT_OUT = [
+    "1 .psd left out: --formats all opens it, or a list with psd\n",
+    "1 PSD under another name left out: --formats all opens it, or a list with psd\n",
+    "1 TGA under another name left out: --formats all opens it, or a list with tga\n",
+]
+
+
+def test_the_demo_leaves_them_out(
+    classes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["demo", "--images", str(classes), "-o", str(tmp_path / "x.png"), "红"]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert all(f"cnclip demo: {line}" in shown.err for line in LEFT_OUT)
+    assert "The best of 1 image" in shown.out
+    assert main([*words, "--formats", "all"]) == 0
+    shown = capsys.readouterr()
+    assert "left out" not in shown.err
+    assert "The best of 4 images" in shown.out
+
+
+def test_evaluation_leaves_them_out(classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["eval", "zeroshot", str(classes.parent)]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert f"data: {LEFT_OUT[0]}" in shown.err
+    assert "red/c.jpg: cannot be read as an image: PSD is off here; --formats all" in shown.err
+    assert "1 image of 1 class" in shown.out
+    assert main([*words, "--formats", "common,psd"]) == 0
+    assert "3 images of 1 class" in capsys.readouterr().out
+
+
+def test_retrieval_and_training_take_the_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        files = {"a.png": saved("PNG"), "a.txt": b"red", "b.psd": photoshop(), "b.txt": b"blue"}
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    words = ["eval", "retrieval", str(tmp_path / "data.tar")]
+    assert main(words) == 1  # a text has no image
+    shown = capsys.readouterr()
+    assert LEFT_OUT[0] in shown.err
+    assert "1 text, 1 image" in shown.out
+    assert main([*words, "--formats", "common,psd"]) == 0
+    assert "2 texts, 2 images" in capsys.readouterr().out
+    # As training reads them.
+    with environment({}, {FORMATS_VARIABLE: "common"}):
+        problems = Problems()
+        open_retrieval(tmp_path / "data.tar").locate(problems)
+        assert LEFT_OUT[0].strip() in [problem.message for problem in problems.found]
+    assert FORMATS_VARIABLE not in os.environ
 
 
 def test_the_server_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(FORMATS_VARIABLE, raising=False)
-    with limited_images(), pytest.raises(errors.ImageError, match="PSD is a rare format"):
+    with limited_images(), pytest.raises(errors.ImageError, match="PSD is off here"):
         load_image(photoshop())
     assert load_image(photoshop()).size == (SIDE, SIDE)
     monkeypatch.setenv(FORMATS_VARIABLE, "all")
