@@ -72,7 +72,8 @@ def all_members(archive: zipfile.ZipFile, encoding: str | None = None) -> list[z
     for member, name in zip(unmarked, names or (), strict=False):
         member.filename = name
     for member in members:
-        member.filename = with_slashes(_unicode_path(member) or member.filename)
+        name = _unicode_path(member) or member.filename
+        member.filename = with_slashes(name.partition("\0")[0])  # as zipfile ends names
     return [member for member in members if member.filename]
 
 
@@ -142,8 +143,10 @@ class ZipImages(ImageStore):
             DatasetError: the file cannot be read, or is not a zip.
         """
         with open_zip(path) as archive:
-            members = [one for one in all_members(archive, encoding) if not one.is_dir()]
             names = ImageNames() if names is None else names
+            named = all_members(archive, encoding)
+            names.leave_unnamed(len(archive.infolist()) - len(named))
+            members = [one for one in named if not one.is_dir()]
             visible = set(names.visible(member.filename for member in members))
             images = [
                 one

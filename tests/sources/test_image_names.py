@@ -146,6 +146,21 @@ def test_links_in_a_tar_are_counted(mode: Literal["w", "w:gz"], tmp_path: Path) 
     ]
 
 
+def test_members_of_a_zip_without_a_name_are_counted(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in ("a.jpg", "XX.jpg", "猫.jpg"):  # the last is marked as UTF-8
+            archive.writestr(name, CONTENT)
+    # A name ends at its first NUL byte.
+    damaged = content.getvalue().replace(b"XX.jpg", b"\0X.jpg")
+    (tmp_path / "a.zip").write_bytes(damaged.replace("猫.jpg".encode(), b"\0XX.jpg"))
+    opened = open_sources(tmp_path / "a.zip")
+    assert [item.id.rpartition(":")[2] for item in opened.items()] == ["a.jpg"]
+    assert describe_left_out(opened.image_names.left_out) == [
+        "2 without a name left out: the zip is damaged"
+    ]
+
+
 def test_images_of_one_name_in_a_tar(tmp_path: Path) -> None:
     files = {"a.jpg": CONTENT, "a.png": CONTENT, "a.jpeg": CONTENT}
     opened = open_sources(as_tar(tmp_path, files))
