@@ -44,6 +44,7 @@ _CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii")
 _INLINE_BYTES = 1 << 16
 # Values of a body's JSON. Each takes up to a hundred times the memory of its bytes.
 _MAX_VALUES = 1_000_000
+_MAX_SHOWN = 60
 _TOKENS = (
     "expected texts, got token ids: set check_embedding_ctx_length=False in LangChain's "
     "OpenAIEmbeddings, or send texts in place of ids"
@@ -278,7 +279,7 @@ def _given_items(call: EmbeddingsRequest, limit: int) -> list[str]:
     if given is None:
         return []
     if isinstance(given, list):
-        if given and _is_token_ids(given[0]):
+        if _are_token_ids(given, limit):
             raise Fault(400, _TOKENS, "token_ids", param="input")
         _check_count(len(given), limit, "input")
         return [_item(one, call.modality, f"input[{index}]") for index, one in enumerate(given)]
@@ -291,11 +292,12 @@ def _check_count(count: int, limit: int, param: str) -> None:
         raise Fault(400, reason, "too_many_items", param=param)
 
 
-def _is_token_ids(value: Any) -> bool:
-    """Whether a value is a token id, or a list that begins with one."""
-    while isinstance(value, list) and value:
-        value = value[0]
-    return isinstance(value, int) and not isinstance(value, bool)
+def _are_token_ids(values: list[Any], limit: int) -> bool:
+    """Whether the first of the values are token ids, or lists of them; False if there are none."""
+    return bool(values) and all(
+        _are_token_ids(one, limit) if isinstance(one, list) else type(one) is int
+        for one in values[:limit]
+    )
 
 
 def _item(value: Any, modality: str, param: str) -> str:
@@ -313,9 +315,19 @@ def _item(value: Any, modality: str, param: str) -> str:
                     content = content.get("url")
                 if isinstance(content, str):
                     return ImageText(content)
-    found = json.dumps(value, ensure_ascii=False, default=str)[:60]
-    reason = f'expected a text, {{"text": ...}} or {{"image": ...}}, got {found}'
+    reason = f'expected a text, {{"text": ...}} or {{"image": ...}}, got {_beginning(value)}'
     raise Fault(422, reason, "invalid", param=param)
+
+
+def _beginning(value: Any) -> str:
+    """The first 60 characters of a value as JSON, which may have a million values."""
+    pieces, size = [], 0
+    for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+        pieces.append(piece)
+        size += len(piece)
+        if size >= _MAX_SHOWN:
+            break
+    return "".join(pieces)[:_MAX_SHOWN]
 
 
 def _message_items(messages: list[dict[str, Any]], limit: int) -> list[str]:

@@ -149,6 +149,13 @@ def test_a_mixed_list_keeps_its_order(
     [
         ({"input": [1, 2, 3]}, 400, "token_ids", "input"),
         ({"input": [[1, 2], [3]]}, 400, "token_ids", "input"),
+        ({"input": [1] * 5000}, 400, "token_ids", "input"),
+        ({"input": [7, "猫"]}, 422, "invalid", "input[0]"),
+        ({"input": ["猫", 7]}, 422, "invalid", "input[1]"),
+        ({"input": [[7, "猫"]]}, 422, "invalid", "input[0]"),
+        ({"input": [[7], ["猫"]]}, 422, "invalid", "input[0]"),
+        ({"input": [[7], []]}, 422, "invalid", "input[0]"),
+        ({"input": [7, None]}, 422, "invalid", "input[0]"),
         ({"input": []}, 400, "no_items", "input"),
         ({}, 400, "no_items", "input"),
         ({"input": ["猫", None]}, 422, "invalid", "input[1]"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import random
 import socket
 import threading
@@ -12,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -104,6 +106,108 @@ def slow_body(host: str, port: int, ended: threading.Event) -> None:
         )
         while not ended.wait(0.05):
             connection.sendall(b" ")
+
+
+MIB = 1 << 20
+HUGE = 64 * MIB
+
+
+def test_a_huge_body_is_refused_before_it_is_read(
+    embedder: MultiModalEmbeddingPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "cnclip.access")
+    with listening(embedder, max_body=MIB) as (url, _):
+        place = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        # By its Content-Length: nothing of the body is sent.
+        with socket.create_connection(place, timeout=30) as connection:
+            connection.sendall(f"{head}Content-Length: {HUGE}\r\n\r\n".encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+        # Of unknown length: no more than the limit is read.
+        with socket.create_connection(place, timeout=30) as connection:
+            connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+            sent = 0
+            with contextlib.suppress(OSError):
+                while sent < HUGE:
+                    connection.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+                    sent += 0x10000
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+        answer = httpx.post(f"{url}{PATH}", json={"input": TEXTS}, timeout=60)
+        assert answer.status_code == 200
+    lines = [json.loads(one.getMessage()) for one in caplog.records if one.name == "cnclip.access"]
+    by_length, chunked, _ = [line["received"] for line in lines]
+    assert by_length == 0
+    assert MIB < chunked < 4 * MIB  # the last piece is what the server has read at a time
+
+
+def huge_bodies() -> dict[str, tuple[bytes, int, str]]:
+    """Bodies of 64 MB, the status of each and its code."""
+    text = b"\xe7\x8c\xab" * (HUGE // 3)  # a cat in Chinese, many times
+    nested = b"[" + b"{}," * (HUGE // 3) + b"{}]"
+    few = b'"' + b"x" * 100 + b'",'  # less than a million values
+    return {
+        "one text": (b'{"input": "' + text + b'"}', 400, "invalid_item"),
+        "an image": (b'{"input": {"image": "' + b"A" * HUGE + b'"}}', 400, "invalid_item"),
+        "very many values": (b'{"input": ' + nested + b"}", 413, "too_many_values"),
+        "many texts": (b'{"input": [' + few * (HUGE // len(few)) + b'""]}', 400, "too_many_items"),
+        "a value that is none": (b'{"input": [{"x": "' + b"x" * HUGE + b'"}]}', 422, "invalid"),
+    }
+
+
+def test_huge_bodies_next_to_good_requests(
+    start: Any, embedder: MultiModalEmbeddingPipeline
+) -> None:
+    """With a higher limit, they are read; memory stays bounded, and others are answered."""
+    expected = embedder.forward({"text": TEXTS})["text_embedding"]
+    limits = ["--max-body", 2 * HUGE, "--max-bytes", 4 * HUGE]
+    process, url = start("serve", "emoji-cn", "--device", "cpu", "--threads", "1", *limits)
+    ended, failures, good = threading.Event(), list[BaseException](), 0
+
+    def ask_good(client: Any) -> None:
+        nonlocal good
+        answer = client.post(PATH, json={"input": TEXTS})
+        rows = np.array([one["embedding"] for one in answer.json()["data"]])
+        assert np.abs(rows - expected).max() < 2e-6
+        good += 1
+
+    def repeat() -> None:
+        try:
+            with httpx.Client(base_url=url, timeout=60) as client:
+                while not ended.is_set():
+                    ask_good(client)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=repeat)
+    with httpx.Client(base_url=url, timeout=60) as client:
+        ask_good(client)
+        before = peak_of(process.pid)
+        thread.start()
+        headers = {"Content-Type": "application/json"}
+        try:
+            for name, (body, status, code) in huge_bodies().items():
+                asked = good
+                answer = client.post(PATH, content=body, headers=headers)
+                found = answer.json().get("error", {}).get("code", "")
+                assert (answer.status_code, found) == (status, code), name
+                while good == asked and thread.is_alive():
+                    time.sleep(0.01)
+        finally:
+            ended.set()
+            thread.join(60)
+        ask_good(client)
+    assert not failures, failures
+    # The body, its text, and what is made of it: a few times its size, whatever it holds.
+    assert peak_of(process.pid) - before < 10 * HUGE
+
+
+def peak_of(pid: int) -> int:
+    """The most bytes of memory that a process has had."""
+    (line,) = (
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmHWM" in line
+    )
+    return int(line.split()[1]) << 10
 
 
 def test_good_requests_among_bad_ones(embedder: MultiModalEmbeddingPipeline) -> None:
