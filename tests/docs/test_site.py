@@ -48,11 +48,21 @@ def test_every_package_with_public_names_is_in_the_reference() -> None:
         assert f"reference/api/{package}.md" in listed
 
 
+def named_tests(page: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"`(\w+/(?:test|fuzz)_\w+\.\w+)`", text)
+
+
 def test_the_threat_model_names_tests_that_exist() -> None:
-    page = (ROOT / "docs/en/about/threat-model.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(\w+/(?:test|fuzz)_\w+\.\w+)`", page)
+    named = named_tests("docs/en/about/threat-model.md")
     assert len(named) > 20
     assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_the_threat_model_is_the_same_in_both_languages() -> None:
+    pages = [f"docs/{language}/about/threat-model.md" for language in ("en", "zh")]
+    assert len({tuple(named_tests(page)) for page in pages}) == 1
+    assert len({(ROOT / page).read_text(encoding="utf-8").count("\n| ") for page in pages}) == 1
 
 
 def test_every_notebook_is_in_the_navigation() -> None:
