@@ -88,9 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     source: Path = arguments.source
     remote = is_milvus(arguments.output)
     root = None if arguments.root is None else Root(arguments.root)
-    if remote:
-        hide_logs()
-    else:
+    hide_logs(arguments.output)
+    if not remote:
         import_faiss()  # not after an hour of embedding
         check_output_file(Path(arguments.output))
     if not source.is_dir():

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Search, and print or show what was found."""
     from ..search import Index, Root, open_collection
     from ..search.collection import query_text
-    from ..search.milvus import hide_logs, is_milvus
+    from ..search.milvus import hide_logs
     from ..search.moved import gone_message
 
     words = " ".join(arguments.query) if arguments.query else None
@@ -104,8 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.open and arguments.json:
         raise InvalidInputError("expected --open (a page) or --json, got both")
     root = None if arguments.root is None else Root(arguments.root)
-    if is_milvus(arguments.index):
-        hide_logs()
+    hide_logs(arguments.index)
     index = open_collection(
         arguments.index,
         arguments.collection,

@@ -76,15 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     def opening() -> Opened:
         from ..search import Root
-        from ..search.milvus import hide_logs, is_milvus
+        from ..search.milvus import hide_logs
         from ..serve import open_gallery, open_indexes
 
         if not arguments.served:
             return [], [open_gallery(open_pipeline(arguments, model=BUNDLED_MODEL))]
         indexes = [one for one in arguments.served if _is_index(one)]
         models = [one for one in arguments.served if one not in indexes]
-        if any(map(is_milvus, indexes)):
-            hide_logs()
+        hide_logs(*indexes)
 
         def open_model(collection: Collection) -> MultiModalEmbeddingPipeline:
             return open_model_of(collection, arguments)

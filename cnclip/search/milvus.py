@@ -97,8 +97,13 @@ def connect(
     return index
 
 
-def hide_logs() -> None:
-    """Have pymilvus and Milvus Lite log nothing: the commands print the errors that they raise."""
+def hide_logs(*addresses: str) -> None:
+    """Have pymilvus and Milvus Lite log nothing, if one of the addresses is that of Milvus.
+
+    The commands print the errors that they raise.
+    """
+    if not any(map(is_milvus, addresses)):
+        return
     _pymilvus()  # sets the levels of its loggers
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

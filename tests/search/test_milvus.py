@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from cnclip.search import (
     index_embeddings,
     update_embeddings,
 )
+from cnclip.search.milvus import hide_logs
 from tests.support.search import DIM, MODEL, OTHER, made, names, run_json, unit
 
 pytest.importorskip("faiss", reason="faiss-cpu is not installed, cnclip's extra `search`")
@@ -33,6 +35,24 @@ def milvus(tmp_path: Path) -> str:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed, cnclip's extra `milvus`")
     return str(tmp_path / "milvus.db")
+
+
+def test_logs_are_hidden_for_milvus_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, pymilvus is not imported."""
+    levels = {name: logging.getLogger(name).level for name in ("pymilvus", "milvus_lite")}
+    imported: list[None] = []
+    monkeypatch.setattr("cnclip.search.milvus._pymilvus", lambda: imported.append(None))
+    try:
+        hide_logs()
+        hide_logs("a.index", "b")
+        assert imported == []
+        assert {name: logging.getLogger(name).level for name in levels} == levels
+        hide_logs("a.index", "http://127.0.0.1:19530")
+        assert imported == [None]
+        assert all(logging.getLogger(name).level > logging.CRITICAL for name in levels)
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def test_milvus_finds_what_an_index_finds(milvus: str) -> None:
