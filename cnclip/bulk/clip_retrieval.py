@@ -29,7 +29,7 @@ from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.image import is_url
 from ..sources import parquet_in_memory, pyarrow_modules
 from .folder import DTYPES, EmbeddingBatch, Embeddings, Manifest, model_identity, read_npy, schema
-from .items import ItemKind
+from .outcomes import ItemKind
 
 logger = logging.getLogger("cnclip")
 

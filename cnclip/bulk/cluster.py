@@ -40,7 +40,8 @@ from .embed import (
     write_outcomes,
 )
 from .folder import archive_identity
-from .items import OpenedSources, Outcome, SourcePaths
+from .items import OpenedSources, SourcePaths
+from .outcomes import Outcome
 from .store import Store, locked
 
 logger = logging.getLogger("cnclip")

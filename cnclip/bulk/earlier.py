@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import EmbeddingsError
 from .folder import Manifest, Shard, check_shard, load_lines, load_vectors
-from .items import Item, ItemKind, Outcome, is_path_of
+from .outcomes import Item, ItemKind, Outcome, is_path_of
 
 logger = logging.getLogger("cnclip")
 

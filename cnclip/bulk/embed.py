@@ -35,15 +35,8 @@ from .folder import (
     model_identity,
     open_embeddings,
 )
-from .items import (
-    ITEM_KINDS,
-    Item,
-    ItemKind,
-    OpenedSources,
-    Outcome,
-    SourcePaths,
-    open_sources,
-)
+from .items import OpenedSources, SourcePaths, open_sources
+from .outcomes import ITEM_KINDS, Item, ItemKind, Outcome
 from .store import Store, locked
 from .to_clip_retrieval import remove_clip_retrieval, write_clip_retrieval
 

@@ -26,7 +26,8 @@ from ..errors import EmbeddingsError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..preprocessors.decoding import changed_options
 from ..sources import parquet_in_memory, pyarrow_modules
-from .items import ITEM_KINDS, IdForm, ItemKind
+from .items import IdForm
+from .outcomes import ITEM_KINDS, ItemKind
 
 DTYPES = ("float16", "float32")
 Layout = Literal["cnclip", "clip-retrieval"]

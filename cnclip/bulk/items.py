@@ -1,4 +1,4 @@
-"""Items: images and texts to embed, the outcome of each, and the sources that they come from.
+"""The items of the sources that a caller names: folders, archives, lists and tables.
 
 `open_sources` finds the kind of each source that a caller names. Files are read by
 `cnclip.sources`.
@@ -10,37 +10,25 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal
 
-from numpy.typing import NDArray
-from PIL import Image
-
-from .._files import open_file
-from .._text import MAX_REASON, first_line, hide_secrets, is_blank, is_utf8, printable, value_text
-from ..datasets.captions import sample_texts
-from ..datasets.chinese_clip import TsvData
+from .._text import first_line, hide_secrets, is_blank, is_utf8, printable, value_text
 from ..errors import (
     CnclipError,
     DatasetError,
-    FormatOffError,
     ImageError,
     InvalidInputError,
     Where,
 )
-from ..preprocessors.decoding import DEFAULTS, ImageOptions, decode_image
 from ..preprocessors.formats import format_of, is_image_suffix
 from ..preprocessors.image import is_foreign_url, is_url, located, not_found
 from ..sources.exclusions import Exclusions
 from ..sources.image_names import ImageNames
 from ..sources.images import (
-    ImageFile,
     ImageRef,
-    ImageStore,
-    Slices,
     expand,
     image_file,
     is_pattern,
@@ -68,130 +56,18 @@ from ..sources.tables import (
 )
 from ..sources.tar_files import (
     TAR_SUFFIX,
-    Sample,
     has_compressed_content,
     is_compressed,
-    read_images,
-    read_tar,
 )
-from ..sources.tsv_files import TSV_SUFFIX, TsvImages
-from ..sources.zip_files import ZIP_SUFFIX, ZipImages
+from ..sources.tsv_files import TSV_SUFFIX
+from ..sources.zip_files import ZIP_SUFFIX
+from .archives import compressed_tar_items, tar_items, tsv_items, zip_items
+from .outcomes import Container, Item, ItemKind, file_item, spelled_id
 
-ItemKind = Literal["images", "texts"]
 IdForm = Literal["relative", "absolute"]
-ITEM_KINDS = ("images", "texts")
 STDIN = "-"
 # One path, or several.
 SourcePaths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-
-
-class Item(NamedTuple):
-    """An image or a text to embed, or the reason why it cannot be embedded."""
-
-    id: str  # unique among all items
-    path: str  # its file or URL; of an image in an archive or table, that file
-    size: int | None = None  # of the file, in bytes
-    mtime_ns: int | None = None  # of the file; with the size, it shows whether the file has changed
-    image: ImageRef | None = None
-    turned: bool = True  # turn the image upright, as its EXIF orientation says
-    text: str | None = None
-    error: str | None = None
-    listed: Where | None = None  # the row of a list or table that has it
-    caption: str | None = None  # of an image in a table or tar file
-    # Found in a folder or archive, not named: left out if its content is of a format that is off.
-    found: bool = False
-
-    @property
-    def is_file(self) -> bool:
-        """Whether the id is that of a whole file or URL: its path, or the end of it."""
-        return is_path_of(self.id, self.path)
-
-    @property
-    def where(self) -> Where:
-        """Its place, for messages: the row that lists it, and its file or its place in a file."""
-        if self.listed is not None:
-            if self.listed.file == self.path:
-                return self.listed
-            return Where(item=str(self.listed), file=self.path)
-        if self.is_file:
-            return Where(file=self.path)
-        return Where(file=self.path, member=self.id.removeprefix(f"{self.path}:"))
-
-
-def is_path_of(id: str, path: str) -> bool:
-    """Whether an id is its item's path, or the path relative to a folder."""
-    return id == path or path.endswith(f"/{id}")
-
-
-@dataclass(slots=True, eq=False)
-class Outcome:
-    """An item and, once it is embedded, its vector or its error.
-
-    The vector is [d], float32, or as it is stored if it is from an earlier run.
-    """
-
-    item: Item
-    error: str | None = None
-    width: int | None = None  # pixels of the image as it is embedded
-    height: int | None = None
-    bytes: int | None = None  # the size of the image file
-    sha256: str | None = None  # of the image file
-    vector: NDArray[Any] | None = field(default=None, repr=False)
-    restored: bool = False  # the vector or the error is from an earlier run
-    notes: tuple[str, ...] = ()  # remarks on the image, which was embedded nonetheless
-    off: str | None = None  # the format for which the image is left out
-
-    @classmethod
-    def of(cls, item: Item) -> Self:
-        """The outcome of an item that has not been embedded; it has the item's error."""
-        return cls(item, item.error)
-
-    @property
-    def done(self) -> bool:
-        """Whether there is nothing left to embed."""
-        return self.restored or self.error is not None or self.vector is not None
-
-    def open_image(
-        self,
-        restore: Callable[[Outcome], None] | None = None,
-        options: ImageOptions = DEFAULTS,
-    ) -> Image.Image | None:
-        """Read and decode the image; sets width, height, bytes, sha256 and notes.
-
-        Args:
-            restore: May fill in the outcome of an earlier image with the same SHA-256.
-            options: How it is decoded.
-
-        Returns:
-            The image; None if the outcome was restored.
-
-        Raises:
-            ImageError: it cannot be read. The error has a reason and no place.
-        """
-        assert self.item.image is not None
-        content = self.item.image.read()
-        self.bytes, self.sha256 = len(content), sha256(content).hexdigest()
-        if restore is not None and self.item.turned:
-            restore(self)
-            if self.restored:
-                return None
-        notes: list[str] = []
-        image = decode_image(content, turned=self.item.turned, options=options, notes=notes)
-        self.width, self.height = image.size
-        self.notes = tuple(notes)
-        return image
-
-    def fail(self, error: CnclipError) -> None:
-        """Set the error of an image that could not be read."""
-        self.error = printable(error.reason)[:MAX_REASON]
-        if self.item.found and isinstance(error, FormatOffError):
-            self.off = error.format
-        self.release_image()
-
-    def release_image(self) -> None:
-        """Drop the reference to the image, which may hold its bytes or keep a whole row group."""
-        if self.item.image is not None:
-            self.item = self.item._replace(image=None)
 
 
 # Yields the items of a source, the same ones at each call.
@@ -370,17 +246,17 @@ def _reader(path: str, found: OpenedSources) -> _Reader:
     if os.path.isdir(path):
         return partial(_folder_items, path, found)
     if is_image_suffix(suffix) or not os.path.isfile(path):
-        return lambda: iter([_file_item(image_file(path))])
+        return lambda: iter([file_item(image_file(path))])
     if os.path.basename(path).endswith(TSV_SUFFIX):
-        return partial(_tsv_items, path)
+        return partial(tsv_items, path)
     if is_compressed(path) or (suffix == TAR_SUFFIX and has_compressed_content(path)):
-        return partial(_compressed_tar_items, path, found)
+        return partial(compressed_tar_items, path, found.format.encoding, found.image_names)
     if suffix in _ARCHIVES:
-        return partial(_ARCHIVES[suffix], path, found)
+        return partial(_ARCHIVES[suffix], path, found.format.encoding, found.image_names)
     if is_table:
         return partial(_table_items, path, found)
     if format_of(read_head(path)) is not None:
-        return lambda: iter([_file_item(image_file(path))])
+        return lambda: iter([file_item(image_file(path))])
     if is_list:
         return partial(_table_items, path, found)
     suffixes = _joined({*TABLE_SUFFIXES, *_ARCHIVES})
@@ -392,59 +268,10 @@ def _joined(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def spelled_id(id: int | str) -> str:
-    """An id as it is recorded: characters that cannot be encoded are escaped."""
-    return str(id).encode("utf-8", "backslashreplace").decode()
-
-
-class Container(NamedTuple):
-    """A file with several items. When it is written again, all its images count as new."""
-
-    path: str  # as it is recorded
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: str) -> Container:
-        """The container at a path, which must exist."""
-        state = os.stat(path)
-        return cls(spelled(os.path.abspath(path)), state.st_size, state.st_mtime_ns)
-
-    def image(self, id: str, image: ImageRef) -> Item:
-        """An image in it."""
-        return Item(id, *self, image=image)
-
-    def images(self, store: ImageStore, *, named: bool) -> Iterator[Item]:
-        """The images of a store. Their ids are those of the store, after the path if `named`."""
-        prefix = f"{self.path}:" if named else ""
-        for number, id in enumerate(store.ids):
-            yield self.image(prefix + spelled_id(id), ImageRef(store, number))
-
-    def failed(self, id: str, reason: str) -> Item:
-        """A row that cannot be used."""
-        return Item(id, *self, error=printable(reason))
-
-    def skipped(self, problems: Iterable[Problem]) -> Iterator[Item]:
-        """The rows that were left out."""
-        for problem in problems:
-            if problem.skipped:
-                inner = (problem.where.member, problem.where.line)
-                id = ":".join([self.path, *(spelled_id(one) for one in inner if one is not None)])
-                yield self.failed(id, problem.reason)._replace(listed=problem.where)
-
-
-def _file_item(file: ImageFile, id: str | None = None) -> Item:
-    """The item of an image file; the default id is the absolute path."""
-    shown = spelled(file.path)
-    image = ImageRef(file.path) if file.error is None else None
-    name = shown if id is None else id
-    return Item(name, shown, file.size, file.mtime_ns, image, error=file.error)
-
-
 def _folder_items(path: str, found: OpenedSources) -> Iterator[Item]:
     """The image files in a folder."""
     for file in walk(path, found.image_names):
-        item = _file_item(file)
+        item = file_item(file)
         if found.relative:
             root = path if item.path.startswith("/") else Path(path).as_uri()
             item = item._replace(id=item.path.removeprefix(root.rstrip("/") + "/"))
@@ -462,7 +289,7 @@ def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
             file = file._replace(error=not_found(value))
             if is_foreign_url(value):
                 file = file._replace(path=spelled_id(hide_secrets(value.strip())))
-        return _file_item(file, id)
+        return file_item(file, id)
     value = value.strip()
     name = spelled_id(hide_secrets(value))
     try:
@@ -470,87 +297,11 @@ def image_item(value: str, id: str | None = None, folder: str = "") -> Item:
     except ImageError as error:
         return Item(name if id is None else id, name, error=error.reason)
     if isinstance(place, Path):
-        return _file_item(image_file(place), id)
+        return file_item(image_file(place), id)
     return Item(name if id is None else id, name, image=ImageRef(place))
 
 
-def _tar_items(path: str, opened: OpenedSources) -> Iterator[Item]:
-    """The images of a tar file, as WebDataset makes them. Ids are `PATH:SAMPLE`."""
-    container, problems = Container.of(path), Problems()
-    images = Slices([Path(path)], [container.path])
-    samples = read_tar(
-        Path(path),
-        container.path,
-        problems,
-        texts=False,
-        captions=True,
-        encoding=opened.format.encoding,
-        names=opened.image_names,
-    )
-    captions = []
-    for key, sample in samples.items():
-        if sample.image is not None:
-            images.add(key, *sample.image)
-            captions.append(_caption_in_tar(sample, key, opened))
-        else:
-            opened.image_names.leave_texts(sample.texts or ())
-    for item, caption in zip(container.images(images, named=True), captions, strict=True):
-        yield item._replace(caption=caption, found=True)
-    yield from container.skipped(problems.found)
-
-
-def _caption_in_tar(sample: Sample, key: str, opened: OpenedSources) -> str | None:
-    """The first text of a sample."""
-    texts = sample_texts(sample, key, Where(member=key), Problems(), opened.format.encoding)
-    return next(texts, None)
-
-
-def _compressed_tar_items(path: str, opened: OpenedSources) -> Iterator[Item]:
-    """The images of a compressed tar file, which is read from its beginning. Ids as of others."""
-    container = Container.of(path)
-    read = partial(
-        read_images,
-        Path(path),
-        container.path,
-        encoding=opened.format.encoding,
-        names=opened.image_names,
-    )
-    for image in with_problems(read):
-        if isinstance(image, Problem):
-            yield from container.skipped([image])
-        else:
-            key, content, sample = image
-            item = container.image(f"{container.path}:{spelled_id(key)}", ImageRef(content))
-            yield item._replace(caption=_caption_in_tar(sample, key, opened), found=True)
-
-
-def _tsv_items(path: str) -> Iterator[Item]:
-    """The images of a `SPLIT_imgs.tsv`, by their ids there."""
-    container, problems = Container.of(path), Problems()
-    with open_file(path, 1 << 20) as file:
-        store = TsvImages.of(file, container.path, problems, Path(path))
-    yield from container.images(store, named=False)
-    yield from container.skipped(problems.found)
-
-
-def _zip_items(path: str, opened: OpenedSources) -> Iterator[Item]:
-    """The images of a zip, `PATH:NAME`; of Chinese-CLIP's TSV files in one, by their ids."""
-    container, encoding = Container.of(path), opened.format.encoding
-    splits = TsvData.splits(Path(path))
-    for split in splits:
-        for row in with_problems(TsvData(Path(path), split, split, encoding).images):
-            if isinstance(row, Problem):
-                place = Where(file=container.path, member=row.where.file, line=row.where.line)
-                yield from container.skipped([replace(row, where=place)])
-            else:
-                yield container.image(spelled_id(row.image_id), row.image)
-    if not splits:
-        images = ZipImages.of(Path(path), container.path, encoding, opened.image_names)
-        for item in container.images(images, named=True):
-            yield item._replace(found=True)
-
-
-_ARCHIVES = {TAR_SUFFIX: _tar_items, ZIP_SUFFIX: _zip_items}
+_ARCHIVES = {TAR_SUFFIX: tar_items, ZIP_SUFFIX: zip_items}
 
 
 def _table_items(path: str, sources: OpenedSources) -> Iterator[Item]:

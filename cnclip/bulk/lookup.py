@@ -16,7 +16,8 @@ from ..sources.images import ImageRef
 from ..sources.parquet_files import PARQUET_SUFFIX
 from ..sources.tar_files import TAR_SUFFIX, is_compressed
 from ..sources.zip_files import ZIP_SUFFIX
-from .items import Container, Item, image_item, open_sources
+from .items import image_item, open_sources
+from .outcomes import Container, Item
 
 # The list of images of larger archives would take too much of a search's time and memory.
 MAX_ARCHIVE = 200_000

@@ -40,7 +40,7 @@ from .folder import (
     path_of,
     schema,
 )
-from .items import Outcome
+from .outcomes import Outcome
 
 logger = logging.getLogger("cnclip")
 

@@ -23,7 +23,7 @@ from ..preprocessors.image import is_url
 from ..sources import pyarrow_modules
 from .clip_retrieval import MARK, METADATA, PART, VECTORS
 from .folder import Embeddings, path_of
-from .items import is_path_of
+from .outcomes import is_path_of
 
 
 def write_clip_retrieval(embeddings: Embeddings) -> None:

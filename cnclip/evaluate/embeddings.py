@@ -15,7 +15,7 @@ from .._files import identity_of
 from .._text import first_line
 from ..bulk.embed import EmbedOptions, embed_outcomes, outcomes_of, write_outcomes
 from ..bulk.folder import model_identity
-from ..bulk.items import Item, ItemKind, Outcome, spelled_id
+from ..bulk.outcomes import Item, ItemKind, Outcome, spelled_id
 from ..bulk.store import Store, locked
 from ..datasets import ProblemKind, Problems, RetrievalData, TextRow
 from ..errors import DatasetError, MissingExtraError, Where

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._checks import check_integer
 from .._text import counted, first_line
 from ..bulk import model_identity
-from ..bulk.items import ITEM_KINDS as CONTENTS
+from ..bulk.outcomes import ITEM_KINDS as CONTENTS
 from ..errors import IndexFileError, InvalidInputError
 from ..pipelines import MultiModalEmbeddingPipeline
 from ..version import __version__

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ..bulk.items import is_path_of
+from ..bulk.outcomes import is_path_of
 from ..errors import ImageError, InvalidInputError
 from ..preprocessors.image import located
 from ..sources import spelled

@@ -14,7 +14,8 @@ import pytest
 
 from cnclip import bulk
 from cnclip.bulk import earlier
-from cnclip.bulk.items import Outcome, open_sources
+from cnclip.bulk.items import open_sources
+from cnclip.bulk.outcomes import Outcome
 from cnclip.errors import EmbeddingsError
 from tests.support.bulk import Embed, content_of, failed_of, vectors_of, write_zip
 

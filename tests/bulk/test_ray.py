@@ -24,7 +24,8 @@ import pytest
 from cnclip import bulk, cache, pipeline
 from cnclip.assets import asset_path
 from cnclip.bulk import cluster as under_test
-from cnclip.bulk.items import Outcome, open_sources
+from cnclip.bulk.items import open_sources
+from cnclip.bulk.outcomes import Outcome
 from cnclip.datasets import write_split
 from cnclip.errors import DatasetError, DeviceError, EmbeddingsError, InvalidInputError
 from cnclip.pipelines import MultiModalEmbeddingPipeline

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cnclip.bulk.items import Item, open_sources
+from cnclip.bulk.items import open_sources
+from cnclip.bulk.outcomes import Item
 from tests.support.layouts import png
 
 MIB = 1 << 20
