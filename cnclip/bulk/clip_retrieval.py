@@ -349,6 +349,6 @@ def _recorded(path: Path, kind: ItemKind) -> tuple[dict[str, Any], str] | None:
         model = {name: str(mark["model"][name]) for name in ("name", "digest")}
         sizes = {name: int(mark["model"][name]) for name in ("embed_dim", "resolution")}
         return ({**model, **sizes}, str(mark["precision"])) if mark["kind"] == kind else None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = f"damaged: its description of the model is no JSON of cnclip ({error!r:.60})"
         raise EmbeddingsError(reason, file=path) from error

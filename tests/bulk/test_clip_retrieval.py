@@ -477,9 +477,18 @@ def test_an_empty_part(tmp_path: Path) -> None:
     assert opened.ids == ["a", "b"]
 
 
-def test_a_mark_that_is_damaged(foreign: Path) -> None:
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "no JSON",
+        "[" * 100_000,
+        '{"model": {"name": "", "digest": "", "embed_dim": Infinity, "resolution": 1}}',
+    ],
+    ids=["text", "deep", "infinite"],
+)
+def test_a_mark_that_is_damaged(foreign: Path, mark: str) -> None:
     path = foreign / "metadata" / "metadata_0.parquet"
-    table = pyarrow.parquet.read_table(path).replace_schema_metadata({"cnclip": "no JSON"})
+    table = pyarrow.parquet.read_table(path).replace_schema_metadata({"cnclip": mark})
     content = io.BytesIO()
     pyarrow.parquet.write_table(table, content)
     path.write_bytes(content.getvalue())
