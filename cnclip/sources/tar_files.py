@@ -295,9 +295,10 @@ class _XzFile:
         """
         while True:
             if self._stream.eof:
-                given = (self._stream.unused_data or self._file.read(size)).lstrip(b"\0")
-                if not given:
-                    return b""
+                given = self._stream.unused_data
+                while not (given := given.lstrip(b"\0")):
+                    if not (given := self._file.read(size)):
+                        return b""
                 self._stream = _xz_stream()
             else:
                 given = self._file.read(size) if self._stream.needs_input else b""

@@ -36,7 +36,8 @@ def items_of(path: Path, content: bytes) -> list[Item]:
 
 
 def in_two_streams(content: bytes) -> bytes:
-    return lzma.compress(content[:1000]) + bytes(8) + lzma.compress(content[1000:]) + bytes(4)
+    """With more zeros between them than are read at once."""
+    return lzma.compress(content[:1000]) + bytes(40_000) + lzma.compress(content[1000:]) + bytes(4)
 
 
 def with_dictionary(size: int) -> Callable[[bytes], bytes]:
