@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,9 +30,9 @@ class BertEmbeddings(nn.Module):
 
     def __init__(self, config: TextConfig, dropout: float) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.width)
-        self.position_embeddings = nn.Embedding(config.max_positions, config.width)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.width)
+        self.word_embeddings = _embedding(config.vocab_size, config.width)
+        self.position_embeddings = _embedding(config.max_positions, config.width)
+        self.token_type_embeddings = _embedding(config.type_vocab_size, config.width)
         self.LayerNorm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPSILON)
         self.dropout = nn.Dropout(dropout)
 
@@ -39,6 +40,15 @@ class BertEmbeddings(nn.Module):
         """Token ids, int64 [n, l], to float [n, l, width]."""
         x = self.word_embeddings(ids) + self.position_embeddings.weight[: ids.size(1)]
         return self.dropout(self.LayerNorm(x + self.token_type_embeddings.weight[0]))
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    """An embedding without weights.
+
+    `nn.Embedding` draws them. On the meta device, that imports torch._dynamo, which takes seconds.
+    """
+    weight = torch.empty(rows, width)
+    return nn.Embedding.from_pretrained(weight, freeze=False)  # type: ignore[no-untyped-call]
 
 
 class SelfAttention(nn.Module):

@@ -18,6 +18,7 @@ from PIL import Image
 from cnclip import pipeline
 from cnclip.archive import read_archive
 from cnclip.convert import convert
+from tests.support.fork_server import ForkServer
 from tests.support.small_vit import TEXTS, VOCABULARY, Make, Weights, check
 from tests.support.twins import towers
 
@@ -155,3 +156,16 @@ def test_a_resnets_counters_are_not_needed(
     expected = embed(golden / "tiny-rn", image)
     for key, value in embed(directory, image).items():
         assert np.array_equal(value, expected[key])
+
+
+def test_a_conversion_does_not_import_the_compiler(
+    make: Make, fork_server: ForkServer, tmp_path: Path
+) -> None:
+    code = """
+import sys
+from cnclip.convert import convert
+convert(sys.argv[1], sys.argv[2])
+print("torch._dynamo" in sys.modules)
+"""
+    done = fork_server.run(code, make(), tmp_path / "model.cnclip.pt")
+    assert done.stdout == "False\n", done.stderr
