@@ -27,8 +27,8 @@ _KINDS = (
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
 )
-# Errors of a write that mean: no space, above a quota, above a limit.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Errors of a write: no space, above a quota, above a limit, a damaged disk.
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # Errors of fsync where a file system has none, for example for directories.
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
 _CHUNK = 1 << 20
@@ -197,15 +197,16 @@ def replaced_atomically(path: Path, mode: int = 0o666) -> Iterator[Path]:
 def _named(path: Path) -> Iterator[list[Path]]:
     """Put the name of a file or directory in place of the temporary one in an OSError.
 
-    The system names no file where a write fails because the disk is full. Such an error gets the
-    name too. Temporary names are put into the list.
+    The system names no file where a write fails because the disk is full or damaged. Such an error
+    gets the name too. What the block reads from elsewhere has its own name. Temporary names are put
+    into the list.
     """
     temporaries: list[Path] = []
     try:
         yield temporaries
     except OSError as error:
         name, final = error.filename, None
-        if name is None and error.errno in _FULL:
+        if name is None and error.errno in _NOT_WRITTEN:
             final = path
         elif isinstance(name, str | os.PathLike):
             place = Path(name)

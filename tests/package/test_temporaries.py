@@ -143,11 +143,11 @@ convert(sys.argv[1], sys.argv[2])
     assert os.listdir(tmp_path) == [output.name]
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
 def test_errors_name_the_file(tmp_path: Path, error: int) -> None:
     path = tmp_path / "out"
     with pytest.raises(OSError) as raised, replaced_atomically(path):
-        raise OSError(error, "none left")  # as a write to a full disk raises it
+        raise OSError(error, "none left")  # as a write to a full or damaged disk raises it
     assert raised.value.filename == str(path)
     with pytest.raises(OSError) as raised, directory_replaced_atomically(path) as temporary:
         raise OSError(error, "none left", str(temporary / "inside"))
