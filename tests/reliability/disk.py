@@ -13,6 +13,7 @@ So do ext4, XFS and Btrfs. A file's fsync does not count for its name, although 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,14 +41,25 @@ class _File:
 
     def lost(self, loss: str) -> bytes:
         """Its content after a crash."""
-        old, new = self.synced, self.now
-        if loss == "nothing":
-            return old
-        if loss == "zeros":
-            return old[: len(new)] + b"\0" * (len(new) - len(old))
-        if len(old) == len(new):
-            return new[: len(new) // 2] + old[len(new) // 2 :]
-        return new[: (len(old) + len(new)) // 2]
+        return _lost(self.synced, self.now, loss)
+
+
+# Thousands of states have the same few contents. Python hashes an object of bytes once, so that a
+# content which is the same object is found at once, and takes memory once.
+@functools.lru_cache(1 << 12)
+def _lost(old: bytes, new: bytes, loss: str) -> bytes:
+    if loss == "nothing":
+        return old
+    if loss == "zeros":
+        return old[: len(new)] + b"\0" * (len(new) - len(old))
+    if len(old) == len(new):
+        return new[: len(new) // 2] + old[len(new) // 2 :]
+    return new[: (len(old) + len(new)) // 2]
+
+
+@functools.lru_cache(1 << 12)
+def _sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 @dataclass
@@ -201,6 +213,6 @@ def digest_of(state: State) -> bytes:
     """A digest of a state."""
     digest = hashlib.sha256()
     for path, content in sorted(state.items()):
-        kind = b"d" if content is None else hashlib.sha256(content).digest()
+        kind = b"d" if content is None else _sha256(content)
         digest.update(path.encode(errors="surrogateescape") + b"\0" + kind)
     return digest.digest()
