@@ -228,8 +228,6 @@ def _with_shares(
     hits: list[Hit], call: SearchRequest, pipeline: MultiModalEmbeddingPipeline
 ) -> list[Hit]:
     """Hits with their probabilities among the first k, so that they do not depend on the page."""
-    if not hits:
-        return hits
     temperature = float(pipeline.model.temperature)
     shares = probabilities([hit.score for hit in hits], temperature)
     shares /= shares[: call.k].sum()
