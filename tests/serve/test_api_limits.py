@@ -25,6 +25,8 @@ from cnclip.errors import (
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 pytest.importorskip("fastapi", reason="fastapi is not installed, cnclip's extra `serve`")
+from starlette.websockets import WebSocketDisconnect
+
 from cnclip.serve.faults import fault_of
 from cnclip.serve.options import Keys, ServerOptions
 from cnclip.serve.served import Served
@@ -282,6 +284,12 @@ def test_models_and_metrics(api: Any) -> None:
         "cnclip_bytes_in_flight",
     ):
         assert any(line.startswith(name) for line in lines), name
+
+
+def test_websockets_are_closed(api: Any) -> None:
+    with pytest.raises(WebSocketDisconnect) as closed, api.websocket_connect(PATH):
+        pass
+    assert closed.value.code == 1000
 
 
 def test_names_of_models_differ(embedder: MultiModalEmbeddingPipeline) -> None:
