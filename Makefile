@@ -258,6 +258,8 @@ $(COVERAGE)/.python: $(VENV)/.test
 	@$(BIN)/python -m venv --clear $(COVERAGE)/python-venv
 	@echo "import site; site.addsitedir('$(call site_packages,$(VENV))')" > $(call site_packages,$(COVERAGE)/python-venv)/below.pth
 	@$(COVERAGE)/python-venv/bin/python -m pip $(PIP_OPTIONS) install 'coverage>=7.11'
+	@printf '#!/bin/sh\nexec %s -m cnclip "$$@"\n' '$(CURDIR)/$(COVERAGE)/python-venv/bin/python' > $(COVERAGE)/python-venv/bin/cnclip
+	@chmod +x $(COVERAGE)/python-venv/bin/cnclip
 	@touch $@
 
 coverage-python: $(COVERAGE)/.python ## the part of `make coverage` for Python, with all tests of `make test`

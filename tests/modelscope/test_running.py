@@ -74,7 +74,10 @@ def test_a_module_and_standard_input(run_command: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_a_program_of_several_files(kind: str, run_command: Run, tmp_path: Path) -> None:
     place = tmp_path / "program"
-    files = {"__main__.py": "import other, sys\nprint(other.NAME, sys.argv[1:], __name__)\n" + FAIL}
+    code = "import importlib.util, other, sys\nprint(other.NAME, sys.argv[1:], __name__)\n"
+    code += "print(importlib.util.find_spec('in_the_working_directory'))\n"
+    (tmp_path / "in_the_working_directory.py").touch()
+    files = {"__main__.py": code + FAIL}
     files["other.py"] = "NAME = 'other'\n"
     if kind == "folder":
         place.mkdir()
@@ -86,7 +89,7 @@ def test_a_program_of_several_files(kind: str, run_command: Run, tmp_path: Path)
                 archive.writestr(name, code)
     ours = run_command(place, "-x", folder=tmp_path)
     theirs = run_command(place, "-x", plain=True, folder=tmp_path)
-    assert ours.stdout == theirs.stdout == "other ['-x'] __main__\n"
+    assert ours.stdout == theirs.stdout == "other ['-x'] __main__\nNone\n"
     assert ours.returncode == theirs.returncode == 1
     assert ours.stderr.splitlines()[-1] == "ValueError: of the program"
     assert "cnclip" not in ours.stderr
@@ -100,7 +103,7 @@ def test_a_program_of_several_files(kind: str, run_command: Run, tmp_path: Path)
         (("-m", "no_such_module"), 1, "No module named no_such_module"),
         (("-m",), 2, "argument expected"),
         (("--unknown",), 2, "unknown option --unknown"),
-        (("empty",), 1, "can't find '__main__' module in 'empty'"),
+        (("empty",), 1, "cnclip.modelscope: can't find '__main__' module in 'empty'"),
         (("-m", "empty.inner"), 1, "No module named empty.inner"),
     ],
 )
