@@ -150,10 +150,15 @@ class EmbedOptions:
     def __post_init__(self) -> None:
         """Check every value."""
         check_options(self)
-        self.image_options()  # checks the background and the formats
+        # Checks the background and the formats. Those of the environment are read by a run: options
+        # are also made on import, as the defaults of functions.
+        self._image_options(None, self.formats)
 
     def image_options(self, resolution: int | None = None) -> ImageOptions:
         """How image files are decoded, for a model of this resolution."""
+        return self._image_options(resolution, self.chosen_formats)
+
+    def _image_options(self, resolution: int | None, formats: str | None) -> ImageOptions:
         return ImageOptions(
             self.background,
             self.depth,
@@ -161,7 +166,7 @@ class EmbedOptions:
             self.max_pixels,
             self.decode or "exact",
             resolution,
-            self.chosen_formats,
+            formats,
         )
 
     @property
@@ -287,7 +292,7 @@ class EmbedReport:
         """Count outcomes."""
         self.items += len(outcomes)
         for outcome in outcomes:
-            if outcome.off is not None:
+            if outcome.off is not None and outcome.item.found:
                 self.items -= 1
                 self._off[outcome.off] += 1
             elif outcome.error is not None:

@@ -75,7 +75,7 @@ class Outcome:
     vector: NDArray[Any] | None = field(default=None, repr=False)
     restored: bool = False  # the vector or the error is from an earlier run
     notes: tuple[str, ...] = ()  # remarks on the image, which was embedded nonetheless
-    off: str | None = None  # the format for which the image is left out
+    off: str | None = None  # the image's format, if it is one that is off; it is not recorded
 
     @classmethod
     def of(cls, item: Item) -> Self:
@@ -120,7 +120,7 @@ class Outcome:
     def fail(self, error: CnclipError) -> None:
         """Set the error of an image that could not be read."""
         self.error = printable(error.reason)[:MAX_REASON]
-        if self.item.found and isinstance(error, FormatOffError):
+        if isinstance(error, FormatOffError):
             self.off = error.format
         self.release_image()
 

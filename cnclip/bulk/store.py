@@ -177,9 +177,9 @@ class Store:
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Append outcomes, which do not extend beyond the end of a shard.
 
-        Images that are left out count for the length of a shard, and are not written. Full shards
-        are written; every few seconds the rest is too, so that a run that is killed
-        resumes after it.
+        Images in formats that are off count for the length of a shard, and are not written: a run
+        with their formats embeds them. Full shards are written; every few seconds the rest is too,
+        so that a run that is killed resumes after it.
         """
         self._open_shard += outcomes
         if len(self._open_shard) == self.wanted.shard_items:

@@ -6,6 +6,7 @@ faults that viewers pass over are repaired.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -499,8 +500,9 @@ def _format_by_content(content: bytes) -> str | None:
     Image.init()
     for name in PILLOW_FORMATS:
         accept = Image.OPEN[name][1]
-        if accept is not None and accept(content[:16]) is True:
-            return name
+        with contextlib.suppress(struct.error):  # that of DIB, for less than four bytes
+            if accept is not None and accept(content[:16]) is True:
+                return name
     return None
 
 

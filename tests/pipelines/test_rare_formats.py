@@ -7,6 +7,8 @@ import io
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -123,7 +125,36 @@ def test_an_unknown_format_is_an_error_that_lists_the_names(
     with pytest.raises(errors.ImageError, match=f"{FORMATS_VARIABLE}: expected .*{names}"):
         load_image(saved("PNG"))
     with pytest.raises(errors.InvalidInputError, match=f"{FORMATS_VARIABLE}: expected .*{names}"):
-        bulk.EmbedOptions()
+        bulk.EmbedOptions().image_options()
+    assert bulk.EmbedOptions(formats="all").image_options().formats == "all"
+
+
+@pytest.mark.parametrize("command", ["embed", "index", "demo --images", "eval zeroshot"])
+def test_commands_name_the_variable_whose_format_is_unknown(command: str, tmp_path: Path) -> None:
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    (tmp_path / "images" / "cat" / "a.png").write_bytes(saved("PNG"))
+    words = [*command.split(), str(tmp_path / "images"), "-o", str(tmp_path / "out.png")]
+    run = subprocess.run(  # a new process: the modules are imported with the variable
+        [sys.executable, "-m", "cnclip", *words],
+        env={**os.environ, FORMATS_VARIABLE: "bmpp"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    last = run.stderr.splitlines()[-1]
+    start = f"cnclip {command.split()[0]}: {FORMATS_VARIABLE}: expected a list"
+    assert last.startswith(start) and last.endswith("got 'bmpp'")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_files_of_a_few_bytes_are_of_no_format(size: int) -> None:
+    for formats in ("common", "all", "jpeg"):
+        with pytest.raises(errors.ImageError, match="of no format that Pillow knows$"):
+            decode_image(b"abcd"[:size], options=ImageOptions(formats=formats))
+    with pytest.raises(errors.ImageError, match="nothing but zeros"):
+        decode_image(bytes(size))
 
 
 @pytest.mark.parametrize("command", ["embed", "index", "serve", "demo", "train", "eval retrieval"])
@@ -258,6 +289,21 @@ def test_a_file_that_is_named_fails(vit: MultiModalEmbeddingPipeline, tmp_path: 
         report = bulk.embed(tmp_path / source, vit, tmp_path / f"{source}.out")
         assert (report.rows, report.failed, report.left_out) == (0, 1, {})
         assert "PSD is off here; --formats all" in report.first_failed[0][1]
+
+
+def test_a_file_that_is_named_is_tried_again(
+    vit: MultiModalEmbeddingPipeline, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(saved("PNG"))
+    (tmp_path / "b.psd").write_bytes(photoshop())
+    (tmp_path / "c.png").write_bytes(b"no image")
+    (tmp_path / "list.txt").write_text("a.png\nb.psd\nc.png\n")
+    counts = []
+    for formats in ("common", "common", "common,psd", "common"):
+        options = bulk.EmbedOptions(formats=formats)
+        report = bulk.embed(tmp_path / "list.txt", vit, tmp_path / "out", options)
+        counts.append((report.items, report.embedded, report.kept, report.failed))
+    assert counts == [(3, 1, 0, 2), (3, 0, 1, 2), (3, 1, 1, 1), (3, 0, 2, 1)]
 
 
 @pytest.fixture
