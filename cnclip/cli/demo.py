@@ -136,7 +136,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         if folder is None:
             return [], [open_gallery(embedder)]
         names = ImageNames()
-        searchable, failed = open_folder(folder, embedder, names=names, show_progress=True)
+        try:
+            searchable, failed = open_folder(folder, embedder, names=names, show_progress=True)
+        except InvalidInputError:  # it has no images: what was left out says why
+            _print_left_out(names)
+            raise
         _print_failed(failed, names)
         return [], [searchable]
 

@@ -144,6 +144,8 @@ def embed_images(
 
 
 def _open(image: GalleryImage, options: ImageOptions) -> Image.Image:
+    if image.emoji:  # a file that ships: it is opened whatever formats are off
+        options = replace(options, formats="all")
     return open_image(image.path, options)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cnclip import bulk, errors, load_image
+from cnclip import bulk, demo, errors, load_image
 from cnclip._options import environment
 from cnclip.cli import main
 from cnclip.datasets import Problems
@@ -337,6 +337,28 @@ def test_the_demo_leaves_them_out(
     shown = capsys.readouterr()
     assert "left out" not in shown.err
     assert "The best of 4 images" in shown.out
+
+
+def test_the_gallery_is_opened_whatever_is_off(
+    vit: MultiModalEmbeddingPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(FORMATS_VARIABLE, "jpeg")
+    (tmp_path / "a.png").write_bytes(saved("PNG"))
+    images = [*demo.load_gallery()[:2], demo.GalleryImage(tmp_path / "a.png", "a")]
+    batch = demo.embed_images(vit, images)
+    assert batch.embedded == images[:2]
+    ((failed, error),) = batch.failed
+    assert failed == images[2] and isinstance(error, errors.FormatOffError)
+
+
+def test_the_application_says_why_a_folder_has_no_images(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.psd").write_bytes(photoshop())
+    assert main(["demo", "--ui", "--images", str(tmp_path), "--port", "0"]) == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert "cnclip demo: 1 .psd left out: --formats all opens it, or a list with psd" in shown
+    assert shown[-1].endswith("has no images")
 
 
 def test_evaluation_leaves_them_out(classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
