@@ -107,6 +107,9 @@ def test_several_hooks_of_a_kind() -> None:
     hooks = [{"type": "TextLoggerHook", "interval": number} for number in (3, 4, 5)]
     settings = read({"train.hooks": hooks})
     assert settings.train_options(8, 1).log_interval == 5 and not settings.ignored
+    hooks = [{"type": "EvaluationHook", "interval": number} for number in (3, 2, 4)]
+    settings = read({"train.hooks": hooks})
+    assert len(settings.evaluations) == 3 and not settings.ignored
 
 
 def test_gradients_and_workers() -> None:
