@@ -134,7 +134,7 @@ def embed_images(
     options = options_for(pipeline)
     vectors = [np.empty((0, pipeline.model.info.embed_dim), np.float32)]
     with progress("images", len(images), "image", enabled=show_progress) as advance:
-        opener = partial(_open, options=options)
+        opener = partial(open_gallery_image, options=options)
         for batch in stream.embed_images(pipeline, images, opener):
             embedded += batch.embedded
             failed += batch.failed
@@ -143,8 +143,9 @@ def embed_images(
     return stream.Batch(list(images), embedded, np.concatenate(vectors), failed)
 
 
-def _open(image: GalleryImage, options: ImageOptions) -> Image.Image:
-    if image.emoji:  # a file that ships: it is opened whatever formats are off
+def open_gallery_image(image: GalleryImage, options: ImageOptions = AS_SHOWN) -> Image.Image:
+    """Open an image as `open_image` does; one that ships, whatever formats are off."""
+    if image.emoji:
         options = replace(options, formats="all")
     return open_image(image.path, options)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from ..assets import asset_path
-from . import Match, open_image
+from . import Match, open_gallery_image
 
 FONT = "NotoSansSC-Regular-subset.ttf"
 TITLE = "以文搜图"
@@ -113,7 +113,7 @@ def _draw_match(
     """Draw a card with the image, and its label and score below."""
     card = _draw_card(FIRST_EDGE, 2) if first else _draw_card(CARD_EDGE, 1)
     sheet.paste(card, (left, top))
-    image = open_image(match.image.path)
+    image = open_gallery_image(match.image)
     image.thumbnail((IMAGE, IMAGE), Image.Resampling.LANCZOS)
     sheet.paste(image, (left + (CARD - image.width) // 2, top + (CARD - image.height) // 2))
     middle = left + CARD / 2

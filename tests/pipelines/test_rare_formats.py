@@ -21,6 +21,7 @@ from cnclip._options import environment
 from cnclip.cli import main
 from cnclip.datasets import Problems
 from cnclip.datasets.layouts import open_retrieval
+from cnclip.demo import contact_sheet
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.preprocessors.decoding import ImageOptions, decode_image, image_header
 from cnclip.preprocessors.formats import (
@@ -349,6 +350,8 @@ def test_the_gallery_is_opened_whatever_is_off(
     assert batch.embedded == images[:2]
     ((failed, error),) = batch.failed
     assert failed == images[2] and isinstance(error, errors.FormatOffError)
+    matches = [[demo.Match(image, 1.0) for image in images[:2]]]
+    assert contact_sheet.draw_contact_sheet(["a"], matches, "").width > 0
 
 
 def test_the_application_says_why_a_folder_has_no_images(
