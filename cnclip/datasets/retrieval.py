@@ -109,7 +109,7 @@ def wrong_text(text: Any, name: str) -> tuple[ProblemKind, str] | None:
 def without_missing_images(
     text: TextRow, known: Container[Id], problems: Problems
 ) -> TextRow | None:
-    """The text with the images that exist; None if all that it names are missing."""
+    """The text with its images that are known; None if all that it names are not."""
     unknown = [image_id for image_id in text.image_ids if image_id not in known]
     if not unknown:
         return text
@@ -118,7 +118,7 @@ def without_missing_images(
     problems.add(
         ProblemKind.UNKNOWN_ID,
         text.where,
-        f"text {text.text_id} names images that do not exist: {shown}",
+        f"text {text.text_id} names images that do not exist or cannot be read: {shown}",
         skipped=not left,
     )
     return replace(text, image_ids=left) if left else None

@@ -175,7 +175,8 @@ def _embed(
     """Embed image files into an index in memory."""
     batch = demo.embed_images(embedder, images, show_progress=show_progress)
     if not batch.embedded:
-        raise InvalidInputError("none of its images can be read", item=name)
+        reason = f"none of its images can be read; the first: {batch.failed[0][1]}"
+        raise InvalidInputError(reason, item=name)
     identity, precision = model_identity(embedder), embedder.model.precision
     options = demo.options_for(embedder).record()
     columns = batch.vectors.shape[1]

@@ -61,7 +61,8 @@ def test_broken_tsv(tmp_path: Path) -> None:
     assert "train_imgs.tsv:13: the image has no id" in named
     for line in (7, 8, 9, 10):
         assert f"train_texts.jsonl:{line}: " in named
-    assert "train_texts.jsonl:9: text 52 names images that do not exist: 106 (used" in named
+    reason = "text 52 names images that do not exist or cannot be read: 106 (used"
+    assert f"train_texts.jsonl:9: {reason}" in named
     with pytest.raises(DatasetError, match="train_imgs.tsv:7: image 106: not base64"):
         open_pairs(tmp_path, problems=Problems(strict=True))
 

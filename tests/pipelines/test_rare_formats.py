@@ -399,6 +399,18 @@ def test_retrieval_and_training_take_the_option(
     assert FORMATS_VARIABLE not in os.environ
 
 
+def test_evaluation_does_not_call_an_image_missing_that_is_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(saved("PNG"))
+    (tmp_path / "b.png").write_bytes(photoshop())
+    (tmp_path / "data.csv").write_text("path,caption\na.png,red\nb.png,blue\n")
+    assert main(["eval", "retrieval", str(tmp_path / "data.csv")]) == 1
+    shown = capsys.readouterr().err
+    assert "data.csv:3: image b.png: cannot be read as an image: PSD is off here" in shown
+    assert "text 1 names images that do not exist or cannot be read: b.png" in shown
+
+
 def test_the_server_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(FORMATS_VARIABLE, raising=False)
     with limited_images(), pytest.raises(errors.ImageError, match="PSD is off here"):
