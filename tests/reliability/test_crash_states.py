@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.reliability.crashes import Start, Started
 from tests.reliability.disk import Disk, State, crash_states
 from tests.reliability.operations import Operation
 
@@ -61,6 +63,21 @@ def test_writes_sizes_and_directories_are_replayed() -> None:
         "made/folder": None,
         "made/folder/inner": b"1",
     }
+
+
+def test_states_have_one_run_if_they_differ_in_files_that_it_replaces(tmp_path: Path) -> None:
+    state: State = {"kept": b"1", "read": b"2", "replaced": b"3"}
+    for name in ("kept", "replaced"):
+        (tmp_path / name).touch()
+    did = [Operation("R", "read"), Operation("N", "new", "replaced"), Operation("U", "read")]
+    started = Started()
+    assert not started.covers(state)
+    started.add(Start.of(state, did, tmp_path))
+    assert started.covers(state)
+    assert started.covers({**state, "replaced": b"other"})
+    assert not started.covers({**state, "read": b"other"})
+    assert not started.covers({**state, "kept": b"other"})
+    assert not started.covers({**state, "more": b""})
 
 
 SCENARIOS = ("embed", "embed-update", "index", "convert-modelscope")
