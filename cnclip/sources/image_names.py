@@ -111,7 +111,7 @@ class ImageNames:
         counts = {
             key: count
             for key, count in self.left_out.items()
-            if all_kinds or format_of_suffix(key) is not None or key.endswith(_BY_CONTENT)
+            if all_kinds or format_of_suffix(key) is not None or _is_by_content(key)
         }
         for line in describe_left_out(counts):
             problems.add(ProblemKind.LEFT_OUT, where, line, skipped=False)
@@ -150,6 +150,11 @@ def _format_by_content(head: bytes) -> str | None:
     return found if extra is None or is_installed(extra) else None
 
 
+def _is_by_content(key: str) -> bool:
+    """Whether a key of `left_out` is of images under another name, and not a suffix."""
+    return key.endswith(_BY_CONTENT) and not key.startswith(".")
+
+
 def describe_left_out(left_out: Mapping[str, int]) -> list[str]:
     """Lines that report what `ImageNames.left_out` counts."""
     lines, others = [], []
@@ -166,7 +171,7 @@ def describe_left_out(left_out: Mapping[str, int]) -> list[str]:
             )
         elif key == _UNNAMED:
             lines.append(f"{count} without a name left out: the zip is damaged")
-        elif key.endswith(_BY_CONTENT):
+        elif _is_by_content(key):
             name = key.removesuffix(_BY_CONTENT)
             lines.append(
                 f"{count} {name.upper()} under another name left out: --formats all opens it, or "

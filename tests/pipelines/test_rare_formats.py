@@ -283,6 +283,16 @@ def test_common_formats_can_be_off_too(vit: MultiModalEmbeddingPipeline, tmp_pat
     assert describe_left_out(report.left_out) == [line]
 
 
+def test_a_suffix_is_not_taken_for_a_format() -> None:
+    names = ImageNames(formats="common")
+    assert not names.accept("a.png by content", lambda: b"")
+    names.leave_format("PSD")
+    assert describe_left_out(names.left_out) == [
+        "1 PSD under another name left out: --formats all opens it, or a list with psd",
+        "left out, not image files: 1 .png by content",
+    ]
+
+
 def test_a_file_that_is_named_fails(vit: MultiModalEmbeddingPipeline, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(photoshop())
     (tmp_path / "list.txt").write_text("a.jpg\na.jpg\n")
