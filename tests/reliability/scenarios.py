@@ -7,6 +7,7 @@ elsewhere.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -283,9 +284,10 @@ class Cache(Scenario):
         return super().run(command)
 
     def results(self) -> State:
-        """All files but the record that an archive was checked, which a later run adds."""
+        """All files but the records that others were checked, which a later run adds."""
         found = read_tree(self.folder)
-        return {path: content for path, content in found.items() if "/checked-" not in path}
+        records = ("checked-", "prepared-")
+        return {path: found[path] for path in found if not Path(path).name.startswith(records)}
 
 
 def _identity_by_content(file: Path) -> str:
@@ -321,6 +323,7 @@ class Train(Scenario):
 
     name = "train"
     status = 1  # an image cannot be read
+    writes_archive = True
 
     def __init__(self, work: Path) -> None:
         super().__init__(work)
@@ -353,13 +356,19 @@ class Train(Scenario):
         return super().run(command)
 
     def results(self) -> State:
-        """All files, without the speed."""
+        """All files, without the speed, and the state by its values.
+
+        Its bytes also depend on which equal strings are one object.
+        """
         found = read_tree(self.folder)
         metrics = found.get("run/metrics.jsonl")
         if metrics is not None:
             lines = [json.loads(line) for line in metrics.splitlines()]
             kept = [{k: v for k, v in one.items() if k != "pairs_per_second"} for one in lines]
             found["run/metrics.jsonl"] = json.dumps(kept).encode()
+        if (state := found.get("run/last.pt")) is not None:
+            values = torch.load(io.BytesIO(state), weights_only=True)
+            found["run/last.pt"] = repr(_plain(values)).encode()
         return found
 
     def found(self) -> Any:
@@ -370,6 +379,17 @@ class Train(Scenario):
             check_archive(self.out / "best.cnclip.pt")
         if (self.out / "last.pt").exists():
             torch.load(self.out / "last.pt", weights_only=True)
+
+
+def _plain(value: Any) -> Any:
+    """A value whose `repr` has all bits of the tensors in it."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
 
 
 ALL: tuple[type[Scenario], ...] = (
