@@ -103,14 +103,21 @@ def test_options_of_the_command(
         download_settings.TIMEOUT,
     ):
         monkeypatch.setenv(name, "")
-    server = Recorder(serve)
+    timeouts = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        timeouts.append(os.environ[download_settings.TIMEOUT])
+        respond(handler)
+
+    server = Recorder(serve, answer)
     options = ["--header", "X-Key: a", "--header", "Referer: b", "--user-agent", "Mozilla/5.0"]
     options += ["--timeout", "5", "--timeout", "7.5"]
     command = ["embed", server.url + "x.png", "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*command, *options]) == 0
     sent = server.requests[0].headers
     assert (sent["X-Key"], sent["Referer"], sent["User-Agent"]) == ("a", "b", "Mozilla/5.0")
-    assert os.environ[download_settings.TIMEOUT] == "7.5"
+    assert timeouts == ["7.5"]
+    assert os.environ[download_settings.TIMEOUT] == ""  # as before the command
 
 
 @pytest.mark.parametrize("option", [["--header", "SECRET"], ["--timeout", "0"]])
