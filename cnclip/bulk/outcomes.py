@@ -79,7 +79,7 @@ class Outcome:
 
     @classmethod
     def of(cls, item: Item) -> Self:
-        """The outcome of an item that has not been embedded; it has the item's error."""
+        """The outcome of an item before it is embedded, with the item's error if it has one."""
         return cls(item, item.error)
 
     @property

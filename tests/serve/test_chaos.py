@@ -28,7 +28,7 @@ pytest.importorskip("uvicorn", reason="uvicorn is not installed, cnclip's extra 
 pytest.importorskip("httpx", reason="httpx is not installed, cnclip's extra `serve`")
 import httpx
 
-from tests.support.api import CAT, as_base64, listening
+from tests.support.api import CAT, as_base64, callers, listening
 from tests.support.image_files import chunk
 
 PATH = "/v1/embeddings"
@@ -162,7 +162,7 @@ def test_huge_bodies_next_to_good_requests(
     expected = embedder.forward({"text": TEXTS})["text_embedding"]
     limits = ["--max-body", 2 * HUGE, "--max-bytes", 4 * HUGE]
     process, url = start("serve", "emoji-cn", "--device", "cpu", "--threads", "1", *limits)
-    ended, failures, good = threading.Event(), list[BaseException](), 0
+    good = 0
 
     def ask_good(client: Any) -> None:
         nonlocal good
@@ -171,33 +171,19 @@ def test_huge_bodies_next_to_good_requests(
         assert np.abs(rows - expected).max() < 2e-6
         good += 1
 
-    def repeat() -> None:
-        try:
-            with httpx.Client(base_url=url, timeout=60) as client:
-                while not ended.is_set():
-                    ask_good(client)
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=repeat)
     with httpx.Client(base_url=url, timeout=60) as client:
         ask_good(client)
         before = peak_of(process.pid)
-        thread.start()
         headers = {"Content-Type": "application/json"}
-        try:
+        with callers(url, ask_good, timeout=60) as failures:
             for name, (body, status, code) in huge_bodies().items():
                 asked = good
                 answer = client.post(PATH, content=body, headers=headers)
                 found = answer.json().get("error", {}).get("code", "")
                 assert (answer.status_code, found) == (status, code), name
-                while good == asked and thread.is_alive():
+                while good == asked and not failures:
                     time.sleep(0.01)
-        finally:
-            ended.set()
-            thread.join(60)
         ask_good(client)
-    assert not failures, failures
     # The body, its text, and what is made of it: a few times its size, whatever it holds.
     assert peak_of(process.pid) - before < 10 * HUGE
 
@@ -219,15 +205,7 @@ def test_good_requests_among_bad_ones(embedder: MultiModalEmbeddingPipeline) -> 
     want = embedder.forward({"text": TEXTS, "img": images})
     expected = np.concatenate([want["text_embedding"], want["img_embedding"]])
     good = [*TEXTS, *({"image": as_base64(one)} for one in images)]
-    ended, failures, counts = threading.Event(), [], {"good": 0, "bad": 0}
-
-    def repeat(act: Callable[[Any], None]) -> None:
-        try:
-            with httpx.Client(base_url=url, timeout=30) as client:
-                while not ended.is_set():
-                    act(client)
-        except BaseException as error:
-            failures.append(error)
+    ended, counts = threading.Event(), {"good": 0, "bad": 0}
 
     def ask_good(client: Any) -> None:
         answer = client.post(PATH, json={"input": good})
@@ -258,20 +236,19 @@ def test_good_requests_among_bad_ones(embedder: MultiModalEmbeddingPipeline) -> 
             *(ask_bad for _ in range(3)),
             lambda client: early_end(host, port),
         ]
-        threads = [threading.Thread(target=repeat, args=(act,)) for act in acts]
-        threads += [threading.Thread(target=slow_body, args=(host, port, ended)) for _ in range(8)]
+        threads = [threading.Thread(target=slow_body, args=(host, port, ended)) for _ in range(8)]
         hung = threading.Thread(
             target=lambda: httpx.post(f"{url}{PATH}", json={"input": SLEEP}, timeout=60)
         )
-        for thread in (*threads, hung):
-            thread.start()
-        time.sleep(seconds)
-        ended.set()
-        faulty.release.set()
+        with callers(url, *acts, timeout=30):
+            for thread in (*threads, hung):
+                thread.start()
+            time.sleep(seconds)
+            ended.set()
+            faulty.release.set()
         for thread in (*threads, hung):
             thread.join(60)
         assert not any(thread.is_alive() for thread in (*threads, hung))
-        assert not failures, failures
         assert counts["good"] > 3 and counts["bad"] > 3, counts
         deadline = time.monotonic() + 20
         while httpx.get(f"{url}/readyz").status_code != 200:

@@ -6,9 +6,10 @@ import base64
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 from starlette.testclient import TestClient
 
 from cnclip.assets import asset_path
@@ -23,6 +24,38 @@ CAT = asset_path("gallery") / "1f408.png"
 
 def as_base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
+
+
+@contextlib.contextmanager
+def callers(
+    url: str, *acts: Callable[[Any], None], timeout: float
+) -> Iterator[list[BaseException]]:
+    """Threads that call `act(client)` again and again, one for each act, until the context ends.
+
+    An error ends its thread, is in the list, and fails the test at the end. So does a thread that
+    does not end.
+    """
+    ended, failures = threading.Event(), list[BaseException]()
+
+    def repeat(act: Callable[[Any], None]) -> None:
+        try:
+            with httpx.Client(base_url=url, timeout=timeout) as client:
+                while not ended.is_set():
+                    act(client)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=repeat, args=(act,)) for act in acts]
+    for thread in threads:
+        thread.start()
+    try:
+        yield failures
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(2 * timeout)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not failures, failures
 
 
 @contextlib.contextmanager
