@@ -34,9 +34,11 @@ from cnclip.pipelines import MultiModalEmbeddingPipeline, embed_images
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "data" / "golden"
 MODELS = ["tiny-vit", "tiny-rn"]
-PRECISIONS = ["fp32", "int8"]
+# By how much two answers of a precision may differ. The number of threads follows the load, and
+# with it the order of some sums: in int8, a last bit moves an activation to the next of its 255
+# values (measured: 1e-4).
+MAX_DIFFERENCES = {"fp32": 2e-6, "int8": 1e-3}
 TEXTS = ["猫" * (number % 30) + " a" * (number % 7) for number in range(60)]
-MAX_DIFFERENCE = 2e-6
 
 
 class Interrupted(BaseException):
@@ -59,7 +61,7 @@ class Stress:
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
         for model in MODELS:
-            for precision in PRECISIONS:
+            for precision in MAX_DIFFERENCES:
                 try:
                     opened = cnclip.pipeline(
                         model=GOLDEN / model, device="cpu", precision=precision, num_threads=2
@@ -122,9 +124,10 @@ class Stress:
         key = chooser.choice(list(self._open))
         return key, self._open[key]
 
-    def _compare(self, rows: Any, expected: Any) -> None:
-        if rows.shape != expected.shape or not np.abs(rows - expected).max() <= MAX_DIFFERENCE:
-            self.faults.append("another answer than the first")
+    def _compare(self, key: tuple[str, str], rows: Any, expected: Any) -> None:
+        most = MAX_DIFFERENCES[key[1]]
+        if rows.shape != expected.shape or not np.abs(rows - expected).max() <= most:
+            self.faults.append(f"{key}: another answer than the first")
 
     def embed(self, chooser: random.Random) -> None:
         """Some texts and images in batches of some size."""
@@ -135,8 +138,8 @@ class Stress:
             {"text": [TEXTS[i] for i in texts], "img": [self._images[i] for i in images]},
             batch_size=chooser.choice([None, 1, 3, 8, 50]),
         )
-        self._compare(answer["text_embedding"], self._expected[key]["text_embedding"][texts])
-        self._compare(answer["img_embedding"], self._expected[key]["img_embedding"][images])
+        self._compare(key, answer["text_embedding"], self._expected[key]["text_embedding"][texts])
+        self._compare(key, answer["img_embedding"], self._expected[key]["img_embedding"][images])
 
     def replace(self, chooser: random.Random) -> None:
         """Open a pipeline again. The one before is closed when its last call ends."""
@@ -158,7 +161,7 @@ class Stress:
         key, opened = self._choose(chooser)
         with closing(embed_images(opened, self._images, lambda image: image, batch_size=3)) as some:
             rows = next(some).vectors
-        self._compare(rows, self._expected[key]["img_embedding"][:3])
+        self._compare(key, rows, self._expected[key]["img_embedding"][:3])
 
     def change_the_list(self, chooser: random.Random) -> None:
         """Texts that another thread removes while they are embedded."""
@@ -170,7 +173,7 @@ class Stress:
         thread.join()
         if len(rows):
             expected = self._expected[key]["text_embedding"][:1]
-            self._compare(rows, np.repeat(expected, len(rows), 0))
+            self._compare(key, rows, np.repeat(expected, len(rows), 0))
 
     def use_parts(self, chooser: random.Random) -> None:
         """The tokenizer and the image processor without the model; ids and tensors to the model."""
@@ -178,10 +181,9 @@ class Stress:
         tensors = opened.preprocess({"text": TEXTS, "img": self._images})
         encoder = opened.model.encoder
         rows = encoder.encode_ids(tensors["text"], 16)
-        self._compare(rows, self._expected[key]["text_embedding"])
-        self._compare(
-            encoder.encode_pixels(tensors["img"][:8]), self._expected[key]["img_embedding"][:8]
-        )
+        self._compare(key, rows, self._expected[key]["text_embedding"])
+        pixels = tensors["img"][:8]
+        self._compare(key, encoder.encode_pixels(pixels), self._expected[key]["img_embedding"][:8])
 
     def refuse(self, chooser: random.Random) -> None:
         """Inputs and models that are refused, with a message each."""

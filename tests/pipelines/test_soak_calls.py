@@ -19,11 +19,13 @@ ROOT = Path(__file__).parents[2]
 
 def test_mixed_calls_for_20_seconds() -> None:
     # Memory reaches its size after minutes: here only gross growth is a fault.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("OMP_NUM_THREADS", None)  # as outside the tests: as many threads as it may use
     options = ["--seconds", 20, "--warm-up", 10, "--every", 3, "--models", 1, "--growth", 200]
     done = subprocess.run(
         [sys.executable, "-m", "tools.soak_calls", *map(str, options)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": ""},
+        env=environment,
         capture_output=True,
         encoding="utf-8",
         timeout=600,
