@@ -33,15 +33,26 @@ PyObject *cnclip_new_int64_array(int dimensions, const Py_ssize_t *shape, int64_
   return array;
 }
 
+bool cnclip_find_attribute(PyObject *object, const char *name, PyObject **ret_value) {
+  *ret_value = PyObject_GetAttrString(object, name);
+  if (*ret_value != NULL) return true;
+  if (!PyErr_ExceptionMatches(PyExc_AttributeError)) return false;
+  PyErr_Clear();
+  return true;
+}
+
 /* A new tuple of a sequence's items. A str is an error: "ab" hardly means the texts "a" and "b". */
 static PyObject *tuple_of(const cnclip_state *state, PyObject *sequence, const char *expected) {
-  PyObject *tuple = NULL;
+  PyObject *items = NULL;
   const bool is_string = PyUnicode_Check(sequence) || PyBytes_Check(sequence);
-  if (!is_string) tuple = PySequence_Tuple(sequence);
-  if (is_string || (tuple == NULL && PyErr_ExceptionMatches(PyExc_TypeError))) {
+  if (!is_string) items = PyObject_GetIter(sequence);
+  if (is_string || (items == NULL && PyErr_ExceptionMatches(PyExc_TypeError))) {
     PyErr_Format(state->input_type_error, "expected a sequence of %s, got %.100s", expected,
                  Py_TYPE(sequence)->tp_name);
   }
+  if (items == NULL) return NULL;
+  PyObject *tuple = PySequence_Tuple(items);
+  Py_DECREF(items);
   return tuple;
 }
 
@@ -121,11 +132,10 @@ static PyObject *borrow_image(const cnclip_state *state, const cnclip_image_proc
   if (PyArray_Check(item)) {
     return borrow_array(state, item, index, ret_image) ? Py_NewRef(item) : NULL;
   }
-  PyObject *mode = PyObject_GetAttrString(item, "mode");
-  if (mode == NULL && !PyErr_ExceptionMatches(PyExc_AttributeError)) return NULL;
+  PyObject *mode;
+  if (!cnclip_find_attribute(item, "mode", &mode)) return NULL;
   if (mode == NULL || !PyUnicode_Check(mode)) {
     Py_XDECREF(mode);
-    PyErr_Clear();
     cnclip_raise_item(state->input_type_error, "img", index,
                       "expected PIL.Image.Image or a uint8 array, got %.100s",
                       Py_TYPE(item)->tp_name);

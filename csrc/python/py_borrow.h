@@ -14,6 +14,10 @@
 PyObject *cnclip_new_float_array(int dimensions, const Py_ssize_t *shape, float **ret_data);
 PyObject *cnclip_new_int64_array(int dimensions, const Py_ssize_t *shape, int64_t **ret_data);
 
+/* As PyObject_GetOptionalAttr of Python 3.13. *ret_value: a new reference, or NULL where the object
+ * lacks the attribute. False with an exception set for any other error, such as MemoryError. */
+bool cnclip_find_attribute(PyObject *object, const char *name, PyObject **ret_value);
+
 /* Texts borrowed from a sequence of str. The tuple keeps them alive if other threads change the
  * sequence while the GIL is dropped. */
 typedef struct {

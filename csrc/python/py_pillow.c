@@ -62,10 +62,7 @@ static PyObject *borrow_block(PyObject *item, cnclip_image *ret_image) {
   PyObject *owner = NULL;
   int width, height;
   if (capsules == NULL) {
-    /* In several blocks, or a Pillow without the interface. */
-    if (PyErr_ExceptionMatches(PyExc_ValueError) || PyErr_ExceptionMatches(PyExc_AttributeError)) {
-      PyErr_Clear();
-    }
+    if (PyErr_ExceptionMatches(PyExc_ValueError)) PyErr_Clear(); /* in several blocks */
     goto exit;
   }
   if (!PyTuple_Check(capsules) || PyTuple_GET_SIZE(capsules) != 2) {
@@ -165,8 +162,11 @@ exit:
 
 PyObject *cnclip_borrow_pillow(const cnclip_state *state, const cnclip_image_processor *processor,
                                PyObject *item, Py_ssize_t index, cnclip_image *ret_image) {
+  PyObject *method; /* an older Pillow lacks it */
+  if (!cnclip_find_attribute(item, "__arrow_c_array__", &method) || method == NULL) return NULL;
+  Py_DECREF(method);
   PyObject *owner = borrow_block(item, ret_image);
-  if (owner == NULL && !PyErr_Occurred() && PyObject_HasAttrString(item, "__arrow_c_array__")) {
+  if (owner == NULL && !PyErr_Occurred()) {
     owner = first_pass_by_parts(state, processor, item, index, ret_image);
   }
   return owner;

@@ -133,12 +133,15 @@ def test_outputs_that_do_not_fit() -> None:
             processor.process(images, out=out)  # type: ignore[arg-type]
 
 
-def test_the_error_of_a_sequence_is_kept(vit: MultiModalEmbeddingPipeline) -> None:
+@pytest.mark.parametrize("kind", [OSError, TypeError])
+def test_the_error_of_a_sequence_is_kept(
+    vit: MultiModalEmbeddingPipeline, kind: type[Exception]
+) -> None:
     def texts() -> Iterator[str]:
         yield "猫"
-        raise OSError("the list ends here")
+        raise kind("the list ends here")
 
-    with pytest.raises(OSError, match="^the list ends here$"):
+    with pytest.raises(kind, match="^the list ends here$"):
         vit.preprocessor.tokenizer.encode(texts())  # type: ignore[arg-type]
 
 

@@ -101,7 +101,7 @@ def test_what_is_lent_is_checked() -> None:
             process(Lent(lambda pair=pair: pair))
 
 
-@pytest.mark.parametrize("kind", [MemoryError, OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", [MemoryError, OSError, KeyboardInterrupt, AttributeError])
 def test_the_error_of_lending_is_kept(kind: type[BaseException]) -> None:
     def lend() -> None:
         raise kind("the image's own")
@@ -112,6 +112,23 @@ def test_the_error_of_lending_is_kept(kind: type[BaseException]) -> None:
 
 def refuse() -> None:
     raise ValueError("Image is in multiple array blocks")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_error_of_finding_the_interface_is_kept(number: int) -> None:
+    """Whichever look-up fails: an attribute that cannot be read is not one that is missing."""
+    looked = []
+
+    class Looked(Lent):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "__arrow_c_array__":
+                looked.append(name)
+                if len(looked) == number:
+                    raise MemoryError("the look-up's")
+            return super().__getattribute__(name)
+
+    with pytest.raises(MemoryError, match="^the look-up's$"):
+        process(Looked(refuse))
 
 
 def test_sizes_are_checked() -> None:
