@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from cnclip.engine import compiled_engine, included_engines
@@ -38,6 +38,7 @@ from PIL import Image  # noqa: E402
 
 from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline  # noqa: E402
 from tests.support.fork_server import ForkServer  # noqa: E402
+from tests.support.http_server import LocalServer  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
@@ -143,22 +144,17 @@ def fork_server() -> Iterator[ForkServer]:
 @pytest.fixture
 def serve() -> Iterator[Callable[[Respond], str]]:
     """Starts a local server that passes every GET request to a function; returns its URL."""
-    servers: list[ThreadingHTTPServer] = []
+    servers: list[LocalServer] = []
 
     def start(respond: Respond) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                try:
-                    respond(self)
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
+                respond(self)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        server.block_on_close = False
+        server = LocalServer(Handler)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/"

@@ -379,10 +379,13 @@ class Soak:
 
         def run() -> None:
             names: list[str] = []
-            while time.monotonic() < end and not self.faults:
-                if not names:
-                    names = random.sample(list(self._calls), len(self._calls))
-                self.make(names.pop())
+            try:
+                while time.monotonic() < end and not self.faults:
+                    if not names:
+                        names = random.sample(list(self._calls), len(self._calls))
+                    self.make(names.pop())
+            except Exception as error:  # that no call may raise
+                self.faults.append(f"{type(error).__name__}: {error}")
 
         threads = [threading.Thread(target=run, name="soak") for _ in range(callers)]
         for thread in threads:

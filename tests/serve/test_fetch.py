@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ pytest.importorskip("httpx", reason="httpx is not installed, cnclip's extra `ser
 from cnclip.serve import fetch
 from cnclip.serve.fetch import Fetcher, is_public
 from cnclip.serve.options import ServerOptions
+from tests.support.http_server import LocalServer
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -55,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The port of a server on this machine, whose address counts as public here."""
     monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.1")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = LocalServer(Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server.server_address[1]

@@ -11,9 +11,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.support.http_server import LocalServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BRANCHES = {"main", "master", "v1.0", COMMIT}
@@ -71,8 +73,7 @@ def serve(models: dict[str, Path], datasets: dict[str, Path] | None = None) -> I
         def do_GET(self) -> None:
             _answer(self, hub)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = LocalServer(Handler)
     hub.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -7,8 +7,10 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from tests.support.http_server import LocalServer
 
 
 def make_certificate(folder: Path, host: str) -> tuple[Path, Path]:
@@ -48,8 +50,7 @@ def serve_https(host: str, content: bytes, folder: Path) -> Iterator[dict[str, s
                 head = b"HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
                 secure.sendall(head % (status, len(content)) + content)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = LocalServer(Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         proxy = f"http://127.0.0.1:{server.server_port}"
