@@ -36,9 +36,10 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline  # noqa: E402
+from cnclip.pipelines import MultiModalEmbeddingPipeline, builder, pipeline  # noqa: E402
 from tests.support.fork_server import ForkServer  # noqa: E402
 from tests.support.http_server import LocalServer  # noqa: E402
+from tests.support.opened_once import SharedEncoders  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
@@ -76,6 +77,19 @@ def vit_directory() -> Path:
 def vit(vit_directory: Path) -> MultiModalEmbeddingPipeline:
     """A pipeline of that checkpoint, which is converted once for all tests."""
     return pipeline(model=vit_directory, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def _shared_encoders() -> SharedEncoders:
+    return SharedEncoders()
+
+
+@pytest.fixture
+def opened_once(_shared_encoders: SharedEncoders) -> Iterator[None]:
+    """Pipelines of one file share an encoder, as long as tests use this fixture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "_core", _shared_encoders)
+        yield
 
 
 @pytest.fixture(scope="session")

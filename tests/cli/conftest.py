@@ -1,0 +1,10 @@
+"""Fixtures of the tests of the command line."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def models_opened_once(opened_once: None) -> None:
+    """Most tests run commands, and each command opens its model."""

@@ -1,0 +1,10 @@
+"""Fixtures of the tests of evaluate."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def models_opened_once(opened_once: None) -> None:
+    """Most tests run commands, and each command opens its model."""
