@@ -169,7 +169,7 @@ def serve() -> Iterator[Callable[[Respond], str]]:
                 pass
 
         server = LocalServer(Handler)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/"
 

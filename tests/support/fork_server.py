@@ -1,7 +1,8 @@
 """New processes in which torch and cnclip are imported already.
 
 Importing torch takes longer than most tests. So one process imports it, and a fork of that process
-runs the code of a test. That process has embedded nothing, so its forks may.
+runs the code of a test. That process has embedded nothing, so its forks may. The hubs' clients read
+the environment when they are imported, which each fork does; what they import is imported before.
 """
 
 from __future__ import annotations
@@ -20,9 +21,19 @@ from typing import Any
 
 # Reads a job per line; prints the id of its process, then its exit status.
 SERVER = """
-import json, os, sys, traceback
+import importlib, json, os, sys, traceback
 import torch
-import cnclip.convert, cnclip.models, cnclip.train
+import torch._dynamo  # every optimizer imports it, which takes a second
+import cnclip.convert, cnclip.models, cnclip.pipelines
+from cnclip.engine import open_engine
+from cnclip.train import finetune
+
+open_engine()
+for name in ("asyncio", "filelock", "httpx", "httpx2", "requests", "tqdm.auto", "yaml"):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass
 
 def run(job):
     for number, name in enumerate(("stdin", "stdout", "stderr")):
