@@ -60,7 +60,7 @@ def unchosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quick_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A compiler that takes a second, notes its calls and writes the engine that the tests use.
+    """A compiler that takes a while, notes its calls and writes the engine that the tests use.
 
     Returns the file of notes.
     """
@@ -69,7 +69,7 @@ def quick_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     script.write_text(
         "#!/bin/sh\n"
         'for last; do test "$previous" = -o && output=$last; previous=$last; done\n'
-        f'case $output in *.o) echo > "$output"; sleep 1; echo object >> {notes};;\n'
+        f'case $output in *.o) echo > "$output"; sleep 0.2; echo object >> {notes};;\n'
         f"*) cp '{ENGINE}' \"$output\"; echo engine >> {notes};; esac\n"
     )
     script.chmod(0o755)

@@ -22,8 +22,8 @@ from cnclip.evaluate import mutual_top_k, recall_at_k, top_k, topk
 def sorted_by_score(queries: NDArray[Any], candidates: NDArray[Any], k: int) -> list[list[int]]:
     """By definition: larger scores first, of equal ones the lower index."""
     return [
-        sorted(range(len(candidates)), key=lambda i: (-float(candidates[i] @ query), i))[:k]
-        for query in queries
+        sorted(range(len(candidates)), key=lambda i: (-scores[i], i))[:k]
+        for scores in (queries @ candidates.T).tolist()
     ]
 
 
