@@ -76,6 +76,11 @@ test: $(VENV)/.test test-c ## the C unit tests, then pytest without slow tests (
 	$(BIN)/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal \
 	  $(BROWSER_LEFT_OUT) $(PYTEST_OPTIONS)
 
+# What these test depends on no kernel: the tokenizer, objects, how images are fetched and decoded.
+ISA_LEFT_OUT := $(addprefix --ignore=tests/core/test_,$(addsuffix .py,core_arguments module tokenizer tokenizers_library)) \
+  $(addprefix --ignore=tests/pipelines/test_,$(addsuffix .py,decoding decoding_formats downloads downloads_proxies \
+  full_tokenizer load_image long_headers pipeline_options rare_formats scores))
+
 test-isa: $(VENV)/.test ## tests of the core and of ModelScope's numbers with ISAS; `make test` runs the machine's best one
 	@isa_of='from cnclip import _core; print(_core.ImageProcessor(224).isa)'; best=$$($(BIN)/python -c "$$isa_of"); \
 	for isa in $(ISAS); do \
@@ -84,7 +89,7 @@ test-isa: $(VENV)/.test ## tests of the core and of ModelScope's numbers with IS
 	    || { tail -n 1 build/isa.log; continue; }; \
 	  echo "CNCLIP_FORCE_ISA=$$isa"; \
 	  CNCLIP_FORCE_ISA=$$isa $(BIN)/python -m pytest -m 'not slow and not full_size' -n $(PROCESSES) \
-	    tests/core tests/parity tests/pipelines $(PYTEST_OPTIONS) || exit 1; \
+	    --dist worksteal tests/core tests/parity tests/pipelines $(ISA_LEFT_OUT) $(PYTEST_OPTIONS) || exit 1; \
 	done
 
 test-slow: $(VENV)/.test ## tests that take minutes: wheel and sdist in fresh environments, long runs

@@ -59,6 +59,7 @@ REQUIREMENTS = {
     "psutil",
     "pyarrow",
     "pytest",
+    "pytest-xdist",
     "safetensors",
     "transformers",
 }
@@ -155,7 +156,8 @@ def test_pair(pair: str, wheels: Path, folder: Path, options: list[str]) -> Row:
     shutil.copy(ROOT / "pyproject.toml", folder)
     report = folder / "report.xml"
     pytest = [installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    tested = run(folder, *pytest, "-m", "not slow and not full_size", *TESTS, *options)
+    chosen = ["-n", "2", "--dist", "worksteal", "-m", "not slow and not full_size"]
+    tested = run(folder, *pytest, *chosen, *TESTS, *options)
     print(tested.stdout[-20_000:], tested.stderr, sep="\n")
     return Row(version, torch, engine, *summary(report, tested.returncode))
 
