@@ -17,7 +17,7 @@ import cnclip
 import cnclip.convert
 from cnclip.hub import parse_hub_name
 from tests.support.fork_server import ForkServer
-from tests.support.hub_server import COMMIT, Hub, serve
+from tests.support.hub_server import COMMIT, IMPATIENT, Hub, serve
 
 pytest.importorskip("huggingface_hub")
 pytest.importorskip("modelscope_hub")
@@ -31,14 +31,11 @@ pytestmark = pytest.mark.skipif(
 MODELSCOPE, HUGGINGFACE = "damo/multi-modal_clip-tiny_zh", "OFA-Sys/chinese-clip-tiny"
 NAMES = [MODELSCOPE, HUGGINGFACE]
 
-# Runs in a new process, since the clients read the environment when they are imported. They wait
-# for seconds before they retry: here each wait is cut to 10 ms.
+# Runs in a new process, since the clients read the environment when they are imported.
 PROGRAM = """
-import json, logging, sys, time
+import json, logging, sys
 import cnclip
 logging.basicConfig(level="INFO")
-sleep = time.sleep
-time.sleep = lambda seconds: sleep(min(seconds, 0.01))
 for name, options in json.loads(sys.argv[1]):
     try:
         found = cnclip.pipeline(model=name, device="cpu", **options)
@@ -88,7 +85,7 @@ def open_models(hub: Hub, archives: Path, tmp_path: Path, fork_server: ForkServe
             "MODELSCOPE_ENDPOINT": url,
             "CNCLIP_CACHE": str(archives),
         }
-        done = fork_server.run(PROGRAM, json.dumps(calls), **environment)
+        done = fork_server.run(IMPATIENT + PROGRAM, json.dumps(calls), **environment)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()[-len(calls) :]]
 

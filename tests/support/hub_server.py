@@ -20,6 +20,15 @@ from tests.support.http_server import LocalServer
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BRANCHES = {"main", "master", "v1.0", COMMIT}
 
+# For a new process, before it imports the clients. They wait for seconds before they retry: here
+# each wait is cut to 10 ms.
+IMPATIENT = """
+import threading, time
+sleep, wait = time.sleep, threading.Event.wait
+time.sleep = lambda seconds: sleep(min(seconds, 0.01))
+threading.Event.wait = lambda event, timeout=None: wait(event, timeout and min(timeout, 0.01))
+"""
+
 
 @dataclass
 class Hub:
