@@ -175,9 +175,11 @@ fuzz-long: ## as `make fuzz`, an hour each
 ASAN := build/asan
 TSAN := build/tsan
 # These tests reach the core only through the pipeline, as others do, and load much foreign code or
-# start many processes; or they read Python code alone.
+# start many processes; or they read Python code alone; or they repeat calls of the core for what
+# another library says; or they run nvcc.
 ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark browser bulk cli cn_clip_module datasets demo docs evaluate integrations \
-  modelscope package reliability search serve sources train models/test_hub.py) \
+  modelscope package reliability search serve sources train core/test_tokenizers_library.py engine/test_cuda_kernels.py \
+  models/test_hub.py pipelines/test_downloads.py pipelines/test_downloads_proxies.py) \
   $(addprefix --ignore=,$(filter-out %/test_archive.py %/test_archive_scripts.py,$(wildcard tests/checkpoints/test_*.py)))
 library = $(shell $(CC) -print-file-name=$(1))
 ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \
