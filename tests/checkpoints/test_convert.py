@@ -8,6 +8,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from PIL import Image
 from cnclip import pipeline
 from cnclip.archive import read_archive
 from cnclip.convert import convert
-from tests.support.fork_server import ForkServer
 from tests.support.small_vit import TEXTS, VOCABULARY, Make, Weights, check
 from tests.support.twins import towers
 
@@ -159,7 +159,7 @@ def test_a_resnets_counters_are_not_needed(
 
 
 def test_a_conversion_does_not_import_the_compiler(
-    make: Make, fork_server: ForkServer, tmp_path: Path
+    make: Make, run_python: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
     code = """
 import sys
@@ -167,5 +167,4 @@ from cnclip.convert import convert
 convert(sys.argv[1], sys.argv[2])
 print("torch._dynamo" in sys.modules)
 """
-    done = fork_server.run(code, make(), tmp_path / "model.cnclip.pt")
-    assert done.stdout == "False\n", done.stderr
+    assert run_python(code, make(), tmp_path / "model.cnclip.pt").stdout == "False\n"
