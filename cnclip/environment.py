@@ -12,7 +12,7 @@ from typing import Any
 
 from . import _core
 from ._cores import usable_cores
-from ._text import first_line
+from ._text import HIDDEN, first_line, hide_secrets
 from .cache import cache_directory
 from .engine import cuda_count, find_engine, included_engines
 from .engine.build import CompilerError, find_compiler
@@ -25,6 +25,8 @@ _VARIABLES = re.compile(
     r"CNCLIP_.*|HF_ENDPOINT|HF_HOME|MODELSCOPE_CACHE|OMP_NUM_THREADS|OMP_WAIT_POLICY"
     r"|CUDA_VISIBLE_DEVICES|LD_PRELOAD"
 )
+# Their values are keys of a server, and what sites are asked with, such as cookies.
+_SECRET_VARIABLES = {"CNCLIP_API_KEYS", "CNCLIP_HEADERS"}
 
 
 def describe_environment() -> dict[str, Any]:
@@ -35,7 +37,7 @@ def describe_environment() -> dict[str, Any]:
     Returns:
         Strings, numbers, lists and dictionaries of them, as JSON has them. `torch` and `engine` say
         what is wrong where they cannot be used. `extras` has the state of each extra: `installed`,
-        or the packages that it lacks and the command that installs them.
+        or the packages that it lacks and the command that installs them. `variables` hides secrets.
     """
     return {
         "cnclip": __version__,
@@ -48,7 +50,9 @@ def describe_environment() -> dict[str, Any]:
         "cache": _describe_cache(),
         "extras": {extra: _state(extra, packages) for extra, packages in _extras().items()},
         "variables": {
-            name: value for name, value in sorted(os.environ.items()) if _VARIABLES.fullmatch(name)
+            name: HIDDEN if name in _SECRET_VARIABLES else hide_secrets(value)
+            for name, value in sorted(os.environ.items())
+            if _VARIABLES.fullmatch(name)
         },
     }
 

@@ -13,6 +13,8 @@ from cnclip import __version__, cli, environment, errors
 from cnclip.engine import find_engine
 from cnclip.engine.libtorch import Torch, find_torch
 from cnclip.environment import describe_environment, describe_processor
+from cnclip.preprocessors.download_settings import HEADERS
+from cnclip.serve.options import KEYS_VARIABLE
 
 REQUIREMENTS = [
     "torch>=2.9",
@@ -39,6 +41,19 @@ def test_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     assert "hidden" not in printed
     assert cli.main(["info", "--environment", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == describe_environment()
+
+
+def test_secrets_are_hidden(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in (KEYS_VARIABLE, HEADERS):
+        monkeypatch.setenv(variable, "Cookie: SECRET")
+    monkeypatch.setenv("HF_ENDPOINT", "https://user:SECRET@hub.example.com")
+    for options in ([], ["--json"]):
+        assert cli.main(["info", "--environment", *options]) == 0
+        printed = capsys.readouterr().out
+        assert KEYS_VARIABLE in printed and HEADERS in printed and "hub.example.com" in printed
+        assert "SECRET" not in printed
 
 
 def test_extras(monkeypatch: pytest.MonkeyPatch) -> None:
