@@ -7,7 +7,9 @@ import configparser
 import json
 import re
 import shutil
+import signal
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,15 @@ from cnclip.cache import cache_directory
 from cnclip.cli import serve
 from cnclip.serve.options import KEYS_VARIABLE, Keys, ServerOptions
 from tests.support.pages import ROOT, blocks_of
+from tools import wheels
 
 PAGE = ROOT / "docs/en/howto/serve.md"
+CHINESE_PAGE = ROOT / "docs/zh/deployment.md"
 PORT = 7860
 
 
-def block(language: str) -> str:
-    (found,) = [one.code for one in blocks_of(PAGE) if one.language == language]
+def block(language: str, page: Path = PAGE) -> str:
+    (found,) = [one.code for one in blocks_of(page) if one.language == language]
     return found
 
 
@@ -48,6 +52,8 @@ def test_systemd_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert options.host == "0.0.0.0" and options.port == PORT and options.api_keys
     # systemd kills the process only after the requests in progress had their time.
     assert int(service["TimeoutStopSec"]) > ServerOptions().drain_timeout
+    # How the server ends then (tests/serve/test_serve_command.py); systemd would call it a failure.
+    assert service["SuccessExitStatus"] == str(128 + signal.SIGTERM)
     name, _, folder = service["Environment"].partition("=")
     assert folder == f"/var/cache/{service['CacheDirectory']}"
     monkeypatch.setenv(name, str(tmp_path))
@@ -77,6 +83,23 @@ def test_container() -> None:
     assert copied is not None
     assert model in [f"{copied[2]}{Path(one).name}" for one in copied[1].split()]
     assert f"EXPOSE {options.port}\n" in code
+    assert block("dockerfile", CHINESE_PAGE) == code
+
+
+def test_container_installs_one_wheel_of_a_release() -> None:
+    code = block("dockerfile")
+    python = re.search(r"^FROM python:(3\.\d+)-slim$", code, re.MULTILINE)
+    assert python is not None and python[1] in wheels.PYTHONS
+    (wheel,) = re.findall(r"dist/(\S+\.whl)", code)
+    assert wheel == f"cnclip-*-cp{python[1].replace('.', '')}-*.whl"
+    # The image has no compiler: the wheel includes the engine.
+    assert re.findall(r"torch==(\S+)", code) == [wheels.TORCH[-1]]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (named,) = re.findall(r"\.whl\)\[([\w,-]+)\]", code)
+    assert set(named.split(",")) <= extras["optional-dependencies"].keys()
+    # Kubernetes knows of a number only that it is not root.
+    (user,) = re.findall(r"^USER (.*)$", code, re.MULTILINE)
+    assert int(user) > 0
 
 
 def test_kubernetes(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +111,8 @@ def test_kubernetes(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pod["spec"]["terminationGracePeriodSeconds"] > ServerOptions().drain_timeout
     (container,) = pod["spec"]["containers"]
     assert container["ports"] == [{"containerPort": PORT}]
+    assert container["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
     probes = {name: one["httpGet"] for name, one in container.items() if name.endswith("Probe")}
     assert {name: one["path"] for name, one in probes.items()} == {
         "startupProbe": "/readyz",
