@@ -240,7 +240,7 @@ GCOV_OPTIONS := -Doptimization=0 -Db_coverage=true -Dc_args=-fprofile-update=ato
 
 $(COVERAGE)/.environment: $(VENV)/.test
 	@$(BIN)/python -m venv --clear $(COVERAGE)/venv
-	@printf '%s\n' "$(call site_packages,$(VENV))" '$(CURDIR)' > $(call site_packages,$(COVERAGE)/venv)/below.pth
+	@printf '%s\n' "$(call site_packages,$(VENV))" '$(CURDIR)' 'import tools.count_forks' > $(call site_packages,$(COVERAGE)/venv)/below.pth
 	@$(COVERAGE)/venv/bin/python -m pip $(PIP_OPTIONS) install gcovr
 	@touch $@
 

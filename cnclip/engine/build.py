@@ -38,6 +38,8 @@ KERNELS = (f"{CUDA}/cuda_kernels.cu", f"{CUDA}/cuda_hopper.cu")
 COMPILE = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DNDEBUG"]
 COMPILE += ["-Wall", "-Wextra", *(["-fopenmp"] if sys.platform == "linux" else [])]
 EXPORTED = "cnclip_engine_get"
+# Of an engine that is compiled for gcov: writes the counts, which a forked child would lose.
+WRITE_COUNTS = "__gcov_dump"
 
 
 class CompilerError(Exception):
@@ -109,18 +111,20 @@ def compile_engine(
             for name, path in zip(COMPILED, objects, strict=True)
         ]
         _run_at_once(commands)
-        link = ["-shared", *_export_flags(folder), *options, "-o", str(output), "-ldl"]
+        exported = [EXPORTED, WRITE_COUNTS] if "--coverage" in options else [EXPORTED]
+        link = ["-shared", *_export_flags(folder, exported), *options, "-o", str(output), "-ldl"]
         libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
         _run_at_once([[compiler, *map(str, objects), *link, *libraries]])
 
 
-def _export_flags(folder: Path) -> list[str]:
-    """Linker flags that hide all symbols but one, such as weak C++ symbols of torch's headers."""
+def _export_flags(folder: Path, exported: list[str]) -> list[str]:
+    """Linker flags that hide all other symbols, such as weak C++ symbols of torch's headers."""
     if sys.platform == "darwin":
-        return [f"-Wl,-exported_symbol,_{EXPORTED}", "-undefined", "dynamic_lookup"]
+        flags = [f"-Wl,-exported_symbol,_{name}" for name in exported]
+        return [*flags, "-undefined", "dynamic_lookup"]
     script = folder / "exports.map"
-    script.write_text(f"{{ global: {EXPORTED}; local: *; }};\n", encoding="ascii")
-    return [f"-Wl,--version-script={script}"]
+    script.write_text(f"{{ global: {'; '.join(exported)}; local: *; }};\n", encoding="ascii")
+    return [f"-Wl,--version-script={script}", *(f"-Wl,-u,{name}" for name in exported)]
 
 
 def _run_at_once(commands: list[list[str]]) -> None:

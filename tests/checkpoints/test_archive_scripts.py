@@ -44,6 +44,8 @@ class Tower(torch.nn.Module):
     def rows(self, n: int) -> torch.Tensor:
         if self.kind == "raises":
             raise RuntimeError("not today, 今天不行")
+        if self.kind == "raises without a message":
+            raise RuntimeError("")
         if self.kind == "asserts":
             assert n < 0, "n is not negative"
         if self.kind == "fails in an operation":
@@ -183,6 +185,7 @@ def test_answers_of_another_shape_or_type(open_script: Open, kind: str, given: A
     ("kind", "message"),
     [
         ("raises", rf"{BATCH}: .*not today, 今天不行"),
+        ("raises without a message", rf"{BATCH}: unknown error$"),
         ("asserts", rf"{BATCH}: .*n is not negative"),
         ("fails in an operation", rf"{BATCH}: .*(2x3|mat1)"),
         ("sparse", "running the model"),
@@ -253,6 +256,31 @@ def test_the_core_alone(archive: Path, tmp_path: Path) -> None:
     encoder = _core.Encoder(open_engine(), surrogates, tokenizer, 64, 52)
     assert encoder.encode_texts(["猫"], 1).shape == (1, 64)
     assert pipeline(model=surrogates, device="cpu").model.info.path == surrogates
+
+
+class Turned(Tower):
+    """A model with a weight that is not contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.register_buffer("weight", torch.zeros(3, 4).t())
+
+
+def test_prepared_models_have_contiguous_tensors(open_script: Open, tmp_path: Path) -> None:
+    encoder = open_script(Turned()).model.encoder
+    with pytest.raises(cnclip.errors.ModelRunError, match="is not contiguous memory of the CPU$"):
+        encoder.save_prepared(tmp_path / "prepared")
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_a_device_that_computes_nothing(archive: Path, tmp_path: Path) -> None:
+    info = read_archive(archive)
+    tokenizer = _core.Tokenizer(info.vocabulary)
+    encoder = _core.Encoder(open_engine(), archive, tokenizer, 64, 52, "meta")
+    with pytest.raises(cnclip.errors.ModelRunError, match="running the model on a batch of 1 text"):
+        encoder.encode_texts(["猫"])
+    with pytest.raises(cnclip.errors.ModelRunError, match="is not contiguous memory of the CPU$"):
+        encoder.save_prepared(tmp_path / "prepared")
 
 
 def test_an_open_model_outlives_its_file(archive: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,27 @@ def test_rows_of_other_layouts_and_types() -> None:
     assert torch.equal(half, linear(x.half().float(), packed, columns=64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_residuals_of_other_types(dtype: torch.dtype) -> None:
+    needs_kernels("fp32")
+    x, packed, residual = torch.randn(7, 32), pack(torch.randn(64, 32), "fp32"), torch.randn(7, 64)
+    found = linear(x, packed, columns=64, residual=residual.to(dtype))
+    wanted = linear(x, packed, columns=64, residual=residual.to(dtype).float())
+    assert torch.equal(found, wanted)
+
+
+def test_an_instruction_set_that_threads_cannot_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread chooses one at its first operator."""
+    monkeypatch.setenv("CNCLIP_FORCE_ISA", "none-such")
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(2):
+            refused = thread.submit(pack, torch.randn(32, 32), "fp32").exception()
+            assert isinstance(refused, RuntimeError)
+            assert "CNCLIP_FORCE_ISA" in str(refused)
+        monkeypatch.undo()
+        assert thread.submit(pack, torch.randn(32, 32), "fp32").exception() is None
+
+
 def test_other_devices_take_torchs_operators() -> None:
     """The shapes alone, on the device that has no memory."""
     weight = pack(torch.randn(64, 32).to("meta"), "fp32")
@@ -468,6 +490,7 @@ def test_rows_that_do_not_fit() -> None:
         (x, x, x, 0),
         (x, x, x, 3),
         (x[None], x, x, 2),
+        (x, x[None], x[None], 2),
     ]:
         with pytest.raises(RuntimeError):
             attention(query, key, value, heads, starts)

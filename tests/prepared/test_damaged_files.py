@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import resource
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -11,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnclip import _core, pipeline
 from cnclip.engine import open_engine
 from cnclip.errors import ArchiveError
+from cnclip.modeling.lower import torchscript
 from tests.support.prepared_models import Rows, open_and_check
 
 
@@ -162,7 +166,12 @@ def test_a_graph_outside_of_the_file(
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"), [(-64, "a tensor is outside"), (64, "other tensors than its graph")]
+    ("change", "reason"),
+    [
+        (-64, "a tensor is outside"),
+        (-1, "a tensor is outside"),
+        (64, "other tensors than its graph"),
+    ],
 )
 def test_a_graph_of_other_tensors(
     file: Path, tmp_path: Path, open_file: Callable[[Path], Rows], change: int, reason: str
@@ -180,6 +189,44 @@ def test_a_graph_of_other_tensors(
     )
     with pytest.raises(ArchiveError, match=reason):
         open_file(copy)
+
+
+def with_tensor(good: bytes, tensor: torch.Tensor) -> bytes:
+    """A prepared file whose graph has this tensor in the place of its first."""
+    offset, size = struct.unpack("=QQ", good[8:24])
+    with torchscript():
+        module = torch.jit.load(io.BytesIO(good[offset : offset + size]))
+        next(iter(module.parameters())).data = tensor
+        graph = io.BytesIO()
+        torch.jit.save(module, graph)
+    content = graph.getvalue()
+    return good[:16] + struct.pack("=Q", len(content)) + good[24:offset] + content
+
+
+@pytest.mark.parametrize("sizes", [(2**31, 2**31), (2**31, 2**30), (2**20, 2**20)], ids=str)
+def test_tensors_larger_than_the_file(
+    file: Path, tmp_path: Path, open_file: Callable[[Path], Rows], sizes: tuple[int, int]
+) -> None:
+    """Also where the number of bytes overflows."""
+    copy = tmp_path / "copy"
+    copy.write_bytes(with_tensor(file.read_bytes(), torch.zeros(()).expand(sizes)))
+    with pytest.raises(ArchiveError, match="a tensor is outside"):
+        open_file(copy)
+
+
+def test_a_file_larger_than_the_memory_that_a_process_may_map(
+    file: Path, tmp_path: Path, open_file: Callable[[Path], Rows]
+) -> None:
+    copy = tmp_path / "copy"
+    copy.write_bytes(file.read_bytes())
+    os.truncate(copy, 1 << 40)  # without blocks
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 39, before[1]))
+    try:
+        with pytest.raises(ArchiveError, match="the file cannot be mapped"):
+            open_file(copy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_what_is_no_file(tmp_path: Path, open_file: Callable[[Path], Rows]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import resource
 import shutil
 import stat
 import time
@@ -236,6 +237,24 @@ def test_a_place_that_cannot_be_written(file: Path, archive: Path) -> None:
         encoder.save_prepared(file / "below")
     with pytest.raises(TypeError):
         encoder.save_prepared(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", [1, 60_000, None], ids=["the end", "the graph", "all"])
+def test_a_disk_that_is_full(
+    file: Path, archive: Path, tmp_path: Path, missing: int | None
+) -> None:
+    """The limit of a file's size is such a disk: for a write, and for what is left at the end."""
+    encoder = pipeline(model=archive, device="cpu").model.encoder
+    encoder.save_prepared(tmp_path / "whole")
+    size = (tmp_path / "whole").stat().st_size
+    assert size % 4096 != 0  # or nothing is left for the end
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0 if missing is None else size - missing, before[1]))
+    try:
+        with pytest.raises(ModelRunError, match="writing the prepared model: File too large$"):
+            encoder.save_prepared(tmp_path / "part")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # --- Other processes ------------------------------------------------------------------------------

@@ -36,9 +36,7 @@ struct cnclip_model {
   size_t text_weights = 0;    /* of the layers, for each token; 0: unknown */
   at::Tensor normalized;      /* float32 [3, 256] on the device: cnclip_model_options.normalized */
   std::optional<torch::jit::Method> encode_image, encode_text;
-  /* On a GPU, in 16 bits, in place of the methods; may be NULL. */
-  std::unique_ptr<cnclip_cuda::ImageTower> image_tower;
-  std::unique_ptr<cnclip_cuda::TextTower> text_tower;
+  cnclip_cuda::Towers towers; /* in place of the methods */
 
   cnclip_model(torch::jit::Module loaded, c10::Device where, const cnclip_model_options &options)
       : module(std::move(loaded)),
@@ -62,12 +60,6 @@ void choose_executor_once() {
   });
 }
 
-std::optional<torch::jit::Method> find_method(const torch::jit::Module &module, const char *name) {
-  auto found = module.find_method(name);
-  if (!found.has_value()) return std::nullopt;
-  return std::optional<torch::jit::Method>(std::move(*found));
-}
-
 cnclip_status wrong_shape(size_t count, size_t width, cnclip_error *error) {
   return core->error_set(error, CNCLIP_ERROR_MODEL,
                          "the model returned a tensor of another shape or type than float32 "
@@ -75,12 +67,17 @@ cnclip_status wrong_shape(size_t count, size_t width, cnclip_error *error) {
                          count, width);
 }
 
-/* By a method of the module. make_input returns its input on the model's device. */
-template <typename MakeInput>
-cnclip_status run_method(const torch::jit::Method &method, MakeInput make_input, size_t count,
+c10::IValue call_method(const torch::jit::Method &method, c10::IValue argument) {
+  std::vector<c10::IValue> stack;
+  stack.push_back(std::move(argument));
+  return method(std::move(stack));
+}
+
+/* By a method of the module. input: on the model's device. */
+cnclip_status run_method(const torch::jit::Method &method, at::Tensor input, size_t count,
                          size_t width, float *embeddings, cnclip_error *error) {
-  std::vector<c10::IValue> stack{make_input()};
-  const at::Tensor rows = method(std::move(stack)).toTensor().to(at::kCPU).contiguous();
+  const at::Tensor rows =
+      call_method(method, std::move(input)).toTensor().to(at::kCPU).contiguous();
   if (rows.scalar_type() != at::kFloat || rows.dim() != 2 ||
       rows.size(0) != static_cast<int64_t>(count) || rows.size(1) != static_cast<int64_t>(width)) {
     return wrong_shape(count, width, error);
@@ -98,7 +95,6 @@ struct Work {
 };
 
 /* `guarded_parallel` with the model's settings. */
-template <typename Body>
 cnclip_status with_settings(const cnclip_model *model, Work work, const char *doing,
                             cnclip_error *error, Body body) {
   return guarded_parallel(CNCLIP_ERROR_MODEL, doing, error, [&]() -> cnclip_status {
@@ -113,8 +109,7 @@ cnclip_status with_settings(const cnclip_model *model, Work work, const char *do
   });
 }
 
-/* Calls `body`, which returns a status, with the model's settings. item: one of the batch. */
-template <typename Body>
+/* Calls `body` with the model's settings. item: one of the batch. */
 cnclip_status run(cnclip_model *model, Work work, size_t count, const char *item,
                   cnclip_error *error, Body body) {
   const cnclip_status status = check_not_forked(error);
@@ -151,10 +146,10 @@ cnclip_status load_archive(const cnclip_model_options *options, c10::Device devi
       options->is_prepared ? "reading the prepared model" : "reading the TorchScript archive";
   return guarded_parallel(CNCLIP_ERROR_ARCHIVE, doing, error, [&]() -> cnclip_status {
     choose_executor_once();
-    auto *model = new cnclip_model(options->is_prepared
-                                       ? load_prepared(options->path)
-                                       : torch::jit::load(std::string(options->path), device),
-                                   device, *options);
+    const std::string path = options->path;
+    torch::jit::Module module =
+        options->is_prepared ? load_prepared(path) : torch::jit::load(path, device);
+    auto *model = new cnclip_model(std::move(module), device, *options);
     *ret_model = model;
     if (options->normalized != nullptr) {
       model->normalized =
@@ -166,16 +161,16 @@ cnclip_status load_archive(const cnclip_model_options *options, c10::Device devi
       model->has_pointwise |= weight.dim() == 4 && weight.size(2) * weight.size(3) == 1;
       if (name.rfind("bert.encoder.", 0) == 0) model->text_weights += weight.numel();
     }
-    model->encode_image = find_method(model->module, "encode_image");
-    model->encode_text = find_method(model->module, "encode_text");
-    const char *missing = !model->encode_image  ? "encode_image"
-                          : !model->encode_text ? "encode_text"
-                          : !options->is_prepared && !find_method(model->module, "prepare")
-                              ? "prepare"
-                              : nullptr;
-    if (missing == nullptr) return CNCLIP_OK;
-    return core->error_set(error, CNCLIP_ERROR_ARCHIVE, "the TorchScript archive has no method %s",
-                           missing);
+    for (const char *name : {"encode_image", "encode_text", "prepare"}) {
+      const bool is_called = !options->is_prepared || std::strcmp(name, "prepare") != 0;
+      if (is_called && !model->module.find_method(name).has_value()) {
+        return core->error_set(error, CNCLIP_ERROR_ARCHIVE,
+                               "the TorchScript archive has no method %s", name);
+      }
+    }
+    model->encode_image.emplace(model->module.get_method("encode_image"));
+    model->encode_text.emplace(model->module.get_method("encode_text"));
+    return CNCLIP_OK;
   });
 }
 
@@ -223,23 +218,13 @@ cnclip_status load(const cnclip_model_options *options, cnclip_model **ret_model
   return status;
 }
 
-/* Where kernels cannot be compiled, the model runs all the same, more slowly. */
-void open_towers(cnclip_model *model, const char *precision) {
-  try {
-    model->image_tower =
-        cnclip_cuda::new_image_tower(model->module, model->device, precision, model->normalized);
-    model->text_tower = cnclip_cuda::new_text_tower(model->module, model->device, precision);
-  } catch (const c10::OutOfMemoryError &) {
-    throw;
-  } catch (const std::exception &error) {
-    TORCH_WARN("cnclip runs by torch's kernels, since its own cannot be used: ", error.what());
-  }
-}
-
 cnclip_status prepare(cnclip_model *model, const char *precision, cnclip_error *error) {
   return with_settings(model, {}, "preparing the model", error, [&]() -> cnclip_status {
-    model->module.get_method("prepare")({std::string(precision)});
-    if (model->device.is_cuda()) open_towers(model, precision);
+    call_method(model->module.get_method("prepare"), precision);
+    if (model->device.is_cuda()) {
+      model->towers =
+          cnclip_cuda::open_towers(model->module, model->device, precision, model->normalized);
+    }
     return CNCLIP_OK;
   });
 }
@@ -280,36 +265,34 @@ cnclip_status encode_image(cnclip_model *model, const cnclip_pixels *pixels, flo
   /* On one thread, torch computes convolutions of 1 x 1 by another algorithm. */
   const Work work{.is_equal_alone = !model->has_pointwise};
   return run(model, work, pixels->count, "image", error, [&]() -> cnclip_status {
-    if (model->image_tower != nullptr) {
-      if (model->image_tower->embed_dim() != width) return wrong_shape(pixels->count, width, error);
-      model->image_tower->encode(*pixels, embeddings);
+    if (cnclip_cuda::ImageTower *cuda = model->towers.image_tower.get(); cuda != nullptr) {
+      if (cuda->embed_dim() != width) return wrong_shape(pixels->count, width, error);
+      cuda->encode(*pixels, embeddings);
       return CNCLIP_OK;
     }
-    return run_method(
-        *model->encode_image, [&] { return floats_of(model, pixels); }, pixels->count, width,
-        embeddings, error);
+    return run_method(*model->encode_image, floats_of(model, pixels), pixels->count, width,
+                      embeddings, error);
   });
 }
 
 cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t count, size_t length,
                           float *embeddings, size_t width, cnclip_error *error) {
-  const auto as_tensor = [&] {
-    return at::from_blob(const_cast<int64_t *>(ids),
-                         {static_cast<int64_t>(count), static_cast<int64_t>(length)}, at::kLong)
-        .to(model->device);
-  };
   /* A core does 2^23 multiplications in about 0.2 ms; waking a thread takes 0.05 ms or more. */
   constexpr size_t max_small = size_t{1} << 23;
   const Work work{.is_small =
                       model->text_weights > 0 &&
                       model->text_weights <= max_small / std::max(count * length, size_t{1})};
   return run(model, work, count, "text", error, [&]() -> cnclip_status {
-    if (model->text_tower != nullptr) {
-      if (model->text_tower->embed_dim() != width) return wrong_shape(count, width, error);
-      model->text_tower->encode(ids, count, length, embeddings);
+    if (cnclip_cuda::TextTower *cuda = model->towers.text_tower.get(); cuda != nullptr) {
+      if (cuda->embed_dim() != width) return wrong_shape(count, width, error);
+      cuda->encode(ids, count, length, embeddings);
       return CNCLIP_OK;
     }
-    return run_method(*model->encode_text, as_tensor, count, width, embeddings, error);
+    const at::Tensor input =
+        at::from_blob(const_cast<int64_t *>(ids),
+                      {static_cast<int64_t>(count), static_cast<int64_t>(length)}, at::kLong)
+            .to(model->device);
+    return run_method(*model->encode_text, input, count, width, embeddings, error);
   });
 }
 

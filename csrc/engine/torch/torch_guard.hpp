@@ -5,11 +5,12 @@
 
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
+#include <c10/util/FunctionRef.h>
 
 #include <atomic>
 #include <exception>
 #include <new>
-#include <string>
+#include <optional>
 #include <string_view>
 #include <thread>
 
@@ -44,50 +45,53 @@ inline cnclip_status check_not_forked(cnclip_error *error) {
 }
 
 /* The sentence of a libtorch message, without the C++ or TorchScript stack around it. */
-inline std::string without_stack(const char *what) {
-  std::string text(what);
+inline std::string_view without_stack(std::string_view text) {
   /* In an error raised inside TorchScript, the class and the sentence follow the stack. */
-  const std::string stack_end = "<--- HERE", class_end = "Error: ";
+  constexpr std::string_view stack_end = "<--- HERE", class_end = "Error: ";
   const size_t stack = text.rfind(stack_end);
-  const size_t position = stack == std::string::npos ? stack : text.find(class_end, stack);
-  if (position != std::string::npos) text = text.substr(position + class_end.size());
+  const size_t position = stack == text.npos ? stack : text.find(class_end, stack);
+  if (position != text.npos) text.remove_prefix(position + class_end.size());
   text = text.substr(0, text.find("\nException raised from"));
   const size_t end = text.find_last_not_of(" \n\r\t");
-  return end == std::string::npos ? std::string("unknown error") : text.substr(0, end + 1);
+  return end == text.npos ? "unknown error" : text.substr(0, end + 1);
 }
 
 /* libtorch's CPU allocator throws no class of its own: its message names it. */
-inline bool is_out_of_memory(const std::string &message) {
-  return message.find("DefaultCPUAllocator") != std::string::npos;
+inline bool is_out_of_memory(std::string_view message) {
+  return message.find("DefaultCPUAllocator") != message.npos;
 }
 
 inline cnclip_status out_of_memory(cnclip_error *error, const char *doing) {
   return core->error_set(error, CNCLIP_ERROR_MEMORY, "out of memory for %s", doing);
 }
 
-/* The status of the exception that is being handled. */
+/* The status of the exception that is being handled. It allocates nothing, and so throws nothing.
+ */
 inline cnclip_status status_of_exception(cnclip_status code, const char *doing,
                                          cnclip_error *error) {
+  std::string_view message = "an exception of an unknown type";
   try {
     throw;
   } catch (const std::bad_alloc &) {
     return out_of_memory(error, doing);
   } catch (const c10::OutOfMemoryError &) {
-    return out_of_memory(error, doing);
+    return out_of_memory(error, doing); /* of CUDA's allocator */
+  } catch (const c10::Error &caught) {
+    message = without_stack(caught.what_without_backtrace());
   } catch (const std::exception &caught) {
-    const auto *from_torch = dynamic_cast<const c10::Error *>(&caught);
-    const std::string message =
-        without_stack(from_torch != nullptr ? from_torch->what_without_backtrace() : caught.what());
-    if (is_out_of_memory(message)) return out_of_memory(error, doing);
-    return core->error_set(error, code, "%s: %s", doing, message.c_str());
-  } catch (...) {
-    return core->error_set(error, code, "%s: an exception of an unknown type", doing);
+    message = without_stack(caught.what());
+  } catch (...) { /* not derived from std::exception: it has no message */
   }
+  if (is_out_of_memory(message)) return out_of_memory(error, doing);
+  return core->error_set(error, code, "%s: %.*s", doing, static_cast<int>(message.size()),
+                         message.data());
 }
 
-/* Runs `body`, which returns a status, and turns every exception into `code`. */
-template <typename Body>
-cnclip_status guarded(cnclip_status code, const char *doing, cnclip_error *error, Body body) {
+using Body = c10::function_ref<cnclip_status()>;
+
+/* Runs `body` and turns every exception into `code`. */
+inline cnclip_status guarded(cnclip_status code, const char *doing, cnclip_error *error,
+                             Body body) {
   try {
     return body();
   } catch (...) {
@@ -98,9 +102,8 @@ cnclip_status guarded(cnclip_status code, const char *doing, cnclip_error *error
 /* `guarded`; in a process that was forked after the core was loaded, on a new thread. The child has
  * no OpenMP workers, and the first parallel loop on a thread that had some before the fork, for
  * example in Python's torch, would wait for them for ever. */
-template <typename Body>
-cnclip_status guarded_parallel(cnclip_status code, const char *doing, cnclip_error *error,
-                               Body body) {
+inline cnclip_status guarded_parallel(cnclip_status code, const char *doing, cnclip_error *error,
+                                      Body body) {
   if (getpid() == core->process) return guarded(code, doing, error, body);
   return guarded(code, doing, error, [&]() -> cnclip_status {
     cnclip_status status = CNCLIP_OK;
@@ -139,8 +142,7 @@ class ThreadCount {
 /* Runs `body`, which throws nothing, with at most `limit` threads in each parallel loop. The number
  * of threads that libtorch, oneDNN and MKL see is unchanged: they choose algorithms by it, so that
  * results do not depend on the limit. Without OpenMP there is no limit. */
-template <typename Body>
-void with_thread_limit(int limit, Body body) {
+inline void with_thread_limit(int limit, c10::function_ref<void()> body) {
   if (limit >= omp_get_max_threads()) {
     body();
     return;
@@ -158,19 +160,24 @@ inline cnclip_isa default_isa() {
   return isa;
 }
 
-/* The instruction set of the kernels that operators on this thread use. A model sets its own while
- * it runs. */
-inline thread_local cnclip_isa current_isa = default_isa();
+/* The instruction set of the model that runs on this thread. */
+inline thread_local std::optional<cnclip_isa> model_isa;
+
+/* The instruction set of the kernels that operators on this thread use: outside of a model's run,
+ * the one that the core chooses. */
+inline cnclip_isa current_isa() {
+  return model_isa.has_value() ? *model_isa : default_isa();
+}
 
 class IsaChoice {
  public:
-  explicit IsaChoice(cnclip_isa isa) : before_(current_isa) { current_isa = isa; }
-  ~IsaChoice() { current_isa = before_; }
+  explicit IsaChoice(cnclip_isa isa) : before_(model_isa) { model_isa = isa; }
+  ~IsaChoice() { model_isa = before_; }
   IsaChoice(const IsaChoice &) = delete;
   IsaChoice &operator=(const IsaChoice &) = delete;
 
  private:
-  cnclip_isa before_;
+  std::optional<cnclip_isa> before_;
 };
 
 /* Registers the operators of torch_ops.cpp, which torch::Library allows once per process. */

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <optional>
 #include <string_view>
 
@@ -34,22 +35,16 @@ at::Tensor empty_bytes(size_t bytes) {
   return at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte));
 }
 
-/* A packed weight's dtype encodes its kernel type. */
-at::ScalarType dtype_of(cnclip_linear_type type) {
-  return type == CNCLIP_LINEAR_F32    ? at::kFloat
-         : type == CNCLIP_LINEAR_F16  ? at::kHalf
-         : type == CNCLIP_LINEAR_BF16 ? at::kBFloat16
-                                      : at::kChar;
-}
+/* A packed weight's dtype encodes its kernel type, which is its index here. */
+constexpr at::ScalarType packed_dtypes[] = {at::kFloat, at::kHalf, at::kBFloat16, at::kChar};
+static_assert(CNCLIP_LINEAR_F32 == 0 && CNCLIP_LINEAR_F16 == 1 && CNCLIP_LINEAR_BF16 == 2 &&
+              CNCLIP_LINEAR_INT8 == 3);
 
 cnclip_linear_type type_of(at::ScalarType dtype) {
-  TORCH_CHECK(
-      dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kChar,
-      "a packed weight of type ", dtype);
-  return dtype == at::kFloat      ? CNCLIP_LINEAR_F32
-         : dtype == at::kHalf     ? CNCLIP_LINEAR_F16
-         : dtype == at::kBFloat16 ? CNCLIP_LINEAR_BF16
-                                  : CNCLIP_LINEAR_INT8;
+  const auto *const end = std::end(packed_dtypes);
+  const auto *const found = std::find(std::begin(packed_dtypes), end, dtype);
+  TORCH_CHECK(found != end, "a packed weight of type ", dtype);
+  return static_cast<cnclip_linear_type>(found - packed_dtypes);
 }
 
 /* Runs body(first, last) over all of 0..count on libtorch's threads, each of which takes the next
@@ -77,7 +72,7 @@ at::Tensor pack_linear(const at::Tensor &weight, std::string_view precision) {
                     : precision == "int8" ? CNCLIP_LINEAR_INT8
                     : is_f16              ? CNCLIP_LINEAR_F16
                                           : CNCLIP_LINEAR_F32;
-  const cnclip_linear_kernels *kernels = core->linear_kernels_get(type, current_isa);
+  const cnclip_linear_kernels *kernels = core->linear_kernels_get(type, current_isa());
   const size_t in = to_size(weight.size(1)), out = to_size(weight.size(0));
   if (!weight.is_cpu() || !core->linear_fits(in, out) || kernels == nullptr) {
     return weight.to(precision == "bf16"   ? at::kBFloat16
@@ -85,15 +80,18 @@ at::Tensor pack_linear(const at::Tensor &weight, std::string_view precision) {
                                            : at::kFloat);
   }
   const at::Tensor source = (is_f16 ? weight : weight.to(at::kFloat)).contiguous();
-  const at::ScalarType dtype = dtype_of(type);
+  const at::ScalarType dtype = packed_dtypes[type];
   const auto bytes = static_cast<int64_t>(core->linear_packed_bytes(type, in, out));
   const bool in_place =
       core->linear_packs_in_place(type, is_f16, out) && source.storage().use_count() == 1 &&
       reinterpret_cast<uintptr_t>(source.const_data_ptr()) % CNCLIP_LINEAR_ALIGNMENT == 0;
-  const at::Tensor packed = in_place
-                                ? source.view({-1}).view(dtype)
-                                : at::empty({bytes / static_cast<int64_t>(at::elementSize(dtype))},
-                                            at::TensorOptions().dtype(dtype));
+  at::Tensor packed;
+  if (in_place) {
+    packed = source.view({-1}).view(dtype);
+  } else {
+    packed = at::empty({bytes / static_cast<int64_t>(at::elementSize(dtype))},
+                       at::TensorOptions().dtype(dtype));
+  }
   const cnclip_linear_packing packing{
       type, in, out, source.const_data_ptr(), is_f16, packed.data_ptr()};
   const auto panels = static_cast<int64_t>(core->linear_panel_count(out));
@@ -228,7 +226,7 @@ int64_t packed_columns(const at::Tensor &weight, cnclip_linear_type type, int64_
 bool gives_bf16(cnclip_linear_type type, bool has_residual) {
   const bool is_narrow = type == CNCLIP_LINEAR_BF16 || type == CNCLIP_LINEAR_INT8;
   return is_narrow && !has_residual &&
-         core->attention_kernel_get(CNCLIP_ATTENTION_BF16, current_isa) != nullptr;
+         core->attention_kernel_get(CNCLIP_ATTENTION_BF16, current_isa()) != nullptr;
 }
 
 /* The kernels' job for columns panel..call.last of the output, except its operand. The tensors
@@ -282,7 +280,7 @@ at::Tensor packed_linear(const LinearCall &call) {
   TORCH_CHECK(!(at::GradMode::is_enabled() && call.x.requires_grad()),
               "linear: packed weights have no gradients");
   const cnclip_linear_type type = type_of(call.weight.scalar_type());
-  const cnclip_linear_kernels *kernels = core->linear_kernels_get(type, current_isa);
+  const cnclip_linear_kernels *kernels = core->linear_kernels_get(type, current_isa());
   TORCH_CHECK(kernels != nullptr, "linear: the weight is packed for another machine");
   const int64_t first = call.first, last = call.last;
   const int64_t out = packed_columns(call.weight, type, call.x.size(1));
@@ -426,7 +424,7 @@ cnclip_attention_kernel *kernel_for(const AttentionCall &call, cnclip_attention_
       (query.requires_grad() || key.requires_grad() || value.requires_grad())) {
     return nullptr;
   }
-  return core->attention_kernel_get(*ret_type, current_isa);
+  return core->attention_kernel_get(*ret_type, current_isa());
 }
 
 /* The kernel's job, except its output. The tensors outlive it. */
@@ -476,6 +474,8 @@ at::Tensor attention(const at::Tensor &query, const at::Tensor &key, const at::T
   return output;
 }
 
+std::optional<torch::Library> registered; /* until the process ends */
+
 }  // namespace
 
 cnclip_activation cnclip_torch::activation_of(std::string_view name) {
@@ -489,7 +489,8 @@ cnclip_activation cnclip_torch::activation_of(std::string_view name) {
 }
 
 void cnclip_torch::register_operators() {
-  static torch::Library library(torch::Library::DEF, "cnclip", std::nullopt, __FILE__, __LINE__);
+  registered.emplace(torch::Library::DEF, "cnclip", std::nullopt, __FILE__, __LINE__);
+  torch::Library &library = *registered;
   library.def("pack_linear(Tensor(a!) weight, str precision) -> Tensor(a!)", &pack_linear);
   library.def(
       "linear(Tensor x, Tensor weight, Tensor? bias, int first, int last, Tensor? norm_weight, "

@@ -15,7 +15,6 @@
 #include <memory>
 #include <sstream>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -52,26 +51,25 @@ class OutputFile {
   explicit OutputFile(const char *path) : file_(std::fopen(path, "wbe")) {
     check(file_ != nullptr);
   }
-  ~OutputFile() {
-    if (file_ != nullptr) std::fclose(file_);
-  }
-  OutputFile(const OutputFile &) = delete;
-  OutputFile &operator=(const OutputFile &) = delete;
 
   void write(const void *data, uint64_t bytes) {
-    check(bytes == 0 || std::fwrite(data, 1, bytes, file_) == bytes);
+    check(bytes == 0 || std::fwrite(data, 1, bytes, file_.get()) == bytes);
     offset_ += bytes;
   }
   void align() {
     static constexpr char zeros[alignment] = {};
     write(zeros, aligned(offset_) - offset_);
   }
-  void close() { check(std::fclose(std::exchange(file_, nullptr)) == 0); }
+  void close() { check(std::fclose(file_.release()) == 0); }
 
  private:
+  struct Closer {
+    void operator()(std::FILE *file) const { std::fclose(file); }
+  };
+
   static void check(bool done) { TORCH_CHECK(done, std::strerror(errno)); }
 
-  std::FILE *file_;
+  std::unique_ptr<std::FILE, Closer> file_;
   uint64_t offset_ = 0;
 };
 
@@ -87,7 +85,7 @@ c10::intrusive_ptr<Object> without_tensors(const Object &module, Elements *eleme
     const c10::IValue &value = module.getSlot(i);
     if (value.isTensor()) {
       const at::Tensor &tensor = value.toTensor();
-      TORCH_CHECK(tensor.defined() && tensor.is_cpu() && tensor.is_contiguous(),
+      TORCH_CHECK(tensor.is_cpu() && tensor.is_contiguous(),
                   "a tensor is not contiguous memory of the CPU");
       tensors->push_back(tensor);
       at::Tensor &element = (*elements)[tensor.scalar_type()];
@@ -115,11 +113,12 @@ torch::jit::Module without_prepare(const torch::jit::Module &module) {
 /* A file as memory. */
 class Mapping {
  public:
-  explicit Mapping(const char *path) {
-    const int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  explicit Mapping(const std::string &path) {
+    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     TORCH_CHECK(file >= 0, std::strerror(errno));
-    struct stat state;
-    const bool is_file = fstat(file, &state) == 0 && S_ISREG(state.st_mode) && state.st_size > 0;
+    struct stat state = {}; /* where fstat fails, it is that of no file */
+    fstat(file, &state);
+    const bool is_file = S_ISREG(state.st_mode) && state.st_size > 0;
     if (is_file) {
       bytes_ = static_cast<uint64_t>(state.st_size);
       data_ = mmap(nullptr, bytes_, PROT_READ, MAP_PRIVATE, file, 0);
@@ -161,10 +160,10 @@ uint64_t map_tensors(Object *module, const std::shared_ptr<Mapping> &file, uint6
     const c10::IValue &value = module->getSlot(i);
     if (value.isTensor()) {
       const at::Tensor &wanted = value.toTensor();
-      uint64_t count = 0, bytes = 0;
+      uint64_t bytes = 0;
+      const auto count = static_cast<uint64_t>(wanted.numel()); /* torch checks its product */
       TORCH_CHECK(
-          wanted.defined() && !c10::safe_multiplies_u64(wanted.sizes(), &count) &&
-              !c10::mul_overflows(count, static_cast<uint64_t>(wanted.element_size()), &bytes) &&
+          !c10::mul_overflows(count, static_cast<uint64_t>(wanted.element_size()), &bytes) &&
               bytes <= end - offset && aligned(bytes) <= end - offset,
           "a tensor is outside of the file");
       const auto sizes = wanted.sizes().vec();
@@ -209,7 +208,7 @@ void save_prepared(const torch::jit::Module &module, const char *path) {
   file.close();
 }
 
-torch::jit::Module load_prepared(const char *path) {
+torch::jit::Module load_prepared(const std::string &path) {
   const c10::InferenceMode inference;
   const auto file = std::make_shared<Mapping>(path);
   const PreparedHeader header = header_of(*file);

@@ -9,6 +9,8 @@
 #ifndef CNCLIP_TORCH_PREPARED_HPP
 #define CNCLIP_TORCH_PREPARED_HPP
 
+#include <string>
+
 #include <torch/csrc/jit/api/module.h>
 
 namespace cnclip_torch {
@@ -20,7 +22,7 @@ void save_prepared(const torch::jit::Module &module, const char *path);
 /* The module of a file. Its tensors are the file's memory, mapped read-only, which processes share.
  * It is unmapped when the last tensor is freed. c10::Error: the file cannot be read, or is not as
  * above. */
-torch::jit::Module load_prepared(const char *path);
+torch::jit::Module load_prepared(const std::string &path);
 
 }  // namespace cnclip_torch
 

@@ -532,8 +532,8 @@ class BertTower final : public TextTower, private Base {
   std::int64_t pad_id_ = 0;
 };
 
-}  // namespace
-
+/* NULL: there are no kernels for this tower. std::runtime_error: there are none for this GPU, or a
+ * library is missing. */
 std::unique_ptr<ImageTower> new_image_tower(const torch::jit::Module &module, c10::Device device,
                                             const std::string &precision,
                                             const at::Tensor &normalized) {
@@ -560,6 +560,22 @@ std::unique_ptr<TextTower> new_text_tower(const torch::jit::Module &module, c10:
   const int activation =
       cnclip_torch::activation_of(layers.front().attr("activation").toStringRef());
   return std::make_unique<BertTower>(module, device, precision == "fp16", heads, width, activation);
+}
+
+}  // namespace
+
+Towers open_towers(const torch::jit::Module &module, c10::Device device,
+                   const std::string &precision, const at::Tensor &normalized) {
+  Towers towers;
+  try {
+    towers.image_tower = new_image_tower(module, device, precision, normalized);
+    towers.text_tower = new_text_tower(module, device, precision);
+  } catch (const c10::OutOfMemoryError &) {
+    throw;
+  } catch (const std::exception &error) {
+    TORCH_WARN("cnclip runs by torch's kernels, since its own cannot be used: ", error.what());
+  }
+  return towers;
 }
 
 }  // namespace cnclip_cuda

@@ -34,16 +34,19 @@ class TextTower : public Tower {
                       float *embeddings) = 0;
 };
 
-/* Towers of a module whose method `prepare` has run. They use the module's tensors, which they
- * keep. NULL: there are no kernels for this tower (a ResNet; a head width that is not a multiple of
- * 16) or for this precision. std::runtime_error: there are none for this GPU, or a library is
- * missing. normalized: float32 [3, 256] on the GPU: cnclip_model_options.normalized; may be
- * undefined. */
-std::unique_ptr<ImageTower> new_image_tower(const torch::jit::Module &module, c10::Device device,
-                                            const std::string &precision,
-                                            const at::Tensor &normalized);
-std::unique_ptr<TextTower> new_text_tower(const torch::jit::Module &module, c10::Device device,
-                                          const std::string &precision);
+/* NULL: there are no kernels for this tower (a ResNet; a head width that is not a multiple of 16),
+ * for this precision or for this GPU. */
+struct Towers {
+  std::unique_ptr<ImageTower> image_tower;
+  std::unique_ptr<TextTower> text_tower;
+};
+
+/* The towers of a module whose method `prepare` has run. They use the module's tensors, which they
+ * keep. Where kernels cannot be compiled or a library is missing, it warns: the model runs all the
+ * same, more slowly. normalized: float32 [3, 256] on the GPU: cnclip_model_options.normalized; may
+ * be undefined. c10::OutOfMemoryError: the GPU's memory is full. */
+Towers open_towers(const torch::jit::Module &module, c10::Device device,
+                   const std::string &precision, const at::Tensor &normalized);
 
 }  // namespace cnclip_cuda
 
