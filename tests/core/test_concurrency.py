@@ -152,7 +152,13 @@ def test_a_child_may_open_a_pipeline_of_its_own(
 
 @needs_fork
 @pytest.mark.parametrize(
-    "child", ['p.forward({"text": "a"})', 'cnclip.pipeline(model=model, device="cpu")']
+    "child",
+    [
+        'p.forward({"text": "a"})',
+        'cnclip.pipeline(model=model, device="cpu")',
+        'p.model.encoder.save_prepared("/dev/null")',
+    ],
+    ids=["forward", "open", "save"],
 )
 def test_a_child_of_a_process_that_embedded_is_refused(
     run_python: Run, vit_directory: Path, vit: MultiModalEmbeddingPipeline, child: str

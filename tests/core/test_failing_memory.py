@@ -29,6 +29,7 @@ import cnclip
 from cnclip import _core
 from cnclip.engine import find_engine, open_engine
 from cnclip.engine.libtorch import find_torch
+from cnclip.errors import ArchiveError, ModelRunError
 
 golden, prepared, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 vocabulary = (golden / "tiny-vit" / "vocab.txt").read_bytes()
@@ -63,6 +64,10 @@ def new_encoder(path, is_prepared):
     )
     return made.encode_texts(texts, 2)
 
+nowhere = _core.Encoder(
+    engine, info.path, tokenizer, info.embed_dim, info.context_length, "meta"
+)  # a device that computes nothing
+
 entries = {
     "Tokenizer": lambda: _core.Tokenizer(small).encode(["aa"], 8),
     "Tokenizer.encode": lambda: tokenizer.encode(texts, 8),
@@ -86,16 +91,23 @@ entries = {
     "a file refused": lambda: refused(ImportError, lambda: _core.Engine("/no-such-file")),
     "an image refused": lambda: refused(ValueError, lambda: processor.process([pixels[:0]])),
 }
+# Errors of libtorch. Here the strings that libstdc++ allocates fail too, also libtorch's.
+errors = {
+    "an archive refused": lambda: refused(ArchiveError, lambda: new_encoder("/no-file", False)),
+    "a run refused": lambda: refused(ModelRunError, lambda: nowhere.encode_texts(["a"])),
+}
 
 if how == "malloc":
     del entries["Encoder.save_prepared"]  # a constructor of c10::Dict that is noexcept allocates
     memory = ctypes.CDLL(sys.argv[4])
     memory.memory_calls.restype = ctypes.c_long
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            if line.rstrip().endswith((Path(_core.__file__).name, engine_path.name)):
-                first, last = (ctypes.c_size_t(int(x, 16)) for x in line.split()[0].split("-"))
-                memory.memory_add_range(first, last)
+    def watch(*names):
+        with open("/proc/self/maps") as maps:
+            for line in maps:
+                if any("/" + name in line for name in names):
+                    first, last = (ctypes.c_size_t(int(x, 16)) for x in line.split()[0].split("-"))
+                    memory.memory_add_range(first, last)
+    watch(Path(_core.__file__).name, engine_path.name)
     start = memory.memory_fail
     def stop(number):
         called = memory.memory_calls()
@@ -137,7 +149,11 @@ def fail_each(name, call):
         error = None
         assert same(call(), wanted), f"{name}: after the failure of allocation {number}"
 
-print(json.dumps({name: fail_each(name, call) for name, call in entries.items()}))
+failures = {name: fail_each(name, call) for name, call in entries.items()}
+if how == "malloc":
+    watch("libstdc++.so")
+failures |= {name: fail_each(name, call) for name, call in errors.items()}
+print(json.dumps(failures))
 """
 
 
@@ -172,3 +188,4 @@ def test_each_allocation_fails(
     failures = json.loads(done.stdout)
     print(f"{how}: {sum(failures.values())} allocations failed: {failures}")
     assert failures["Tokenizer"] > 2 and failures["Encoder"] > 2
+    assert failures["a run refused"] > 2

@@ -267,9 +267,11 @@ def test_precisions_without_kernels() -> None:
 def test_weights_at_any_address() -> None:
     """Packing takes the memory of a weight only where kernels can read it."""
     weight = torch.randn(64, 32)
-    elsewhere = torch.empty(64 * 32 + 1)[1:].view(64, 32)
+    # Not a view, whose memory is shared with what it is a view of.
+    elsewhere = torch.empty(0).set_(torch.empty(64 * 32 + 1).untyped_storage(), 1, (64, 32))
     elsewhere.copy_(weight)
     packed = torch.ops.cnclip.pack_linear(elsewhere, "fp32")
+    assert packed.data_ptr() != elsewhere.data_ptr()
     assert torch.equal(packed, pack(weight, "fp32"))
 
 
@@ -490,7 +492,7 @@ def test_rows_that_do_not_fit() -> None:
         (x, x, x, 0),
         (x, x, x, 3),
         (x[None], x, x, 2),
-        (x, x[None], x[None], 2),
+        (x, x[:, :, None], x[:, :, None], 2),
     ]:
         with pytest.raises(RuntimeError):
             attention(query, key, value, heads, starts)

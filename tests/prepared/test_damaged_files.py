@@ -214,6 +214,19 @@ def test_tensors_larger_than_the_file(
         open_file(copy)
 
 
+def test_a_tensor_whose_padding_is_not_in_the_file(
+    file: Path, tmp_path: Path, open_file: Callable[[Path], Rows]
+) -> None:
+    good = with_tensor(file.read_bytes(), torch.zeros(5))
+    offset, size = struct.unpack("=QQ", good[8:24])
+    copy = tmp_path / "copy"
+    copy.write_bytes(
+        good[:8] + struct.pack("=QQ", 96, size) + good[24:64] + bytes(32) + good[offset:]
+    )
+    with pytest.raises(ArchiveError, match="a tensor is outside"):
+        open_file(copy)
+
+
 def test_a_file_larger_than_the_memory_that_a_process_may_map(
     file: Path, tmp_path: Path, open_file: Callable[[Path], Rows]
 ) -> None:

@@ -8,7 +8,7 @@ void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
 void *__libc_realloc(void *block, size_t size);
 
-enum { RANGES = 16 };
+enum { RANGES = 32 };
 static struct { uintptr_t first, last; } ranges[RANGES];
 static int range_count;
 static long failing, seen; /* failing: the number of the call that fails, 0 for none */

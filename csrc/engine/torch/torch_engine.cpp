@@ -60,6 +60,10 @@ void choose_executor_once() {
   });
 }
 
+bool has_method(const torch::jit::Module &module, const char *name) {
+  return module.find_method(name).has_value();
+}
+
 cnclip_status wrong_shape(size_t count, size_t width, cnclip_error *error) {
   return core->error_set(error, CNCLIP_ERROR_MODEL,
                          "the model returned a tensor of another shape or type than float32 "
@@ -163,7 +167,7 @@ cnclip_status load_archive(const cnclip_model_options *options, c10::Device devi
     }
     for (const char *name : {"encode_image", "encode_text", "prepare"}) {
       const bool is_called = !options->is_prepared || std::strcmp(name, "prepare") != 0;
-      if (is_called && !model->module.find_method(name).has_value()) {
+      if (is_called && !has_method(model->module, name)) {
         return core->error_set(error, CNCLIP_ERROR_ARCHIVE,
                                "the TorchScript archive has no method %s", name);
       }

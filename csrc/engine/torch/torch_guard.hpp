@@ -153,21 +153,8 @@ inline void with_thread_limit(int limit, c10::function_ref<void()> body) {
   body();
 }
 
-inline cnclip_isa default_isa() {
-  cnclip_isa isa;
-  cnclip_error error;
-  TORCH_CHECK(core->isa_choose(&isa, &error) == CNCLIP_OK, error.message);
-  return isa;
-}
-
-/* The instruction set of the model that runs on this thread. */
+/* The instruction set of the model that runs on this thread, which its operators use. */
 inline thread_local std::optional<cnclip_isa> model_isa;
-
-/* The instruction set of the kernels that operators on this thread use: outside of a model's run,
- * the one that the core chooses. */
-inline cnclip_isa current_isa() {
-  return model_isa.has_value() ? *model_isa : default_isa();
-}
 
 class IsaChoice {
  public:

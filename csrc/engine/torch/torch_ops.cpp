@@ -22,7 +22,7 @@
 
 using cnclip_torch::activation_of;
 using cnclip_torch::core;
-using cnclip_torch::current_isa;
+using cnclip_torch::model_isa;
 using cnclip_torch::threads_vary;
 
 namespace {
@@ -45,6 +45,16 @@ cnclip_linear_type type_of(at::ScalarType dtype) {
   const auto *const found = std::find(std::begin(packed_dtypes), end, dtype);
   TORCH_CHECK(found != end, "a packed weight of type ", dtype);
   return static_cast<cnclip_linear_type>(found - packed_dtypes);
+}
+
+/* The instruction set of the kernels that operators on this thread use: outside of a model's run,
+ * the one that the core chooses. */
+cnclip_isa current_isa() {
+  if (model_isa.has_value()) return *model_isa;
+  cnclip_isa isa;
+  cnclip_error error;
+  TORCH_CHECK(core->isa_choose(&isa, &error) == CNCLIP_OK, error.message);
+  return isa;
 }
 
 /* Runs body(first, last) over all of 0..count on libtorch's threads, each of which takes the next

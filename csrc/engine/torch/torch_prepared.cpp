@@ -126,9 +126,7 @@ class Mapping {
     close(file);
     TORCH_CHECK(is_file && data_ != MAP_FAILED, "the file cannot be mapped");
   }
-  ~Mapping() {
-    if (data_ != MAP_FAILED) munmap(data_, bytes_);
-  }
+  ~Mapping() { munmap(data_, bytes_); }
   Mapping(const Mapping &) = delete;
   Mapping &operator=(const Mapping &) = delete;
 
