@@ -17,7 +17,7 @@ _exit = os._exit
 
 def _exit_with_counts(status: int) -> NoReturn:
     if _ENGINE is not None:
-        with contextlib.suppress(OSError):  # it is not loaded
+        with contextlib.suppress(OSError, AttributeError):  # not loaded, or not for gcov
             ctypes.CDLL(_ENGINE, os.RTLD_NOLOAD).__gcov_dump()
     _exit(status)
 

@@ -1,6 +1,7 @@
 /* Packing of weights for linear_float.inc.h: the panel's rows become words in `scratch`, and these
  * are transposed into the panel's strips, eight rows by eight words at a time. A file that includes
- * this has included one of vector_<isa>.h, and defined PACK_NAME. */
+ * this has included one of vector_<isa>.h, and defined PACK_NAME, and PACKS_BF16 as 1 where there
+ * are kernels for bf16, else 0. */
 #include "kernels/linear_layout.h"
 
 enum { STRIP = 2 * VECTOR_LANES }; /* columns */
@@ -51,7 +52,7 @@ static void fill_row(const cnclip_linear_packing *packing, size_t row, void *wor
   const size_t width = packing->input_width;
   if (packing->type == CNCLIP_LINEAR_INT8) {
     quantise_row(packing, row, words);
-  } else if (packing->type == CNCLIP_LINEAR_BF16) {
+  } else if (PACKS_BF16 && packing->type == CNCLIP_LINEAR_BF16) {
     for (size_t i = 0; i < width; i += VECTOR_LANES) {
       vector_store_first_bf16((uint16_t *)words + i, load_weights(packing, row, i), VECTOR_LANES);
     }

@@ -165,7 +165,8 @@ def test_a_child_of_a_process_that_embedded_is_refused(
 ) -> None:
     done = run_python(FORK.format(before=USE_CNCLIP, child=child), vit_directory)
     refusal, status, parent = done.stdout.splitlines()
-    assert refusal.startswith("refused: this process was forked")
+    assert refusal.startswith("refused: ")
+    assert "this process was forked" in refusal
     assert "spawn" in refusal
     assert (status, parent) == ("status 0", "parent (1, 64)")
 
