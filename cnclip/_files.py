@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import logging
 import lzma
 import os
@@ -15,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, ClassVar
+from typing import IO, Any, BinaryIO, ClassVar
 
 from ._temporaries import is_temporary_of, remove, temporary_directory, temporary_file
 from ._text import first_line
@@ -80,9 +81,26 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise OSError(errno.EINVAL, reason, os.fspath(path))
 
 
+class _NamedFile(io.FileIO):
+    """A file whose errors name it: the system names no file where a read fails."""
+
+    def read(self, size: int | None = -1, /) -> Any:
+        with names_file(self.name):
+            return super().read(size)
+
+    def readall(self) -> Any:
+        with names_file(self.name):
+            return super().readall()
+
+    def readinto(self, buffer: Any, /) -> Any:
+        with names_file(self.name):
+            return super().readinto(buffer)
+
+
 def open_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
     """Open a regular file to read it. Never waits, as opening a FIFO would.
 
+    An error of a later read names the file, too.
     Every file that a user names is opened here, or checked by `check_file`.
 
     Raises:
@@ -98,8 +116,10 @@ def open_checked_file(path: str | os.PathLike[str], buffering: int = -1) -> Bina
     Raises:
         OSError: it cannot be opened.
     """
-    file: BinaryIO = open(path, "rb", buffering, opener=_without_waiting)  # noqa: SIM115
-    return file
+    file = _NamedFile(path, opener=_without_waiting)
+    if buffering == 0:
+        return file
+    return io.BufferedReader(file, buffering if buffering > 0 else io.DEFAULT_BUFFER_SIZE)
 
 
 def read_at_most(file: IO[bytes], limit: int) -> bytes | None:
@@ -221,13 +241,13 @@ def _named(path: Path) -> Iterator[list[Path]]:
 
 
 @contextlib.contextmanager
-def names_file(path: Path) -> Iterator[None]:
+def names_file(path: str | os.PathLike[str]) -> Iterator[None]:
     """Put a file's name in an OSError of the block that names none, as that of a full disk."""
     try:
         yield
     except OSError as error:
         if error.filename is None:
-            error.filename = str(path)
+            error.filename = os.fspath(path)
         raise
 
 

@@ -19,6 +19,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ._text import first_line
+
 logger = logging.getLogger("cnclip")
 
 # The names that `temporary_name` makes; the group is the beginning of the final name.
@@ -154,8 +156,18 @@ def _remove_if_left(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, link or directory, if it exists."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    """Remove a file, link or directory, if it exists.
+
+    Raises:
+        OSError: a file or link cannot be removed. For a part of a directory there is a warning, and
+            the rest is removed.
+    """
+    if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
+        return
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            logger.warning("%s: cannot be removed: %s", path, first_line(error))

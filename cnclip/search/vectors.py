@@ -136,11 +136,12 @@ class Vectors:
 
         Raises:
             RuntimeError: FAISS cannot read it.
+            ValueError: it is of another kind.
         """
         faiss = import_faiss()
         if mapped:
             reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(content), content.nbytes)
-            return cls(faiss.read_index(reader), kind, effort, content)
+            return cls(_of_kind(faiss.read_index(reader), kind), kind, effort, content)
         stream = memoryview(content.data)
         position = 0
 
@@ -149,7 +150,8 @@ class Vectors:
             position += count
             return bytes(stream[position - count : position])
 
-        return cls(faiss.read_index(faiss.PyCallbackIOReader(read)), kind, effort)
+        index = faiss.read_index(faiss.PyCallbackIOReader(read))
+        return cls(_of_kind(index, kind), kind, effort)
 
     def write(self, write: Callable[[bytes], Any]) -> None:
         """Call `write` with each piece of FAISS's format. Exceptions of `write` are raised."""
@@ -318,6 +320,15 @@ class Vectors:
         if self._memory is not None:
             copied = Vectors.read(self._memory, self.kind, self.effort, mapped=False)
             self._index, self._memory = copied._index, None
+
+
+def _of_kind(index: Any, kind: str) -> Any:
+    """FAISS's index, if it is one of a kind."""
+    faiss = import_faiss()
+    kinds = {"exact": faiss.IndexFlatIP, "hnsw": faiss.IndexHNSWFlat, "ivfpq": faiss.IndexRefine}
+    if type(index) is not kinds[kind]:
+        raise ValueError(f"{kind} vectors expected, got FAISS's {type(index).__name__}")
+    return index
 
 
 def _selector(mask: NDArray[np.bool_]) -> Any:

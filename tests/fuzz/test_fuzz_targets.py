@@ -233,3 +233,23 @@ def test_descriptions_of_indexes(tmp_path: Path, parts: object) -> None:
         read_description(path)
     with pytest.raises(IndexFileError):
         Index.load(path)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_vectors_of_another_kind(tmp_path: Path, mapped: bool) -> None:
+    index = Index.create(4, kind="exact", model=None)
+    index.add(np.eye(3, 4, dtype=np.float32), ["a", "b", "c"])
+    index.save(tmp_path / "good.index")
+    content = (tmp_path / "good.index").read_bytes()
+    size = int.from_bytes(content[-40:-32], "little")
+    text = content[-48 - size : -48]
+    path = tmp_path / "a.index"
+    for kind in ("hnsw", "ivfpq", "exact"):
+        other = text.replace(b'"kind": "exact"', f'"kind": "{kind}"'.encode())
+        trailer = MAGIC + len(other).to_bytes(8, "little") + hashlib.sha256(other).digest()
+        path.write_bytes(content[: -48 - size] + other + trailer)
+        if kind == "exact":
+            assert len(Index.load(path, mapped=mapped)) == 3
+            continue
+        with pytest.raises(IndexFileError, match=f"{kind} vectors expected, got .* IndexFlatIP"):
+            Index.load(path, mapped=mapped)

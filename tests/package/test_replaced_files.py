@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cnclip._files import directory_replaced_atomically, flush, lock_folder, names_file
+from cnclip._files import (
+    directory_replaced_atomically,
+    flush,
+    lock_folder,
+    names_file,
+    open_file,
+)
 from cnclip._html import image_url
 
 
@@ -117,3 +123,16 @@ def test_pages_keep_transparency() -> None:
         content = base64.b64decode(image_url(image, 80).partition(",")[2])
         with Image.open(io.BytesIO(content)) as shown:
             assert shown.mode == "RGBA" and shown.getchannel("A").getextrema() == (0, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("buffering", [-1, 0, 1 << 16])
+@pytest.mark.parametrize("count", [-1, 10])
+def test_a_read_that_fails_names_the_file(buffering: int, count: int) -> None:
+    memory = Path("/proc/self/mem")  # there is none at address 0
+    with open_file(memory, buffering) as file, pytest.raises(OSError) as raised:
+        file.read(count)
+    assert (raised.value.errno, raised.value.filename) == (errno.EIO, str(memory))
+    with open_file(memory, buffering) as file, pytest.raises(OSError) as raised:
+        file.readinto(bytearray(4))  # type: ignore[attr-defined]
+    assert raised.value.filename == str(memory)

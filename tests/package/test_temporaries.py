@@ -15,6 +15,7 @@ import pytest
 from cnclip import _temporaries
 from cnclip._files import directory_replaced_atomically, replaced_atomically, write_durably
 from cnclip._temporaries import (
+    remove,
     remove_all_temporaries,
     remove_temporaries,
     scratch_directory,
@@ -196,3 +197,32 @@ def test_a_file_is_flushed_before_it_is_renamed_and_the_folder_after(
     inner = [temporary, temporary / "inner", temporary / "inner" / "file"]
     assert sorted(done) == sorted([*(f"{one} False" for one in inner), f"{tmp_path} True"])
     assert done[-1] == f"{tmp_path} True"
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_what_cannot_be_removed_costs_nothing_else(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failures: int,
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in "abc":
+        (folder / name).write_text(name)
+    unlink, left = os.unlink, [failures]
+
+    def failing(path: str, *arguments: int, **options: int) -> None:
+        if Path(path).name == "b" and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        unlink(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "unlink", failing)
+    remove(folder)
+    assert folder.exists() == (failures == 2)
+    if failures == 2:
+        assert os.listdir(folder) == ["b"]
+        assert f"{folder}: cannot be removed: Input/output error" in caplog.text
+    else:
+        assert not caplog.records
