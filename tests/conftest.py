@@ -42,6 +42,7 @@ from tests.support.http_server import LocalServer  # noqa: E402
 from tests.support.opened_once import SharedEncoders  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
+RUN_COMMANDS = {"bulk", "cli", "demo", "docs", "evaluate", "integrations", "search"}  # folders
 
 Respond = Callable[[BaseHTTPRequestHandler], None]
 
@@ -84,9 +85,14 @@ def _shared_encoders() -> SharedEncoders:
     return SharedEncoders()
 
 
-@pytest.fixture
-def opened_once(_shared_encoders: SharedEncoders) -> Iterator[None]:
-    """Pipelines of one file share an encoder, as long as tests use this fixture."""
+@pytest.fixture(autouse=True)
+def _opened_once(
+    request: pytest.FixtureRequest, _shared_encoders: SharedEncoders
+) -> Iterator[None]:
+    """Where most tests run commands, which open their model each, one encoder serves a file."""
+    if request.path.parent.name not in RUN_COMMANDS:
+        yield
+        return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "_core", _shared_encoders)
         yield

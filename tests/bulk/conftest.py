@@ -16,11 +16,6 @@ from tests.support.bulk import (
 )
 
 
-@pytest.fixture(autouse=True)
-def models_opened_once(opened_once: None) -> None:
-    """Most tests run commands, and each command opens its model."""
-
-
 @pytest.fixture(scope="session")
 def model() -> MultiModalEmbeddingPipeline:
     return pipeline(model="emoji-cn", device="cpu")

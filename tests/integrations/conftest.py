@@ -17,11 +17,6 @@ TEXTS = ["猫", "狗", "汽车"]
 Rows = NDArray[np.float32]
 
 
-@pytest.fixture(autouse=True)
-def models_opened_once(opened_once: None) -> None:
-    """Most tests run commands, and each command opens its model."""
-
-
 @pytest.fixture(scope="session")
 def model() -> MultiModalEmbeddingPipeline:
     return pipeline(model="emoji-cn", device="cpu")

@@ -15,11 +15,6 @@ from cnclip.pipelines import MultiModalEmbeddingPipeline
 GALLERY = asset_path("gallery")
 
 
-@pytest.fixture(autouse=True)
-def models_opened_once(opened_once: None) -> None:
-    """Most tests run commands, and each command opens its model."""
-
-
 @pytest.fixture(scope="session")
 def embedder() -> MultiModalEmbeddingPipeline:
     return pipeline(model="emoji-cn", device="cpu")
