@@ -32,11 +32,13 @@ class Handler(BaseHTTPRequestHandler):
 
 def ask(path):
     with LocalServer(Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
+        threading.Thread(target=server.serve_forever).start()
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/{path}").close()
         finally:
             server.shutdown()
+            for thread in set(threading.enumerate()) - {threading.current_thread()}:
+                thread.join(10)  # an error that comes later counts for the next test
 
 
 def test_thread():
