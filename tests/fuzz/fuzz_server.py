@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from functools import cache
 from typing import Any
 
@@ -12,11 +11,10 @@ import numpy as np
 
 from cnclip import pipeline
 from cnclip.bulk import model_identity
-from cnclip.preprocessors.decoding import MAX_PIXELS_VARIABLE
 from cnclip.search import Index
 from cnclip.serve import Searchable
 from cnclip.serve.application import build_app
-from cnclip.serve.options import Keys, ServerOptions
+from cnclip.serve.options import Keys, ServerOptions, limit_images
 from cnclip.serve.served import Served
 from tests.fuzz.fuzz_target import Finding, Target, split_choice
 from tests.support.layouts import IMAGES
@@ -30,8 +28,7 @@ _QUERIES = ("/v1/sample", "/v1/thumbnail", "/v1/models", "/v1/collections")
 
 @cache
 def _application() -> tuple[Any, asyncio.AbstractEventLoop]:
-    # The target has a gigabyte: an image of the server's own limit would leave it without memory.
-    os.environ[MAX_PIXELS_VARIABLE] = "10000000"
+    limit_images()  # as each server does
     embedder = pipeline(model="emoji-cn", device="cpu", num_threads=1)
     columns = embedder.model.info.embed_dim
     index = Index.create(columns, model=model_identity(embedder), temperature=0.01)
