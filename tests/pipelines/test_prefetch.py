@@ -23,6 +23,7 @@ from cnclip import errors
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.preprocessors import CLIPPreprocessor
 from cnclip.preprocessors._prefetch import map_ahead
+from tests.support.threads import no_threads_left, threads_since
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +41,6 @@ def threaded(
 
 def tiny(number: int) -> Image.Image:
     return Image.new("RGB", (4, 4), (number % 256, number // 256 % 256, 77))
-
-
-def no_threads_left(before: int) -> bool:
-    """Whether the threads end; those of an interrupted call do so by themselves."""
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return threading.active_count() <= before
 
 
 # map_ahead
@@ -84,9 +77,9 @@ def test_as_map_does(
             found.append(repr(error))
         return found
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     assert outcome(map_ahead(work, items(), threads, ahead)) == outcome(map(work, items()))
-    assert threading.active_count() == before
+    assert not threads_since(before)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -106,7 +99,7 @@ def test_items_are_drawn_no_further_than_agreed(threads: int) -> None:
 
 
 def test_a_closed_iteration_leaves_the_rest() -> None:
-    before, begun = threading.active_count(), []
+    before, begun = set(threading.enumerate()), []
 
     def work(item: int) -> None:
         begun.append(item)
@@ -213,13 +206,13 @@ def test_the_first_that_fails_is_named(
     images[13] = b"no image"
     images[14] = Path("nowhere.jpg")
     images[30] = np.zeros((2, 2), np.uint8)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(errors.ImageError, match=r"^img\[13\]: 8 bytes: cannot be read"):
         threaded.forward({"img": make(images)})
     images[12] = np.zeros((2, 2), np.uint8)
     with pytest.raises(errors.InvalidInputError, match=r"^img\[12\]: expected a uint8 array"):
         threaded.preprocess({"img": make(images)})
-    assert threading.active_count() == before
+    assert not threads_since(before)
 
 
 def test_items_of_iterators_are_checked_as_they_come(threaded: MultiModalEmbeddingPipeline) -> None:
@@ -370,7 +363,7 @@ def test_one_unread_image_many_times(
 def test_ctrl_c_does_not_wait_for_what_is_queued(
     threaded: MultiModalEmbeddingPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, begun = threading.active_count(), []
+    before, begun = set(threading.enumerate()), []
 
     def slow(source: Any, options: object) -> Image.Image:
         begun.append(source)

@@ -20,6 +20,7 @@ from cnclip.pipelines import EmbeddingModel, MultiModalEmbeddingPipeline, embed_
 from cnclip.preprocessors import CLIPPreprocessor
 from cnclip.preprocessors.inputs import Preprocessed
 from tests.support.gpu import use_as_on_a_gpu
+from tests.support.threads import no_threads_left
 
 Encode = Callable[[Any], NDArray[np.float32]]
 
@@ -46,14 +47,6 @@ def embedder(
 
 def replace_encode(embedder: MultiModalEmbeddingPipeline, encode: Encode) -> None:
     embedder.model.encoder = Encoder(embedder.model, encode)  # type: ignore[assignment]
-
-
-def no_threads_left(before: int) -> bool:
-    """Whether the threads end; those that are not waited for do so by themselves."""
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return threading.active_count() <= before
 
 
 def image_of(number: int) -> Image.Image:
@@ -251,7 +244,7 @@ def test_an_error_of_the_model(embedder: MultiModalEmbeddingPipeline, strict: bo
         return encode(pixels)
 
     replace_encode(embedder, failing)
-    before, items = threading.active_count(), []
+    before, items = set(threading.enumerate()), []
     with pytest.raises(ModelRunError, match="out of memory"):
         for batch in embed_images(embedder, range(40), image_of, batch_size=4, strict=strict):
             items += batch.items
@@ -276,7 +269,7 @@ def test_rows_that_cannot_be_used(embedder: MultiModalEmbeddingPipeline) -> None
 
 
 def test_closing_ends_the_threads(embedder: MultiModalEmbeddingPipeline) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     batches = embed_images(embedder, range(1000), image_of, batch_size=4)
     next(batches)
     batches.close()

@@ -32,6 +32,7 @@ from cnclip.errors import (
 from cnclip.pipelines import MultiModalEmbeddingPipeline
 from cnclip.serve import Batcher, BatchOptions, Embedded
 from tests.support.batcher import Embedder, Gate, eventually, watched
+from tests.support.threads import threads_since
 
 # Of two batches of which an item is part.
 TOLERANCE = 2e-6
@@ -460,9 +461,7 @@ def test_close_without_draining(watched_model: Embedder) -> None:
         with pytest.raises(ClosedError):
             future.result(0)
     # A thread that was late, on a busy machine, is not waited for.
-    assert eventually(
-        lambda: not [one for one in set(threading.enumerate()) - before if "cnclip" in one.name]
-    )
+    assert eventually(lambda: not [one for one in threads_since(before) if "cnclip" in one.name])
 
 
 def test_the_interpreter_ends_with_an_open_batcher(
