@@ -38,11 +38,13 @@ class InputImage(NamedTuple):
         image: The image as the caller passed it, or its tensor.
         lock: Held while the image is opened. Items that are the same object share one, since two
             threads must not load one Pillow image at the same time.
+        out: The memory for its tensor, an array of the tensor's shape; by default a new one.
     """
 
     name: str
     image: ImageInput | Preprocessed
     lock: threading.Lock
+    out: NDArray[Any] | None = None
 
 
 # A list has been checked as a whole; an iterator checks each item as it comes.

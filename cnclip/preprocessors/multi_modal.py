@@ -132,9 +132,17 @@ class CLIPPreprocessor:
     def _process_images(self, images: InputImages) -> NDArray[np.float32]:
         """Images to float32 [n, 3, r, r]."""
         side = self.image_resolution
-        tensors = self.tensors(self.settled(images), self.prepare_input, _AHEAD, strict=True)
-        parts = [tensor for _, tensor in tensors if isinstance(tensor, np.ndarray)]
-        return np.concatenate([np.empty((0, 3, side, side), np.float32), *parts])
+        if not isinstance(images, list):
+            tensors = self.tensors(self.settled(images), self.prepare_input, _AHEAD, strict=True)
+            parts = [tensor for _, tensor in tensors if isinstance(tensor, np.ndarray)]
+            return np.concatenate([np.empty((0, 3, side, side), np.float32), *parts])
+        # Written to their places. Separate tensors and a copy of all of them would be more memory
+        # than the allocator keeps until the next call, and new pages take as long as resampling.
+        output = np.empty((len(images), 3, side, side), np.float32)
+        placed = [image._replace(out=output[i : i + 1]) for i, image in enumerate(images)]
+        for _ in self.tensors(placed, self.prepare_input, _AHEAD, strict=True):
+            pass
+        return output
 
     def normalized(self, tensor: Tensor) -> NDArray[np.float32]:
         """A tensor as float32 [n, 3, r, r]."""
@@ -204,10 +212,10 @@ class CLIPPreprocessor:
     def _open(self, image: ImageInput) -> Pixels:
         return open_pixels(image, self.image_resolution, self.image_options)
 
-    def _tensor(self, pixels: Pixels, *, as_bytes: bool) -> Tensor:
-        """Opened pixels as `process_image` returns them."""
+    def _tensor(self, pixels: Pixels, *, as_bytes: bool, out: NDArray[Any] | None = None) -> Tensor:
+        """Opened pixels as `process_image` returns them, written to `out` if it is given."""
         convert = self.image_processor.resize if as_bytes else self.image_processor.process
-        return convert([pixels])
+        return convert([pixels], out)
 
     def prepare_input(self, given: InputImage, *, as_bytes: bool = False) -> Preprocessed:
         """Open and preprocess an image of a call, as `process_image` does.
@@ -221,7 +229,7 @@ class CLIPPreprocessor:
         try:
             with given.lock:
                 pixels = self._open(image)
-            return Preprocessed(self._tensor(pixels, as_bytes=as_bytes))
+            return Preprocessed(self._tensor(pixels, as_bytes=as_bytes, out=given.out))
         except CnclipError as error:
             raise error.at(item=given.name) from error
 

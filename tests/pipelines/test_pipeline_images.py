@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from cnclip import errors
 from cnclip.pipelines import MultiModalEmbeddingPipeline
+from cnclip.preprocessors import CLIPPreprocessor
 from tests.support.answers import rows
 from tests.support.twins.image import pillow_tensor
 
@@ -88,6 +90,21 @@ def test_arrays_of_any_stride(vit: MultiModalEmbeddingPipeline) -> None:
     for name, view in views.items():
         expected = pillow_tensor(Image.fromarray(np.ascontiguousarray(view)), 32)
         assert np.array_equal(vit.preprocess({"img": view})["img"][0], expected), name
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_tensors_of_a_list_are_in_memory_once(archive: Path, threads: int) -> None:
+    preprocessor = CLIPPreprocessor(archive, num_threads=threads)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 40, 40, 3), np.uint8)
+    images = [*noise[:100], *map(Image.fromarray, noise[100:])]
+    tracemalloc.start()
+    try:
+        pixels = preprocessor({"img": images})["img"]
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * pixels.nbytes
+    finally:
+        tracemalloc.stop()
+    # An iterator's tensors are made one by one.
+    assert np.array_equal(pixels, preprocessor({"img": iter(images)})["img"])
 
 
 @pytest.mark.parametrize(
