@@ -64,14 +64,26 @@ static inline void store_four(__m256i a, __m256i b, __m256i c, __m256i d,
   store_pixel(outputs[3] + at, _mm_extract_epi32(bd, 1));
 }
 
+/* Hints that bytes at this distance are read soon; they may be outside of the image. */
+static inline void prefetch(const uint8_t *from, uintptr_t distance) {
+  __builtin_prefetch((const void *)((uintptr_t)from + distance));
+}
+
 static void horizontal_four(const cnclip_resample_filter *filter, const uint8_t *const inputs[ROWS],
                             uint8_t *const outputs[ROWS]) {
   const uint8_t *in0 = inputs[0], *in1 = inputs[1], *in2 = inputs[2], *in3 = inputs[3];
   const __m256i zero = _mm256_setzero_si256();
+  /* From rows of an image to the next four. The processor follows a stream of reads by itself only
+   * after its first lines, and the rows are too short for that. */
+  const uintptr_t next_rows = ROWS * ((uintptr_t)in1 - (uintptr_t)in0);
   for (int i = 0; i < filter->output_size; i++) {
     const int32_t *coefficients = filter->coefficients + (size_t)i * filter->capacity;
     size_t offset = (size_t)filter->first[i] * 4;
     size_t end = offset + (size_t)filter->count[i] * 4;
+    prefetch(in0 + end, next_rows);
+    prefetch(in1 + end, next_rows);
+    prefetch(in2 + end, next_rows);
+    prefetch(in3 + end, next_rows);
     __m256i a = zero, b = zero, c = zero, d = zero;
     for (; offset < end; offset += 16, coefficients += 4) {
       taps k = load_four_taps(coefficients);
