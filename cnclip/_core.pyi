@@ -79,8 +79,15 @@ class Encoder:
         image_processor: ImageProcessor | None = None,
         spares_busy_cores: bool = False,
         is_prepared: bool = False,
+        resizes: bool = False,
     ) -> Encoder: ...
     def encode_pixels(self, pixels: NDArray[np.float32 | np.uint8], /) -> NDArray[np.float32]: ...
+    def resize(
+        self,
+        images: Sequence[Image | NDArray[np.uint8]],
+        /,
+        out: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]: ...
     def encode_texts(self, items: Sequence[str], batch_size: int = 0) -> NDArray[np.float32]: ...
     def encode_ids(
         self, items: NDArray[np.integer[Any]], batch_size: int = 0

@@ -16,6 +16,7 @@ from .._options import types_of
 from .._text import counted, first_line, printable
 from ..errors import InvalidInputError, ModelNotFoundError
 from ..pipelines import MultiModalEmbeddingPipeline, pipeline
+from ..pipelines.builder import RESIZES
 from ..preprocessors import download_settings
 from ..preprocessors.decoding import DECODES, MAX_PIXELS_VARIABLE
 from ..preprocessors.formats import FORMATS_VARIABLE, RARE_FORMATS, parse_formats
@@ -172,6 +173,16 @@ def add_decode_argument(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_resize_argument(parser: argparse._ActionsContainer) -> None:
+    """Add --resize: where images are resampled."""
+    parser.add_argument(
+        "--resize",
+        choices=RESIZES,
+        help="where images are resampled for a model on a GPU: on the CPU, or on that GPU, with "
+        "the same pixels (default: cpu)",
+    )
+
+
 def _checked(parse: Callable[[str], object]) -> Callable[[str], str]:
     """An argparse type: a string that a function parses. Messages do not show it."""
 
@@ -267,6 +278,7 @@ def open_pipeline(
         precision=arguments.precision or precision or "fp32",
         device=arguments.device,
         decode=getattr(arguments, "decode", None) or "exact",
+        resize=getattr(arguments, "resize", None) or "cpu",
         num_threads=arguments.threads,
     )
 

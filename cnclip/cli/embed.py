@@ -9,6 +9,7 @@ from ._arguments import (
     add_download_arguments,
     add_model_arguments,
     add_options,
+    add_resize_argument,
     open_pipeline,
     options_of,
     print_embedded,
@@ -44,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ".parquet",
     )
     add_model_arguments(parser, recorded=False)
+    add_resize_argument(parser)
     add_options(parser, EmbedOptions, without="kind")
     add_download_arguments(parser)
 

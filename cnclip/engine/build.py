@@ -27,12 +27,13 @@ COMPILED = (
     f"{CUDA}/cuda_kernels.cpp",
     f"{CUDA}/cuda_library.cpp",
     f"{CUDA}/cuda_products.cpp",
+    f"{CUDA}/cuda_resize.cpp",
     f"{CUDA}/cuda_runs.cpp",
     f"{CUDA}/cuda_towers.cpp",
     f"{CUDA}/cuda_transformer.cpp",
 )
 # The engine contains them as text, which NVRTC compiles at run time for the GPU that it finds.
-KERNELS = (f"{CUDA}/cuda_kernels.cu", f"{CUDA}/cuda_hopper.cu")
+KERNELS = (f"{CUDA}/cuda_kernels.cu", f"{CUDA}/cuda_hopper.cu", f"{CUDA}/cuda_resize.cu")
 
 # -fopenmp: libtorch's parallel loops are templates; without OpenMP they run on one thread.
 COMPILE = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DNDEBUG"]
@@ -70,7 +71,7 @@ def find_compiler() -> str:
 def source_files() -> list[Path]:
     """Every file that the engine is made of, sorted: its sources and the headers they include."""
     files = [SOURCES / name for name in (*COMPILED, *KERNELS)]
-    for pattern in ("base/*.h", "engine/*.h", "engine/torch/**/*.hpp", "kernels/*.h"):
+    for pattern in ("base/*.h", "engine/*.h", "engine/torch/**/*.hpp", "image/*.h", "kernels/*.h"):
         files += SOURCES.glob(pattern)
     return sorted(files)
 
@@ -99,10 +100,7 @@ def compile_engine(
     paths = [include, include / "torch" / "csrc" / "api" / "include"]
     with tempfile.TemporaryDirectory(prefix="cnclip-engine-") as temporary:
         folder = kept or Path(temporary)
-        for name in KERNELS:
-            text = (SOURCES / name).read_text(encoding="utf-8")
-            included = folder / Path(name).with_suffix(".inc").name
-            included.write_text(f'R"cuda({text})cuda"\n', encoding="utf-8")
+        write_kernels(folder)
         flags = [*COMPILE, *options, f"-I{SOURCES}", f"-I{folder}"]
         flags += [f"-isystem{path}" for path in paths]
         objects = [folder / f"{Path(name).stem}.o" for name in COMPILED]
@@ -115,6 +113,14 @@ def compile_engine(
         link = ["-shared", *_export_flags(folder, exported), *options, "-o", str(output), "-ldl"]
         libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
         _run_at_once([[compiler, *map(str, objects), *link, *libraries]])
+
+
+def write_kernels(folder: Path) -> None:
+    """Write the kernels as string literals, which `cuda_compiler.cpp` includes."""
+    for name in KERNELS:
+        text = (SOURCES / name).read_text(encoding="utf-8")
+        included = folder / Path(name).with_suffix(".inc").name
+        included.write_text(f'R"cuda({text})cuda"\n', encoding="utf-8")
 
 
 def _export_flags(folder: Path, exported: list[str]) -> list[str]:

@@ -22,7 +22,7 @@ from ..preprocessors.decoding import DECODES, Decode
 from ..preprocessors.multi_modal import CLIPPreprocessor
 from ..utils.constant import Tasks
 from .embedding import MultiModalEmbeddingPipeline
-from .model import EmbeddingModel
+from .model import EmbeddingModel, resize_on_gpu
 
 logger = logging.getLogger("cnclip")
 
@@ -41,6 +41,7 @@ _IGNORED: dict[str, tuple[Any, ...]] = {
     "trust_remote_code": (),
 }
 _PRECISIONS = ("fp32", "bf16", "int8", "fp16")
+RESIZES = ("cpu", "gpu")
 # OpenMP starts as many threads as requested, and ends the process if the system refuses one.
 MAX_THREADS = 1024
 _GPU = re.compile(r"(cuda|gpu)(?::(\d{1,3}))?")
@@ -55,6 +56,7 @@ def pipeline(
     num_threads: int | None = None,
     return_tensors: Literal["np", "pt"] = "np",
     decode: Decode = "exact",
+    resize: Literal["cpu", "gpu"] = "cpu",
     model_revision: str | None = None,
     local_files_only: bool = False,
     **others: Any,
@@ -84,6 +86,8 @@ def pipeline(
         decode: How JPEG files are decoded. `'exact'`, ModelScope's pixels; or `'fast'`: the decoder
             scales by 1/2, 1/4 or 1/8, as long as twice the model's resolution remains in both
             sides, see docs/en/howto/photos.md. Other formats are decoded exactly.
+        resize: Where images are resampled for a model on a GPU: `'cpu'`, or `'gpu'`, that GPU. The
+            pixels are the same to the bit. See docs/en/about/benchmarks.md.
         model_revision: Branch, tag or commit of a model on a hub. Models on disk have none.
         local_files_only: Use the files of a hub's model that were fetched before, without the
             network.
@@ -98,7 +102,7 @@ def pipeline(
         CheckpointError, ArchiveError: the model is damaged or of another kind.
         EngineError: torch is missing, or no engine fits it.
         DeviceError: the GPU asked for does not exist, or the device does not compute in the
-            precision.
+            precision, or `resize` is `'gpu'` and the device is not.
         InvalidInputError, InputTypeError: another argument or keyword is not one of those above.
     """
     _check_others(others)
@@ -115,10 +119,14 @@ def pipeline(
         raise InvalidInputError(reason, item="return_tensors")
     if decode not in DECODES:
         raise InvalidInputError(f"expected 'exact' or 'fast', got {decode!r}", item="decode")
+    if resize not in RESIZES:
+        raise InvalidInputError(f"expected 'cpu' or 'gpu', got {resize!r}", item="resize")
     if num_threads is not None:
         check_integer(num_threads, "num_threads", maximum=MAX_THREADS)
     where = choose_device(device)
     _core.check_precision(where, precision)  # before the work of converting
+    if resize == "gpu" and where == "cpu":
+        raise DeviceError("resize='gpu': the model is on the CPU; leave it out, or choose a GPU")
     engine = open_engine()  # before converting, which needs torch as well
     info = open_archive(model, model_revision, local_files_only=local_files_only)
     preprocessor = CLIPPreprocessor(info, num_threads, decode=decode)
@@ -136,6 +144,7 @@ def pipeline(
             image_processor=preprocessor.image_processor,
             spares_busy_cores=num_threads is None and not is_number_fixed(),
             is_prepared=is_prepared,
+            resizes=resize == "gpu",
         )
 
     if where == "cpu":
@@ -143,6 +152,8 @@ def pipeline(
         encoder = open_prepared(info, engine, isa, precision, open_file)
     else:
         encoder = open_file(info.path, False)
+    if resize == "gpu":
+        preprocessor.resize_by(resize_on_gpu(encoder, where))
     opened = EmbeddingModel(info, encoder, where, precision, return_tensors)
     return MultiModalEmbeddingPipeline(opened, preprocessor)
 

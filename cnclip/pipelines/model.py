@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..archive import ArchiveInfo
+from ..errors import OutOfMemoryError
+from ..preprocessors.multi_modal import Pixels
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +74,26 @@ class EmbeddingModel:
     def text_tokens(self) -> int:
         """Tokens of the texts that go through the model together, at most."""
         return _TEXT_TOKENS[self.device.partition(":")[0]]
+
+
+def resize_on_gpu(
+    encoder: _core.Encoder, device: str
+) -> Callable[[list[Pixels]], NDArray[np.uint8]]:
+    """A function that resamples images on the model's GPU, as `_core.ImageProcessor.resize`.
+
+    It raises OutOfMemoryError where the memory of the GPU or of this machine is full.
+    """
+
+    def resize(images: list[Pixels]) -> NDArray[np.uint8]:
+        try:
+            return encoder.resize(images)
+        except MemoryError as failure:
+            raise OutOfMemoryError(
+                f"no memory on {device} to resize an image: end other programs that use the "
+                "memory, or open the pipeline with resize='cpu'"
+            ) from failure
+
+    return resize
 
 
 def image_batch(device: str) -> int:

@@ -22,6 +22,8 @@ from .image import load_image
 from .inputs import ImageInput, InputImage, InputImages, Preprocessed, Tensor, split_input
 
 Pixels: TypeAlias = Image.Image | NDArray[np.uint8]
+# `_core.ImageProcessor.resize`, or a function with the same result.
+Resize: TypeAlias = Callable[[list[Pixels], NDArray[Any] | None], NDArray[np.uint8]]
 
 # Images that `preprocess` opens before their tensors are asked for.
 _AHEAD = 16
@@ -75,6 +77,7 @@ class CLIPPreprocessor:
         self.image_resolution = info.resolution
         self.num_threads = num_threads or usable_cores()
         self.image_options = ImageOptions(decode=decode, resolution=info.resolution)
+        self._resize: Resize = self.image_processor.resize
         self._spares_busy_cores = num_threads is None and not is_number_fixed()
 
     def __call__(self, input: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -214,8 +217,12 @@ class CLIPPreprocessor:
 
     def _tensor(self, pixels: Pixels, *, as_bytes: bool, out: NDArray[Any] | None = None) -> Tensor:
         """Opened pixels as `process_image` returns them, written to `out` if it is given."""
-        convert = self.image_processor.resize if as_bytes else self.image_processor.process
-        return convert([pixels], out)
+        convert: Any = self._resize if as_bytes else self.image_processor.process
+        return cast("Tensor", convert([pixels], out))
+
+    def resize_by(self, resize: Resize) -> None:
+        """Make bytes by another function, whose result is that of `image_processor.resize`."""
+        self._resize = resize
 
     def prepare_input(self, given: InputImage, *, as_bytes: bool = False) -> Preprocessed:
         """Open and preprocess an image of a call, as `process_image` does.

@@ -12,6 +12,7 @@
 #include "base/cores.h"
 #include "base/cpu.h"
 #include "base/status.h"
+#include "image/image.h"
 #include "kernels/attention.h"
 #include "kernels/linear.h"
 
@@ -21,7 +22,7 @@ extern "C" {
 
 /* The version of everything that this header declares or includes. Raise it with each change: an
  * engine of another version is refused. */
-enum { CNCLIP_ENGINE_API = 6 };
+enum { CNCLIP_ENGINE_API = 7 };
 
 /* What the core lends to an engine: functions of the headers above, under the names they have
  * there without the prefix cnclip_. Static memory. */
@@ -56,6 +57,7 @@ typedef struct {
   cnclip_isa isa;                 /* of the kernels that the model uses */
   const float (*normalized)[256]; /* [3]: the normalized value of each byte of each channel.
                                      Borrowed for the call. */
+  bool resizes;                   /* `resize` will be called; the device is a GPU */
 } cnclip_model_options;
 
 /* Images of one size. One of the pointers is NULL. The caller's. */
@@ -82,7 +84,7 @@ typedef struct {
    * *ret_model, freed with `free`; NULL after an error. A prepared model's weights are the file's
    * memory, mapped read-only until `free`, which processes share.
    * CNCLIP_ERROR_ARCHIVE: unreadable, truncated, of another kind, or without a tower.
-   * CNCLIP_ERROR_DEVICE: no such device. CNCLIP_ERROR_FORKED. */
+   * CNCLIP_ERROR_DEVICE: no such device, or it cannot resize. CNCLIP_ERROR_FORKED. */
   cnclip_status (*load)(const cnclip_model_options *options, cnclip_model **ret_model,
                         cnclip_error *error);
 
@@ -106,6 +108,14 @@ typedef struct {
   /* ids: the caller's int64 [count, length]. Otherwise as encode_image. */
   cnclip_status (*encode_text)(cnclip_model *model, const int64_t *ids, size_t count, size_t length,
                                float *embeddings, size_t width, cnclip_error *error);
+
+  /* Resamples an image on the GPU, as cnclip_image_resize does and equal to it to the bit, for a
+   * model that was loaded with `resizes`. plan: for the image's size. bytes: the caller's memory
+   * for [r, r, 4]. Thread-safe: images of several threads are resampled at once.
+   * CNCLIP_ERROR_MEMORY, of this machine or of the GPU. CNCLIP_ERROR_MODEL: the run failed.
+   * CNCLIP_ERROR_FORKED. */
+  cnclip_status (*resize)(cnclip_model *model, const cnclip_image *image,
+                          const cnclip_image_plan *plan, uint8_t *bytes, cnclip_error *error);
 
   /* Ids that one run of encode_text should have, padding counted. */
   size_t (*tokens_at_once)(const cnclip_model *model);

@@ -149,13 +149,6 @@ typedef struct {
   uint8_t *bytes;         /* the caller's */
 } work;
 
-/* Pillow 13's choice of the order, which changes the rounding. */
-static bool vertical_comes_first(int width, int height, int resolution) {
-  int64_t rows_lost = (int64_t)height - resolution;
-  int64_t columns_lost = (int64_t)width - resolution;
-  return width != resolution && rows_lost > 0 && rows_lost > 2 * columns_lost;
-}
-
 /* `count` pixels of four bytes, with 0 in place of the fourth. */
 static void copy_pixels(const uint8_t *pixels, size_t count, uint8_t *output) {
   const uint8_t channels[4] = {255, 255, 255, 0};
@@ -257,12 +250,12 @@ static void work_free(work *w) {
 /* Resamples the image to the work's result. */
 static cnclip_status resample(work *w, const cnclip_image *image, cnclip_error *error) {
   const int resolution = w->processor->resolution;
-  if (image->width < 1 || image->height < 1) {
-    return cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT, "an image of %d x %d has no pixels",
-                            image->width, image->height);
-  }
-  const bool vertical_first = vertical_comes_first(image->width, image->height, resolution);
-  cnclip_status status = work_init(w, image, vertical_first, error);
+  cnclip_status status = cnclip_image_check_size(image->width, image->height, error);
+  if (status != CNCLIP_OK) return status;
+  const bool vertical_first =
+      image->width != resolution &&
+      cnclip_resample_is_vertical_first(image->width, image->height, resolution);
+  status = work_init(w, image, vertical_first, error);
   if (status != CNCLIP_OK) goto exit;
   if (image->height == resolution) {
     run_source_only(w);
@@ -289,8 +282,7 @@ cnclip_status cnclip_image_resize(const cnclip_image_processor *processor,
 
 bool cnclip_image_is_vertical_first(const cnclip_image_processor *processor, int width,
                                     int height) {
-  const int resolution = processor->resolution;
-  return width == resolution || vertical_comes_first(width, height, resolution);
+  return cnclip_resample_is_vertical_first(width, height, processor->resolution);
 }
 
 static void narrow(const cnclip_image_kernels *kernels, const cnclip_resample_filter *filter,

@@ -14,6 +14,10 @@
 #include "image/normalize.h"
 #include "image/resample.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* The kernels of one instruction set. */
 typedef struct {
   cnclip_resample_widen *widen;
@@ -36,6 +40,25 @@ typedef struct {
   bool four_bytes; /* pixel_stride is 4, channel_stride 1, and the fourth byte of every pixel may be
                       read (its value does not matter): how Pillow stores RGB */
 } cnclip_image;
+
+/* CNCLIP_ERROR_ARGUMENT for an image without pixels. */
+cnclip_status cnclip_image_check_size(int width, int height, cnclip_error *error);
+
+/* What an engine needs to resample images of one size itself. A direction whose size is right
+ * already has a filter too, of which one coefficient per position is 1 and all others are 0. */
+typedef struct {
+  int resolution;
+  bool is_vertical_first;
+  cnclip_resample_filter horizontal, vertical;
+} cnclip_image_plan;
+
+/* The plan for images of width x height. *plan's arrays are new; free them with
+ * cnclip_image_plan_free.
+ * CNCLIP_ERROR_ARGUMENT for an image without pixels; CNCLIP_ERROR_MEMORY; a plan without arrays
+ * then. */
+cnclip_status cnclip_image_plan_init(cnclip_image_plan *plan, int width, int height, int resolution,
+                                     cnclip_error *error);
+void cnclip_image_plan_free(cnclip_image_plan *plan); /* zeroed is allowed */
 
 typedef struct cnclip_image_processor cnclip_image_processor;
 
@@ -83,5 +106,9 @@ bool cnclip_image_is_vertical_first(const cnclip_image_processor *processor, int
 cnclip_status cnclip_image_first_pass(const cnclip_image_processor *processor,
                                       const cnclip_image *part, bool vertical, uint8_t *output,
                                       size_t output_stride, cnclip_error *error);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

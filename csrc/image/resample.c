@@ -128,3 +128,9 @@ void cnclip_resample_filter_free(cnclip_resample_filter *filter) {
   filter->first = filter->count = NULL;
   filter->coefficients = NULL;
 }
+
+bool cnclip_resample_is_vertical_first(int width, int height, int resolution) {
+  const int64_t rows_lost = (int64_t)height - resolution;
+  const int64_t columns_lost = (int64_t)width - resolution;
+  return width == resolution || (rows_lost > 0 && rows_lost > 2 * columns_lost);
+}

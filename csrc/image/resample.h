@@ -7,10 +7,15 @@
 #ifndef CNCLIP_RESAMPLE_H
 #define CNCLIP_RESAMPLE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 enum {
   CNCLIP_RESAMPLE_PRECISION_BITS = 32 - 8 - 2,
@@ -35,6 +40,11 @@ cnclip_status cnclip_resample_filter_init(cnclip_resample_filter *filter, int in
                                           int output_size, cnclip_error *error);
 void cnclip_resample_filter_free(cnclip_resample_filter *filter); /* zeroed is allowed */
 
+/* Whether an image becomes resolution x resolution by the vertical pass first: Pillow 13's choice,
+ * which changes the rounding. Where a size is right already, one pass alone changes anything, and
+ * it is the first. */
+bool cnclip_resample_is_vertical_first(int width, int height, int resolution);
+
 /* `rows` input rows of input_size pixels to as many output rows of output_size pixels; 4 bytes
  * each. Reads nothing outside the input rows. Fastest with 4 rows at a time. */
 typedef void cnclip_resample_horizontal(const cnclip_resample_filter *filter,
@@ -55,5 +65,9 @@ cnclip_resample_vertical cnclip_resample_vertical_u8_serial, cnclip_resample_ver
     cnclip_resample_vertical_u8_avx512, cnclip_resample_vertical_u8_neon;
 cnclip_resample_widen cnclip_resample_widen_u8_serial, cnclip_resample_widen_u8_avx2,
     cnclip_resample_widen_u8_neon;
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

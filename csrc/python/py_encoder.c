@@ -12,7 +12,7 @@ typedef struct {
   PyObject *image_processor; /* borrowed; NULL: none */
   const char *device, *precision;
   Py_ssize_t embedding_width, context_length;
-  int num_threads, spares_busy_cores, is_prepared;
+  int num_threads, spares_busy_cores, is_prepared, resizes;
 } encoder_arguments;
 
 static bool parse_arguments(const cnclip_state *state, PyObject *arguments, PyObject *keywords,
@@ -20,15 +20,15 @@ static bool parse_arguments(const cnclip_state *state, PyObject *arguments, PyOb
   static char *names[] = {
       "engine",      "path",      "tokenizer",   "embedding_width", "context_length",
       "device",      "precision", "num_threads", "image_processor", "spares_busy_cores",
-      "is_prepared", NULL};
+      "is_prepared", "resizes",   NULL};
   PyObject *image_processor = Py_None;
   *parsed = (encoder_arguments){.device = "cpu", .precision = "fp32"};
   if (!PyArg_ParseTupleAndKeywords(
-          arguments, keywords, "O!O&O!nn|ssiOpp:Encoder", names, state->engine_type,
+          arguments, keywords, "O!O&O!nn|ssiOppp:Encoder", names, state->engine_type,
           &parsed->engine, PyUnicode_FSConverter, &parsed->path, state->tokenizer_type,
           &parsed->tokenizer, &parsed->embedding_width, &parsed->context_length, &parsed->device,
           &parsed->precision, &parsed->num_threads, &image_processor, &parsed->spares_busy_cores,
-          &parsed->is_prepared)) {
+          &parsed->is_prepared, &parsed->resizes)) {
     return false;
   }
   if (image_processor != Py_None) {
@@ -60,6 +60,7 @@ static cnclip_status open_model(const cnclip_engine *engine, const encoder_argum
       .device = parsed->device,
       .num_threads = parsed->num_threads,
       .spares_busy_cores = parsed->spares_busy_cores != 0,
+      .resizes = parsed->resizes != 0,
   };
   if (parsed->image_processor != NULL) {
     options.normalized = cnclip_image_processor_normalized(
@@ -71,6 +72,10 @@ static cnclip_status open_model(const cnclip_engine *engine, const encoder_argum
   if (options.is_prepared && !is_cpu) {
     status = cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT,
                               "is_prepared: expected the device cpu, got %s", parsed->device);
+  }
+  if (status == CNCLIP_OK && options.resizes && (is_cpu || parsed->image_processor == NULL)) {
+    status = cnclip_error_set(error, CNCLIP_ERROR_ARGUMENT,
+                              "resizes: requires a GPU and an image_processor");
   }
   if (status == CNCLIP_OK) status = cnclip_isa_choose(&options.isa, error);
   if (status == CNCLIP_OK) {
@@ -102,7 +107,8 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *arguments, PyObject *
   self = (cnclip_py_encoder *)type->tp_alloc(type, 0);
   if (self == NULL) goto exit;
   self->tokenizer = Py_NewRef(parsed.tokenizer);
-  self->takes_bytes = parsed.image_processor != NULL;
+  self->image_processor = Py_XNewRef(parsed.image_processor);
+  self->resizes = parsed.resizes != 0;
 
   Py_BEGIN_ALLOW_THREADS
   status = open_model(engine, &parsed, &model, &error);
@@ -129,9 +135,10 @@ exit:
   return (PyObject *)self;
 }
 
-/* There is no tp_clear: a tokenizer refers to no object that may refer to its encoder. */
+/* There is no tp_clear: neither object refers to one that may refer to its encoder. */
 static int encoder_traverse(PyObject *object, visitproc visit, void *arg) {
   Py_VISIT(((cnclip_py_encoder *)object)->tokenizer);
+  Py_VISIT(((cnclip_py_encoder *)object)->image_processor);
   return cnclip_visit_type(object, visit, arg);
 }
 
@@ -141,6 +148,7 @@ static void encoder_dealloc(PyObject *object) {
   cnclip_py_encoder *self = (cnclip_py_encoder *)object;
   if (self->encoder.model != NULL) self->encoder.engine->free(self->encoder.model);
   Py_XDECREF(self->tokenizer);
+  Py_XDECREF(self->image_processor);
   type->tp_free(object);
   Py_DECREF(type);
 }
@@ -175,7 +183,7 @@ static PyObject *encode_pixels(PyObject *object, PyObject *argument) {
 
   owner = cnclip_borrow_pixels(state, argument, &pixels);
   if (owner == NULL) goto exit;
-  if (pixels.bytes != NULL && !self->takes_bytes) {
+  if (pixels.bytes != NULL && self->image_processor == NULL) {
     PyErr_SetString(state->exceptions[CNCLIP_ERROR_ARGUMENT],
                     "pixels: uint8 requires an encoder with an image_processor");
     goto exit;
@@ -196,6 +204,40 @@ static PyObject *encode_pixels(PyObject *object, PyObject *argument) {
 exit:
   Py_XDECREF(owner);
   return result;
+}
+
+/* For cnclip_convert_images. */
+static cnclip_status resize_image(const void *context, const cnclip_image *image, void *output,
+                                  cnclip_error *error) {
+  const cnclip_py_encoder *self = context;
+  const cnclip_image_processor *processor =
+      ((cnclip_py_image_processor *)self->image_processor)->processor;
+  cnclip_image_plan plan;
+  cnclip_status status = cnclip_image_plan_init(
+      &plan, image->width, image->height, cnclip_image_processor_resolution(processor), error);
+  if (status != CNCLIP_OK) return status;
+  status = self->encoder.engine->resize(self->encoder.model, image, &plan, output, error);
+  cnclip_image_plan_free(&plan);
+  return status;
+}
+
+PyDoc_STRVAR(resize_doc,
+             "resize($self, images, /, out=None)\n--\n\n"
+             "The result of ImageProcessor.resize to the bit, computed on the model's GPU: uint8\n"
+             "[n, r, r, 4]. For an encoder with resizes. Threads may call it at once.");
+
+static PyObject *resize(PyObject *object, PyObject *arguments, PyObject *keywords) {
+  const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
+  const cnclip_py_encoder *self = (cnclip_py_encoder *)object;
+  if (!self->resizes) {
+    PyErr_SetString(state->exceptions[CNCLIP_ERROR_ARGUMENT],
+                    "resize: requires an encoder with resizes");
+    return NULL;
+  }
+  const cnclip_image_processor *processor =
+      ((cnclip_py_image_processor *)self->image_processor)->processor;
+  return cnclip_convert_images(state, processor, resize_image, self, true, arguments, keywords,
+                               "O|O:resize");
 }
 
 /* Parses (items, batch_size). `format` is "O|n:" and the method's name. */
@@ -340,6 +382,7 @@ static PyMethodDef methods[] = {
      encode_texts_doc},
     {"encode_ids", (PyCFunction)(void (*)(void))encode_ids, METH_VARARGS | METH_KEYWORDS,
      encode_ids_doc},
+    {"resize", (PyCFunction)(void (*)(void))resize, METH_VARARGS | METH_KEYWORDS, resize_doc},
     {"save_prepared", save_prepared, METH_O, save_prepared_doc},
     {0},
 };
@@ -348,11 +391,11 @@ static PyType_Slot slots[] = {
     {Py_tp_doc,
      "Encoder(engine, path, tokenizer, embedding_width, context_length, device='cpu', "
      "precision='fp32', num_threads=0, image_processor=None, spares_busy_cores=False, "
-     "is_prepared=False)\n--\n\n"
+     "is_prepared=False, resizes=False)\n--\n\n"
      "The two towers of an archive, and the tokenizer of the text tower. With an image_processor,\n"
      "images may be bytes, which are normalized as it does. With spares_busy_cores, runs on a CPU\n"
      "use fewer threads while other processes use cores. With is_prepared, the path is that of a\n"
-     "file of save_prepared."},
+     "file of save_prepared. With resizes, the GPU of the model also resamples images."},
     {Py_tp_new, encoder_new},
     {Py_tp_dealloc, encoder_dealloc},
     {Py_tp_methods, methods},

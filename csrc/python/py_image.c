@@ -46,31 +46,29 @@ static void processor_dealloc(PyObject *object) {
   Py_DECREF(type);
 }
 
-/* Images to pixels: normalized floats, or with `is_bytes` bytes. */
-static PyObject *convert(PyObject *object, bool is_bytes, PyObject *sequence, PyObject *out) {
-  const cnclip_state *state = cnclip_state_of(Py_TYPE(object));
-  const cnclip_image_processor *processor = ((cnclip_py_image_processor *)object)->processor;
+PyObject *cnclip_convert_images(const cnclip_state *state, const cnclip_image_processor *processor,
+                                cnclip_convert_image *convert, const void *context, bool is_bytes,
+                                PyObject *arguments, PyObject *keywords, const char *format) {
+  static char *names[] = {"", "out", NULL};
   const Py_ssize_t resolution = cnclip_image_processor_resolution(processor);
-  const Py_ssize_t area = resolution * resolution;
-  PyObject *result = NULL;
+  const Py_ssize_t image_bytes = resolution * resolution * (is_bytes ? 4 : 3 * sizeof(float));
+  PyObject *sequence, *out = Py_None, *result = NULL;
   cnclip_borrowed_images images = {0};
   cnclip_status status = CNCLIP_OK;
   cnclip_error error;
   Py_ssize_t i = 0;
   void *data;
 
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, format, names, &sequence, &out)) {
+    return NULL;
+  }
   if (!cnclip_borrow_images(state, processor, sequence, &images)) goto exit;
   result = cnclip_pixels_output(state, out, is_bytes, images.count, resolution, &data);
   if (result == NULL) goto exit;
 
   Py_BEGIN_ALLOW_THREADS
   for (; i < images.count; i++) {
-    const cnclip_image *image = &images.images[i];
-    if (is_bytes) {
-      status = cnclip_image_resize(processor, image, (uint8_t *)data + i * area * 4, &error);
-    } else {
-      status = cnclip_image_process(processor, image, (float *)data + i * area * 3, &error);
-    }
+    status = convert(context, &images.images[i], (char *)data + i * image_bytes, &error);
     if (status != CNCLIP_OK) break;
   }
   Py_END_ALLOW_THREADS
@@ -84,7 +82,16 @@ exit:
   return result;
 }
 
-static char *conversion_names[] = {"", "out", NULL};
+/* The functions for cnclip_convert_images; the context is the processor. */
+static cnclip_status to_floats(const void *processor, const cnclip_image *image, void *output,
+                               cnclip_error *error) {
+  return cnclip_image_process(processor, image, output, error);
+}
+
+static cnclip_status to_bytes(const void *processor, const cnclip_image *image, void *output,
+                              cnclip_error *error) {
+  return cnclip_image_resize(processor, image, output, error);
+}
 
 PyDoc_STRVAR(process_doc,
              "process($self, images, /, out=None)\n--\n\n"
@@ -92,12 +99,9 @@ PyDoc_STRVAR(process_doc,
              "`out` if it is given.");
 
 static PyObject *processor_process(PyObject *object, PyObject *arguments, PyObject *keywords) {
-  PyObject *sequence, *out = Py_None;
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|O:process", conversion_names, &sequence,
-                                   &out)) {
-    return NULL;
-  }
-  return convert(object, false, sequence, out);
+  const cnclip_image_processor *processor = ((cnclip_py_image_processor *)object)->processor;
+  return cnclip_convert_images(cnclip_state_of(Py_TYPE(object)), processor, to_floats, processor,
+                               false, arguments, keywords, "O|O:process");
 }
 
 PyDoc_STRVAR(
@@ -107,12 +111,9 @@ PyDoc_STRVAR(
     "and 0, not normalized. Written to `out` if it is given.");
 
 static PyObject *processor_resize(PyObject *object, PyObject *arguments, PyObject *keywords) {
-  PyObject *sequence, *out = Py_None;
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|O:resize", conversion_names, &sequence,
-                                   &out)) {
-    return NULL;
-  }
-  return convert(object, true, sequence, out);
+  const cnclip_image_processor *processor = ((cnclip_py_image_processor *)object)->processor;
+  return cnclip_convert_images(cnclip_state_of(Py_TYPE(object)), processor, to_bytes, processor,
+                               true, arguments, keywords, "O|O:resize");
 }
 
 static PyMemberDef members[] = {

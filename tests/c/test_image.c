@@ -288,7 +288,35 @@ static void test_refusals(cnclip_isa isa) {
   cnclip_image_processor_free(NULL);
 }
 
+/* A plan's filters are those of resampling; that of a size that is right already changes nothing.
+ */
+static void test_plan(void) {
+  const int sizes[] = {1, 2, 31, 32, 33, 500};
+  cnclip_image_plan plan;
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    CHECK(cnclip_image_plan_init(&plan, sizes[i], 65, 32, NULL) == CNCLIP_OK);
+    CHECK(plan.is_vertical_first == (sizes[i] < 49));
+    CHECK(plan.horizontal.input_size == sizes[i] && plan.vertical.input_size == 65);
+    CHECK(plan.resolution == 32 && plan.vertical.output_size == 32);
+    cnclip_image_plan_free(&plan);
+    CHECK(cnclip_image_plan_init(&plan, sizes[i], 7, sizes[i], NULL) == CNCLIP_OK);
+    for (int at = 0; at < sizes[i]; at++) {
+      const int32_t *row = plan.horizontal.coefficients + (size_t)at * plan.horizontal.capacity;
+      for (int tap = 0; tap < plan.horizontal.count[at]; tap++) {
+        const bool is_itself = plan.horizontal.first[at] + tap == at;
+        CHECK(row[tap] == (is_itself ? 1 << CNCLIP_RESAMPLE_PRECISION_BITS : 0));
+      }
+    }
+    cnclip_image_plan_free(&plan);
+  }
+  cnclip_error error;
+  CHECK(cnclip_image_plan_init(&plan, 5, 0, 32, &error) == CNCLIP_ERROR_ARGUMENT);
+  CHECK(strcmp(error.message, "an image of 5 x 0 has no pixels") == 0);
+  cnclip_image_plan_free(&plan);
+}
+
 int main(void) {
+  test_plan();
   test_other_instruction_sets();
   for (int isa = 0; isa < CNCLIP_ISA_COUNT; isa++) {
     if (!cnclip_isa_supported((cnclip_isa)isa)) continue;

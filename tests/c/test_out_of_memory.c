@@ -149,6 +149,15 @@ static cnclip_status make_filter(double *answer, cnclip_error *error) {
   return status;
 }
 
+static cnclip_status make_plan(double *answer, cnclip_error *error) {
+  cnclip_image_plan plan;
+  const cnclip_status status = cnclip_image_plan_init(&plan, 100, 30, RESOLUTION, error);
+  if (status == CNCLIP_OK) *answer = plan.horizontal.coefficients[3] + plan.vertical.first[6];
+  if (status != CNCLIP_OK) CHECK(plan.horizontal.first == NULL && plan.vertical.first == NULL);
+  cnclip_image_plan_free(&plan);
+  return status;
+}
+
 /* A token of more characters than the trie has nodes at first. */
 static cnclip_status make_long_vocabulary(double *answer, cnclip_error *error) {
   enum { TOKENS = 20 };
@@ -225,6 +234,7 @@ static const struct {
     {"cnclip_vocab_new, of long tokens", make_long_vocabulary},
     {"cnclip_image_processor_new", make_processor},
     {"cnclip_resample_filter_init", make_filter},
+    {"cnclip_image_plan_init", make_plan},
     {"cnclip_image_process, enlarged", process_small},
     {"cnclip_image_process", process_large},
     {"cnclip_image_process, of three bytes", process_three_bytes},

@@ -58,6 +58,12 @@ def test_hopper_kernel_compiles_without_warnings(
     compile_kernels(KERNELS[1], "sm_90a", macros, tmp_path / "kernels.cubin")
 
 
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90", "sm_120"])
+def test_resizing_kernels_compile_without_warnings(architecture: str, tmp_path: Path) -> None:
+    compile_kernels(KERNELS[2], architecture, [], tmp_path / "kernels.cubin")
+
+
 @pytest.mark.parametrize("source", KERNELS)
 def test_kernels_include_nothing(source: str) -> None:
     lines = (SOURCES / source).read_text(encoding="utf-8").splitlines()

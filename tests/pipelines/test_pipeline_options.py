@@ -50,6 +50,13 @@ from tests.support.answers import rows
         ({"device": "cuda:1000"}, ValueError, "device"),
         ({"device": "cpu:0"}, ValueError, "device"),
         ({"device": "CPU"}, ValueError, "device"),
+        ({"resize": "cuda"}, ValueError, "resize: expected 'cpu' or 'gpu', got 'cuda'"),
+        ({"resize": None}, ValueError, "resize"),
+        (
+            {"resize": "gpu", "device": "cpu"},
+            errors.DeviceError,
+            "^resize='gpu': the model is on the CPU; leave it out, or choose a GPU$",
+        ),
     ],
     ids=str,
 )

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/torch/cuda/cuda_runs.hpp"
 #include "engine/torch/cuda/cuda_towers.hpp"
 #include "engine/torch/torch_guard.hpp"
 #include "engine/torch/torch_prepared.hpp"
@@ -36,7 +37,8 @@ struct cnclip_model {
   size_t text_weights = 0;    /* of the layers, for each token; 0: unknown */
   at::Tensor normalized;      /* float32 [3, 256] on the device: cnclip_model_options.normalized */
   std::optional<torch::jit::Method> encode_image, encode_text;
-  cnclip_cuda::Towers towers; /* in place of the methods */
+  cnclip_cuda::Towers towers;                    /* in place of the methods */
+  std::unique_ptr<cnclip_cuda::Resizer> resizer; /* NULL: not for `resize` */
 
   cnclip_model(torch::jit::Module loaded, c10::Device where, const cnclip_model_options &options)
       : module(std::move(loaded)),
@@ -178,6 +180,16 @@ cnclip_status load_archive(const cnclip_model_options *options, c10::Device devi
   });
 }
 
+cnclip_status open_resizer(cnclip_model *model, cnclip_error *error) {
+  const c10::Device device = model->device;
+  return guarded(CNCLIP_ERROR_DEVICE, "preparing to resize on the GPU", error, [&] {
+    model->resizer = std::make_unique<cnclip_cuda::Resizer>(device.index(), [device](size_t bytes) {
+      return cnclip_cuda::allocate_by_torch(bytes, device);
+    });
+    return CNCLIP_OK;
+  });
+}
+
 // The functions of the table.
 
 cnclip_status start(const cnclip_engine_core *lent, cnclip_error *error) {
@@ -214,6 +226,7 @@ cnclip_status load(const cnclip_model_options *options, cnclip_model **ret_model
   cnclip_status status = check_not_forked(error);
   if (status == CNCLIP_OK) status = choose_device(options->device, &device, error);
   if (status == CNCLIP_OK) status = load_archive(options, *device, &model, error);
+  if (status == CNCLIP_OK && options->resizes) status = open_resizer(model, error);
   if (status == CNCLIP_OK) {
     *ret_model = model;
   } else {
@@ -300,6 +313,17 @@ cnclip_status encode_text(cnclip_model *model, const int64_t *ids, size_t count,
   });
 }
 
+cnclip_status resize(cnclip_model *model, const cnclip_image *image, const cnclip_image_plan *plan,
+                     uint8_t *bytes, cnclip_error *error) {
+  const cnclip_status status = check_not_forked(error);
+  if (status != CNCLIP_OK) return status;
+  return guarded(CNCLIP_ERROR_MODEL, "resizing an image on the GPU", error, [&] {
+    const c10::InferenceMode inference;
+    model->resizer->resize(*image, *plan, bytes);
+    return CNCLIP_OK;
+  });
+}
+
 size_t tokens_at_once(const cnclip_model *model) {
   /* On a CPU, enough to fill a matrix product, and few enough that what the layers pass on stays in
    * the caches. */
@@ -323,6 +347,7 @@ extern "C" __attribute__((visibility("default"))) const cnclip_engine *cnclip_en
       .save_prepared = save_prepared,
       .encode_image = encode_image,
       .encode_text = encode_text,
+      .resize = resize,
       .tokens_at_once = tokens_at_once,
       .num_threads = num_threads,
       .free = free_model,

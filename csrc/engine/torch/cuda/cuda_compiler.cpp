@@ -15,6 +15,20 @@ const char kernels_source[] =
 const char hopper_source[] =
 #include "cuda_hopper.inc"
     ;
+const char resize_source[] =
+#include "cuda_resize.inc"
+    ;
+
+const char *text_of(Source source) {
+  switch (source) {
+    case Source::KERNELS:
+      return kernels_source;
+    case Source::HOPPER:
+      return hopper_source;
+    default:
+      return resize_source;
+  }
+}
 
 /* A program of NVRTC, destroyed with this object. */
 struct OwnedProgram {
@@ -56,7 +70,7 @@ const std::vector<char> &compiled(Source source, const std::vector<std::string> 
   const std::lock_guard lock(mutex);
   std::vector<char> &image = kept[{source, options}];
   if (image.empty()) {
-    image = compile(source == Source::KERNELS ? kernels_source : hopper_source, options);
+    image = compile(text_of(source), options);
   }
   return image;
 }

@@ -9,7 +9,7 @@
 
 namespace cnclip_cuda {
 
-enum class Source { KERNELS, HOPPER };
+enum class Source { KERNELS, HOPPER, RESIZE };
 
 struct Capability {
   int major, minor;

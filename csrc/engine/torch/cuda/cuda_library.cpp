@@ -63,6 +63,14 @@ void check(int status, const char *function) {
                            (text != nullptr ? std::string(": ") + text : std::string()));
 }
 
+Context context_of(int device) {
+  int handle = 0;
+  Context context = nullptr;
+  CNCLIP_CUDA(cuDeviceGet, &handle, device);
+  CNCLIP_CUDA(cuDevicePrimaryCtxRetain, &context, handle); /* never released: torch also keeps it */
+  return context;
+}
+
 void PinnedMemory::reserve(std::size_t bytes) {
   if (bytes <= bytes_) return;
   release();

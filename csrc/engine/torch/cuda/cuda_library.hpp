@@ -143,6 +143,9 @@ void check(int status, const char *function);
 #define CNCLIP_CUDA(function, ...) \
   ::cnclip_cuda::check(::cnclip_cuda::library().function(__VA_ARGS__), #function)
 
+/* The context that torch uses too. */
+Context context_of(int device);
+
 /* Makes a GPU's context the current one of this thread, and restores the one before. The driver's
  * objects are created, used and destroyed with their context current. */
 class CurrentContext {
@@ -154,6 +157,20 @@ class CurrentContext {
   }
   CurrentContext(const CurrentContext &) = delete;
   CurrentContext &operator=(const CurrentContext &) = delete;
+};
+
+/* A stream, destroyed with this object. */
+class OwnedStream {
+ public:
+  OwnedStream() { CNCLIP_CUDA(cuStreamCreate, &stream_, STREAM_NON_BLOCKING); }
+  ~OwnedStream() { library().cuStreamDestroy_v2(stream_); }
+  OwnedStream(const OwnedStream &) = delete;
+  OwnedStream &operator=(const OwnedStream &) = delete;
+
+  Stream get() const { return stream_; }
+
+ private:
+  Stream stream_ = nullptr;
 };
 
 /* Memory of this machine that a GPU reads and writes without another copy. To be used and destroyed

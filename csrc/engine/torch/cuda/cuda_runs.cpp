@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::int64_t BLAS_BYTES = 32 << 20; /* what cuBLASLt asks for on the newest GPUs */
 
-/* Memory from torch's allocator, so that its caches are emptied if there is too little. */
+/* As allocate_by_torch. */
 at::Tensor allocate(std::int64_t bytes, c10::Device device) {
   const at::Tensor memory = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
   wait_for_torch(device); /* the memory's last owner may have queued work that writes to it */
@@ -69,40 +69,9 @@ void Run::forget_recordings() {
   recordings_.clear();
 }
 
-std::size_t Runs::take() {
-  std::size_t index = 0;
-  {
-    std::unique_lock lock(mutex_);
-    given_back_.wait(lock, [&] {
-      for (index = 0; index < COUNT && taken_[index]; index++) {
-      }
-      return index < COUNT;
-    });
-    taken_[index] = true;
-  }
-  try {
-    if (runs_[index] == nullptr) runs_[index] = std::make_unique<Run>(device_, is_fp16_);
-  } catch (...) {
-    give_back(index);
-    throw;
-  }
-  return index;
-}
-
-void Runs::give_back(std::size_t index) {
-  {
-    const std::lock_guard lock(mutex_);
-    taken_[index] = false;
-  }
-  given_back_.notify_one();
-}
-
-void Runs::clear() {
-  for (std::unique_ptr<Run> &run : runs_) run.reset();
-}
-
-void Runs::abandon() {
-  for (std::unique_ptr<Run> &run : runs_) static_cast<void>(run.release());
+DeviceBlock allocate_by_torch(std::size_t bytes, c10::Device device) {
+  const at::Tensor memory = allocate(static_cast<std::int64_t>(bytes), device);
+  return {memory.data_ptr(), [memory](void *) {}};
 }
 
 }  // namespace cnclip_cuda

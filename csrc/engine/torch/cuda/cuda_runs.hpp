@@ -6,13 +6,12 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
-#include <condition_variable>
 #include <exception>
 #include <map>
-#include <memory>
-#include <mutex>
 
+#include "engine/torch/cuda/cuda_pool.hpp"
 #include "engine/torch/cuda/cuda_products.hpp"
+#include "engine/torch/cuda/cuda_resize.hpp"
 
 namespace cnclip_cuda {
 
@@ -22,20 +21,6 @@ using GraphKey = std::array<long, 4>;
  * may be used on other streams then. Waiting for the whole context would break the recording of a
  * graph by another thread. */
 void wait_for_torch(c10::Device device);
-
-/* A stream, destroyed with this object. */
-class OwnedStream {
- public:
-  OwnedStream() { CNCLIP_CUDA(cuStreamCreate, &stream_, STREAM_NON_BLOCKING); }
-  ~OwnedStream() { library().cuStreamDestroy_v2(stream_); }
-  OwnedStream(const OwnedStream &) = delete;
-  OwnedStream &operator=(const OwnedStream &) = delete;
-
-  Stream get() const { return stream_; }
-
- private:
-  Stream stream_ = nullptr;
-};
 
 /* What one run uses. To be created, used and destroyed with the GPU's context current. */
 class Run {
@@ -105,42 +90,10 @@ class Run {
   std::map<GraphKey, Recording> recordings_;
 };
 
-/* A few runs for all threads: while one computes, another uploads. */
-class Runs {
- public:
-  Runs(c10::Device device, bool is_fp16) : device_(device), is_fp16_(is_fp16) {}
+using Runs = Pool<Run>;
 
-  /* A run that nobody else has until this object is gone. Waits for one. */
-  class Lease {
-   public:
-    explicit Lease(Runs *runs) : runs_(runs), index_(runs->take()) {}
-    ~Lease() { runs_->give_back(index_); }
-    Lease(const Lease &) = delete;
-    Lease &operator=(const Lease &) = delete;
-    Run *operator->() const { return runs_->runs_[index_].get(); }
-    Run &operator*() const { return *runs_->runs_[index_]; }
-
-   private:
-    Runs *runs_;
-    std::size_t index_;
-  };
-
-  /* Both when no lease is left. */
-  void clear();   /* with the GPU's context current */
-  void abandon(); /* without destroying the runs */
-
- private:
-  std::size_t take();
-  void give_back(std::size_t index);
-
-  enum { COUNT = 2 };
-  c10::Device device_;
-  bool is_fp16_;
-  std::mutex mutex_;
-  std::condition_variable given_back_;
-  std::array<std::unique_ptr<Run>, COUNT> runs_;
-  std::array<bool, COUNT> taken_{};
-};
+/* Memory from torch's allocator, so that its caches are emptied if there is too little. */
+DeviceBlock allocate_by_torch(std::size_t bytes, c10::Device device);
 
 }  // namespace cnclip_cuda
 

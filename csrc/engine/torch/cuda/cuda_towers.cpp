@@ -19,6 +19,7 @@ namespace cnclip_cuda {
 namespace {
 
 enum {
+  RUNS = 2,         /* at a time: while one computes, another uploads */
   MAX_IMAGES = 512, /* of one run */
   MAX_TEXTS = 4096,
   MAX_ITEMS = 4096, /* the larger of both */
@@ -135,14 +136,6 @@ bool is_half(const std::string &precision) {
   return precision == "bf16" || precision == "fp16";
 }
 
-Context context_of(c10::Device device) {
-  int handle = 0;
-  Context context = nullptr;
-  CNCLIP_CUDA(cuDeviceGet, &handle, device.index());
-  CNCLIP_CUDA(cuDevicePrimaryCtxRetain, &context, handle); /* never released: torch also keeps it */
-  return context;
-}
-
 /* --- Memory ----------------------------------------------------------------------------------- */
 
 /* Divides memory into consecutive pieces, at multiples of 256 bytes from its start. */
@@ -200,8 +193,8 @@ Memory reserve(Run *run, const Sizes &sizes) {
 class Base {
  protected:
   Base(c10::Device device, bool is_fp16, int head_width, int width, int activation)
-      : context_(context_of(device)),
-        runs_(device, is_fp16),
+      : context_(context_of(device.index())),
+        runs_(RUNS, [device, is_fp16] { return std::make_unique<Run>(device, is_fp16); }),
         weights_(device, is_fp16),
         plain_(device.index(), is_fp16, CNCLIP_ACTIVATION_NONE),
         activated_(device.index(), is_fp16, activation) {
