@@ -1,7 +1,7 @@
 """Bulk embedding of JPEG files, compared with its parts alone.
 
     python benchmarks/bulk_embedding.py [--random ViT-B-16] [--device cuda:0] [--precision bf16]
-        [--images N] [--size WxH] [--rounds N]
+        [--resize gpu] [--images N] [--size WxH] [--rounds N]
 
 The model has a published size and random weights. "model" runs batches of prepared pixels, as many
 at a time as bulk embedding does. "decoding" opens and resamples the files on as many threads as
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--random", default="ViT-B-16", metavar="ARCHITECTURE")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--resize", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument(
         "--images", type=int, default=96, help="rounded down to whole batches, at least one"
     )
@@ -87,7 +88,12 @@ def main() -> None:
         tempfile.TemporaryDirectory() as directory,
     ):
         folder = Path(directory)
-        embedder = pipeline(model=archive, device=arguments.device, precision=arguments.precision)
+        embedder = pipeline(
+            model=archive,
+            device=arguments.device,
+            precision=arguments.precision,
+            resize=arguments.resize,
+        )
         batch = embedder.model.image_batch
         count = max(1, arguments.images // batch) * batch
         write_images(folder, count, width, height)
@@ -100,6 +106,7 @@ def main() -> None:
             rates["bulk"].append(bulk_rate(embedder, folder, count))
     print(
         f"{arguments.random}, {arguments.precision} on {arguments.device}, "
+        f"resized on the {arguments.resize.upper()}, "
         f"{embedder.preprocessor.num_threads} threads; {count} JPEG files of {arguments.size}, "
         f"{size:.0f} kB"
     )

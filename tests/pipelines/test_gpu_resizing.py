@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from cnclip import _core, cli, errors
-from cnclip.engine import open_engine
 from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline
 from cnclip.pipelines.model import resize_on_gpu
 from cnclip.serve import Batcher
@@ -87,19 +86,11 @@ def test_memory_that_ends_names_the_image(
         opened.forward({"img": kind([photo, photo, photo])})
 
 
-def encoder_of(archive: Path, **options: Any) -> _core.Encoder:
-    preprocessor = pipeline(model=archive, device="cpu").preprocessor
-    return _core.Encoder(open_engine(), archive, preprocessor.tokenizer, 64, 52, **options)
-
-
-def test_an_encoder_on_the_cpu_resizes_nothing(archive: Path, photo: Image.Image) -> None:
-    processor = _core.ImageProcessor(32)
-    with pytest.raises(errors.InvalidInputError, match="^resizes: requires a GPU and an image_pro"):
-        encoder_of(archive, image_processor=processor, resizes=True)
-    with pytest.raises(errors.InvalidInputError, match="^resizes: requires a GPU and an image_pro"):
-        encoder_of(archive, device="cuda:0", resizes=True)
+def test_an_encoder_without_a_gpu_resizes_nothing(
+    vit: MultiModalEmbeddingPipeline, photo: Image.Image
+) -> None:
     with pytest.raises(errors.InvalidInputError, match="^resize: requires an encoder with resizes"):
-        encoder_of(archive, image_processor=processor).resize([photo])
+        vit.model.encoder.resize([photo])
 
 
 def test_the_command_refuses_the_cpu(
