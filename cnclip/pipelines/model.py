@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from .. import _core
 from ..archive import ArchiveInfo
 from ..errors import OutOfMemoryError
-from ..preprocessors.multi_modal import Pixels
+from ..preprocessors.multi_modal import Pixels, Resize
 
 if TYPE_CHECKING:
     import torch
@@ -76,17 +75,15 @@ class EmbeddingModel:
         return _TEXT_TOKENS[self.device.partition(":")[0]]
 
 
-def resize_on_gpu(
-    encoder: _core.Encoder, device: str
-) -> Callable[[list[Pixels]], NDArray[np.uint8]]:
+def resize_on_gpu(encoder: _core.Encoder, device: str) -> Resize:
     """A function that resamples images on the model's GPU, as `_core.ImageProcessor.resize`.
 
     It raises OutOfMemoryError where the memory of the GPU or of this machine is full.
     """
 
-    def resize(images: list[Pixels]) -> NDArray[np.uint8]:
+    def resize(images: list[Pixels], out: NDArray[Any] | None = None) -> NDArray[np.uint8]:
         try:
-            return encoder.resize(images)
+            return encoder.resize(images, out)
         except MemoryError as failure:
             raise OutOfMemoryError(
                 f"no memory on {device} to resize an image: end other programs that use the "

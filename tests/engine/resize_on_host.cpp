@@ -1,8 +1,8 @@
 /* Resizes images by the engine's code for a GPU, which runs on the CPU by cuda_on_host.cpp:
  *   resize_on_host LIBRARY PIECE_BYTES THREADS < images > results
  * stdin: for each image, int32 width, height, layout, resolution, and its pixels.
- * stdout: [r, r, 4] bytes of each. An image that ends in std::bad_alloc is tried again, and counted
- * on stderr. */
+ * stdout: [r, r, 4] bytes of each. An image that ends in std::bad_alloc is tried again at the end,
+ * and counted on stderr. */
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -44,22 +44,22 @@ bool read_job(Job *job) {
   return true;
 }
 
-void run(cnclip_cuda::Resizer *resizer, Job *job) {
+bool run(cnclip_cuda::Resizer *resizer, Job *job) {
   cnclip_image_plan plan;
   cnclip_error error;
+  bool done = true;
   if (cnclip_image_plan_init(&plan, job->image.width, job->image.height, job->resolution, &error) !=
       CNCLIP_OK) {
     std::abort();
   }
-  for (bool done = false; !done;) {
-    try {
-      resizer->resize(job->image, plan, job->result.data());
-      done = true;
-    } catch (const std::bad_alloc &) {
-      job->failures++;
-    }
+  try {
+    resizer->resize(job->image, plan, job->result.data());
+  } catch (const std::bad_alloc &) {
+    job->failures++;
+    done = false;
   }
   cnclip_image_plan_free(&plan);
+  return done;
 }
 
 /* malloc, in place of a GPU's memory; fails once, at the call whose number is in the environment.
@@ -87,7 +87,11 @@ int main(int, char **arguments) {
   std::vector<std::thread> running;
   for (unsigned thread = 0; thread < threads; thread++) {
     running.emplace_back([&, thread] {
-      for (std::size_t i = thread; i < jobs.size(); i += threads) run(&resizer, jobs[i].get());
+      std::vector<Job *> failed; /* tried again after all others, which may need less memory */
+      for (std::size_t i = thread; i < jobs.size(); i += threads) {
+        if (!run(&resizer, jobs[i].get())) failed.push_back(jobs[i].get());
+      }
+      for (Job *job : failed) run(&resizer, job);
     });
   }
   for (std::thread &thread : running) thread.join();

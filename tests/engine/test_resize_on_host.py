@@ -145,7 +145,8 @@ def test_a_photo_of_twelve_megapixels_on_the_cpu(program: Path) -> None:
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_memory_that_ends_while_resizing(program: Path, name: str, number: int) -> None:
     """The image fails with an error of memory, and all that follow are right."""
-    jobs = [(noise(seed, 40 * seed + 5, 60), FOUR_BYTES, 16) for seed in range(6)]
+    heights = (5, 90, 7, 200, 30, 400)
+    jobs = [(noise(seed, height, 60), FOUR_BYTES, 16) for seed, height in enumerate(heights)]
     results, failures = resize(program, jobs, **{name: str(number)})
     assert failures == 1
     assert_equal_to_the_core(jobs, results)

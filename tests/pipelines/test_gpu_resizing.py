@@ -29,11 +29,11 @@ class StandIn:
         self.memory_of = memory_of
         self.modes: list[str] = []
 
-    def resize(self, images: list[Any]) -> Any:
+    def resize(self, images: list[Any], out: Any = None) -> Any:
         self.modes += [getattr(image, "mode", "array") for image in images]
         if len(self.modes) > self.memory_of:
             raise MemoryError("img[0]: out of memory")
-        return self.processor.resize(images)
+        return self.processor.resize(images, out)
 
 
 @pytest.fixture
