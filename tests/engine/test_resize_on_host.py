@@ -23,7 +23,6 @@ from cnclip.engine.build import CUDA, SOURCES, write_kernels
 HERE = Path(__file__).parent
 CORE = ("base/status.c", "image/plan.c", "image/resample.c")
 ENGINE = (f"{CUDA}/cuda_compiler.cpp", f"{CUDA}/cuda_library.cpp", f"{CUDA}/cuda_resize.cpp")
-SANITIZED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # A sanitizer's library must not be loaded into the compiler and the programs that it makes.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
@@ -40,7 +39,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`resize_on_host`, next to its libraries."""
     folder = tmp_path_factory.mktemp("resize_on_host")
     write_kernels(folder)
-    common = ["-O1", "-g1", "-fPIC", f"-I{SOURCES}", f"-I{folder}", *SANITIZED]
+    common = ["-O1", "-fPIC", "-fsanitize=address", f"-I{SOURCES}", f"-I{folder}"]
     strict = ["-std=c++20", "-Wall", "-Wextra", "-Werror", *common]
     objects = [str(folder / f"{Path(name).stem}.o") for name in CORE]
     library = ["-shared", "-Wl,-soname,libtorch_cuda.so", "-o", str(folder / "libtorch_cuda.so")]
@@ -100,10 +99,9 @@ def noise(seed: int, height: int, width: int) -> NDArray[np.uint8]:
     """Extreme values, whose sums leave the range of a byte on both sides."""
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    extremes = random.integers(0, 2, (height, width, 3), dtype=np.uint8) * 255
-    return np.where(random.integers(0, 2, (height, width, 3)) == 1, pixels, extremes).astype(
-        np.uint8
-    )
+    pixels[pixels < 64] = 0
+    pixels[pixels > 192] = 255
+    return pixels
 
 
 # Height, width. One pixel; one row, one column; sides that are right already; twice as many rows
