@@ -59,10 +59,17 @@ $(VENV)/.test: $(VENV)/.installed
 	@$(call group,test) | $(PIP) install --requirement /dev/stdin
 	@touch $@
 
-$(VENV)/.lint $(VENV)/.notebooks $(VENV)/.docs $(VENV)/.wheel $(VENV)/.browser $(VENV)/.fuzz: $(VENV)/.%: $(VENV)/.test
+TOOLS := lint notebooks docs wheel browser fuzz
+
+$(TOOLS:%=$(VENV)/.%): $(VENV)/.%: $(VENV)/.test
 	@echo 'installing the tools of `make $*` into $(VENV)'
 	@$(call group,$*) | $(PIP) install --requirement /dev/stdin
 	@touch $@
+
+tools: $(VENV)/.test ## install the tools of all targets at once, which other targets do when they need them
+	@echo 'installing the tools of $(TOOLS) into $(VENV)'
+	@{ $(foreach tool,$(TOOLS),$(call group,$(tool));) } | $(PIP) install --requirement /dev/stdin
+	@touch $(TOOLS:%=$(VENV)/.%)
 
 # --- Running and testing ---------------------------------------------------------------------------
 
@@ -261,6 +268,9 @@ coverage-c: $(COVERAGE)/.environment ## the part of `make coverage` for the core
 
 # The package as `make test` has it. What several processes of a training and Ray's cluster run is among
 # the slow tests.
+COVERED_PACKAGES ?=
+comma := ,
+of_packages = $(if $(COVERED_PACKAGES),--include='$(subst $() ,$(comma),$(COVERED_PACKAGES:%=*/cnclip/%/*))')
 PYTHON_COVERAGE = COVERAGE_FILE=$(CURDIR)/$(COVERAGE)/python.data/all $(COVERAGE)/python-venv/bin/python -m coverage
 
 $(COVERAGE)/.python: $(VENV)/.test
@@ -271,15 +281,15 @@ $(COVERAGE)/.python: $(VENV)/.test
 	@chmod +x $(COVERAGE)/python-venv/bin/cnclip
 	@touch $@
 
-coverage-python: $(COVERAGE)/.python ## the part of `make coverage` for Python, with all tests of `make test`
+coverage-python: $(COVERAGE)/.python ## the part of `make coverage` for Python, with all tests of `make test` (COVERED_PACKAGES='search': that package by its tests)
 	@rm -rf $(COVERAGE)/python $(COVERAGE)/python.data
 	@mkdir -p $(COVERAGE)/python.data
 	$(PYTHON_COVERAGE) run -m pytest -m 'not slow and not full_size' -n $(PROCESSES) --dist worksteal \
-	  $(BROWSER_LEFT_OUT) $(PYTEST_OPTIONS)
-	$(PYTHON_COVERAGE) run -m pytest -m slow tests/bulk/test_ray.py tests/serve/test_ray_app.py tests/train
+	  $(BROWSER_LEFT_OUT) $(COVERED_PACKAGES:%=tests/%) $(PYTEST_OPTIONS)
+	$(if $(COVERED_PACKAGES),,$(PYTHON_COVERAGE) run -m pytest -m slow tests/bulk/test_ray.py tests/serve/test_ray_app.py tests/train)
 	@$(PYTHON_COVERAGE) combine --quiet
-	@$(PYTHON_COVERAGE) html --quiet --directory=$(COVERAGE)/python
-	@$(PYTHON_COVERAGE) json --quiet -o $(COVERAGE)/python.json
+	@$(PYTHON_COVERAGE) html --quiet $(of_packages) --directory=$(COVERAGE)/python
+	@$(PYTHON_COVERAGE) json --quiet $(of_packages) -o $(COVERAGE)/python.json
 	$(COVERAGE)/python-venv/bin/python tools/coverage.py python $(COVERAGE)
 
 # --- Style and types -------------------------------------------------------------------------------
@@ -331,5 +341,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help demo test test-isa test-slow test-full-size soak agreement reliability test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage coverage-c coverage-python fuzz fuzz-long lint \
+.PHONY: help tools demo test test-isa test-slow test-full-size soak agreement reliability test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage coverage-c coverage-python fuzz fuzz-long lint \
   typing format bench notebooks docs wheel clean
