@@ -363,13 +363,12 @@ def test_compiled_by_a_real_compiler(run_python: Run, tmp_path: Path) -> None:
     results = [process.communicate(timeout=600) for process in running]
     assert [printed for printed, _ in results] == ["(1, 128)\n"] * 2
     assert sum("compiling the engine" in warned for _, warned in results) == 1
+    assert not any("warning: " in warned for _, warned in results)
     (compiled,) = (tmp_path / "cache" / "engines").glob("*.so")
     assert stat.S_IMODE(compiled.stat().st_mode) & 0o022 == 0
 
 
-@pytest.mark.slow
-def test_compiled_without_warnings(tmp_path: Path) -> None:
-    compile_engine(find_torch().directory, tmp_path / "engine.so", ["-Werror", "-O0"])
+def test_a_torch_without_headers(tmp_path: Path) -> None:
     with pytest.raises(CompilerError, match="failed with status"):
-        compile_engine(tmp_path, tmp_path / "other.so")
-    assert not (tmp_path / "other.so").exists()
+        compile_engine(tmp_path, tmp_path / "engine.so")
+    assert not (tmp_path / "engine.so").exists()

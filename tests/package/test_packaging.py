@@ -226,6 +226,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of what is installed, in which its first use compiles the engine."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["sdist", "checkout"])
 def test_wheel_holds_the_package_and_nothing_else(
@@ -246,8 +252,8 @@ def test_wheel_holds_the_package_and_nothing_else(
 
 
 @pytest.mark.slow
-def test_demo_of_a_fresh_install(installed: Path, tmp_path: Path) -> None:
-    environment = clean_environment(CNCLIP_CACHE=str(tmp_path / "cache"))
+def test_demo_of_a_fresh_install(installed: Path, cache: Path, tmp_path: Path) -> None:
+    environment = clean_environment(CNCLIP_CACHE=str(cache))
     for command in ([installed, "-m", "cnclip.demo"], [installed.with_name("cnclip"), "demo"]):
         printed = output_of(*command, "-o", "sheet.png", cwd=tmp_path, env=environment)
         assert "生日蛋糕" in printed
@@ -273,10 +279,10 @@ def test_both_readmes_have_the_same_blocks() -> None:
 
 
 @pytest.mark.slow
-def test_readme_runs(installed: Path, tmp_path: Path) -> None:
+def test_readme_runs(installed: Path, cache: Path, tmp_path: Path) -> None:
     """The examples run with the wheel; tests/docs runs all other pages with the checkout."""
     pip_install(installed, "faiss-cpu", "pyarrow")  # of the extra `search`
-    environment = clean_environment(CNCLIP_CACHE=str(tmp_path / "cache"))
+    environment = clean_environment(CNCLIP_CACHE=str(cache))
     pages, folder = ROOT / "tests" / "support" / "pages.py", tmp_path / "files"
     folder.mkdir()
     command = [installed, "-P", "-W", "error", pages, ROOT / "README.md", folder]
