@@ -292,6 +292,12 @@ coverage-python: $(COVERAGE)/.python ## the part of `make coverage` for Python, 
 	@$(PYTHON_COVERAGE) json --quiet $(of_packages) -o $(COVERAGE)/python.json
 	$(COVERAGE)/python-venv/bin/python tools/coverage.py python $(COVERAGE)
 
+# The tests that take most branches in the least time.
+coverage-short: ## a short form of `make coverage` for CI: fewer tests, the same limits, two packages of Python
+	@$(MAKE) coverage-c ISAS= PYTEST_OPTIONS="-k 'not (code_point or library or large_images or photographs or precision or small_sizes)'" \
+	  COVERED_TESTS='tests/core tests/engine/test_engine.py tests/prepared tests/checkpoints/test_archive_scripts.py'
+	@$(MAKE) coverage-python PYTEST_OPTIONS= COVERED_PACKAGES='evaluate search'
+
 # --- Style and types -------------------------------------------------------------------------------
 
 C_FILES := $(shell find csrc tests/c tests/core tests/engine tests/fuzz -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu')
@@ -341,5 +347,5 @@ clean: ## remove .venv, build/ and every cache
 	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find cnclip tests tools benchmarks csrc -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help tools demo test test-isa test-slow test-full-size soak agreement reliability test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage coverage-c coverage-python fuzz fuzz-long lint \
+.PHONY: help tools demo test test-isa test-slow test-full-size soak agreement reliability test-gpu test-matrix test-pillow test-ui test-c test-arm64 tsan asan install-asan install-tsan coverage coverage-c coverage-python coverage-short fuzz fuzz-long lint \
   typing format bench notebooks docs wheel clean

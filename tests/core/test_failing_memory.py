@@ -37,7 +37,9 @@ tokenizer = _core.Tokenizer(vocabulary)
 small = b"[PAD]\\n[UNK]\\n[CLS]\\n[SEP]\\na\\n##a\\n"
 processor = _core.ImageProcessor(16)
 image = Image.new("RGB", (200, 300), (1, 2, 3))
-large = Image.new("RGB", (4100, 1030))  # in several blocks
+Image.core.set_block_size(4096)
+in_blocks = Image.new("RGB", (200, 300), (3, 2, 1))
+Image.core.set_block_size(16 << 20)  # as it was
 pixels = np.asarray(image)
 model = cnclip.pipeline(model=golden / "tiny-vit", device="cpu", num_threads=1).model
 encoder, info, engine = model.encoder, model.info, open_engine()
@@ -57,6 +59,8 @@ def refused(kind, call):
         return 1
     raise AssertionError("no " + kind.__name__)
 
+refused(ValueError, in_blocks.__arrow_c_array__)  # its rows are not contiguous
+
 def new_encoder(path, is_prepared):
     made = _core.Encoder(
         engine, path, tokenizer, info.embed_dim, info.context_length, num_threads=1,
@@ -73,7 +77,7 @@ entries = {
     "Tokenizer.encode": lambda: tokenizer.encode(texts, 8),
     "ImageProcessor": lambda: _core.ImageProcessor(16).process([pixels]),
     "ImageProcessor.process": lambda: processor.process([image, pixels, pixels[::-1, ::2]]),
-    "ImageProcessor.process, several blocks": lambda: processor.process([large]),
+    "ImageProcessor.process, several blocks": lambda: processor.process([in_blocks]),
     "ImageProcessor.resize": lambda: processor.resize([image, pixels]),
     "Engine": lambda: _core.Engine(engine_path) and 1,
     "Encoder": lambda: new_encoder(info.path, False),
