@@ -146,7 +146,7 @@ def threads_of(
     preprocessor = CLIPPreprocessor(archive, number)
     found = set()
 
-    def tensor(pixels: Any, *, as_bytes: bool) -> Any:
+    def tensor(pixels: Any, **options: Any) -> Any:
         found.add(threading.get_ident())
         return np.zeros((1, 3, 2, 2), np.float32)
 
