@@ -294,7 +294,7 @@ coverage-python: $(COVERAGE)/.python ## the part of `make coverage` for Python, 
 
 # The tests that take most branches in the least time.
 coverage-short: ## a short form of `make coverage` for CI: fewer tests, the same limits, two packages of Python
-	@$(MAKE) coverage-c ISAS= PYTEST_OPTIONS="-k 'not (code_point or library or large_images or photographs or precision or small_sizes)'" \
+	@$(MAKE) coverage-c ISAS= PYTEST_OPTIONS="-k 'not (code_point or library or large_images or near_fp32 or photographs or small_sizes)'" \
 	  COVERED_TESTS='tests/core tests/engine/test_engine.py tests/prepared tests/checkpoints/test_archive_scripts.py'
 	@$(MAKE) coverage-python PYTEST_OPTIONS= COVERED_PACKAGES='evaluate search'
 
