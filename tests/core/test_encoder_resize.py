@@ -14,6 +14,7 @@ from PIL import Image
 from cnclip import _core, errors
 from cnclip.archive import read_archive
 from cnclip.engine.build import SOURCES
+from cnclip.pipelines import MultiModalEmbeddingPipeline
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +73,15 @@ def test_errors_of_an_encoder_that_resizes(encoder: _core.Encoder) -> None:
         encoder.resize([good], out=np.zeros((1, 3, 32, 32), np.uint8))
 
 
-def test_an_encoder_that_cannot_resize(engine: _core.Engine, archive: Path) -> None:
+def test_an_encoder_that_cannot_resize(
+    engine: _core.Engine, archive: Path, vit: MultiModalEmbeddingPipeline
+) -> None:
     processor = _core.ImageProcessor(32)
     with pytest.raises(errors.InvalidInputError, match="^resizes: requires a GPU and an image_pro"):
         encoder_of(engine, archive, image_processor=processor, resizes=True)
     with pytest.raises(errors.InvalidInputError, match="^resizes: requires a GPU and an image_pro"):
         encoder_of(engine, archive, device="cuda:0", resizes=True)
+    with pytest.raises(errors.InvalidInputError, match="^resize: requires an encoder with resizes"):
+        vit.model.encoder.resize([np.zeros((5, 5, 3), np.uint8)])
     with pytest.raises(errors.DeviceError, match="^it only resizes$"):
         encoder_of(engine, archive, device="cuda:0", image_processor=processor)

@@ -86,13 +86,6 @@ def test_memory_that_ends_names_the_image(
         opened.forward({"img": kind([photo, photo, photo])})
 
 
-def test_an_encoder_without_a_gpu_resizes_nothing(
-    vit: MultiModalEmbeddingPipeline, photo: Image.Image
-) -> None:
-    with pytest.raises(errors.InvalidInputError, match="^resize: requires an encoder with resizes"):
-        vit.model.encoder.resize([photo])
-
-
 def test_the_command_refuses_the_cpu(
     tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
