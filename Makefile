@@ -183,10 +183,11 @@ ASAN := build/asan
 TSAN := build/tsan
 # These tests reach the core only through the pipeline, as others do, and load much foreign code or
 # start many processes; or they read Python code alone; or they repeat calls of the core for what
-# another library says; or they run nvcc.
+# another library says; or they run nvcc, or have a
+# sanitizer of their own.
 ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark browser bulk cli cn_clip_module datasets demo docs evaluate integrations \
   modelscope package reliability search serve sources train core/test_tokenizers_library.py engine/test_cuda_kernels.py \
-  models/test_hub.py pipelines/test_downloads.py pipelines/test_downloads_proxies.py) \
+  engine/test_resize_on_host.py models/test_hub.py pipelines/test_downloads.py pipelines/test_downloads_proxies.py) \
   $(addprefix --ignore=,$(filter-out %/test_archive.py %/test_archive_scripts.py,$(wildcard tests/checkpoints/test_*.py)))
 library = $(shell $(CC) -print-file-name=$(1))
 ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \
@@ -292,7 +293,8 @@ coverage-python: $(COVERAGE)/.python ## the part of `make coverage` for Python, 
 	@$(PYTHON_COVERAGE) json --quiet $(of_packages) -o $(COVERAGE)/python.json
 	$(COVERAGE)/python-venv/bin/python tools/coverage.py python $(COVERAGE)
 
-# The tests that take most branches in the least time.
+# The tests that take most branches in the least time: those left out repeat what others do on more
+# characters, sizes or images.
 coverage-short: ## a short form of `make coverage` for CI: fewer tests, the same limits, two packages of Python
 	@$(MAKE) coverage-c ISAS= PYTEST_OPTIONS="-k 'not (code_point or library or large_images or near_fp32 or photographs or small_sizes)'" \
 	  COVERED_TESTS='tests/core tests/engine/test_engine.py tests/prepared tests/checkpoints/test_archive_scripts.py'

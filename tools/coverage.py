@@ -32,7 +32,7 @@ MARK = r"/\* (NEVER|ALWAYS): \w"
 # Statements that are one of Python's macros, whose branches are not ours.
 PYTHON_MACRO = r"\s*Py_(CLEAR|VISIT)\(.*\);"
 # What the engine does where there is a GPU.
-ON_GPU = r".*(cuda|CUDA|_tower|resize)"
+ON_GPU = r".*(cuda|CUDA|_tower|resizer|resizes)"
 
 # The sets of csrc/base/cpu.h, and the object files for each: csrc/meson.build, tests/c/meson.build.
 OBJECTS = {

@@ -13,6 +13,7 @@ from ._arguments import (
     add_formats_argument,
     add_model_arguments,
     add_pixels_argument,
+    add_resize_argument,
     add_root_argument,
     check_output_file,
     open_pipeline,
@@ -71,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of clip-retrieval's folder with images and texts: index the texts",
     )
     add_decode_argument(parser)
+    add_resize_argument(parser)
     add_formats_argument(parser)
     add_pixels_argument(parser)
 

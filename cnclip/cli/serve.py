@@ -20,6 +20,7 @@ from ._arguments import (
     add_model_arguments,
     add_options,
     add_pixels_argument,
+    add_resize_argument,
     add_root_argument,
     integer,
     open_browser,
@@ -67,6 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_root_argument(parser)
     add_download_arguments(parser)
     add_decode_argument(parser)
+    add_resize_argument(parser)
     add_formats_argument(parser)
     add_pixels_argument(parser, MAX_PIXELS)
 

@@ -77,6 +77,8 @@ class CLIPForMultiModalEmbedding(TorchModel):
         device: Any = None,
         precision: str = "fp32",
         num_threads: int | None = None,
+        decode: str = "exact",
+        resize: str = "cpu",
         local_files_only: bool = False,
         **__: Any,
     ) -> None:
@@ -88,6 +90,8 @@ class CLIPForMultiModalEmbedding(TorchModel):
             device: As for ModelScope's `pipeline`: a GPU that is not there means the CPU.
             precision: As for `cnclip.pipelines.pipeline`.
             num_threads: As for `cnclip.pipelines.pipeline`.
+            decode: As for `cnclip.pipelines.pipeline`.
+            resize: As for `cnclip.pipelines.pipeline`.
             local_files_only: As for `cnclip.pipelines.pipeline`.
 
         Raises:
@@ -98,7 +102,12 @@ class CLIPForMultiModalEmbedding(TorchModel):
         super().__init__(str(path))
         self.name = str(model_dir)
         self.device = own_device(device)
-        self._options: dict[str, Any] = {"precision": precision, "num_threads": num_threads}
+        self._options: dict[str, Any] = {
+            "precision": precision,
+            "num_threads": num_threads,
+            "decode": decode,
+            "resize": resize,
+        }
         self._pipeline: MultiModalEmbeddingPipeline | None = None
         self._mark: Any = None
         self._eval = True  # of the towers, when they are made

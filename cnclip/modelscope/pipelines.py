@@ -24,7 +24,7 @@ logger = logging.getLogger("cnclip")
 
 TASKS = (Tasks.multi_modal_embedding, Tasks.image_text_retrieval)
 # Keywords of cnclip's own pipeline, which programs may add.
-_OWN = ("precision", "num_threads", "local_files_only")
+_OWN = ("precision", "num_threads", "decode", "resize", "local_files_only")
 
 
 def pipeline(
@@ -50,7 +50,7 @@ def pipeline(
         device: `'gpu'`, `'cuda'`, `'cuda:N'`, `'cpu'` or a torch.device. A GPU that is not there
             means the CPU.
         model_revision: Branch, tag or commit on the hub.
-        others: `precision`, `num_threads` and `local_files_only` as for
+        others: `precision`, `num_threads`, `decode`, `resize` and `local_files_only` as for
             `cnclip.pipelines.pipeline`; others are for ModelScope.
 
     Raises:

@@ -86,8 +86,8 @@ def pipeline(
         decode: How JPEG files are decoded. `'exact'`, ModelScope's pixels; or `'fast'`: the decoder
             scales by 1/2, 1/4 or 1/8, as long as twice the model's resolution remains in both
             sides, see docs/en/howto/photos.md. Other formats are decoded exactly.
-        resize: Where images are resampled for a model on a GPU: `'cpu'`, or `'gpu'`, that GPU. The
-            pixels are the same to the bit. See docs/en/about/benchmarks.md.
+        resize: Where `forward` resamples images for a model on a GPU: `'cpu'`, or `'gpu'`, that
+            GPU. The pixels are the same to the bit. See docs/en/about/benchmarks.md.
         model_revision: Branch, tag or commit of a model on a hub. Models on disk have none.
         local_files_only: Use the files of a hub's model that were fetched before, without the
             network.
@@ -102,7 +102,7 @@ def pipeline(
         CheckpointError, ArchiveError: the model is damaged or of another kind.
         EngineError: torch is missing, or no engine fits it.
         DeviceError: the GPU asked for does not exist, or the device does not compute in the
-            precision, or `resize` is `'gpu'` and the device is not.
+            precision, or `resize` is `'gpu'` and the model is on the CPU.
         InvalidInputError, InputTypeError: another argument or keyword is not one of those above.
     """
     _check_others(others)

@@ -85,7 +85,8 @@ class MultiModalEmbeddingPipeline:
             InvalidInputError: an unusable value; also a ValueError.
             ImageError: an image cannot be read; also an OSError. Messages name the item.
             ModelRunError: the model returned a row that is not finite or not of unit length.
-            OutOfMemoryError: the device has no memory for a batch; also a MemoryError.
+            OutOfMemoryError: the device has no memory for a batch, or with `resize='gpu'` for an
+                image; also a MemoryError.
             KeyboardInterrupt: Ctrl-C, seen between batches.
         """
         if batch_size is not None:

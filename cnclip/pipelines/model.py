@@ -86,8 +86,8 @@ def resize_on_gpu(encoder: _core.Encoder, device: str) -> Resize:
             return encoder.resize(images, out)
         except MemoryError as failure:
             raise OutOfMemoryError(
-                f"no memory on {device} to resize an image: end other programs that use the "
-                "memory, or open the pipeline with resize='cpu'"
+                f"no memory on {device} or on this machine to resize an image: end other programs "
+                "that use the memory, or open the pipeline with resize='cpu'"
             ) from failure
 
     return resize

@@ -15,7 +15,7 @@ from PIL import Image
 from .. import _core
 from .._cores import is_number_fixed, usable_cores
 from ..archive import ArchiveInfo, read_archive
-from ..errors import CnclipError, InvalidInputError
+from ..errors import CnclipError, ForkedProcessError, InvalidInputError, ModelRunError
 from ._prefetch import map_ahead
 from .decoding import DEFAULTS, Decode, DecodingErrors, ImageOptions
 from .image import load_image
@@ -24,6 +24,9 @@ from .inputs import ImageInput, InputImage, InputImages, Preprocessed, Tensor, s
 Pixels: TypeAlias = Image.Image | NDArray[np.uint8]
 # `_core.ImageProcessor.resize`, or a function with the same result.
 Resize: TypeAlias = Callable[[list[Pixels], NDArray[Any] | None], NDArray[np.uint8]]
+
+# Errors of this machine or of the GPU, which other images would raise too.
+_NOT_THE_IMAGE = (MemoryError, ModelRunError, ForkedProcessError)
 
 # Images that `preprocess` opens before their tensors are asked for.
 _AHEAD = 16
@@ -182,7 +185,7 @@ class CLIPPreprocessor:
             try:
                 image = open_image(item)
                 return item, None if image is None else self.process_image(image, as_bytes=as_bytes)
-            except MemoryError:
+            except _NOT_THE_IMAGE:
                 raise
             except CnclipError as error:
                 if strict:

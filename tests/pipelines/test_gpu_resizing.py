@@ -14,15 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnclip import _core, cli, errors
+from cnclip import _core, bulk, cli, errors
+from cnclip.modelscope import pipelines as modelscope
 from cnclip.pipelines import MultiModalEmbeddingPipeline, pipeline
 from cnclip.pipelines.model import resize_on_gpu
 from cnclip.serve import Batcher
+from cnclip.utils.constant import Tasks
 from tests.support.gpu import use_as_on_a_gpu
 
 
 class StandIn:
-    """Resizes as an encoder does; `memory_of` images."""
+    """Resizes as an encoder does, `memory_of` images; then raises `failure`."""
+
+    failure: Exception = MemoryError("img[0]: out of memory")
 
     def __init__(self, processor: _core.ImageProcessor, memory_of: int = 1000) -> None:
         self.processor = processor
@@ -32,7 +36,7 @@ class StandIn:
     def resize(self, images: list[Any], out: Any = None) -> Any:
         self.modes += [getattr(image, "mode", "array") for image in images]
         if len(self.modes) > self.memory_of:
-            raise MemoryError("img[0]: out of memory")
+            raise self.failure
         return self.processor.resize(images, out)
 
 
@@ -79,18 +83,49 @@ def test_memory_that_ends_names_the_image(
 ) -> None:
     resize_by(opened, memory_of=1)
     message = (
-        r"^img\[1\]: no memory on cuda:3 to resize an image: end other programs that use the "
-        "memory, or open the pipeline with resize='cpu'$"
+        r"^img\[1\]: no memory on cuda:3 or on this machine to resize an image: end other "
+        "programs that use the memory, or open the pipeline with resize='cpu'$"
     )
     with pytest.raises(errors.OutOfMemoryError, match=message):
         opened.forward({"img": kind([photo, photo, photo])})
 
 
-def test_the_command_refuses_the_cpu(
-    tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "failure",
+    [errors.ModelRunError("the GPU is lost"), errors.ForkedProcessError("a child"), MemoryError()],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_a_gpu_that_fails_is_not_the_fault_of_an_image(
+    opened: MultiModalEmbeddingPipeline, photo: Image.Image, tmp_path: Path, failure: Exception
 ) -> None:
-    command = ["embed", tmp_path, "-o", tmp_path / "out", "--model", archive, "--device", "cpu"]
-    status = cli.main([*map(str, command), "--resize", "gpu"])
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        photo.rotate(number).save(photos / f"{number}.png")
+    resize_by(opened, memory_of=1).failure = failure
+    expected = errors.OutOfMemoryError if isinstance(failure, MemoryError) else type(failure)
+    with pytest.raises(expected):
+        bulk.embed(photos, opened, tmp_path / "out")
+    resize_by(opened)
+    report = bulk.embed(photos, opened, tmp_path / "out")
+    assert (report.rows, report.failed) == (3, 0)
+
+
+@pytest.mark.parametrize("command", ["embed", "index", "serve"])
+def test_the_command_refuses_the_cpu(
+    command: str, tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", archive, "--device", "cpu", "--resize", "gpu"]
+    if command != "serve":
+        arguments += [tmp_path, "-o", tmp_path / "out"]
+    status = cli.main([command, *map(str, arguments)])
     message = "resize='gpu': the model is on the CPU; leave it out, or choose a GPU"
-    assert (status, capsys.readouterr().err) == (2, f"cnclip embed: {message}\n")
+    assert (status, capsys.readouterr().err) == (2, f"cnclip {command}: {message}\n")
     assert not (tmp_path / "out").exists()
+
+
+def test_modelscope_programs_pass_the_options_on(archive: Path) -> None:
+    with pytest.raises(errors.DeviceError, match="^resize='gpu': the model is on the CPU"):
+        modelscope.pipeline(Tasks.multi_modal_embedding, archive, device="cpu", resize="gpu")
+    opened = modelscope.pipeline(Tasks.multi_modal_embedding, archive, device="cpu", decode="fast")
+    assert opened.model.core.preprocessor.image_options.decode == "fast"

@@ -42,8 +42,9 @@ void pack(const cnclip_image &image, const Part &part, std::uint8_t *packed) {
       std::memcpy(packed, pixel, row_bytes);
       continue;
     }
-    for (int x = 0; x < part.width; x++, pixel += next) {
-      for (int c = 0; c < 3; c++) packed[x * 3 + c] = pixel[c * channel];
+    std::uint8_t *output = packed;
+    for (int x = 0; x < part.width; x++, pixel += next, output += 3) {
+      for (int c = 0; c < 3; c++) output[c] = pixel[c * channel];
     }
   }
 }

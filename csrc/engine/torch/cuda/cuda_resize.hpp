@@ -34,7 +34,7 @@ class Resizer {
 
   /* bytes: [r, r, 4]. Threads may call it at once: a few images are resampled at a time, and each
    * has a stream and memory of its own, a piece on this machine and a piece and the result of the
-   * first pass on the GPU.
+   * first pass on the GPU. Memory is kept for the next images, as much as the largest one took.
    * std::bad_alloc, what `allocate` throws; std::runtime_error. */
   void resize(const cnclip_image &image, const cnclip_image_plan &plan, std::uint8_t *bytes);
 
