@@ -295,10 +295,10 @@ coverage-python: $(COVERAGE)/.python ## the part of `make coverage` for Python, 
 
 # The tests that take most branches in the least time: those left out repeat what others do on more
 # characters, sizes or images.
-coverage-short: ## a short form of `make coverage` for CI: fewer tests, the same limits, two packages of Python
+coverage-short: ## a short form of `make coverage` for CI: fewer tests, the same limits, one package of Python
 	@$(MAKE) coverage-c ISAS= PYTEST_OPTIONS="-k 'not (code_point or library or large_images or near_fp32 or photographs or small_sizes)'" \
 	  COVERED_TESTS='tests/core tests/engine/test_engine.py tests/prepared tests/checkpoints/test_archive_scripts.py'
-	@$(MAKE) coverage-python PYTEST_OPTIONS= COVERED_PACKAGES='evaluate search'
+	@$(MAKE) coverage-python PYTEST_OPTIONS= COVERED_PACKAGES=evaluate
 
 # --- Style and types -------------------------------------------------------------------------------
 
