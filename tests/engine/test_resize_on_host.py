@@ -29,9 +29,15 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LD_
 THREE_BYTES, FOUR_BYTES, PLANES_UPSIDE_DOWN = range(3)
 Job = tuple[NDArray[np.uint8], int, int]  # [h, w, 3]; its layout in memory; the resolution
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or shutil.which("g++") is None, reason="needs Linux and g++"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        sys.platform != "linux" or shutil.which("g++") is None, reason="needs Linux and g++"
+    ),
+    pytest.mark.skipif(
+        not all((SOURCES / name).exists() for name in CORE),
+        reason="an installed package has no sources of the core",
+    ),
+]
 
 
 @pytest.fixture(scope="session")
