@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._files import flush, write_durably
+from .._files import flush, names_file, write_durably
 from .._text import printable
 from ..errors import ImageError
 from .process import World
@@ -105,23 +105,40 @@ class Journal:
                 if (self._folder / name).exists():
                     flush(self._folder / name)
 
-    def end(self) -> None:
-        """Draw the curve. An OSError here must not hide the exception that ended the run."""
+    @contextlib.contextmanager
+    def drawn(self) -> Iterator[None]:
+        """Draw the curve at the end of the steps, however they end.
+
+        Raises:
+            OSError: it cannot be written; names the file. It does not hide another exception.
+        """
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._draw()
+            raise
+        self._draw()
+
+    def _draw(self) -> None:
         if not self.world.is_first:
             return
-        with contextlib.suppress(OSError):
-            if self._tensorboard is not None:
-                self._tensorboard.close()
-            curve = draw_curve(self._metrics())
-            if curve is not None:
-                write_durably(self._folder / CURVE, curve)
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        curve = draw_curve(self._metrics())
+        if curve is not None:
+            write_durably(self._folder / CURVE, curve)
 
     def _metrics(self) -> list[dict[str, Any]]:
         lines = _lines(self._folder / METRICS)
         return [line for line in lines if isinstance(line.get("step"), int)]
 
     def _append(self, name: str, values: dict[str, Any]) -> None:
-        with (self._folder / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
+        path = self._folder / name
+        with (
+            names_file(path),
+            path.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             file.write(_line(values))
 
 

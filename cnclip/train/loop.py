@@ -153,17 +153,16 @@ class TrainingLoop:
         state, journal = self.state, self.journal
         journal.begin(state.step, state.checked_step)
         self._print_plan()
-        try:
-            self._validate_before_steps()
-            self._run_steps()
-        except _StopRequested:
-            self._save()
-            journal.print(
-                f"interrupted after step {state.step}; the state is saved: resume to continue"
-            )
-            raise KeyboardInterrupt from None
-        finally:
-            journal.end()
+        with journal.drawn():
+            try:
+                self._validate_before_steps()
+                self._run_steps()
+            except _StopRequested:
+                self._save()
+                journal.print(
+                    f"interrupted after step {state.step}; the state is saved: resume to continue"
+                )
+                raise KeyboardInterrupt from None
         if self.world.is_first:
             convert(self.folder / BEST, self.folder / ARCHIVE)
         self.world.barrier()

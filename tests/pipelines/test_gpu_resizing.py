@@ -52,6 +52,11 @@ def resize_by(opened: MultiModalEmbeddingPipeline, memory_of: int = 1000) -> Sta
     return encoder  # type: ignore[no-any-return]
 
 
+def same(found: Any, expected: Any) -> None:
+    """Equal but for rounding, which depends on the batch where torch computes."""
+    np.testing.assert_allclose(found, expected, atol=2e-6, rtol=0)
+
+
 def test_all_images_are_resized_by_the_encoder(
     opened: MultiModalEmbeddingPipeline, photo: Image.Image
 ) -> None:
@@ -60,12 +65,12 @@ def test_all_images_are_resized_by_the_encoder(
     images = [photo, np.asarray(photo), content.getvalue(), photo.convert("L")]
     expected = opened.forward({"img": images})["img_embedding"]
     encoder = resize_by(opened)
-    assert np.array_equal(opened.forward({"img": images})["img_embedding"], expected)
+    same(opened.forward({"img": images})["img_embedding"], expected)
     assert encoder.modes == ["RGB", "array", "RGB", "RGB"]
-    assert np.array_equal(opened.forward({"img": iter(images)})["img_embedding"], expected)
+    same(opened.forward({"img": iter(images)})["img_embedding"], expected)
     with Batcher(opened) as batcher:
         answer = batcher.submit([{"img": image} for image in images]).result()
-    assert np.array_equal(answer.vectors, expected)
+    same(answer.vectors, expected)
     assert len(encoder.modes) == 12
 
 

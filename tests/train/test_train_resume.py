@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -25,6 +26,7 @@ from cnclip.errors import (  # noqa: E402
 )
 from cnclip.models import read_checkpoint  # noqa: E402
 from cnclip.train import TrainReport, finetune  # noqa: E402
+from cnclip.train import journal as journal_module  # noqa: E402
 from cnclip.train.journal import Journal, _lines  # noqa: E402
 from cnclip.train.process import join_world  # noqa: E402
 from cnclip.train.validate import Validator  # noqa: E402
@@ -266,6 +268,35 @@ def test_a_full_disk_is_an_oserror(
     assert not list((tmp_path / "run").glob(".*"))
 
 
+def test_a_curve_that_cannot_be_written_is_reported(
+    sizes: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    write = journal_module.write_durably
+
+    def fail(path: Path, content: bytes) -> None:
+        if path.name == "curve.png":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        write(path, content)
+
+    run, options = tmp_path / "run", SMALL | {"max_steps": 1, "show_progress": False}
+    monkeypatch.setattr(journal_module, "write_durably", fail)
+    with pytest.raises(OSError, match=r"curve\.png"):
+        finetune(sizes, data, run, from_scratch=True, **options)
+    monkeypatch.undo()
+    finetune(sizes, data, run, from_scratch=True, resume=True, **options)
+    assert (run / "curve.png").exists() and (run / "best.cnclip.pt").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_metrics_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    with join_world("cpu") as world:
+        journal = Journal(tmp_path, world, show_progress=False)
+        (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+        with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
+            journal.add_metrics({"step": 1, "loss": 2.0})
+
+
 def test_files_of_others_are_unchanged(sizes: Path, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "best").mkdir(parents=True)
@@ -348,9 +379,9 @@ def test_the_journal_of_a_crashed_run_continues(tmp_path: Path) -> None:
     (tmp_path / "skipped.jsonl").write_text('{"where": "a", "what": "is empty"}\n{"where": "b')
     with join_world("cpu") as world:
         journal = Journal(tmp_path, world, show_progress=False)
-        journal.begin(1, 0)  # after step 1, where recall was not yet measured
-        journal.add_skipped([ImageError("is empty", Where(file=place)) for place in ("a", "b")])
-        journal.end()
+        with journal.drawn():
+            journal.begin(1, 0)  # after step 1, where recall was not yet measured
+            journal.add_skipped([ImageError("is empty", Where(file=place)) for place in ("a", "b")])
     assert list(_lines(tmp_path / "metrics.jsonl")) == metrics[:2]
     skipped = (tmp_path / "skipped.jsonl").read_text().splitlines()
     assert [json.loads(line)["where"] for line in skipped] == ["a", "b"]
