@@ -183,8 +183,7 @@ ASAN := build/asan
 TSAN := build/tsan
 # These tests reach the core only through the pipeline, as others do, and load much foreign code or
 # start many processes; or they read Python code alone; or they repeat calls of the core for what
-# another library says; or they run nvcc, or run
-# under a sanitizer anyway.
+# another library says; or they run nvcc, or run under a sanitizer anyway.
 ASAN_LEFT_OUT := $(addprefix --ignore=tests/,benchmark browser bulk cli cn_clip_module datasets demo docs evaluate integrations \
   modelscope package reliability search serve sources train core/test_tokenizers_library.py engine/test_cuda_kernels.py \
   engine/test_resize_on_host.py models/test_hub.py pipelines/test_downloads.py pipelines/test_downloads_proxies.py) \

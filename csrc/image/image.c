@@ -280,11 +280,6 @@ cnclip_status cnclip_image_resize(const cnclip_image_processor *processor,
   return resample(&(work){.processor = processor, .bytes = bytes}, image, error);
 }
 
-bool cnclip_image_is_vertical_first(const cnclip_image_processor *processor, int width,
-                                    int height) {
-  return cnclip_resample_is_vertical_first(width, height, processor->resolution);
-}
-
 static void narrow(const cnclip_image_kernels *kernels, const cnclip_resample_filter *filter,
                    const cnclip_image *part, uint8_t *output, size_t output_stride) {
   for (int start = 0; start < part->height; start += GROUP) {

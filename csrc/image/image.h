@@ -95,14 +95,11 @@ cnclip_status cnclip_image_process(const cnclip_image_processor *processor,
 cnclip_status cnclip_image_resize(const cnclip_image_processor *processor,
                                   const cnclip_image *image, uint8_t *bytes, cnclip_error *error);
 
-/* Whether cnclip_image_process begins with the vertical pass for an image of this size. */
-bool cnclip_image_is_vertical_first(const cnclip_image_processor *processor, int width, int height);
-
-/* That first pass alone, for an image that is not in one piece of memory: applied to its parts,
- * whole rows or, where the pass is vertical, whole columns, each to its place in a smaller image of
- * r columns or r rows. cnclip_image_process of that image gives the tensor of the whole one. part:
- * in four bytes a pixel. output: four bytes a pixel, rows output_stride bytes apart.
- * CNCLIP_ERROR_MEMORY. */
+/* The first pass of cnclip_image_process alone (cnclip_resample_is_vertical_first: which one), for
+ * an image that is not in one piece of memory: applied to its parts, whole rows or, where the pass
+ * is vertical, whole columns, each to its place in a smaller image of r columns or r rows.
+ * cnclip_image_process of that image gives the tensor of the whole one. part: in four bytes a
+ * pixel. output: four bytes a pixel, rows output_stride bytes apart. CNCLIP_ERROR_MEMORY. */
 cnclip_status cnclip_image_first_pass(const cnclip_image_processor *processor,
                                       const cnclip_image *part, bool vertical, uint8_t *output,
                                       size_t output_stride, cnclip_error *error);

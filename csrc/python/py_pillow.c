@@ -123,7 +123,7 @@ static PyObject *first_pass_by_parts(const cnclip_state *state,
   if (!read_size(item, &whole.width, &whole.height)) return NULL;
   if (whole.width < 1 || whole.height < 1) return NULL;
   const int resolution = cnclip_image_processor_resolution(processor);
-  const bool vertical = cnclip_image_is_vertical_first(processor, whole.width, whole.height);
+  const bool vertical = cnclip_resample_is_vertical_first(whole.width, whole.height, resolution);
   const int width = vertical ? whole.width : resolution;
   const int height = vertical ? resolution : whole.height;
   const Py_ssize_t row_bytes = (Py_ssize_t)width * 4;

@@ -170,7 +170,7 @@ static cnclip_image four_bytes(const uint8_t *pixels, int width, int height) {
 static void check_bands(const cnclip_image_processor *processor, const uint8_t *pixels, int width,
                         int height, const float *want) {
   const int r = cnclip_image_processor_resolution(processor);
-  const bool vertical = cnclip_image_is_vertical_first(processor, width, height);
+  const bool vertical = cnclip_resample_is_vertical_first(width, height, r);
   if (vertical && height == r) return; /* has no first pass */
   const size_t row_bytes = (size_t)width * 4, small_bytes = (size_t)(vertical ? width : r) * 4;
   uint8_t *small = malloc((size_t)(vertical ? r : height) * small_bytes);

@@ -5,7 +5,7 @@
 #include "engine/engine.h"
 
 struct cnclip_model {
-  int device_is_a_gpu;
+  int unused;
 };
 
 static const cnclip_engine_core *core;

@@ -112,7 +112,7 @@ static void process(const cnclip_image_processor *processor, const cnclip_image 
 static void process_halves(const cnclip_image_processor *processor, const cnclip_image *image,
                            const float *want, size_t bytes) {
   const int resolution = cnclip_image_processor_resolution(processor);
-  const bool vertical = cnclip_image_is_vertical_first(processor, image->width, image->height);
+  const bool vertical = cnclip_resample_is_vertical_first(image->width, image->height, resolution);
   const int width = vertical ? image->width : resolution;
   const int height = vertical ? resolution : image->height;
   const int end = vertical ? image->width : image->height;
