@@ -118,7 +118,7 @@ def check_crashes(
                 started.add(start)
             yield None if problem is None else f"{description}: {problem}", start
 
-    ended = in_process(replay, log)
+    ended = in_process(replay, log, f"{scenario.name}: crashes", total=len(chosen))
     for problem, start in ended.results:
         figures.findings += [problem] if problem is not None else []
         if start is not None:

@@ -65,7 +65,9 @@ def check_faults(
                     started.add(found[1])
                 yield found
 
-        ended = in_process(run_each, log)
+        done = figures.faults - len(faults)
+        label = f"{scenario.name}: failures"
+        ended = in_process(run_each, log, label, done=done, total=figures.faults)
         found = ended.results
         if ended.signal:
             fault = faults[len(found)]

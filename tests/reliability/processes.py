@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+SECONDS_BETWEEN_LINES = 10.0
 
 
 class Ended(NamedTuple):
@@ -44,8 +48,22 @@ class Output:
         return self._path.read_text("utf-8", "replace")
 
 
-def in_process(function: Callable[[Output], Iterator[Any]], log: Path) -> Ended:
+def in_process(
+    function: Callable[[Output], Iterator[Any]],
+    log: Path,
+    label: str = "",
+    *,
+    done: int = 0,
+    total: int = 0,
+) -> Ended:
     """Run a function that yields results in a fork of this process.
+
+    Args:
+        function: The function.
+        log: A file for what it prints.
+        label: What its results are of: their number is printed on stderr now and then. "": not.
+        done: The number of results that were there before.
+        total: The number of all results.
 
     Raises:
         RuntimeError: the function raised an exception.
@@ -68,9 +86,13 @@ def in_process(function: Callable[[Output], Iterator[Any]], log: Path) -> Ended:
             os._exit(status)
     os.close(writer)
     results = []
+    last = time.monotonic()
     with open(reader, "rb") as pipe, contextlib.suppress(EOFError):
         while True:
             results.append(pickle.load(pipe))
+            if label and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                print(f"{label}: {done + len(results)} of {total}", file=sys.stderr, flush=True)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     printed = log.read_text("utf-8", "replace")
     if status > 0:
