@@ -5,6 +5,8 @@ A sample is all members of one path up to the last dot of their name: `a.b.jpg` 
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import lzma
 import os
@@ -35,8 +37,8 @@ _MAX_TEXT = 1 << 20
 _MAX_IMAGES = 8
 _COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 # The first bytes of files that gzip, bzip2, xz and zstd write.
-_XZ, _ZSTD = b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"
-_MAGIC = (b"\x1f\x8b", b"BZh", _XZ, _ZSTD)
+_GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"
+_MAGIC = (_GZIP, _BZIP2, _XZ, _ZSTD)
 # Of the older format of LZMA, which has no signature: usual properties, and the dictionary's size.
 _LZMA = b"\x5d\0\0"
 # Of xz, without its dictionary.
@@ -266,15 +268,25 @@ def _next_content(
 
 def _opened(file: IO[bytes]) -> tarfile.TarFile:
     """An open file as a tar file that is read from its beginning to its end."""
-    head = file.peek(len(_XZ))  # type: ignore[attr-defined]
+    return tarfile.open(fileobj=_decompressed(file), mode="r|", **_HOW)
+
+
+def _decompressed(file: Any) -> Any:
+    """The content of a compressed file, of one stream or several.
+
+    tarfile itself reads the first one only, and no gzip with extra fields, as bgzip writes them.
+    """
+    head = file.peek(len(_XZ))
+    if head.startswith(_GZIP):
+        return gzip.GzipFile(fileobj=file)
+    if head.startswith(_BZIP2):
+        return bz2.BZ2File(file)
+    if head.startswith((_XZ, _LZMA)):
+        return _XzFile(file)
     if head.startswith(_ZSTD):
         arrow, _ = pyarrow_modules()
-        content: Any = arrow.CompressedInputStream(file, "zstd")
-        return tarfile.open(fileobj=content, mode="r|", **_HOW)
-    if head.startswith((_XZ, _LZMA)):
-        content = _XzFile(file)
-        return tarfile.open(fileobj=content, mode="r|", **_HOW)
-    return tarfile.open(fileobj=file, mode="r|*", **_HOW)
+        return arrow.CompressedInputStream(file, "zstd")
+    return file
 
 
 class _XzFile:

@@ -1,7 +1,9 @@
-"""Tar files that xz has compressed: several streams, padding, and dictionaries of any size."""
+"""Compressed tar files: several streams, extra fields, padding, and dictionaries of any size."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import lzma
 import resource
@@ -11,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
 import pytest
 
 from cnclip.bulk.items import open_sources
@@ -40,6 +43,18 @@ def in_two_streams(content: bytes) -> bytes:
     return lzma.compress(content[:1000]) + bytes(40_000) + lzma.compress(content[1000:]) + bytes(4)
 
 
+def with_extra_field(content: bytes) -> bytes:
+    """As bgzip writes it: the size of the stream, in a field of the header."""
+    packed = bytearray(gzip.compress(content, mtime=0))
+    packed[3] |= 4
+    packed[10:10] = struct.pack("<H2sHH", 6, b"BC", 2, len(packed) + 7)
+    return bytes(packed)
+
+
+def zstd(content: bytes) -> bytes:
+    return pyarrow.Codec("zstd").compress(content).to_pybytes()
+
+
 def with_dictionary(size: int) -> Callable[[bytes], bytes]:
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": size}]
     return lambda content: lzma.compress(content, filters=filters)
@@ -60,6 +75,29 @@ def test_every_image_is_read(compress: Callable[[bytes], bytes], tmp_path: Path)
     assert [item.image.read() for item in items if item.image is not None] == [
         png(number) for number in range(5)
     ]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, with_extra_field, bz2.compress, zstd])
+def test_every_stream_is_read(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    content = tar_of(5)
+    parts = [content[:1000], content[1000:2000], content[2000:]]
+    items = items_of(tmp_path / "a.tar.packed", b"".join(map(compress, parts)))
+    assert [item.image.read() for item in items if item.image is not None] == [
+        png(number) for number in range(5)
+    ]
+    assert len(items) == 5
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, zstd])
+def test_images_before_damage_are_read(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    content = tar_of(60)
+    cut = compress(content[:40_000]) + compress(content[40_000:])[:99]
+    items = items_of(tmp_path / "a.tgz", cut)
+    (error,) = (item.error for item in items if item.error is not None)
+    assert error.startswith("damaged: ")
+    images = [item.image.read() for item in items if item.image is not None]
+    assert len(images) > 20
+    assert images == [png(number) for number in range(len(images))]
 
 
 def claiming(content: bytes, *, alone: bool) -> bytes:
