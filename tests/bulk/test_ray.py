@@ -40,6 +40,7 @@ pytestmark = [
 ]
 
 GALLERY = asset_path("gallery")
+IMAGES = sorted(GALLERY.glob("*.png"))[:160]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def nodes() -> Iterator[Any]:
 @pytest.fixture
 def some() -> list[Path]:
     """A few images."""
-    return sorted(GALLERY.glob("*.png"))[:20]
+    return IMAGES[:20]
 
 
 def shipped() -> MultiModalEmbeddingPipeline:
@@ -287,7 +288,7 @@ def test_a_folder_is_that_of_embed(nodes: Any, tmp_path: Path, some: list[Path])
     assert report.left_out == {".txt": 1}
     assert_same(tmp_path / "many", tmp_path / "one")
     # Either goes on with the other's folder; only what is new is embedded.
-    shutil.copy2(sorted(GALLERY.glob("*.png"))[30], photos)
+    shutil.copy2(IMAGES[30], photos)
     report = bulk.ray_embed(sources, "emoji-cn", tmp_path / "one", options)
     assert (report.rows, report.embedded, report.kept, report.failed) == (26, 1, 25, 2)
     bulk.embed(sources, shipped(), tmp_path / "many", options)
@@ -318,10 +319,10 @@ def test_an_actor_is_killed(nodes: Any, tmp_path: Path) -> None:
 
     options = bulk.EmbedOptions(shard_items=8, batch_size=1, dtype="float32")
     thread = after_shards(tmp_path / "many", 2, kill)
-    report = bulk.ray_embed(GALLERY, "emoji-cn", tmp_path / "many", options)
+    report = bulk.ray_embed(IMAGES, "emoji-cn", tmp_path / "many", options)
     thread.join(10)
     assert killed
-    bulk.embed(GALLERY, shipped(), tmp_path / "one", options)
+    bulk.embed(IMAGES, shipped(), tmp_path / "one", options)
     assert report.rows == report.embedded == bulk.open_embeddings(tmp_path / "one").rows
     assert_same(tmp_path / "many", tmp_path / "one")
 
@@ -344,16 +345,16 @@ def test_a_run_that_is_cut_off_goes_on(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(under_test, "_unpack", interrupted)
-        bulk.ray_embed(GALLERY, "emoji-cn", tmp_path / "many", options)
+        bulk.ray_embed(IMAGES, "emoji-cn", tmp_path / "many", options)
     with pytest.raises(EmbeddingsError, match="not finished"):
         bulk.open_embeddings(tmp_path / "many")
     deadline = time.monotonic() + 30
     while actors() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not actors()
-    report = bulk.ray_embed(GALLERY, "emoji-cn", tmp_path / "many", options)
+    report = bulk.ray_embed(IMAGES, "emoji-cn", tmp_path / "many", options)
     assert report.kept == 3 * 32
-    bulk.embed(GALLERY, shipped(), tmp_path / "one", options)
+    bulk.embed(IMAGES, shipped(), tmp_path / "one", options)
     assert_same(tmp_path / "many", tmp_path / "one")
 
 
@@ -392,9 +393,9 @@ def test_a_node_goes_down(nodes: Any, tmp_path: Path) -> None:
 
     options = bulk.EmbedOptions(shard_items=8, batch_size=1, dtype="float32")
     thread = after_shards(tmp_path / "many", 2, remove)
-    report = bulk.ray_embed(GALLERY, "emoji-cn", tmp_path / "many", options)
+    report = bulk.ray_embed(IMAGES, "emoji-cn", tmp_path / "many", options)
     thread.join(10)
     assert gone
-    bulk.embed(GALLERY, shipped(), tmp_path / "one", options)
+    bulk.embed(IMAGES, shipped(), tmp_path / "one", options)
     assert report.rows == report.embedded == bulk.open_embeddings(tmp_path / "one").rows
     assert_same(tmp_path / "many", tmp_path / "one")
