@@ -13,14 +13,10 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from cnclip.engine import compiled_engine, included_engines
-from cnclip.engine.libtorch import find_torch
+from tests.support.one_engine import use_one_engine
 
-# Both are inherited by subprocesses. Where the package includes no engine, the one in the user's
-# cache is used, whose name contains a digest of its sources: it is compiled when they change.
-if find_torch().minor not in included_engines():
-    os.environ.setdefault("CNCLIP_ENGINE", str(compiled_engine(find_torch())))
-# No test touches the rest of that cache.
+# Processes inherit both. Of the user's cache, tests use the engine only.
+use_one_engine()
 _CACHE = tempfile.mkdtemp(prefix="cnclip-tests-")
 os.environ["CNCLIP_CACHE"] = _CACHE
 # The language of reports and pages.

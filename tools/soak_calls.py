@@ -44,12 +44,11 @@ from PIL import Image
 
 from cnclip import load_image, pipeline
 from cnclip.bulk import EmbedOptions, embed, iter_embeddings, open_embeddings
-from cnclip.engine import compiled_engine, included_engines
-from cnclip.engine.libtorch import find_torch
 from cnclip.errors import CnclipError, DeviceError
 from cnclip.evaluate import ZeroShotClassifier
 from cnclip.pipelines import MultiModalEmbeddingPipeline, embed_images, embed_texts
 from cnclip.search import Index, index_embeddings
+from tests.support.one_engine import use_one_engine
 from tests.support.process_state import State
 from tools.stress import MAX_DIFFERENCES
 
@@ -484,8 +483,7 @@ def main() -> None:
     logging.getLogger("cnclip").setLevel(logging.CRITICAL)
     os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "32"
     ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
-    if find_torch().minor not in included_engines():
-        os.environ.setdefault("CNCLIP_ENGINE", str(compiled_engine(find_torch())))
+    use_one_engine()
     with (
         tempfile.TemporaryDirectory(prefix="cnclip-soak-") as name,
         image_server(IMAGES[0].parent) as url,

@@ -8,7 +8,6 @@ Prints the figures of each scenario, and what was wrong; the exit status is 1 if
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import time
@@ -38,11 +37,9 @@ def main() -> int:
 
 
 def _run(names: list[str], every: int, work: Path) -> int:
-    from cnclip.engine import compiled_engine, included_engines
-    from cnclip.engine.libtorch import find_torch
+    from tests.support.one_engine import use_one_engine
 
-    if find_torch().minor not in included_engines():
-        os.environ.setdefault("CNCLIP_ENGINE", str(compiled_engine(find_torch())))
+    use_one_engine()
     from tests.reliability.crashes import Figures, Started, check_crashes, record
     from tests.reliability.faults import check_faults
     from tests.reliability.scenarios import ALL
