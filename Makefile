@@ -99,7 +99,7 @@ test-isa: $(VENV)/.test ## tests of the core and of ModelScope's numbers with IS
 	    --dist worksteal tests/core tests/parity tests/pipelines $(ISA_LEFT_OUT) $(PYTEST_OPTIONS) || exit 1; \
 	done
 
-test-slow: $(VENV)/.test ## tests that take minutes: wheel and sdist in fresh environments, long runs
+test-slow: $(VENV)/.test ## tests that take long: all characters and sizes, wheel and sdist in fresh environments, long runs
 	$(BIN)/python -m pytest -m slow -n $(PROCESSES) --dist loadfile $(BROWSER_LEFT_OUT) $(PYTEST_OPTIONS)
 
 test-full-size: $(VENV)/.test ## models of the published sizes, converted and run: 20 GB of disk, 12 GB of memory
@@ -239,10 +239,8 @@ coverage: coverage-c coverage-python ## branches that tests take, in C and in Py
 # As for the sanitizers, a second environment whose package and engine are compiled for gcov, without
 # optimization, so that a branch is one of the source.
 COVERED_TESTS ?= tests/core tests/parity tests/pipelines tests/prepared tests/engine tests/checkpoints/test_archive_scripts.py
-# Without optimization it takes longer than it may.
-COVERAGE_LEFT_OUT := --deselect=tests/core/test_precision.py::test_texts_of_all_lengths_leave_no_memory_behind
 COVERAGE_PYTEST = PYTHONSAFEPATH=1 CNCLIP_ENGINE=$(CURDIR)/$(COVERAGE)/engine/torch.so \
-  $(COVERAGE)/venv/bin/python -m pytest -p no:cacheprovider -o pythonpath= -n $(PROCESSES) $(COVERAGE_LEFT_OUT)
+  $(COVERAGE)/venv/bin/python -m pytest -p no:cacheprovider -o pythonpath= -n $(PROCESSES)
 GCOV_OPTIONS := -Doptimization=0 -Db_coverage=true -Dc_args=-fprofile-update=atomic
 
 $(COVERAGE)/.environment: $(VENV)/.test
@@ -295,7 +293,7 @@ coverage-python: $(COVERAGE)/.python ## the part of `make coverage` for Python, 
 # The tests that take most branches in the least time: those left out repeat what others do on more
 # characters, sizes or images.
 coverage-short: ## a short form of `make coverage` for CI: fewer tests, the same limits, one package of Python
-	@$(MAKE) coverage-c ISAS= PYTEST_OPTIONS="-k 'not (code_point or library or large_images or near_fp32 or photographs or small_sizes)'" \
+	@$(MAKE) coverage-c ISAS= PYTEST_OPTIONS="-k 'not (library or large_images or near_fp32 or photographs)'" \
 	  COVERED_TESTS='tests/core tests/engine/test_engine.py tests/prepared tests/checkpoints/test_archive_scripts.py'
 	@$(MAKE) coverage-python PYTEST_OPTIONS= COVERED_PACKAGES=evaluate
 

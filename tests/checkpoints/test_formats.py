@@ -35,6 +35,9 @@ from tests.support.families import (
     smaller,
 )
 
+# Their many layers take seconds, in small as well.
+LARGE = {"ViT-L-14", "ViT-L-14-336", "ViT-H-14"}
+
 
 @pytest.fixture(scope="module")
 def image() -> Image.Image:
@@ -54,7 +57,12 @@ def modelscope(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.parametrize(
-    ("modelscope", "name"), [(n, n) for n in PUBLISHED_SIZES], indirect=["modelscope"]
+    ("modelscope", "name"),
+    [
+        pytest.param(name, name, marks=[pytest.mark.slow] * (name in LARGE))
+        for name in PUBLISHED_SIZES
+    ],
+    indirect=["modelscope"],
 )
 def test_formats_agree(modelscope: Path, name: str, image: Image.Image, tmp_path: Path) -> None:
     expected = embed(modelscope, image)

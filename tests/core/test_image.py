@@ -102,6 +102,7 @@ def small_images_by_pillow(resolution: int, step: int) -> NDArray[np.float32]:
     return np.stack([twin.pillow_tensor(image, resolution) for image in images])
 
 
+@pytest.mark.slow
 @pillow_13
 @pytest.mark.parametrize(
     ("resolution", "step"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -171,8 +170,8 @@ print(resident() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-@pytest.mark.skipif(bool(os.environ.get("CNCLIP_SANITIZE")), reason="measures memory")
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_texts_of_all_lengths_leave_no_memory_behind(
     run_python: Callable[..., subprocess.CompletedProcess[str]], precision: str

@@ -81,6 +81,7 @@ def test_golden_twin() -> None:
     assert [twin.encode(text)[0] for text in texts] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "lower_case"), [("{}", True), ("a{}b", True), ("a{}b", False)])
 def test_every_code_point(pattern: str, lower_case: bool) -> None:
     # White space keeps the words of a batch apart; a batch that differs is looked at one by one.

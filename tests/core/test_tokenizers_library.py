@@ -69,6 +69,7 @@ def ids_of(texts: list[str]) -> tuple[list[list[int]], list[list[int]]]:
     return found, [one.ids for one in encoded]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["{}", "a{}b"])
 def test_characters(pattern: str) -> None:
     differing = set()

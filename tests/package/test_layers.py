@@ -141,9 +141,9 @@ def test_every_module_can_be_imported(name: str) -> None:
 
 def uses_of_text(tree: ast.AST) -> Iterator[int]:
     """The lines where code reads the text of a caught exception, or looks into a reason."""
-    caught = {
-        node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name
-    } | {"error", "problem"}
+    nodes = list(ast.walk(tree))
+    caught = {node.name for node in nodes if isinstance(node, ast.ExceptHandler) and node.name}
+    caught |= {"error", "problem"}
 
     def is_error(node: ast.AST) -> bool:
         return isinstance(node, ast.Name) and node.id in caught
@@ -161,7 +161,7 @@ def uses_of_text(tree: ast.AST) -> Iterator[int]:
     def is_formatted(node: ast.AST) -> bool:
         return isinstance(node, ast.FormattedValue) and is_error(node.value)
 
-    for node in ast.walk(tree):
+    for node in nodes:
         looks_inside = (
             (isinstance(node, ast.Compare) and any(map(is_text, [node.left, *node.comparators])))
             or (isinstance(node, ast.Subscript) and is_text(node.value))

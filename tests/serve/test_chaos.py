@@ -155,6 +155,7 @@ def huge_bodies() -> dict[str, tuple[bytes, int, str]]:
     }
 
 
+@pytest.mark.slow
 def test_huge_bodies_next_to_good_requests(
     start: Any, embedder: MultiModalEmbeddingPipeline
 ) -> None:
@@ -196,6 +197,7 @@ def peak_of(pid: int) -> int:
     return int(line.split()[1]) << 10
 
 
+@pytest.mark.slow
 def test_good_requests_among_bad_ones(embedder: MultiModalEmbeddingPipeline) -> None:
     seconds = 4.0
     faulty = Faulty(embedder.model.encoder)
