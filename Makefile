@@ -177,7 +177,8 @@ fuzz-long: ## as `make fuzz`, an hour each
 # Python runs in a second environment, build/asan or build/tsan, whose package is compiled with the
 # sanitizers. Its packages come before those of .venv. Python is not built with them, so LD_PRELOAD
 # loads their runtime first, and with it libstdc++, whose __cxa_throw they look up at their start. Leak
-# detection is off, since Python itself leaks on exit; test_references.py finds leaks.
+# detection is off, since Python itself leaks on exit; test_references.py finds leaks. pip is that of
+# .venv: Python may bring one that is too old.
 
 ASAN := build/asan
 TSAN := build/tsan
@@ -195,7 +196,7 @@ ASAN_ENVIRONMENT = CNCLIP_SANITIZE=$(SANITIZERS) PYTHONSAFEPATH=1 \
   LD_PRELOAD='$(call library,libasan.so) $(call library,libubsan.so) $(call library,libstdc++.so.6)'
 
 $(ASAN)/.environment $(TSAN)/.environment: build/%/.environment: $(VENV)/.test
-	@$(BIN)/python -m venv --clear build/$*/venv
+	@$(BIN)/python -m venv --without-pip --clear build/$*/venv
 	@printf '%s\n' "$(call site_packages,$(VENV))" '$(CURDIR)' > $(call site_packages,build/$*/venv)/below.pth
 	@touch $@
 
@@ -206,6 +207,7 @@ install-asan install-tsan: install-%: build/%/.environment
 	@build/$*/venv/bin/python -m pip $(PIP_OPTIONS) install --no-build-isolation --no-deps --force-reinstall \
 	  --config-settings=build-dir=build/$*/package --config-settings=setup-args=-Db_sanitize=$(sanitizers) \
 	  --config-settings=setup-args=-Dwerror=true --config-settings=setup-args=-Dengines=$(call site_packages,$(VENV))/torch .
+	@grep -q __$*_init build/$*/package/csrc/_core*.so || { echo 'the package is not compiled with the sanitizer'; exit 1; }
 
 asan: install-asan ## the C unit tests and the Python suite under ASan and UBSan (PYTEST_OPTIONS)
 	@$(call setup,$(ASAN)/c,-Dtests=true -Db_sanitize=$(SANITIZERS))
@@ -244,7 +246,7 @@ COVERAGE_PYTEST = PYTHONSAFEPATH=1 CNCLIP_ENGINE=$(CURDIR)/$(COVERAGE)/engine/to
 GCOV_OPTIONS := -Doptimization=0 -Db_coverage=true -Dc_args=-fprofile-update=atomic
 
 $(COVERAGE)/.environment: $(VENV)/.test
-	@$(BIN)/python -m venv --clear $(COVERAGE)/venv
+	@$(BIN)/python -m venv --without-pip --clear $(COVERAGE)/venv
 	@printf '%s\n' "$(call site_packages,$(VENV))" '$(CURDIR)' 'import tools.count_forks' > $(call site_packages,$(COVERAGE)/venv)/below.pth
 	@$(COVERAGE)/venv/bin/python -m pip $(PIP_OPTIONS) install gcovr
 	@touch $@
