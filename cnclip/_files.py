@@ -376,7 +376,7 @@ def sha256_of(file: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    with file.open("rb") as stream:
+    with names_file(file), file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

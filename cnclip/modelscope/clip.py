@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import pipelines
+from ..checkpoints.config_file import read_json
 from ..checkpoints.files import TEXT_CONFIG, VISION_CONFIG
 from ..modeling import cn_clip
 from ..modeling.config import ClipConfig
@@ -128,7 +128,7 @@ class CLIPForMultiModalEmbedding(TorchModel):
         found: dict[str, Any] = {}
         for name in (VISION_CONFIG, TEXT_CONFIG):
             path = Path(self.model_dir, name)
-            found |= json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            found |= read_json(path) if path.is_file() else {}
         return found
 
     @property

@@ -6,16 +6,16 @@ import io
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
+from .._files import open_file
 from ..preprocessors.full_tokenizer import FullTokenizer
 
 
 def load_vocab(vocab_file: str | PathLike[str]) -> OrderedDict[str, int]:
     """The ids of the tokens of a `vocab.txt`, which has one per line."""
-    lines = io.TextIOWrapper(io.BytesIO(Path(vocab_file).read_bytes()), encoding="utf-8")
-    return OrderedDict((line.strip(), number) for number, line in enumerate(lines))
+    with io.TextIOWrapper(open_file(vocab_file), encoding="utf-8") as lines:
+        return OrderedDict((line.strip(), number) for number, line in enumerate(lines))
 
 
 def convert_by_vocab(vocab: Mapping[Any, Any], items: Iterable[Any]) -> list[Any]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .._files import write_durably
 from .._temporaries import scratch_directory, temporary_name
 from .._text import counted
+from ..checkpoints.config_file import read_json
 from ..checkpoints.files import PIPELINE_CONFIG, VISION_CONFIG, layout_of
 from ..datasets.pairs import PairData
 from ..engine.libtorch import find_torch
@@ -381,7 +382,7 @@ class CLIPTrainer:
         names = {path.name for path in best.iterdir()}
         settings: dict[str, Any] = {}
         if layout_of(names, best).format == "modelscope":
-            settings = json.loads((best / PIPELINE_CONFIG).read_bytes())
+            settings = dict(read_json(best / PIPELINE_CONFIG))
             settings = json.loads(self.cfg.pretty_text) | _CONFIGURATION | settings
         outputs = [OUTPUT, BEST_OUTPUT] if self._settings.keeps_best else [OUTPUT]
         for output in outputs:
@@ -416,7 +417,7 @@ def _text_dropout(model: Path) -> float | None:
     path = model / TEXT_CONFIG
     if not path.is_file():
         return None
-    value = json.loads(path.read_bytes()).get("text_hidden_dropout_prob")
+    value = read_json(path).get("text_hidden_dropout_prob")
     return float(value) if isinstance(value, int | float) and 0 <= value < 1 else None
 
 

@@ -108,7 +108,7 @@ def read_description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise IndexFileError("expected an index file, this is not a regular file", file=path)
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(max(0, size - _TRAILER))
         trailer = file.read()
         if len(trailer) < _TRAILER or not trailer.startswith(MAGIC):

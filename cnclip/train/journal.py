@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._files import flush, names_file, write_durably
+from .._files import flush, names_file, open_file, write_durably
 from .._text import printable
 from ..errors import ImageError
 from .process import World
@@ -148,7 +148,10 @@ def _line(values: dict[str, Any]) -> str:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a file that may not exist, without an incomplete last one."""
-    text = path.read_text("utf-8", "replace") if path.exists() else ""
+    if not path.exists():
+        return
+    with open_file(path) as file:
+        text = file.read().decode("utf-8", "replace")
     for line in text.splitlines():
         with contextlib.suppress(ValueError):
             if isinstance(value := json.loads(line), dict):

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from cnclip._files import (
     lock_folder,
     names_file,
     open_file,
+    sha256_of,
 )
 from cnclip._html import image_url
+from cnclip.modelscope.tokenizer import load_vocab
+from cnclip.search.index_file import read_description
 
 
 def failing(code: int, filename: str | None = None) -> Any:
@@ -135,4 +139,13 @@ def test_a_read_that_fails_names_the_file(buffering: int, count: int) -> None:
     assert (raised.value.errno, raised.value.filename) == (errno.EIO, str(memory))
     with open_file(memory, buffering) as file, pytest.raises(OSError) as raised:
         file.readinto(bytearray(4))  # type: ignore[attr-defined]
+    assert raised.value.filename == str(memory)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("read", [sha256_of, load_vocab, read_description])
+def test_whole_files_that_cannot_be_read_are_named(read: Callable[[Path], object]) -> None:
+    memory = Path("/proc/self/mem")
+    with pytest.raises(OSError) as raised:
+        read(memory)
     assert raised.value.filename == str(memory)

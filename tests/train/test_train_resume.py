@@ -297,6 +297,18 @@ def test_metrics_that_cannot_be_written_are_named(tmp_path: Path) -> None:
             journal.add_metrics({"step": 1, "loss": 2.0})
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux's /proc")
+def test_metrics_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with join_world("cpu") as world:
+        journal = Journal(tmp_path, world, show_progress=False)
+        (tmp_path / "metrics.jsonl").symlink_to("/proc/self/mem")  # there is none at address 0
+        with (
+            pytest.raises(OSError, match=r"Input/output error: .*metrics\.jsonl"),
+            journal.drawn(),
+        ):
+            pass
+
+
 def test_files_of_others_are_unchanged(sizes: Path, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "best").mkdir(parents=True)
