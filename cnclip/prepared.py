@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import _core
-from ._files import lock_folder, open_file, replaced_atomically
+from ._files import lock_folder, names_file, replaced_atomically
 from ._temporaries import remove, remove_all_temporaries
 from ._text import first_line
 from .archive import ArchiveInfo, content_digest
@@ -133,7 +133,7 @@ def _is_intact(path: Path) -> bool:
 
 
 def _state(path: Path) -> str:
-    with open_file(path) as file:
+    with names_file(path), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size - _CHECKSUM
         if size < 0:
             return "damaged"

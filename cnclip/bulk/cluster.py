@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._checks import check_integer, requires_extra
+from .._files import open_file
 from ..archive import SUFFIX
 from ..cache import cached_archive, remembered_sha256
 from ..errors import CnclipError, InvalidInputError
@@ -144,7 +145,9 @@ class _SentModel(NamedTuple):
     @classmethod
     def of(cls, archive: Path, ray: ModuleType) -> _SentModel:
         path = os.path.abspath(archive)
-        return cls(path, remembered_sha256(Path(path)), ray.put(np.fromfile(path, np.uint8)))
+        with open_file(path) as file:  # np.fromfile hides errors of the disk
+            content = np.frombuffer(file.read(), np.uint8)
+        return cls(path, remembered_sha256(Path(path)), ray.put(content))
 
     def here(self) -> Path:
         """The archive on this node: at the same path, or in the cache."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .._text import first_line
 from ..checkpoints.files import CONFIG, PIPELINE_CONFIG
 from ..errors import CheckpointError
 from ..hub import fetch_settings, parse_hub_name
@@ -73,7 +74,9 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         is_small = path.stat().st_size <= MAX_SETTINGS
         settings = json.loads(path.read_bytes()) if is_small else None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {first_line(error)}", file=path) from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"is damaged ({type(error).__name__})", file=path) from error
     if not is_small:
         raise CheckpointError(f"has more than {MAX_SETTINGS} bytes", file=path)

@@ -179,7 +179,9 @@ class IndexParts:
                 self._descriptor = os.dup(file.fileno())
                 weakref.finalize(self, os.close, self._descriptor)
             else:
-                whole = np.fromfile(file, np.uint8, sum(sizes))
+                whole = np.empty(sum(sizes), np.uint8)
+                # np.fromfile hides errors of the disk.
+                whole = whole[: file.readinto(whole)]  # type: ignore[attr-defined]
         if len(whole) < sum(sizes):
             raise self._changed()
         ends = list(itertools.accumulate(sizes, initial=0))

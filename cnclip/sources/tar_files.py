@@ -13,9 +13,11 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 from .._encoding import decode_names
@@ -36,9 +38,12 @@ _MAX_TEXT = 1 << 20
 # Images of one name that wait for its texts.
 _MAX_IMAGES = 8
 _COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
-# The first bytes of files that gzip, bzip2, xz and zstd write.
-_GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"
-_MAGIC = (_GZIP, _BZIP2, _XZ, _ZSTD)
+# The first bytes of files that gzip, bzip2, xz and zstd write. The first name of a tar may begin
+# with `BZh`; pzstd begins with a frame to skip.
+_GZIP, _XZ = b"\x1f\x8b\x08", b"\xfd7zXZ"
+_BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
+_ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
+_MAGIC_BYTES = 10
 # Of the older format of LZMA, which has no signature: usual properties, and the dictionary's size.
 _LZMA = b"\x5d\0\0"
 # Of xz, without its dictionary.
@@ -116,7 +121,11 @@ def is_compressed(path: str) -> bool:
 
 def has_compressed_content(path: str) -> bool:
     """Whether a file begins as compressed files do, whatever its name is."""
-    return read_head(path).startswith(_MAGIC)
+    return _is_magic(read_head(path))
+
+
+def _is_magic(head: bytes) -> bool:
+    return head.startswith((_GZIP, _XZ)) or any(magic.match(head) for magic in (_BZIP2, _ZSTD))
 
 
 def refuse_compressed(*paths: Path) -> None:
@@ -160,7 +169,7 @@ def read_tar(
     end = 0
     try:
         with open_file(path) as file:
-            if file.read(6).startswith(_MAGIC):
+            if _is_magic(file.read(_MAGIC_BYTES)):
                 raise _compressed(path)
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:", **_HOW) as tar:
@@ -275,35 +284,39 @@ def _decompressed(file: Any) -> Any:
     """The content of a compressed file, of one stream or several.
 
     tarfile itself reads the first one only, and no gzip with extra fields, as bgzip writes them.
+    What comes before damage is read.
     """
-    head = file.peek(len(_XZ))
+    head = file.peek(_MAGIC_BYTES)
     if head.startswith(_GZIP):
-        return gzip.GzipFile(fileobj=file)
-    if head.startswith(_BZIP2):
-        return bz2.BZ2File(file)
+        return SimpleNamespace(read=gzip.GzipFile(fileobj=file).read1)
+    if _BZIP2.match(head):
+        return _Streams(file, bz2.BZ2Decompressor)
     if head.startswith((_XZ, _LZMA)):
-        return _XzFile(file)
-    if head.startswith(_ZSTD):
+        # Such a file names the memory to take.
+        limit = MAX_DICTIONARY + _MORE_MEMORY
+        return _Streams(file, partial(lzma.LZMADecompressor, memlimit=limit))
+    if _ZSTD.match(head):
         arrow, _ = pyarrow_modules()
         return arrow.CompressedInputStream(file, "zstd")
     return file
 
 
-class _XzFile:
-    """The content of a file of xz or LZMA. It names the memory to take, which has a limit here.
+class _Streams:
+    """The content of a file of bzip2, xz or LZMA.
 
     Several streams may follow one another, with zeros between them.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._stream = file, _xz_stream()
+    def __init__(self, file: IO[bytes], new_stream: Callable[[], Any]) -> None:
+        self._file, self._new_stream = file, new_stream
+        self._stream = new_stream()
 
     def read(self, size: int) -> bytes:
         """The next bytes; none at the end.
 
         Raises:
             EOFError: the file ends before the data.
-            lzma.LZMAError: they are damaged, or claim too much memory.
+            lzma.LZMAError, OSError: they are damaged, or claim too much memory.
         """
         while True:
             if self._stream.eof:
@@ -311,17 +324,14 @@ class _XzFile:
                 while not (given := given.lstrip(b"\0")):
                     if not (given := self._file.read(size)):
                         return b""
-                self._stream = _xz_stream()
+                self._stream = self._new_stream()
             else:
                 given = self._file.read(size) if self._stream.needs_input else b""
                 if self._stream.needs_input and not given:
                     raise EOFError("the file ends in the middle of compressed data")
-            if content := self._stream.decompress(given, size):
+            content: bytes = self._stream.decompress(given, size)
+            if content:
                 return content
-
-
-def _xz_stream() -> lzma.LZMADecompressor:
-    return lzma.LZMADecompressor(memlimit=MAX_DICTIONARY + _MORE_MEMORY)
 
 
 def _is_wanted(member: tarfile.TarInfo, path: str, names: ImageNames) -> bool:

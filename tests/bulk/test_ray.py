@@ -237,6 +237,12 @@ def test_large_files_do_not_travel(
     assert contents == [path.read_bytes() for path in some]
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux's /proc")
+def test_a_model_that_cannot_be_read_is_not_sent() -> None:
+    with pytest.raises(OSError, match="Input/output error: '/proc/self/mem'"):
+        under_test._SentModel.of(Path("/proc/self/mem"), ray)
+
+
 def test_an_actor_embeds_a_part(tmp_path: Path, some: list[Path]) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
 

@@ -12,6 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -88,16 +89,45 @@ def test_every_stream_is_read(compress: Callable[[bytes], bytes], tmp_path: Path
     assert len(items) == 5
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, zstd])
-def test_images_before_damage_are_read(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    content = tar_of(60)
-    cut = compress(content[:40_000]) + compress(content[40_000:])[:99]
-    items = items_of(tmp_path / "a.tgz", cut)
+def cut(compress: Callable[[bytes], bytes], content: bytes) -> bytes:
+    return compress(content[:40_000]) + compress(content[40_000:])[:99]
+
+
+def with_damaged_magic(compress: Callable[[bytes], bytes], content: bytes) -> bytes:
+    return compress(content[:40_000]) + b"no stream" + compress(content[40_000:])
+
+
+# Arrow's reader of zstd drops up to 10 kB before the damage.
+@pytest.mark.parametrize("damage", [cut, with_damaged_magic])
+@pytest.mark.parametrize(
+    ("compress", "left"), [(gzip.compress, 39), (bz2.compress, 39), (lzma.compress, 39), (zstd, 30)]
+)
+def test_images_before_damage_are_read(
+    compress: Callable[[bytes], bytes], left: int, damage: Any, tmp_path: Path
+) -> None:
+    items = items_of(tmp_path / "a.tgz", damage(compress, tar_of(60)))
     (error,) = (item.error for item in items if item.error is not None)
     assert error.startswith("damaged: ")
     images = [item.image.read() for item in items if item.image is not None]
-    assert len(images) > 20
+    assert len(images) == left
     assert images == [png(number) for number in range(len(images))]
+
+
+def test_frames_that_zstd_skips(tmp_path: Path) -> None:
+    skipped = struct.pack("<II4s", 0x184D2A50, 4, b"size")  # pzstd's first frame
+    items = items_of(tmp_path / "a.tar.zst", skipped + zstd(tar_of(5)))
+    assert [item.error for item in items] == [None] * 5
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_a_tar_whose_first_name_begins_as_bzip2_does(name: str, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        member = tarfile.TarInfo("BZh9/0.png")
+        member.size = len(png(0))
+        tar.addfile(member, io.BytesIO(png(0)))
+    (item,) = items_of(tmp_path / name, stream.getvalue())
+    assert item.image is not None and item.image.read() == png(0)
 
 
 def claiming(content: bytes, *, alone: bool) -> bytes:
