@@ -32,7 +32,7 @@ def progress(
     try:
         from tqdm import tqdm
     except ImportError:
-        yield _lines(label, total, done)
+        yield progress_lines(label, total, done)
         return
     with tqdm(
         desc=label, total=total, initial=done, unit=f" {unit}", file=sys.stderr, delay=1.0
@@ -40,7 +40,17 @@ def progress(
         yield bar.update
 
 
-def _lines(label: str, total: int | None, done: int) -> Callable[[int], None]:
+def progress_lines(label: str, total: int | None, done: int = 0) -> Callable[[int], None]:
+    """The lines of `progress` without tqdm, which starts a thread: for processes that fork.
+
+    Args:
+        label: The name of the items.
+        total: The number of items, if it is known.
+        done: The number of items that were finished before.
+
+    Returns:
+        A function to call with the number of items finished since the last call.
+    """
     begin = last = time.monotonic()
     count = done
 

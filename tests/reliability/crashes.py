@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cnclip.progress import progress_lines
 from tests.reliability.disk import Disk, State, crash_states, digest_of
 from tests.reliability.operations import Operation, Recorder
 from tests.reliability.processes import Output, in_process
@@ -118,7 +119,7 @@ def check_crashes(
                 started.add(start)
             yield None if problem is None else f"{description}: {problem}", start
 
-    ended = in_process(replay, log, f"{scenario.name}: crashes", total=len(chosen))
+    ended = in_process(replay, log, progress_lines(f"{scenario.name}: crashes", len(chosen)))
     for problem, start in ended.results:
         figures.findings += [problem] if problem is not None else []
         if start is not None:

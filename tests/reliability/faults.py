@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cnclip.progress import progress_lines
 from tests.reliability.crashes import (
     Figures,
     Recording,
@@ -56,6 +57,7 @@ def check_faults(
     """
     faults = _faults(scenario, recording, log)[::every]
     figures = Figures(faults=len(faults))
+    advance = progress_lines(f"{scenario.name}: failures", len(faults))
     while faults:
 
         def run_each(output: Output, left: Sequence[Fault] = tuple(faults)) -> Iterator[_Found]:
@@ -65,12 +67,11 @@ def check_faults(
                     started.add(found[1])
                 yield found
 
-        done = figures.faults - len(faults)
-        label = f"{scenario.name}: failures"
-        ended = in_process(run_each, log, label, done=done, total=figures.faults)
+        ended = in_process(run_each, log, advance)
         found = ended.results
         if ended.signal:
             fault = faults[len(found)]
+            advance(1)
             found.append(_found_of_ended(scenario, recording, started, fault, ended, log))
         for fault, (problem, start) in zip(faults, found, strict=False):
             if problem is not None:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-
-SECONDS_BETWEEN_LINES = 10.0
 
 
 class Ended(NamedTuple):
@@ -51,19 +47,14 @@ class Output:
 def in_process(
     function: Callable[[Output], Iterator[Any]],
     log: Path,
-    label: str = "",
-    *,
-    done: int = 0,
-    total: int = 0,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> Ended:
     """Run a function that yields results in a fork of this process.
 
     Args:
         function: The function.
         log: A file for what it prints.
-        label: What its results are of: their number is printed on stderr now and then. "": not.
-        done: The number of results that were there before.
-        total: The number of all results.
+        advance: Called with 1 for each result.
 
     Raises:
         RuntimeError: the function raised an exception.
@@ -86,13 +77,10 @@ def in_process(
             os._exit(status)
     os.close(writer)
     results = []
-    last = time.monotonic()
     with open(reader, "rb") as pipe, contextlib.suppress(EOFError):
         while True:
             results.append(pickle.load(pipe))
-            if label and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-                last = time.monotonic()
-                print(f"{label}: {done + len(results)} of {total}", file=sys.stderr, flush=True)
+            advance(1)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     printed = log.read_text("utf-8", "replace")
     if status > 0:
